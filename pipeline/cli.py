@@ -54,7 +54,8 @@ def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | Non
     for stage in stages:
         _add_stage(commands, stage)
     arguments = vars(parser.parse_args(argv))
-    stage = next(s for s in stages if s.name == arguments.pop("stage"))
+    name = arguments.pop("stage")
+    stage = next(s for s in stages if s.name == name)
     try:
         values = {f.name: arguments.pop(f.name) for f in stage.files}
         if stage.options is not None:

@@ -33,11 +33,15 @@ def map_items(
                 bar.update()
         return results
 
+    import logging
+
     import dask
     from distributed import Client, LocalCluster, as_completed
 
     # Workers must not outlive us, write no spill folders beside the user's files and open no dashboard.
+    logging.getLogger("distributed").setLevel(logging.ERROR)
     settings: dict[str, Any] = {
+        "logging.distributed": "error",
         "distributed.worker.daemon": False,
         "distributed.dashboard.link": "",
         "distributed.comm.timeouts.connect": "60s",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,30 +54,63 @@ def read_json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-# Rows to a record batch: small enough to stream, large enough to compress well.
+# A record batch ends at so many rows or so much text: small enough to stream, large enough to compress well.
 ROWS_PER_BATCH = 1024
+TEXT_PER_BATCH = 32 * 2**20
 
 
-def write_arrow(path: str | Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> int:
-    """Write rows as an Arrow IPC stream with zstd, atomically; returns how many.
+def write_arrow(
+    path: str | Path,
+    schema: pa.Schema,
+    rows: Iterable[dict[str, Any]],
+    before_rename: Callable[[], None] = lambda: None,
+) -> int:
+    """Write rows with a `text` as an Arrow IPC stream with zstd, atomically; returns how many.
 
-    Batches have a fixed number of rows, so that the same rows give the same bytes.
+    Where batches end depends on the rows alone, so that the same rows give the same bytes.
+    `before_rename` runs when all rows are written, while the file is not there yet.
     """
+    import pyarrow as pa
+
+    batches = (pa.RecordBatch.from_pylist(batch, schema) for batch in _batched(rows))
+    return _write_batches(path, schema, batches, before_rename)
+
+
+def copy_arrow(path: str | Path, schema: pa.Schema, parts: Iterable[str | Path]) -> int:
+    """Write the batches of several Arrow streams, in order, as one; returns the number of rows."""
+    batches = (batch.replace_schema_metadata(schema.metadata) for part in parts for batch in read_arrow(part))
+    return _write_batches(path, schema, batches)
+
+
+def _batched(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    pending: list[dict[str, Any]] = []
+    chars = 0
+    for row in rows:
+        pending.append(row)
+        chars += len(row["text"])
+        if len(pending) == ROWS_PER_BATCH or chars >= TEXT_PER_BATCH:
+            yield pending
+            pending, chars = [], 0
+    if pending:
+        yield pending
+
+
+def _write_batches(
+    path: str | Path,
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+    before_rename: Callable[[], None] = lambda: None,
+) -> int:
     import pyarrow as pa
 
     count = 0
     options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with atomic(path) as part, pa.OSFile(str(part), "wb") as sink:
-        with pa.ipc.new_stream(sink, schema, options=options) as writer:
-            pending: list[dict[str, Any]] = []
-            for row in rows:
-                pending.append(row)
-                if len(pending) == ROWS_PER_BATCH:
-                    writer.write_batch(pa.RecordBatch.from_pylist(pending, schema))
-                    count, pending = count + len(pending), []
-            if pending:
-                writer.write_batch(pa.RecordBatch.from_pylist(pending, schema))
-                count += len(pending)
+    with atomic(path) as part:
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, schema, options=options) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+                count += batch.num_rows
+        before_rename()
     return count
 
 

@@ -1,0 +1,107 @@
+"""Backbones: a small Llama made here, or any decoder of the Hugging Face hub or of a folder."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Products are in bf16 everywhere: on a CPU with AVX512-BF16 they are five times as fast as in fp32.
+COMPUTE = torch.bfloat16
+
+
+def compute(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The autocast that training and measuring share, so that they agree."""
+    return torch.autocast(device.type, COMPUTE)
+
+
+def create_llama(
+    *,
+    hidden_size: int,
+    layers: int,
+    heads: int,
+    ffn_size: int,
+    vocabulary: int,
+    row_tokens: int,
+    bos: int | None = None,
+    eos: int | None = None,
+    seed: int = 0,
+) -> Any:
+    """A Llama with random fp32 weights and tied embeddings; `row_tokens` is the longest text it will see."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=hidden_size,
+        intermediate_size=ffn_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=row_tokens,
+        tie_word_embeddings=True,
+        bos_token_id=bos,
+        eos_token_id=eos,
+        attn_implementation="eager",
+    )
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(config)
+
+
+def load_backbone(
+    path: str, revision: str | None = None, dtype: torch.dtype = COMPUTE, attention: str = "eager"
+) -> Any:
+    """A decoder of the hub or of a folder, in eval mode. Safetensors only; no code from the hub is run.
+
+    attention: 'eager' is the fastest for small models on a CPU in bf16 (three times SDPA), 'sdpa' on a GPU.
+    Raises ValueError or OSError of transformers where the path holds no decoder.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        path,
+        revision=revision or "main",
+        dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=False,
+        attn_implementation=attention,
+    )
+    return model.eval()
+
+
+def save_backbone(model: Any, tokenizer: Any, folder: str | Path) -> None:
+    """Model (in bf16, as it will be loaded) and tokenizer as a folder that transformers loads."""
+    state = {name: weight.detach().to(COMPUTE) for name, weight in model.state_dict().items()}
+    model.config.dtype = COMPUTE
+    model.save_pretrained(folder, state_dict=state)
+    tokenizer.save_pretrained(folder)
+
+
+def load_tokenizer(path: str, revision: str | None = None) -> Any:
+    """The tokenizer of a hub id or a folder."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
+
+
+def unique_parameters(model: nn.Module) -> int:
+    """N: weights of a model, tied ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A hash of names, shapes, sums and samples of all weights: tells two backbones apart in a moment."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        digest.update(f"{name} {tuple(weight.shape)} {_sketch(weight)}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _sketch(weight: Tensor) -> list[float]:
+    flat = weight.detach().flatten()
+    step = max(1, len(flat) // 64)
+    return [flat.double().sum().item(), *flat[::step].double().tolist()]

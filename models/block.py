@@ -1,0 +1,168 @@
+"""The neutral block: a gated adapter that runs in parallel with the FFN of one decoder layer.
+
+The auxiliary losses never become numbers that are added to the loss. Each block adds the gradient of its
+own loss on the way back, through a function that is the identity on the way forward: this needs no list
+of side losses, which activation checkpointing would fill twice and drop the graph of. (Megatron's
+MoEAuxLossAutoScaler is the precedent.) It follows that the loss must be differentiated unscaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+GATES: dict[str, Callable[[Tensor], Tensor] | None] = {
+    "none": None,
+    "sigmoid": torch.sigmoid,
+    "elu": functional.elu,
+    "relu": functional.relu,
+}
+INITS = ("low_variance", "he")
+
+
+@dataclass
+class Statistics:
+    """What blocks report of one micro-batch, by layer; recomputing a layer overwrites, never adds.
+
+    forward: sum of |out| on old tokens; gate sums on old and on new tokens (0 without a gate).
+    backward: squared norms of the LM gradient and of the l1 gradient with respect to out, on old tokens.
+    """
+
+    forward: dict[int, Tensor] = field(default_factory=dict)
+    backward: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class MicroBatch:
+    """What blocks must know of the rows in flight.
+
+    old_B11: 1 where the row is of the old domain, else 0. l1: alpha over the old-domain tokens of the whole
+    optimizer step (0 where it has none). cross_entropy: beta over all tokens of the step.
+    """
+
+    old_B11: Tensor
+    l1: float
+    cross_entropy: float
+    statistics: Statistics | None = None
+
+
+@dataclass
+class Context:
+    """Shared by all blocks of a model. `batch` is None when nothing trains: no local loss."""
+
+    batch: MicroBatch | None = None
+
+
+Record = Callable[[Tensor, Tensor], None]
+
+
+class _AddGradient(torch.autograd.Function):
+    """Identity that adds `gradient` on the way back, and tells `record` what it met."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gradient: Tensor, record: Record | None) -> Tensor:
+        ctx.save_for_backward(gradient)
+        ctx.record = record
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        if ctx.record is not None:
+            ctx.record(upstream[0], gradient)
+        return upstream[0] + gradient, None, None
+
+
+class NeutralBlock(nn.Module):
+    """out = g(x) A(x), A(x) = W_down(act(W_gate x) * W_up x), g(x) = phi(w.x + b). METHOD, Block.
+
+    Takes the FFN's normed input x_BTD and returns out_BTD, to be added to the FFN's output. At step 0 out
+    is exactly zero, since W_down is. A gate sees its own token only, so that caching stays exact.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        width: int,
+        layer: int,
+        layers: int,
+        activation: Callable[[Tensor], Tensor],
+        gate: str,
+        init: str,
+        context: Context,
+    ) -> None:
+        super().__init__()
+        if gate not in GATES or init not in INITS:
+            raise ValueError(f"no gate {gate!r} or init {init!r}; gates: {list(GATES)}, inits: {list(INITS)}")
+        self.layer, self.layers, self.activation, self.context = layer, layers, activation, context
+        self.phi, self.is_sigmoid = GATES[gate], gate == "sigmoid"
+        self.gate_proj = nn.Linear(size, width, bias=False)
+        self.up_proj = nn.Linear(size, width, bias=False)
+        self.down_proj = nn.Linear(width, size, bias=False)
+        self.gate = nn.Linear(size, 1) if self.phi else None
+        self._initialise(1 / (size * layers) if init == "low_variance" else 2 / size)
+
+    def _initialise(self, variance: float) -> None:
+        for linear in (self.gate_proj, self.up_proj, self.gate):
+            if linear is not None:
+                nn.init.normal_(linear.weight, std=variance**0.5)
+        nn.init.zeros_(self.down_proj.weight)
+        if self.gate is not None:
+            nn.init.zeros_(self.gate.bias)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        batch = self.context.batch
+        out_BTD = self.down_proj(self.activation(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        g_BT1 = None
+        if self.gate is not None and self.phi is not None:
+            logit_BT1 = self.gate(x_BTD)
+            if batch is not None and self.is_sigmoid and batch.cross_entropy:
+                logit_BT1 = self._add_cross_entropy(logit_BT1, batch)
+            g_BT1 = self.phi(logit_BT1)
+            out_BTD = g_BT1 * out_BTD
+        if batch is None:
+            return out_BTD
+        if batch.statistics is not None:
+            _record_forward(batch.statistics.forward, self.layer, batch.old_B11, out_BTD, g_BT1)
+        return self._add_l1(out_BTD, batch) if batch.l1 else out_BTD
+
+    def _add_l1(self, out_BTD: Tensor, batch: MicroBatch) -> Tensor:
+        """METHOD, Loss: alpha times the mean of |out| over old tokens, layers and width."""
+        coefficient_B11 = batch.old_B11 * (batch.l1 / (self.layers * out_BTD.shape[-1]))
+        with torch.no_grad():
+            gradient_BTD = out_BTD.sign().mul_(coefficient_B11.to(out_BTD.dtype))
+        return _AddGradient.apply(out_BTD, gradient_BTD, self._backward_record(batch))
+
+    def _backward_record(self, batch: MicroBatch) -> Record | None:
+        """Writes down the squared norms of both gradients when they meet, if statistics are wanted."""
+        statistics = batch.statistics
+        if statistics is None:
+            return None
+
+        def record(upstream_BTD: Tensor, injected_BTD: Tensor) -> None:
+            both_2BTD = torch.stack([upstream_BTD * batch.old_B11, injected_BTD.float()])
+            statistics.backward[self.layer] = both_2BTD.square().sum((1, 2, 3))
+
+        return record
+
+    def _add_cross_entropy(self, logit_BT1: Tensor, batch: MicroBatch) -> Tensor:
+        """METHOD, Loss: the gate's binary cross-entropy against 'is a new-domain token', over all layers."""
+        with torch.no_grad():
+            error_BT1 = logit_BT1.float().sigmoid() - (1 - batch.old_B11)
+            gradient_BT1 = (error_BT1 * (batch.cross_entropy / self.layers)).to(logit_BT1.dtype)
+        return _AddGradient.apply(logit_BT1, gradient_BT1, None)
+
+
+@torch.no_grad()
+def _record_forward(
+    forward: dict[int, Tensor], layer: int, old_B11: Tensor, out_BTD: Tensor, g_BT1: Tensor | None
+) -> None:
+    zero = old_B11.new_zeros(())
+    gate_old = (g_BT1.float() * old_B11).sum() if g_BT1 is not None else zero
+    gate_all = g_BT1.float().sum() if g_BT1 is not None else zero
+    forward[layer] = torch.stack([(out_BTD.float().abs() * old_B11).sum(), gate_old, gate_all - gate_old])

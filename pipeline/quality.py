@@ -1,0 +1,144 @@
+"""A fastText linear classifier of good text against random text of the crawl, and its threshold.
+
+Source: paper, section 4.1: trained to discriminate random pages of CommonCrawl from high-quality documents.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from pipeline.cli import StageError
+from pipeline.files import atomic, read_arrow, write_json
+from pipeline.options import Quality
+
+GOOD, RANDOM = "__label__good", "__label__random"
+EXAMPLE_CHARS = 3000  # of a document, for training and for scoring alike
+CURVE_POINTS = 50
+SPACES = re.compile(r"\s+")
+
+
+def as_line(text: str) -> str:
+    """A document as the classifier sees it: its beginning, lower case, on one line."""
+    return SPACES.sub(" ", text[:EXAMPLE_CHARS]).strip().lower()
+
+
+def good_score(model: Any, text: str, label: str = GOOD) -> float:
+    """Probability that a text is good: 0 to 1."""
+    labels, scores = model.predict(as_line(text), k=-1)
+    return min(1.0, dict(zip(labels, map(float, scores), strict=True)).get(label, 0.0))
+
+
+def train_classifier(
+    options: Quality, documents: list[str], language: str, output: str, report: str
+) -> None:
+    """Train one language's classifier, or take the ready-made one, and choose its threshold.
+
+    A share of the examples is held out: of the random ones, `keep_share` pass the threshold; with the good
+    ones they give the precision and recall of the report. Raises StageError with too few examples.
+    """
+    import fasttext
+
+    rows = list(_language_rows(documents, language))
+    negatives = _draw((text for _, text in rows), options)
+    if language in options.models:
+        model_path, label, positives = options.models[language], options.label, []
+        held_positives, held_negatives = positives, negatives
+        model = fasttext.load_model(model_path)
+        with atomic(output) as part:
+            part.write_bytes(Path(model_path).read_bytes())
+    else:
+        label = GOOD
+        positives = _draw(_positives(options, language, rows), options)
+        if min(len(positives), len(negatives)) < 10:
+            raise StageError(
+                f"quality.positives.{language}: {len(positives)} good and {len(negatives)} random documents "
+                "are too few to train on; widen its urls, give files, or leave the language out"
+            )
+        held_positives, positives = _split(positives, options.held_out)
+        held_negatives, negatives = _split(negatives, options.held_out)
+        model = _train(options, positives, negatives, output)
+    good = np.array([good_score(model, text, label) for text in held_positives])
+    rest = np.array([good_score(model, text, label) for text in held_negatives])
+    threshold = float(np.quantile(rest, 1 - options.keep_share)) if len(rest) else 0.0
+    write_json(
+        report,
+        {
+            "language": language,
+            "label": label,
+            "threshold": threshold,
+            "examples": {"good": len(positives), "random": len(negatives)},
+            "held_out": {"good": len(good), "random": len(rest)},
+            "curve": list(_curve(good, rest)),
+        },
+    )
+
+
+def _train(options: Quality, positives: list[str], negatives: list[str], output: str) -> Any:
+    import fasttext
+
+    lines = [f"{GOOD} {as_line(t)}" for t in positives] + [f"{RANDOM} {as_line(t)}" for t in negatives]
+    lines = sorted(lines, key=lambda line: _draw_key(line, options.seed))
+    with tempfile.TemporaryDirectory() as folder:
+        examples = Path(folder) / "examples.txt"
+        examples.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        model = fasttext.train_supervised(
+            str(examples),
+            dim=options.dimensions,
+            epoch=options.epochs,
+            lr=options.learning_rate,
+            wordNgrams=options.word_ngrams,
+            bucket=options.hash_buckets,
+            seed=options.seed,
+            thread=1,  # with more, the bytes differ from run to run
+            verbose=0,
+        )
+    with atomic(output) as part:
+        model.save_model(str(part))
+    return model
+
+
+def _language_rows(documents: Iterable[str], language: str) -> Iterator[tuple[str, str]]:
+    """(URL, text) of every document in the language."""
+    for path in documents:
+        for batch in read_arrow(path):
+            columns = (batch.column(name).to_pylist() for name in ("url", "text", "language"))
+            yield from ((url, text) for url, text, found in zip(*columns, strict=True) if found == language)
+
+
+def _positives(options: Quality, language: str, rows: list[tuple[str, str]]) -> Iterator[str]:
+    wanted = options.positives[language]
+    if wanted.urls:
+        pattern = re.compile(wanted.urls)
+        yield from (text for url, text in rows if pattern.search(url))
+    for path in wanted.files:
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123
+            yield from (line for line in file if line.strip())
+
+
+def _draw_key(text: str, seed: int) -> int:
+    return xxhash.xxh3_64_intdigest(text.encode(), seed=seed)
+
+
+def _draw(texts: Iterable[str], options: Quality) -> list[str]:
+    """At most `max_examples` texts, drawn by their hash: the same whatever the order they come in."""
+    return sorted(texts, key=lambda text: _draw_key(text, options.seed))[: options.max_examples]
+
+
+def _split(texts: list[str], share: float) -> tuple[list[str], list[str]]:
+    held = max(1, round(len(texts) * share))
+    return texts[:held], texts[held:]
+
+
+def _curve(good: np.ndarray, rest: np.ndarray) -> Iterator[dict[str, float]]:
+    """Precision and recall over thresholds, with both classes weighted alike."""
+    for threshold in np.linspace(0, 1, CURVE_POINTS, endpoint=False) if len(good) else []:
+        recall, false_share = float((good >= threshold).mean()), float((rest >= threshold).mean())
+        precision = recall / (recall + false_share) if recall + false_share else 1.0
+        yield {"threshold": float(threshold), "precision": precision, "recall": recall, "kept": false_share}

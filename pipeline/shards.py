@@ -1,0 +1,71 @@
+"""Documents to the corpus: quality filter, split by the hash of the text, one shard a language and split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import xxhash
+
+from pipeline.dedup import DOCUMENT_SCHEMA
+from pipeline.files import read_arrow, read_json, stamp, write_arrow
+from pipeline.ledger import Ledger
+from pipeline.options import Shards
+from pipeline.quality import good_score
+
+SPLITS = ("train", "validation")
+SHARD_SCHEMA = DOCUMENT_SCHEMA.insert(5, pa.field("quality_score", pa.float32()))
+SPLIT_SEED = 0x5917  # another hash than the one of dedup
+
+
+def split_of(text: str, validation_share: float) -> str:
+    """The split of a document, by the hash of its text: it never changes as the crawl grows."""
+    draw = xxhash.xxh3_64_intdigest(text.encode(), seed=SPLIT_SEED) / 2**64
+    return "validation" if draw < validation_share else "train"
+
+
+def shard_path(corpus: str | Path, language: str, split: str, name: str) -> Path:
+    return Path(corpus) / language / f"{split}-{name}.arrow"
+
+
+def write_shards(
+    options: Shards, documents: str, quality: list[str], languages: list[str], name: str, output: str, ledger: str
+) -> None:
+    """The shards of one document file: `{output}/{language}/{split}-{name}.arrow` for each pair."""
+    import fasttext
+
+    reports = {report["language"]: report for report in map(read_json, quality)}
+    models = {read_json(path)["language"]: fasttext.load_model(str(Path(path).with_suffix(".bin"))) for path in quality}
+    book = Ledger("quality")
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {(la, sp): [] for la in languages for sp in SPLITS}
+    for document in _scored(documents, models, reports, book):
+        split = split_of(document["text"], options.validation_share)
+        rows[document["language"], split].append(document)
+    schema = stamp(SHARD_SCHEMA, "shards", options)
+    for (language, split), part in rows.items():
+        write_arrow(shard_path(output, language, split, name), schema, part)
+    book.write(ledger)
+
+
+def _scored(
+    path: str, models: dict[str, Any], reports: dict[str, Any], ledger: Ledger
+) -> Iterator[dict[str, Any]]:
+    """The documents that pass their language's threshold, with their score (null without a classifier)."""
+    for batch in read_arrow(path):
+        for document in batch.to_pylist():
+            text, language = document["text"], document["language"]
+            counts = {"documents": 1, "paragraphs": len(document["paragraphs"]), "bytes": len(text.encode())}
+            ledger.enter(**counts)
+            score = None
+            if language in models:
+                score = good_score(models[language], text, reports[language]["label"])
+                if score < reports[language]["threshold"]:
+                    ledger.drop("low_quality", **counts)
+                    ledger.sample("low_quality", document["url"], text)
+                    continue
+            ledger.keep(**counts)
+            ledger.language(language, **counts)
+            ledger.sample("kept", document["url"], text)
+            yield document | {"quality_score": score}
