@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ def create_llama(
         tie_word_embeddings=True,
         bos_token_id=bos,
         eos_token_id=eos,
-        attn_implementation="eager",
     )
+    config._attn_implementation = "eager"
     torch.manual_seed(seed)
     return LlamaForCausalLM(config)
 
@@ -77,6 +78,22 @@ def save_backbone(model: Any, tokenizer: Any, folder: str | Path) -> None:
     model.config.dtype = COMPUTE
     model.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
+
+
+def fetch_backbone(source: str, revision: str | None, output: str) -> None:
+    """A decoder of the hub or a folder as the folder `output`, in bf16 safetensors, with its tokenizer.
+
+    Raises ExtendError where its layers cannot be extended: better now than after the corpus is made.
+    """
+    from models.extend import decoder_layers
+
+    model, tokenizer = load_backbone(source, revision), load_tokenizer(source, revision)
+    decoder_layers(model)
+    part, final = Path(f"{output}.part"), Path(output)
+    shutil.rmtree(part, ignore_errors=True)
+    save_backbone(model, tokenizer, part)
+    shutil.rmtree(final, ignore_errors=True)
+    part.replace(final)
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:

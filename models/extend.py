@@ -79,7 +79,7 @@ def extend(
     return Extension(method, backbone, unique_parameters(model) - backbone, width, context)
 
 
-def decoder_layers(model: Any) -> nn.ModuleList:
+def decoder_layers(model: Any) -> list[Any]:
     """The ModuleList of num_hidden_layers items that have `.mlp`. Raises ExtendError if there is none."""
     count = model.config.get_text_config().num_hidden_layers
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
@@ -87,7 +87,7 @@ def decoder_layers(model: Any) -> nn.ModuleList:
         if len(candidate) == count and all(isinstance(getattr(x, "mlp", None), nn.Module) for x in candidate):
             if any("expert" in name for name, _ in candidate.named_modules()):
                 raise ExtendError(_refusal(model, "its FFN is a mixture of experts"))
-            return candidate
+            return list(candidate)
     reason = f"no list of {count} layers that each have .mlp was found"
     raise ExtendError(_refusal(model, reason))
 
@@ -120,9 +120,7 @@ def _activation(model: nn.Module, ffn: nn.Module) -> Callable[[Tensor], Tensor]:
     raise ExtendError(_refusal(model, f"the activation of its {type(ffn).__name__} was not found"))
 
 
-def _add_blocks(
-    model: Any, layers: nn.ModuleList, extra: float, gate: str, init: str, context: Context
-) -> int:
+def _add_blocks(model: Any, layers: list[Any], extra: float, gate: str, init: str, context: Context) -> int:
     """A block beside each FFN; returns their width M = extra / (3 D L)."""
     size, count = model.config.get_text_config().hidden_size, len(layers)
     width = round(extra / (3 * size * count))
@@ -130,15 +128,11 @@ def _add_blocks(
     for index, layer in enumerate(layers):
         activation = _activation(model, layer.mlp)
         block = NeutralBlock(size, width, index, count, activation, gate, init, context)
-        layer.mlp = ExtendedFFN(layer.mlp, block.to(layer_device(layer)))
+        layer.mlp = ExtendedFFN(layer.mlp, block.to(next(layer.parameters()).device))
     return width
 
 
-def layer_device(layer: nn.Module) -> torch.device:
-    return next(layer.parameters()).device
-
-
-def _add_lora(model: Any, layers: nn.ModuleList, extra: float) -> int:
+def _add_lora(model: Any, layers: list[Any], extra: float) -> int:
     """LoRA on the FFNs' projections only, by peft; returns its rank, extra / (sum of inputs + outputs).
 
     For a gated FFN the sum is 3 (D + F) L, as in METHOD.

@@ -30,11 +30,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         hidden_grad_ND = torch.empty_like(cast_ND) if needs_hidden else None
         head_grad_VD = torch.zeros_like(head_VD, dtype=torch.float32) if needs_head else None
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+        # One pair of buffers for all chunks: fresh pages for each would cost as much as the arithmetic.
+        logits, probabilities = _buffers(min(chunk, len(target_N)), cast_VD)
         for start in range(0, len(target_N), chunk):
             part = slice(start, start + chunk)
             x_CD, target_C1 = cast_ND[part], target_N[part, None]
-            logits_CV = x_CD @ cast_VD.T
-            nll_C1, p_CV = _nll_and_probabilities(logits_CV, target_C1)
+            logits_CV, p_CV = logits[: len(x_CD)], probabilities[: len(x_CD)]
+            nll_C1 = _nll_and_probabilities(x_CD, cast_VD, target_C1, logits_CV, p_CV)
             weight_C1 = weight_N[part, None].float() if weight_N is not None else None
             total += (nll_C1 if weight_C1 is None else nll_C1 * weight_C1).sum()
             if hidden_grad_ND is None and head_grad_VD is None:
@@ -42,11 +44,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             p_CV.scatter_add_(1, target_C1, torch.full_like(nll_C1, -1.0))
             if weight_C1 is not None:
                 p_CV *= weight_C1
-            p_CV = p_CV.to(dtype)
+            logits_grad_CV = logits_CV.copy_(p_CV)
             if hidden_grad_ND is not None:
-                torch.mm(p_CV, cast_VD, out=hidden_grad_ND[part])
+                torch.mm(logits_grad_CV, cast_VD, out=hidden_grad_ND[part])
             if head_grad_VD is not None:
-                head_grad_VD += p_CV.T @ x_CD
+                head_grad_VD += logits_grad_CV.T @ x_CD
         ctx.save_for_backward(hidden_grad_ND, head_grad_VD)
         ctx.dtypes = hidden_ND.dtype, head_VD.dtype
         return total
@@ -66,15 +68,25 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def _nll_and_probabilities(logits_CV: Tensor, target_C1: Tensor) -> tuple[Tensor, Tensor]:
-    """NLL_C1 and softmax p_CV, in fp32.
+def _buffers(rows: int, head_VD: Tensor) -> tuple[Tensor, Tensor]:
+    """Room for the logits and the probabilities of a chunk."""
+    logits_CV = head_VD.new_empty(rows, len(head_VD))
+    return logits_CV, logits_CV.new_empty(logits_CV.shape, dtype=torch.float32)
+
+
+def _nll_and_probabilities(
+    x_CD: Tensor, head_VD: Tensor, target_C1: Tensor, logits_CV: Tensor, p_CV: Tensor
+) -> Tensor:
+    """NLL_C1 in fp32; fills logits_CV, and p_CV (fp32) with their softmax.
 
     The log of the sum of exponentials is taken from the largest probability, which is at least 1/V and
     so never underflows: six times as fast as logsumexp, which would go over the logits again.
     """
-    p_CV = torch.softmax(logits_CV, -1, dtype=torch.float32)
+    torch.mm(x_CD, head_VD.T, out=logits_CV)
+    # In place, since softmax with a dtype would allocate room for the copy that it makes.
+    torch.softmax(p_CV.copy_(logits_CV), -1, out=p_CV)
     normaliser_C1 = logits_CV.amax(-1, keepdim=True).float() - p_CV.amax(-1, keepdim=True).log()
-    return normaliser_C1 - logits_CV.gather(1, target_C1).float(), p_CV
+    return normaliser_C1 - logits_CV.gather(1, target_C1).float()
 
 
 def chunked_cross_entropy(
@@ -116,9 +128,12 @@ def token_nll(model: nn.Module, tokens_BT1: Tensor) -> Tensor:
     hidden_ND = _hidden(model, tokens_BT1).flatten(0, 1)
     dtype = _compute_dtype(hidden_ND)
     hidden_ND, head_VD, target_N1 = hidden_ND.to(dtype), head.to(dtype), tokens_BT1[:, 1:].reshape(-1, 1)
-    chunks = zip(hidden_ND.split(CHUNK_TOKENS), target_N1.split(CHUNK_TOKENS), strict=True)
-    nll_N1 = torch.cat([_nll_and_probabilities(x_CD @ head_VD.T, target_C1)[0] for x_CD, target_C1 in chunks])
-    return nll_N1.view(tokens_BT1[:, 1:].shape)
+    logits, probabilities = _buffers(min(CHUNK_TOKENS, len(hidden_ND)), head_VD)
+    nll = []
+    for x_CD, target_C1 in zip(hidden_ND.split(CHUNK_TOKENS), target_N1.split(CHUNK_TOKENS), strict=True):
+        count = len(x_CD)
+        nll.append(_nll_and_probabilities(x_CD, head_VD, target_C1, logits[:count], probabilities[:count]))
+    return torch.cat(nll).view(tokens_BT1[:, 1:].shape)
 
 
 # Configs that change the logits after the head: Gemma caps them, Cohere and others scale them.

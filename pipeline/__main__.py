@@ -9,7 +9,6 @@ from pipeline.cli import File, Stage, main
 
 WORKERS = File("workers", "processes on this machine", kind=int, default=1)
 SCHEDULER = File("scheduler", "address of a dask scheduler instead", required=False)
-PAGES = File("pages", "page files (extract), in manifest order", many=True)
 
 STAGES = (
     Stage(
@@ -46,9 +45,9 @@ STAGES = (
     ),
     Stage(
         "dedup-hash",
-        "Hash each paragraph of a page file, sorted by bucket.",
+        "Hash each paragraph of a page file.",
         "pipeline.dedup:hash_paragraphs",
-        (File("pages", "Arrow file of pages"), File("output", "hashes (.npz)")),
+        (File("pages", "Arrow file of pages"), File("output", "hashes (.npy)")),
         options.Dedup,
         "dedup",
     ),
@@ -58,7 +57,7 @@ STAGES = (
         "pipeline.dedup:reduce_hashes",
         (
             File("hashes", "hash files, in manifest order", many=True),
-            File("output", "duplicates (.npz)"),
+            File("output", "duplicates (.npy)"),
             WORKERS,
             SCHEDULER,
         ),

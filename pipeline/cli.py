@@ -88,9 +88,9 @@ def _add_stage(commands: Any, stage: Stage) -> None:
         )
     if stage.options is not None:
         group = command.add_argument_group("options", "The same keys as in the config.")
-        group.add_argument(
-            "--config", metavar="YAML", help=f"take the options from the section `{stage.section}` of a config"
-        )
+        if stage.section:
+            text = f"take the options from the section `{stage.section}` of a config"
+            group.add_argument("--config", metavar="YAML", help=text)
         add_arguments(group, stage.options)
 
 

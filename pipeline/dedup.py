@@ -1,9 +1,9 @@
 """Exact paragraph deduplication over the whole crawl: of equal paragraphs the first one stays.
 
-Three steps, each a file: `hash` writes the 64-bit hash of every paragraph of a page file, sorted by bucket
-(a prefix of the hash); `reduce` joins each bucket over all page files and finds every paragraph that is not
-the first with its hash; `apply` writes the documents without these. First means first in manifest order,
-whatever the workers and buckets. Source: paper, section 4.1.
+Three steps, each a file: `hash` writes the 64-bit hash of every paragraph of a page file, sorted; `reduce`
+joins each bucket (a range of hashes) over all page files and finds every paragraph that is not the first with
+its hash; `apply` writes the documents without these. First means first in manifest order, whatever the
+workers and buckets. Source: paper, section 4.1.
 
 A paragraph has an ordinal: the place of its page file in the manifest in the upper 24 bits, its own place in
 that file in the lower 40.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -45,8 +45,7 @@ def paragraph_key(paragraph: str, normalize: str) -> bytes:
 
 
 def hash_paragraphs(options: Dedup, pages: str, output: str) -> None:
-    """Hashes of a page file: `hashes` (uint64, sorted by bucket), `places` (uint64: of each paragraph in
-    the file) and `bounds` (int64, buckets + 1: where each bucket begins)."""
+    """Hashes of a page file as uint64[2, paragraphs]: the hashes, ascending, and the place of each."""
     hashes = np.fromiter(
         (
             xxhash.xxh3_64_intdigest(paragraph_key(paragraph, options.normalize))
@@ -55,33 +54,28 @@ def hash_paragraphs(options: Dedup, pages: str, output: str) -> None:
         ),
         np.uint64,
     )
-    buckets = bucket_of(hashes, options.buckets)
-    order = np.argsort(buckets, kind="stable")
-    bounds = np.searchsorted(buckets[order], np.arange(options.buckets + 1))
-    _save(output, hashes=hashes[order], places=order.astype(np.uint64), bounds=bounds)
-
-
-def bucket_of(hashes: np.ndarray, buckets: int) -> np.ndarray:
-    """The bucket of each hash: its upper 32 bits scaled to the number of buckets."""
-    return ((hashes >> np.uint64(32)) * np.uint64(buckets)) >> np.uint64(32)
+    order = np.argsort(hashes, kind="stable")
+    _save(output, np.stack([hashes[order], order.astype(np.uint64)]))
 
 
 def reduce_hashes(options: Dedup, hashes: list[str], output: str, workers: int, scheduler: str | None) -> None:
     """Ordinals (uint64, ascending) of every paragraph that is not the first with its hash."""
-    jobs = [(hashes, bucket) for bucket in range(options.buckets)]
+    # A bucket is a range of hashes; the bounds are Python integers, since the last is 2**64.
+    bounds = [(bucket << 64) // options.buckets for bucket in range(options.buckets + 1)]
+    jobs = [(hashes, low, high) for low, high in pairwise(bounds)]
     found = map_items(_reduce_bucket, jobs, workers, scheduler, "reduce", "buckets")
-    _save(output, duplicates=np.sort(np.concatenate(found)))
+    _save(output, np.sort(np.concatenate(found)))
 
 
-def _reduce_bucket(job: tuple[list[str], int]) -> np.ndarray:
-    paths, bucket = job
+def _reduce_bucket(job: tuple[list[str], int, int]) -> np.ndarray:
+    paths, low, high = job
     hashes, ordinals = [], []
     for position, path in enumerate(paths):
-        with np.load(path) as file:
-            bounds = file["bounds"]
-            part = slice(bounds[bucket], bounds[bucket + 1])
-            hashes.append(file["hashes"][part])
-            ordinals.append(file["places"][part] | np.uint64(position << ORDINAL_BITS))
+        file = np.load(path, mmap_mode="r")
+        first = np.searchsorted(file[0], np.uint64(low))
+        last = np.searchsorted(file[0], np.uint64(high - 1), side="right")
+        hashes.append(file[0, first:last])
+        ordinals.append(file[1, first:last] | np.uint64(position << ORDINAL_BITS))
     return duplicates_of(np.concatenate(hashes), np.concatenate(ordinals))
 
 
@@ -98,8 +92,7 @@ def apply_duplicates(
     options: Dedup, pages: str, duplicates: str, position: int, output: str, ledger: str
 ) -> None:
     """Documents: the pages of one file without their duplicate paragraphs."""
-    with np.load(duplicates) as file:
-        ordinals = file["duplicates"]
+    ordinals = np.load(duplicates, mmap_mode="r")
     first, last = np.uint64(position << ORDINAL_BITS), np.uint64((position + 1) << ORDINAL_BITS)
     low, high = np.searchsorted(ordinals, np.array([first, last]))
     drops = ordinals[low:high] - first
@@ -148,7 +141,6 @@ def _texts(path: str) -> Iterator[str]:
         yield from batch.column("text").to_pylist()
 
 
-def _save(path: str, **arrays: np.ndarray) -> None:
-    # Uncompressed, and with the fixed dates that NumPy's zip writer gives: the same arrays, the same bytes.
-    with atomic(Path(path)) as part, part.open("wb") as file:
-        np.savez(file, **arrays)
+def _save(path: str, array: np.ndarray) -> None:
+    with atomic(path) as part, part.open("wb") as file:
+        np.save(file, array)

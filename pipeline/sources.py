@@ -162,7 +162,7 @@ def fetch(package: Package, downloads: Path) -> Path:
 
     Raises StageError that names the client and the package, and says what to do instead.
     """
-    problem = ""
+    downloads, problem = downloads.resolve(), ""
     for name in package.names:
         folder = downloads / package.client / re.sub(r"[^\w.@-]+", "_", name)
         if not (found := _archive(folder)):

@@ -1,0 +1,40 @@
+# From web archives to an extended model and the evidence for it. `snakemake --cores all all`
+import shutil
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+from pipeline.config import ConfigError, flags, read
+from pipeline.fingerprint import fingerprint
+from pipeline.manifest import manifest
+from train.options import Config, eval_domains
+
+min_version("9.0")
+
+
+configfile: "configs/demo.yaml"
+
+
+container: "docker://python:3.12-slim"
+
+
+try:
+    OPTIONS = read(Config, config)
+    WARCS = manifest(OPTIONS.crawl, OPTIONS.sample, OPTIONS.output)
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+OUT = OPTIONS.output
+
+
+include: "pipeline/pipeline.smk"
+include: "train/train.smk"
+
+
+rule all:
+    default_target: True
+    localrule: True
+    input:
+        rules.corpus.input,
+        rules.report.output,

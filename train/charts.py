@@ -1,0 +1,165 @@
+"""The report's charts, as Vega-Lite specifications: small data in, one chart out.
+
+Colours and shapes name a method everywhere in the same way; the colours are Okabe and Ito's, which people
+with any colour vision tell apart on light and dark ground.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+COLOURS = ("#009E73", "#D55E00", "#0072B2", "#E69F00", "#CC79A7", "#56B4E9", "#F0E442")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
+GREY = "#8a8a8a"
+WIDTH: Any = "container"
+
+Rows = list[dict[str, Any]]
+
+
+def _model_scales(models: Sequence[str]) -> tuple[Any, Any]:
+    """Scales of colour and shape for the models, the backbone first and grey."""
+    return (
+        alt.Color("model:N", title=None, scale=alt.Scale(domain=list(models), range=[GREY, *COLOURS])),
+        alt.Shape("model:N", title=None, scale=alt.Scale(domain=list(models), range=["stroke", *SHAPES])),
+    )
+
+
+def trade_off(points: Rows, models: Sequence[str], forgetting: str, learning: str) -> alt.LayerChart:
+    """Figure 1 of the paper: learning against forgetting, each run's way through its training.
+
+    Points: model, step, forgetting, learning (both bits per byte), final (whether it is the run's end).
+    """
+    colour, shape = _model_scales(models)
+    pick = alt.selection_point(fields=["model"], bind="legend")
+    base = alt.Chart(alt.Data(values=points)).encode(
+        x=alt.X("forgetting:Q", title=f"{forgetting}: bits per byte (right: forgets)", scale=alt.Scale(zero=False)),
+        y=alt.Y("learning:Q", title=f"{learning}: bits per byte (down: learns)", scale=alt.Scale(zero=False)),
+        color=colour,
+        opacity=alt.condition(pick, alt.value(1), alt.value(0.12)),
+        tooltip=[
+            "model:N",
+            "step:Q",
+            alt.Tooltip("forgetting:Q", format=".4f"),
+            alt.Tooltip("learning:Q", format=".4f"),
+        ],
+    )
+    way = base.mark_line(strokeWidth=1.5, strokeDash=[4, 3]).encode(order="step:Q")
+    steps = base.mark_point(size=18, filled=True).transform_filter("!datum.final")
+    ends = base.mark_point(size=150, filled=True).encode(shape=shape).transform_filter("datum.final")
+    return alt.layer(way, steps, ends).add_params(pick).properties(width=WIDTH, height=380)
+
+
+def curves(points: Rows, models: Sequence[str], value: str, title: str) -> alt.Chart:
+    """One measure over the steps of training, a line a model. Points: model, step and the value."""
+    colour, _ = _model_scales(models)
+    pick = alt.selection_point(fields=["model"], bind="legend")
+    return (
+        alt.Chart(alt.Data(values=points))
+        .mark_line(point={"size": 20}, strokeWidth=2)
+        .encode(
+            x=alt.X("step:Q", title="step"),
+            y=alt.Y(f"{value}:Q", title=title, scale=alt.Scale(zero=False)),
+            color=colour,
+            opacity=alt.condition(pick, alt.value(1), alt.value(0.12)),
+            tooltip=["model:N", "step:Q", alt.Tooltip(f"{value}:Q", format=".4f")],
+        )
+        .add_params(pick)
+        .properties(width=WIDTH, height=220)
+    )
+
+
+def gates(points: Rows) -> alt.Chart:
+    """Mean gate on old and new tokens over the steps. Points: model, step, tokens, gate."""
+    return (
+        alt.Chart(alt.Data(values=points))
+        .mark_line(strokeWidth=2)
+        .encode(
+            x=alt.X("step:Q", title="step"),
+            y=alt.Y("gate:Q", title="mean gate"),
+            color=alt.Color("tokens:N", title=None, scale=alt.Scale(range=[GREY, COLOURS[0]])),
+            strokeDash=alt.StrokeDash("model:N", title=None),
+            tooltip=["model:N", "tokens:N", "step:Q", alt.Tooltip("gate:Q", format=".3f")],
+        )
+        .properties(width=WIDTH, height=220)
+    )
+
+
+def funnel(points: Rows, stages: Sequence[str]) -> alt.Chart:
+    """What each stage kept and dropped. Points: stage, outcome, share, documents, kept."""
+    return (
+        alt.Chart(alt.Data(values=points))
+        .mark_bar(cornerRadius=2)
+        .encode(
+            y=alt.Y("stage:N", title=None, sort=list(stages)),
+            x=alt.X("share:Q", title="share of what came in", axis=alt.Axis(format="%"), stack="zero"),
+            color=alt.Color(
+                "outcome:N",
+                title=None,
+                sort=None,
+                legend=alt.Legend(orient="bottom", columns=2, labelLimit=260),
+                scale=alt.Scale(
+                    domain=list(dict.fromkeys(p["outcome"] for p in points)),
+                    range=["#009E73", "#E69F00", "#D55E00", "#CC79A7", "#56B4E9", "#0072B2", "#F0E442", "#8a8a8a"],
+                ),
+            ),
+            order=alt.Order("order:Q"),
+            tooltip=["stage:N", "outcome:N", alt.Tooltip("amount:Q", format=","), "unit:N",
+                     alt.Tooltip("share:Q", format=".1%")],
+        )
+        .properties(width=WIDTH, height={"step": 34})
+    )
+
+
+def languages(points: Rows) -> alt.LayerChart:
+    """Documents found in each language, wanted or not. Points: language, documents, wanted."""
+    base = alt.Chart(alt.Data(values=points)).encode(
+        y=alt.Y("language:N", title=None, sort="-x"),
+        x=alt.X("documents:Q", title="pages", scale=alt.Scale(type="symlog")),
+        tooltip=["language:N", alt.Tooltip("documents:Q", format=",")],
+    )
+    bars = base.mark_bar(cornerRadius=2).encode(
+        color=alt.Color("wanted:N", title=None, scale=alt.Scale(domain=["kept", "not wanted"], range=["#009E73", GREY]))
+    )
+    return alt.layer(bars).properties(width=WIDTH, height={"step": 22})
+
+
+def precision_recall(points: Rows) -> alt.Chart:
+    """The quality classifiers on held-out text. Points: language, precision, recall, kept, threshold."""
+    return (
+        alt.Chart(alt.Data(values=points))
+        .mark_line(point={"size": 16}, strokeWidth=2)
+        .encode(
+            x=alt.X("recall:Q", title="recall of good text", scale=alt.Scale(zero=False)),
+            y=alt.Y("precision:Q", title="precision", scale=alt.Scale(zero=False)),
+            color=alt.Color("language:N", title=None, scale=alt.Scale(range=list(COLOURS))),
+            order="threshold:Q",
+            tooltip=[
+                "language:N",
+                *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("threshold", "precision", "recall", "kept")),
+            ],
+        )
+        .properties(width=WIDTH, height=240)
+    )
+
+
+def durations(points: Rows) -> alt.Chart:
+    """Wall time of each stage, summed over its jobs. Points: stage, seconds, memory."""
+    return (
+        alt.Chart(alt.Data(values=points))
+        .mark_bar(cornerRadius=2, color=COLOURS[2])
+        .encode(
+            y=alt.Y("stage:N", title=None, sort=None, axis=alt.Axis(labelLimit=220)),
+            x=alt.X("seconds:Q", title="seconds, summed over jobs"),
+            tooltip=["stage:N", "jobs:Q", alt.Tooltip("seconds:Q", format=".1f"),
+                     alt.Tooltip("memory:Q", format=",.0f", title="peak MiB")],
+        )
+        .properties(width=WIDTH, height={"step": 20})
+    )
+
+
+def for_print(chart: alt.LayerChart) -> dict[str, Any]:
+    """A chart's specification at a fixed width on white, for a picture."""
+    return chart.properties(width=620, background="white").to_dict()

@@ -1,0 +1,207 @@
+"""The two training stages: `pretrain` makes a backbone, `extend` adds a domain to one by any method."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from models.backbone import create_llama, load_tokenizer, save_backbone, unique_parameters, weights_digest
+from models.extend import trainable_state
+from pipeline.cli import StageError
+from pipeline.config import to_data
+from pipeline.files import write_json
+from pipeline.fingerprint import fingerprint
+from train import checkpoint
+from train.loop import Task, train
+from train.options import Pretrain, Run, Training
+from train.rows import Rows, open_rows
+from train.score import extend_for, load_for, pick_device
+
+
+def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str, output: str) -> None:
+    """Train a small Llama from scratch on `rows`; writes the Hugging Face folder `output`.
+
+    validation are 'name=path' of rows files; the first decides about stopping early. Beside model and
+    tokenizer the folder holds metrics.jsonl and training.json. Checkpoints stand in `output`.checkpoints
+    until then. Raises StageError on rows that do not fit and on a loss that is no number.
+    """
+    device = prepare(options)
+    train_rows, held_out = open_rows(rows), open_validation(validation)
+    check_rows([train_rows, *held_out.values()])
+    encoder = load_tokenizer(tokenizer)
+    model = create_llama(
+        hidden_size=options.hidden_size,
+        layers=options.layers,
+        heads=options.heads,
+        ffn_size=options.ffn_size,
+        vocabulary=train_rows.metadata["vocabulary"],
+        row_tokens=train_rows.row_tokens,
+        bos=encoder.bos_token_id,
+        eos=encoder.eos_token_id,
+        seed=options.seed,
+    ).to(device)
+    task = Task(
+        title="pretrain",
+        model=model,
+        options=options,
+        old=None,
+        new=train_rows,
+        validations=held_out,
+        checkpoints=f"{output}.checkpoints",
+        identity=identity(options, [train_rows, *held_out.values()], model),
+        device=device,
+    )
+    state = train(task)
+    with whole_folder(output) as folder:
+        save_backbone(model, encoder, folder)
+        write_metrics(folder, state)
+        about = {"options": to_data(options), "parameters": unique_parameters(model), "steps": state.step}
+        write_json(folder / "training.json", about | costs(task, state))
+    shutil.rmtree(task.checkpoints, ignore_errors=True)
+
+
+def extend(
+    options: Run, backbone: str, old_rows: str, new_rows: str, validation: list[str], output: str
+) -> None:
+    """Extend a backbone (folder or hub id) to the domain of `new_rows`; writes the folder `output`.
+
+    validation are 'name=path' of rows files. The folder holds weights.safetensors (what was trained, fp32),
+    run.json and metrics.jsonl. Checkpoints stand in `output`.checkpoints until then. Raises StageError on
+    inputs that do not fit each other and on a loss that is no number.
+    """
+    device = prepare(options)
+    old, new = open_rows(old_rows), open_rows(new_rows)
+    held_out = open_validation(validation)
+    check_rows([new, old, *held_out.values()])
+    model = load_for(backbone, device)
+    check_vocabulary(model, new, backbone)
+    extension = extend_for(model, options)
+    task = Task(
+        title=f"extend {Path(output).name}",
+        model=model,
+        options=options,
+        old=old,
+        new=new,
+        validations=held_out,
+        checkpoints=f"{output}.checkpoints",
+        identity=identity(options, [old, new, *held_out.values()], model),
+        device=device,
+        context=extension.context if options.method in ("adapter", "neutral") else None,
+    )
+    state = train(task)
+    with whole_folder(output) as folder:
+        save_file(trainable_state(model), folder / "weights.safetensors")
+        write_metrics(folder, state)
+        about = {
+            "options": to_data(options),
+            "method": options.method,
+            "backbone": backbone,
+            "backbone_parameters": extension.backbone_parameters,
+            "extra_parameters": extension.extra_parameters,
+            "true_fraction": extension.fraction,
+            "width": extension.width,
+        }
+        write_json(folder / "run.json", about | costs(task, state))
+    shutil.rmtree(task.checkpoints, ignore_errors=True)
+
+
+# Before the training ------------------------------------------------------------------------------
+
+
+def prepare(options: Training) -> torch.device:
+    """Threads and device; sums depend on the number of threads, so it is an option and not the machine's."""
+    torch.set_num_threads(options.threads)
+    return pick_device(options.device)
+
+
+def open_validation(named: list[str]) -> dict[str, Rows]:
+    """Rows files by name, from 'name=path'. Raises StageError on anything else."""
+    pairs = [text.partition("=") for text in named]
+    for text, (name, _, path) in zip(named, pairs, strict=True):
+        if not (name and path):
+            raise StageError(
+                f"--validation {text}: expected DOMAIN=PATH, such as fr=rows/fr/validation.arrow"
+            )
+    return {name: open_rows(path) for name, _, path in pairs}
+
+
+def check_rows(files: list[Rows]) -> None:
+    """Raises StageError unless all rows have the length and the tokenizer of the first."""
+    for key in ("row_tokens", "vocabulary", "tokenizer_sha256"):
+        for one in files[1:]:
+            first, other = files[0].metadata[key], one.metadata[key]
+            if first != other:
+                raise StageError(
+                    f"{one.path}: {key} is {other}, but {first} in {files[0].path}; tokenize both alike"
+                )
+
+
+def check_vocabulary(model: Any, rows: Rows, backbone: str) -> None:
+    """Raises StageError if the rows hold tokens that the backbone has no embedding for."""
+    entries = len(model.get_input_embeddings().weight)
+    if rows.metadata["vocabulary"] > entries:
+        raise StageError(
+            f"{rows.path}: its tokenizer has {rows.metadata['vocabulary']} entries, but {backbone} has only "
+            f"{entries} embeddings; tokenize with the backbone's own tokenizer"
+        )
+
+
+def identity(options: Training, rows: list[Rows], model: Any) -> str:
+    """A hash of all that decides the weights: options, rows, initial weights, code and torch."""
+    code = [fingerprint("train.trainer"), torch.__version__]
+    parts = [to_data(options), [one.digest() for one in rows], weights_digest(model), code]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# After the training -------------------------------------------------------------------------------
+
+
+def costs(task: Task, state: checkpoint.State) -> dict[str, Any]:
+    """What the training took, and on what; seconds of the steps alone, summed over interruptions."""
+    packages = ("torch", "transformers", "peft", "safetensors")
+    return {
+        "tokens": state.step * task.options.batch_rows * task.new.row_tokens,
+        "seconds": round(state.seconds, 3),
+        "peak_memory_mib": peak_memory_mib(task.device),
+        "device": torch.cuda.get_device_name() if task.device.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def peak_memory_mib(device: torch.device) -> int:
+    """Of the GPU's memory where there is one, else of the process's resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() // 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10
+
+
+def write_metrics(folder: Path, state: checkpoint.State) -> None:
+    lines = (json.dumps(line) + "\n" for line in state.metrics)
+    (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+@contextmanager
+def whole_folder(output: str) -> Iterator[Path]:
+    """A folder beside `output` to write to; when the block ends well it takes its place, synced."""
+    part, final = Path(f"{output}.part"), Path(output)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield part
+    for path in part.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    shutil.rmtree(final, ignore_errors=True)
+    part.replace(final)
