@@ -49,18 +49,23 @@ def responses(path: str | Path) -> Iterator[Response | Damage]:
     size = Path(path).stat().st_size
     start: int | None = 0
     while start is not None and start < size:
-        position = start  # the last record whose header was read
+        position, whole = start, False  # the last record begun, and whether it was read to its end
         try:
             for position, record in _records(path, start):
+                whole = False
                 response = _response(record, position)
+                whole = True
                 if isinstance(response, str):
                     yield Damage(position, 0, response)
                 elif response is not None:
                     yield response
             return
         except OSError:
-            following = _next_member(path, position + 1)
-            yield Damage(position, (following or size) - position, "damaged_record")
+            # A whole record is not damaged: what follows it is.
+            begin = _member_end(path, position) if whole else position
+            following = _next_member(path, begin if whole else begin + 1)
+            if following != begin:
+                yield Damage(begin, (following or size) - begin, "damaged_record")
             start = following
 
 
@@ -125,6 +130,16 @@ def _response(record: Any, offset: int) -> Response | str | None:
         charset=record.http_charset,
         body=body,
     )
+
+
+def _member_end(path: str | Path, start: int) -> int:
+    """Where the sound gzip member that begins at `start` ends."""
+    inflater = zlib.decompressobj(wbits=31)
+    with Path(path).open("rb") as file:
+        file.seek(start)
+        while not inflater.eof and (chunk := inflater.unconsumed_tail or file.read(2**16)):
+            inflater.decompress(chunk, 2**20)
+        return file.tell() - len(inflater.unused_data)
 
 
 def _next_member(path: str | Path, start: int) -> int | None:

@@ -44,7 +44,7 @@ STAGES = (
         "train.trainer:pretrain",
         (
             File("rows", "rows to train on"),
-            VALIDATIONS,
+            File("validation", "held-out rows to evaluate with"),
             File("tokenizer", "folder of the tokenizer"),
             File("output", "folder of the backbone"),
         ),
@@ -53,7 +53,7 @@ STAGES = (
     Stage(
         "backbone",
         "Fetch a backbone from the hub or a folder, checked and saved as safetensors.",
-        "models.backbone:fetch_backbone",
+        "train.backbone:fetch_backbone",
         (
             File("source", "hub id or folder"),
             File("revision", "revision of the hub id", required=False),
@@ -104,6 +104,12 @@ STAGES = (
         ),
         options.Report,
         "report",
+    ),
+    Stage(
+        "schema",
+        "Write the JSON Schema of a config, for editors.",
+        "train.options:write_schema",
+        (File("output", "the schema", default="configs/schema.json"),),
     ),
 )
 

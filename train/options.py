@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.config import option
+from pipeline.config import json_schema, option
+from pipeline.files import write_json
 from pipeline.options import Crawl, Dedup, Engine, Extract, Quality, Sample, Shards, bad_regex
 
 
@@ -189,3 +190,9 @@ def eval_domains(config: Config) -> list[str]:
     return list(dict.fromkeys([evaluate.forgetting, evaluate.learning, *evaluate.others]))
 
 
+
+
+def write_schema(output: str) -> None:
+    """Write the JSON Schema of a config file, which editors complete and check with."""
+    about = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "neutral-residues config"}
+    write_json(output, about | json_schema(Config))

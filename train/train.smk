@@ -84,13 +84,12 @@ if PRETRAIN:
             "Pretrain the backbone"
         input:
             rows=f"{OUT}/tokens/{PRETRAIN.domain}/train.arrow",
-            validation=EVAL_ROWS,
+            validation=f"{OUT}/tokens/{PRETRAIN.domain}/validation.arrow",
             tokenizer=TOKENIZER,
         output:
             directory(BACKBONE),
         params:
             options=flags(PRETRAIN),
-            validation=EVAL_FLAGS,
             code=fingerprint("train.trainer"),
         log:
             f"{OUT}/logs/pretrain.log",
@@ -101,7 +100,7 @@ if PRETRAIN:
             mem_mb=6000,
             gpu=gpus(PRETRAIN.device),
         shell:
-            "python -m train pretrain {params.options} --rows {input.rows} --validations {params.validation}"
+            "python -m train pretrain {params.options} --rows {input.rows} --validation {input.validation}"
             " --tokenizer {input.tokenizer} --output {output} > {log} 2>&1"
 
 else:
@@ -114,7 +113,7 @@ else:
         params:
             source=OPTIONS.backbone.source,
             revision=f"--revision {OPTIONS.backbone.revision}" if OPTIONS.backbone.revision else "",
-            code=fingerprint("models.backbone"),
+            code=fingerprint("train.backbone"),
         log:
             f"{OUT}/logs/fetch_backbone.log",
         benchmark:

@@ -1,0 +1,71 @@
+"""Fixtures made by code: small WARC files with known pages."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
+
+import pytest
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
+
+ROOT = Path(__file__).resolve().parent.parent
+WORDS = {
+    "fr": "le chat dort sur la chaise et la petite fille regarde une grande maison dans la rue avec son ami".split(),
+    "en": "the cat sleeps on the chair while a little girl looks at the big house in the street with her friend".split(),
+}
+
+
+def prose(language: str, number: int, paragraphs: int = 4) -> list[str]:
+    """Different paragraphs for each number, that a language model takes for the language."""
+    words = WORDS[language]
+    return [
+        " ".join(words[(number * 7 + p * 3 + i * (p + 1)) % len(words)] for i in range(24)) + f" {number}-{p}."
+        for p in range(paragraphs)
+    ]
+
+
+def page(paragraphs: list[str]) -> bytes:
+    body = "".join(f"<p>{p}</p>" for p in paragraphs)
+    return f"<html><head><title>t</title></head><body><main>{body}</main></body></html>".encode()
+
+
+def write_warc(path: Path, records: list[tuple[str, bytes, str]]) -> Path:
+    """Records of (URL, body, Content-Type), one gzip member each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        writer = WARCWriter(file, gzip=True)
+        for url, body, content_type in records:
+            http = StatusAndHeaders("200 OK", [("Content-Type", content_type)], protocol="HTTP/1.1")
+            headers = {"WARC-Date": "2026-01-01T00:00:00Z", "WARC-Record-ID": f"<urn:uuid:{uuid5(NAMESPACE_URL, url)}>"}
+            writer.write_record(
+                writer.create_warc_record(
+                    url, "response", io.BytesIO(body), len(body), http_headers=http, warc_headers_dict=headers
+                )
+            )
+    return path
+
+
+@pytest.fixture
+def make_warc(tmp_path: Path) -> Callable[..., Path]:
+    def make(name: str = "a.warc.gz", count: int = 30, first: int = 0, language: str = "fr") -> Path:
+        records = [
+            (f"https://site.example/{i}", page(prose(language, i)), "text/html; charset=utf-8")
+            for i in range(first, first + count)
+        ]
+        return write_warc(tmp_path / name, records)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def language_id() -> str:
+    """lid.176.ftz, fetched once into the folder of downloads."""
+    from pipeline.sample import fetch_language_model
+
+    path = ROOT / "downloads" / "lid.176.ftz"
+    if not path.exists():
+        fetch_language_model(str(path), str(ROOT / "downloads"))
+    return str(path)

@@ -1,0 +1,190 @@
+import pytest
+import torch
+from torch import Tensor
+
+from models.backbone import create_llama, unique_parameters
+from models.block import MicroBatch
+from models.extend import ExtendError, ExtendedFFN, decoder_layers, extend, load_trainable, trainable_state
+from models.loss import sum_nll
+
+METHODS = ("finetune", "lora", "adapter", "neutral")
+COMMON = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "pad_token_id": None,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+GPT2 = {"vocab_size": 50, "n_embd": 16, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
+ARCHITECTURES = {
+    "Llama": COMMON,
+    "Qwen2": COMMON,
+    "Gemma2": COMMON | {"head_dim": 8, "sliding_window": 4},
+    "Mistral": COMMON | {"sliding_window": 4},
+    "GPTNeoX": {key: value for key, value in COMMON.items() if key != "num_key_value_heads"},
+    "GPT2": GPT2,
+}
+
+
+def make(name: str = "Llama") -> torch.nn.Module:
+    import transformers
+
+    torch.manual_seed(1)
+    config = getattr(transformers, f"{name}Config")(**ARCHITECTURES[name])
+    # Gradients and caches of tiny models drown in noise at the usual 0.02.
+    config.initializer_range = 0.2
+    model = getattr(transformers, f"{name}ForCausalLM" if name != "GPT2" else "GPT2LMHeadModel")(config)
+    return model.eval()
+
+
+def shake(model: torch.nn.Module) -> None:
+    """Trainable weights moved at random, so that what was added does something."""
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+
+
+def logits(model: torch.nn.Module, tokens_BT: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(input_ids=tokens_BT).logits
+
+
+@pytest.fixture
+def tokens_BT() -> Tensor:
+    return torch.randint(1, 50, (2, 9), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+@pytest.mark.parametrize("method", METHODS)
+def test_outputs_unchanged_at_first(name: str, method: str, tokens_BT: Tensor) -> None:
+    model = make(name)
+    before = logits(model, tokens_BT)
+    extend(model, method)
+    assert torch.equal(logits(model, tokens_BT), before)
+    shake(model)
+    assert not torch.equal(logits(model, tokens_BT), before)
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter", "neutral"])
+def test_outputs_unchanged_at_first_in_bf16(method: str, tokens_BT: Tensor) -> None:
+    model = make().bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        before = logits(model, tokens_BT)
+        extend(model, method)
+        assert torch.equal(logits(model, tokens_BT), before)
+    kinds = {(parameter.requires_grad, parameter.dtype) for parameter in model.parameters()}
+    assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+@pytest.mark.parametrize("method", ["lora", "neutral"])
+def test_causal_and_cached_generation_equals_uncached(name: str, method: str, tokens_BT: Tensor) -> None:
+    model = make(name)
+    extend(model, method)
+    shake(model)
+    whole = logits(model, tokens_BT)
+    changed = tokens_BT.clone()
+    changed[:, 5:] = (changed[:, 5:] + 1) % 50
+    assert torch.equal(logits(model, changed)[:, :5], whole[:, :5])
+    assert not torch.equal(logits(model, changed)[:, 5:], whole[:, 5:])
+    how = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    cached = model.generate(tokens_BT, use_cache=True, **how)
+    assert torch.equal(cached, model.generate(tokens_BT, use_cache=False, **how))
+
+
+def test_widths_and_fraction() -> None:
+    sizes = {"hidden_size": 32, "layers": 2, "heads": 2, "ffn_size": 64, "vocabulary": 500, "row_tokens": 8}
+    n = unique_parameters(create_llama(**sizes))
+    neutral = extend(create_llama(**sizes), "neutral", fraction=0.3)
+    assert neutral.width == round(0.3 * n / (3 * 32 * 2))
+    assert neutral.extra_parameters == 2 * (3 * 32 * neutral.width + 33)
+    lora = extend(create_llama(**sizes), "lora", fraction=0.3)
+    assert lora.width == round(0.3 * n / (3 * (32 + 64) * 2))
+    assert lora.extra_parameters == 3 * (32 + 64) * 2 * lora.width
+    for extension in (neutral, lora):
+        assert extension.backbone_parameters == n
+        assert extension.fraction == extension.extra_parameters / n == pytest.approx(0.3, rel=0.05)
+    assert extend(create_llama(**sizes), "finetune").extra_parameters == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_state_goes_from_one_model_to_another(method: str, tokens_BT: Tensor) -> None:
+    model = make("Gemma2")  # its embeddings are tied
+    extend(model, method)
+    shake(model)
+    state = {name: weight.clone() for name, weight in trainable_state(model).items()}
+    other = make("Gemma2")
+    extend(other, method, seed=9)
+    load_trainable(other, state)
+    assert torch.equal(logits(model, tokens_BT), logits(other, tokens_BT))
+
+
+def test_state_of_another_width_is_refused() -> None:
+    one, other = make(), make()
+    extend(one, "neutral", fraction=0.5)
+    extend(other, "neutral", fraction=0.2)
+    with pytest.raises(ExtendError, match=r"such as .*block\.down_proj"):
+        load_trainable(other, trainable_state(one))
+    with pytest.raises(ExtendError, match="do not fit"):
+        load_trainable(other, {})
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter", "neutral"])
+def test_no_gradient_below_the_first_addition(method: str, tokens_BT: Tensor) -> None:
+    model = make()
+    extend(model, method)
+    seen: list[bool] = []
+    model.get_input_embeddings().register_forward_hook(lambda *args: seen.append(args[-1].requires_grad))
+    sum_nll(model, tokens_BT).backward()
+    assert seen == [False]
+    added = ("block", "lora_")
+    assert all((p.grad is not None) == any(a in name for a in added) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("gate", ["elu", "sigmoid"])
+def test_checkpointed_layers_have_the_same_gradients(gate: str, tokens_BT: Tensor) -> None:
+    results = []
+    for recompute in (False, True):
+        model = make()
+        extension = extend(model, "neutral", gate=gate)
+        shake(model)
+        if recompute:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        extension.context.batch = MicroBatch(torch.tensor([1.0, 0.0]).view(-1, 1, 1), 5.0, 0.5)
+        sum_nll(model, tokens_BT).backward()
+        results.append([p.grad for p in model.parameters() if p.requires_grad])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_additions_stack(tokens_BT: Tensor) -> None:
+    model = make()
+    extend(model, "neutral")
+    shake(model)
+    before = logits(model, tokens_BT)
+    second = extend(model, "neutral")
+    assert torch.equal(logits(model, tokens_BT), before)
+    layer = decoder_layers(model)[0].mlp
+    assert isinstance(layer, ExtendedFFN) and isinstance(layer.ffn, ExtendedFFN)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == second.extra_parameters
+
+
+def test_models_that_are_not_understood_are_refused() -> None:
+    from transformers import MixtralConfig, MixtralForCausalLM, OPTConfig, OPTForCausalLM
+
+    opt = OPTConfig(
+        vocab_size=50, hidden_size=16, ffn_dim=24, num_hidden_layers=2, num_attention_heads=2, word_embed_proj_dim=16
+    )
+    with pytest.raises(ExtendError, match=r"OPTForCausalLM: no list of 2 layers that each have \.mlp"):
+        extend(OPTForCausalLM(opt), "neutral")
+    mixtral = MixtralConfig(**COMMON, num_local_experts=2, num_experts_per_tok=1)
+    with pytest.raises(ExtendError, match="mixture of experts"):
+        extend(MixtralForCausalLM(mixtral), "neutral")
+    with pytest.raises(ExtendError, match="larger fraction"):
+        extend(make(), "neutral", fraction=1e-6)

@@ -1,0 +1,73 @@
+import json
+
+import pyarrow as pa
+import pytest
+
+from pipeline.files import ROWS_PER_BATCH, atomic, copy_arrow, read_arrow, write_arrow
+from pipeline.ledger import Ledger, LedgerError, merge
+
+SCHEMA = pa.schema([("text", pa.string())])
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic(path) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_part_left_by_a_killed_run_is_overwritten(tmp_path):
+    (tmp_path / "a.part").write_text("left by a killed run, and longer than what comes")
+    with atomic(tmp_path / "a") as part:
+        part.write_text("new")
+    assert (tmp_path / "a").read_text() == "new"
+
+
+def test_rows_come_back_in_order_and_in_batches(tmp_path):
+    rows = [{"text": str(i)} for i in range(2 * ROWS_PER_BATCH + 1)]
+    assert write_arrow(tmp_path / "a.arrow", SCHEMA, rows) == len(rows)
+    batches = list(read_arrow(tmp_path / "a.arrow"))
+    assert [len(b) for b in batches] == [ROWS_PER_BATCH, ROWS_PER_BATCH, 1]
+    assert [r for b in batches for r in b.to_pylist()] == rows
+
+
+def test_long_texts_make_short_batches(tmp_path):
+    write_arrow(tmp_path / "a.arrow", SCHEMA, ({"text": "x" * 20 * 2**20} for _ in range(4)))
+    assert [len(b) for b in read_arrow(tmp_path / "a.arrow")] == [2, 2]
+
+
+def test_copies_are_the_parts_in_order(tmp_path):
+    for name in "ab":
+        write_arrow(tmp_path / name, SCHEMA.with_metadata({"part": name}), [{"text": name}])
+    copy_arrow(tmp_path / "c", SCHEMA, [tmp_path / "b", tmp_path / "a"])
+    assert [r["text"] for b in read_arrow(tmp_path / "c") for r in b.to_pylist()] == ["b", "a"]
+
+
+def test_a_ledger_that_does_not_balance_is_refused(tmp_path):
+    ledger = Ledger("stage")
+    ledger.enter(documents=2, bytes=10)
+    ledger.keep(documents=1, bytes=10)
+    with pytest.raises(LedgerError, match="2 documents came in but 1 are accounted for"):
+        ledger.write(tmp_path / "ledger.json")
+    assert not (tmp_path / "ledger.json").exists()
+    ledger.drop("a_reason", documents=1)
+    ledger.write(tmp_path / "ledger.json")
+    assert json.loads((tmp_path / "ledger.json").read_text())["dropped"]["a_reason"]["documents"] == 1
+
+
+def test_merged_ledgers_add_up():
+    parts = []
+    for number in range(3):
+        ledger = Ledger("stage")
+        ledger.enter(documents=3)
+        ledger.keep(documents=2)
+        ledger.fail("broken", documents=1)
+        ledger.sample("kept", f"https://{number}", "text")
+        parts.append(ledger.data())
+    total = merge("stage", parts).data()
+    assert total["in"]["documents"] == 9
+    assert total["failed"]["broken"]["documents"] == 3
+    assert [s["url"] for s in total["samples"]["kept"]] == ["https://0", "https://1", "https://2"]

@@ -1,0 +1,73 @@
+import json
+
+import pytest
+from conftest import prose
+
+from pipeline.cli import StageError
+from pipeline.dedup import DOCUMENT_SCHEMA
+from pipeline.files import read_arrow, write_arrow
+from pipeline.options import Positives, Quality, Shards
+from pipeline.quality import train_classifier
+from pipeline.shards import shard_path, split_of, write_shards
+
+SMALL = Quality(
+    positives={"fr": Positives(urls="good")}, dimensions=8, epochs=5, hash_buckets=1000, keep_share=0.4, max_examples=200
+)
+
+
+@pytest.fixture
+def documents(tmp_path):
+    rows = []
+    for i in range(120):
+        good = i % 3 == 0
+        text = "\n".join(prose("fr", i)) if good else f"cliquez ici {i} panier prix promo {i * 7} " * 8
+        row = dict.fromkeys(DOCUMENT_SCHEMA.names)
+        rows.append(row | {"text": text, "url": f"https://{'good' if good else 'shop'}.example/{i}", "language": "fr",
+                           "paragraphs": [0]})
+    write_arrow(tmp_path / "documents.arrow", DOCUMENT_SCHEMA, rows)
+    return str(tmp_path / "documents.arrow")
+
+
+def train(documents, tmp_path, name="fr", options=SMALL):
+    train_classifier(options, [documents], "fr", str(tmp_path / f"{name}.bin"), str(tmp_path / f"{name}.json"))
+    return json.loads((tmp_path / f"{name}.json").read_text())
+
+
+def test_good_text_passes_and_drops_are_counted(documents, tmp_path):
+    report = train(documents, tmp_path)
+    write_shards(Shards(validation_share=0.2), documents, [str(tmp_path / "fr.json")], ["en", "fr"], "00000",
+                 str(tmp_path / "corpus"), str(tmp_path / "ledger.json"))
+    rows = {s: [r for b in read_arrow(shard_path(tmp_path / "corpus", "fr", s, "00000")) for r in b.to_pylist()]
+            for s in ("train", "validation")}
+    kept = rows["train"] + rows["validation"]
+    ledger = json.loads((tmp_path / "ledger.json").read_text())
+    assert ledger["kept"]["documents"] == len(kept)
+    assert ledger["dropped"]["low_quality"]["documents"] == 120 - len(kept)
+    assert sum("good" in r["url"] for r in kept) == 40
+    assert all(r["quality_score"] >= report["threshold"] for r in kept)
+    assert 40 <= len(kept) < 100  # keep_share is 0.4, chosen on 24 held-out examples of 120
+    assert all(split_of(r["text"], 0.2) == split for split, part in rows.items() for r in part)
+
+
+def test_a_model_has_the_same_bytes_each_time(documents, tmp_path):
+    train(documents, tmp_path, "one"), train(documents, tmp_path, "two")
+    assert (tmp_path / "one.bin").read_bytes() == (tmp_path / "two.bin").read_bytes()
+
+
+def test_a_ready_made_model_needs_no_positives(documents, tmp_path):
+    train(documents, tmp_path, "made")
+    report = train(documents, tmp_path, "fr", Quality(models={"fr": str(tmp_path / "made.bin")}, keep_share=0.5))
+    assert (tmp_path / "fr.bin").read_bytes() == (tmp_path / "made.bin").read_bytes()
+    assert 0 < report["threshold"] < 1
+
+
+def test_too_few_examples_name_the_key(documents, tmp_path):
+    with pytest.raises(StageError, match=r"quality\.positives\.fr: 0 good and 120 random"):
+        train(documents, tmp_path, options=Quality(positives={"fr": Positives(urls="nowhere")}))
+
+
+def test_a_document_never_changes_its_split():
+    texts = [f"text {i}" for i in range(4000)]
+    small = {t for t in texts if split_of(t, 0.05) == "validation"}
+    assert small <= {t for t in texts if split_of(t, 0.1) == "validation"}
+    assert 0.03 < len(small) / len(texts) < 0.07
