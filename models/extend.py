@@ -144,10 +144,7 @@ def _add_lora(model: Any, layers: list[Any], extra: float) -> int:
     rank = round(extra / sum(sizes))
     _check_width(rank, "LoRA rank")
     linear = {
-        id(module)
-        for layer in layers
-        for module in layer.mlp.modules()
-        if isinstance(module, nn.Linear | Conv1D)
+        id(module) for layer in layers for module in layer.mlp.modules() if isinstance(module, nn.Linear | Conv1D)
     }
     targets = [name for name, module in model.named_modules() if id(module) in linear]
     transposed = any(isinstance(module, Conv1D) for module in layers[0].mlp.modules())

@@ -59,7 +59,7 @@ def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | Non
     try:
         values = {f.name: arguments.pop(f.name) for f in stage.files}
         if stage.options is not None:
-            values["options"] = _options(stage, arguments)
+            values["options"] = _options(stage, stage.options, arguments)
         module, function = stage.run.split(":")
         getattr(importlib.import_module(module), function)(**values)
     except (StageError, ConfigError) as error:
@@ -78,7 +78,7 @@ def _add_stage(commands: Any, stage: Stage) -> None:
         keywords: dict[str, Any] = {"help": file.doc, "type": file.kind, "dest": file.name}
         if file.many:
             keywords["nargs"] = "+" if file.required else "*"
-        metavar = {int: "N"}.get(file.kind, "PATH")
+        metavar = "N" if file.kind is int else "PATH"
         files.add_argument(
             f"--{file.name.replace('_', '-')}",
             required=file.required and file.default is None,
@@ -94,9 +94,8 @@ def _add_stage(commands: Any, stage: Stage) -> None:
         add_arguments(group, stage.options)
 
 
-def _options(stage: Stage, given: dict[str, Any]) -> Any:
+def _options(stage: Stage, cls: type, given: dict[str, Any]) -> Any:
     """The stage's options: those of --config, if given, with the flags on top."""
-    assert stage.options is not None
     config = given.pop("config", None)
     data: dict[str, Any] = {}
     if config:
@@ -105,6 +104,4 @@ def _options(stage: Stage, given: dict[str, Any]) -> Any:
         with open(config, encoding="utf-8") as file:  # noqa: PTH123
             whole = yaml.safe_load(file) or {}
         data = whole.get(stage.section) or {}
-    return read(stage.options, data | given, config or "command line")
-
-
+    return read(cls, data | given, config or "command line")

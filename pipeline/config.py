@@ -259,7 +259,7 @@ def json_schema(kind: Any) -> dict[str, Any]:
             entry["description"] = rule.get("doc", "") + (f" [{rule['unit']}]" if "unit" in rule else "")
             for ours, theirs in (("low", "minimum"), ("high", "maximum"), ("choices", "enum")):
                 if ours in rule:
-                    target = entry["items"] if "items" in entry else entry
+                    target = entry.get("items", entry)
                     target[theirs] = list(rule[ours]) if ours == "choices" else rule[ours]
             if _default(field) is not dataclasses.MISSING:
                 entry["default"] = to_data(_default(field))

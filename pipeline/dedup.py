@@ -88,9 +88,7 @@ def duplicates_of(hashes: np.ndarray, ordinals: np.ndarray) -> np.ndarray:
     return ordinals[later]
 
 
-def apply_duplicates(
-    options: Dedup, pages: str, duplicates: str, position: int, output: str, ledger: str
-) -> None:
+def apply_duplicates(options: Dedup, pages: str, duplicates: str, position: int, output: str, ledger: str) -> None:
     """Documents: the pages of one file without their duplicate paragraphs."""
     ordinals = np.load(duplicates, mmap_mode="r")
     first, last = np.uint64(position << ORDINAL_BITS), np.uint64((position + 1) << ORDINAL_BITS)

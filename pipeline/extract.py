@@ -55,7 +55,13 @@ def extract(
     schema = stamp(PAGE_SCHEMA, "extract", options)
     code = fingerprint("pipeline.extract")
     jobs = [
-        (options, warc, language_id, str(parts / f"{i:05d}.arrow"), f"{code} {warc} {Path(warc).stat().st_size}")
+        (
+            options,
+            warc,
+            language_id,
+            str(parts / f"{i:05d}.arrow"),
+            f"{code} {warc} {Path(warc).stat().st_size}",
+        )
         for i, warc in enumerate(warcs)
     ]
     map_items(_extract_one, jobs, workers, scheduler, "extract", "WARCs")

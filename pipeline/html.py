@@ -7,10 +7,13 @@ import re
 
 BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 META = re.compile(rb"""<meta[^>]{0,200}charset\s*=\s*["']?\s*([\w.:-]{1,40})""", re.IGNORECASE)
+FALLBACK = "cp1252"  # of browsers, for western languages
 META_BYTES = 1024  # how far browsers look (HTML standard, "prescan a byte stream")
 # Text has no control characters but tab and newline; these come from binary junk and hostile pages.
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
-SNIFF = re.compile(rb"\s*(?:<!--|<!doctype html|<(?:html|head|body|title|h1|div|p|table|script|meta)\b)", re.IGNORECASE)
+SNIFF = re.compile(
+    rb"\s*(?:<!--|<!doctype html|<(?:html|head|body|title|h1|div|p|table|script|meta)\b)", re.IGNORECASE
+)
 UNDECODABLE_SHARE = 0.05
 
 
@@ -26,30 +29,32 @@ def charset_of(body: bytes, declared: str | None) -> tuple[str, str]:
 
     Unknown labels fall through to the next. Source: WHATWG Encoding and HTML standards.
     """
-    from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
+    from resiliparse.parse.encoding import detect_encoding
 
     for bom, name in BOMS:
         if body.startswith(bom):
             return name, "bom"
-    if declared and (name := map_encoding_to_html5(declared, fallback_utf8=False)):
-        return _codec(name), "http"
-    if match := META.search(body[:META_BYTES]):
-        name = map_encoding_to_html5(match[1].decode("ascii", "replace"), fallback_utf8=False)
-        if name:  # a <meta> that could be read is no UTF-16, whatever it says (HTML standard)
-            return ("utf-8" if name.lower().startswith("utf-16") else _codec(name)), "meta"
+    if declared and (codec := _codec(declared)):
+        return codec, "http"
+    match = META.search(body[:META_BYTES])
+    if match and (codec := _codec(match[1].decode("ascii", "replace"))):
+        # A <meta> that could be read is no UTF-16, whatever it says (HTML standard).
+        return ("utf-8" if codec.startswith("utf-16") else codec), "meta"
     try:
         body.decode("utf-8")
         return "utf-8", "detected"
     except UnicodeDecodeError:
-        return _codec(detect_encoding(body)), "detected"
+        return _codec(detect_encoding(body) or "") or FALLBACK, "detected"
 
 
-def _codec(name: str) -> str:
-    """The name of Python's codec, or windows-1252, the web's fallback, where Python has none."""
+def _codec(label: str) -> str | None:
+    """The name of Python's codec for a label of the web, or None for an unknown one."""
+    from resiliparse.parse.encoding import map_encoding_to_html5
+
     try:
-        return codecs.lookup(name).name
+        return codecs.lookup(map_encoding_to_html5(label, fallback_utf8=False) or "").name
     except LookupError:
-        return "cp1252"
+        return None
 
 
 def decode(body: bytes, codec: str) -> str | None:

@@ -70,7 +70,13 @@ class Ledger:
 
     def data(self) -> dict[str, Any]:
         ordered = {key: dict(sorted(getattr(self, key).items())) for key in ("dropped", "failed", "languages")}
-        return {"stage": self.stage, "in": self.entered, "kept": self.kept, **ordered, "samples": self.samples}
+        return {
+            "stage": self.stage,
+            "in": self.entered,
+            "kept": self.kept,
+            **ordered,
+            "samples": self.samples,
+        }
 
 
 def merge(stage: str, parts: Iterable[dict[str, Any]]) -> Ledger:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import glob
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config import ConfigError
@@ -19,7 +19,7 @@ def manifest(crawl: Crawl, sample: Sample, output: str) -> list[str]:
     found: list[str] = []
     problems = []
     for i, pattern in enumerate(crawl.warcs):
-        matches = sorted(glob.glob(pattern, recursive=True)) or [pattern]
+        matches = sorted(map(str, expand(pattern))) or [pattern]
         for path in matches:
             if not Path(path).is_file():
                 problems.append(f"crawl.warcs[{i}]: no file matches {pattern}; paths are relative to {Path.cwd()}")
@@ -30,6 +30,12 @@ def manifest(crawl: Crawl, sample: Sample, output: str) -> list[str]:
     if problems:
         raise ConfigError("\n".join(problems))
     return found
+
+
+def expand(pattern: str) -> Iterator[Path]:
+    """The paths that match a glob, which may be absolute and may hold `**`."""
+    path = Path(pattern)
+    return Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)))
 
 
 def batches(warcs: list[str], size: int) -> dict[str, list[str]]:

@@ -84,9 +84,7 @@ class Dedup:
         choices=("none", "ccnet"),
     )
     buckets: int = option(16, "parts of the hash space; each is reduced in memory", low=1, high=65536)
-    min_chars: int = option(
-        200, "drop documents with less text left", unit="characters", low=1
-    )
+    min_chars: int = option(200, "drop documents with less text left", unit="characters", low=1)
 
 
 @dataclass(frozen=True, kw_only=True)

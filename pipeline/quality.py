@@ -35,9 +35,7 @@ def good_score(model: Any, text: str, label: str = GOOD) -> float:
     return min(1.0, dict(zip(labels, map(float, scores), strict=True)).get(label, 0.0))
 
 
-def train_classifier(
-    options: Quality, documents: list[str], language: str, output: str, report: str
-) -> None:
+def train_classifier(options: Quality, documents: list[str], language: str, output: str, report: str) -> None:
     """Train one language's classifier, or take the ready-made one, and choose its threshold.
 
     A share of the examples is held out: of the random ones, `keep_share` pass the threshold; with the good
@@ -48,7 +46,8 @@ def train_classifier(
     rows = list(_language_rows(documents, language))
     negatives = _draw((text for _, text in rows), options)
     if language in options.models:
-        model_path, label, positives = options.models[language], options.label, []
+        model_path, label = options.models[language], options.label
+        positives: list[str] = []
         held_positives, held_negatives = positives, negatives
         model = fasttext.load_model(model_path)
         with atomic(output) as part:

@@ -22,7 +22,7 @@ from pipeline.cli import StageError
 from pipeline.files import atomic
 from pipeline.options import Sample
 from pipeline.progress import progress
-from pipeline.sources import LANGUAGE_MODEL, PAGE_SUFFIXES, SOURCES, members, fetch, pages
+from pipeline.sources import LANGUAGE_MODEL, PAGE_SUFFIXES, SOURCES, fetch, members, pages
 
 FIRST_DATE = datetime(2026, 1, 1, tzinfo=UTC)
 OTHERS_PER_PAGE = 0.02  # non-HTML records beside the pages
@@ -77,7 +77,11 @@ def _write_warc(file: Any, name: str, crawl: list[tuple[str, str, bytes]], first
     from warcio.warcwriter import WARCWriter
 
     writer = WARCWriter(file, gzip=True)
-    info = {"isPartOf": "sample crawl", "software": "neutral-residues sample", "format": "WARC File Format 1.0"}
+    info = {
+        "isPartOf": "sample crawl",
+        "software": "neutral-residues sample",
+        "format": "WARC File Format 1.0",
+    }
     headers = _warc_headers(f"info {name}", FIRST_DATE)
     record = writer.create_warcinfo_record(name, info)
     for key, value in headers.items():
@@ -97,7 +101,11 @@ def _write_warc(file: Any, name: str, crawl: list[tuple[str, str, bytes]], first
                 headers["Content-Type"] = "application/warc-fields"
             writer.write_record(
                 writer.create_warc_record(
-                    url, kind, payload=io.BytesIO(payload), length=len(payload), http_headers=http,
+                    url,
+                    kind,
+                    payload=io.BytesIO(payload),
+                    length=len(payload),
+                    http_headers=http,
                     warc_headers_dict=headers,
                 )
             )
@@ -129,7 +137,11 @@ def _serve(url: str, media: str, body: bytes) -> tuple[str, str, bytes]:
     if media != "text/html":
         return "200 OK", media, body
     if dice % 100 == 0:
-        return "404 Not Found", "text/html; charset=utf-8", b"<html><body><h1>404 Not Found</h1></body></html>"
+        return (
+            "404 Not Found",
+            "text/html; charset=utf-8",
+            b"<html><body><h1>404 Not Found</h1></body></html>",
+        )
     if dice % 10 == 1:  # not every page is UTF-8; the header says so, whatever <meta> says
         charset = CHARSETS[dice // 10 % len(CHARSETS)]
         try:

@@ -31,13 +31,21 @@ def shard_path(corpus: str | Path, language: str, split: str, name: str) -> Path
 
 
 def write_shards(
-    options: Shards, documents: str, quality: list[str], languages: list[str], name: str, output: str, ledger: str
+    options: Shards,
+    documents: str,
+    quality: list[str],
+    languages: list[str],
+    name: str,
+    output: str,
+    ledger: str,
 ) -> None:
     """The shards of one document file: `{output}/{language}/{split}-{name}.arrow` for each pair."""
     import fasttext
 
     reports = {report["language"]: report for report in map(read_json, quality)}
-    models = {read_json(path)["language"]: fasttext.load_model(str(Path(path).with_suffix(".bin"))) for path in quality}
+    models = {
+        read_json(path)["language"]: fasttext.load_model(str(Path(path).with_suffix(".bin"))) for path in quality
+    }
     book = Ledger("quality")
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {(la, sp): [] for la in languages for sp in SPLITS}
     for document in _scored(documents, models, reports, book):

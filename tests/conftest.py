@@ -13,8 +13,11 @@ from warcio.warcwriter import WARCWriter
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = {
-    "fr": "le chat dort sur la chaise et la petite fille regarde une grande maison dans la rue avec son ami".split(),
-    "en": "the cat sleeps on the chair while a little girl looks at the big house in the street with her friend".split(),
+    language: sentence.split()
+    for language, sentence in {
+        "fr": "le chat dort sur la chaise et la petite fille regarde une maison dans la rue avec son ami",
+        "en": "the cat sleeps on the chair while a little girl looks at the big house in the street",
+    }.items()
 }
 
 
@@ -39,7 +42,10 @@ def write_warc(path: Path, records: list[tuple[str, bytes, str]]) -> Path:
         writer = WARCWriter(file, gzip=True)
         for url, body, content_type in records:
             http = StatusAndHeaders("200 OK", [("Content-Type", content_type)], protocol="HTTP/1.1")
-            headers = {"WARC-Date": "2026-01-01T00:00:00Z", "WARC-Record-ID": f"<urn:uuid:{uuid5(NAMESPACE_URL, url)}>"}
+            headers = {
+                "WARC-Date": "2026-01-01T00:00:00Z",
+                "WARC-Record-ID": f"<urn:uuid:{uuid5(NAMESPACE_URL, url)}>",
+            }
             writer.write_record(
                 writer.create_warc_record(
                     url, "response", io.BytesIO(body), len(body), http_headers=http, warc_headers_dict=headers

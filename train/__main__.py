@@ -8,7 +8,7 @@ from pipeline.cli import File, Stage, main
 from train import options
 
 SHARDS = File("shards", "Arrow shards of the corpus", many=True)
-VALIDATIONS = File("validations", "held-out rows to evaluate with, as DOMAIN=PATH", many=True)
+VALIDATION = File("validation", "held-out rows to evaluate with, as DOMAIN=PATH", many=True)
 BACKBONE = File("backbone", "folder of the backbone")
 
 STAGES = (
@@ -44,7 +44,7 @@ STAGES = (
         "train.trainer:pretrain",
         (
             File("rows", "rows to train on"),
-            File("validation", "held-out rows to evaluate with"),
+            VALIDATION,
             File("tokenizer", "folder of the tokenizer"),
             File("output", "folder of the backbone"),
         ),
@@ -53,7 +53,7 @@ STAGES = (
     Stage(
         "backbone",
         "Fetch a backbone from the hub or a folder, checked and saved as safetensors.",
-        "train.backbone:fetch_backbone",
+        "models.backbone:fetch_backbone",
         (
             File("source", "hub id or folder"),
             File("revision", "revision of the hub id", required=False),
@@ -68,7 +68,7 @@ STAGES = (
             BACKBONE,
             File("old_rows", "rows of the old domain, to replay"),
             File("new_rows", "rows of the new domain"),
-            VALIDATIONS,
+            VALIDATION,
             File("output", "folder of the run"),
         ),
         options.Run,

@@ -27,7 +27,7 @@ def _model_scales(models: Sequence[str]) -> tuple[Any, Any]:
     )
 
 
-def trade_off(points: Rows, models: Sequence[str], forgetting: str, learning: str) -> alt.LayerChart:
+def trade_off(points: Rows, models: Sequence[str], forgetting: str, learning: str) -> Any:
     """Figure 1 of the paper: learning against forgetting, each run's way through its training.
 
     Points: model, step, forgetting, learning (both bits per byte), final (whether it is the run's end).
@@ -35,7 +35,9 @@ def trade_off(points: Rows, models: Sequence[str], forgetting: str, learning: st
     colour, shape = _model_scales(models)
     pick = alt.selection_point(fields=["model"], bind="legend")
     base = alt.Chart(alt.Data(values=points)).encode(
-        x=alt.X("forgetting:Q", title=f"{forgetting}: bits per byte (right: forgets)", scale=alt.Scale(zero=False)),
+        x=alt.X(
+            "forgetting:Q", title=f"{forgetting}: bits per byte (right: forgets)", scale=alt.Scale(zero=False)
+        ),
         y=alt.Y("learning:Q", title=f"{learning}: bits per byte (down: learns)", scale=alt.Scale(zero=False)),
         color=colour,
         opacity=alt.condition(pick, alt.value(1), alt.value(0.12)),
@@ -102,18 +104,32 @@ def funnel(points: Rows, stages: Sequence[str]) -> alt.Chart:
                 legend=alt.Legend(orient="bottom", columns=2, labelLimit=260),
                 scale=alt.Scale(
                     domain=list(dict.fromkeys(p["outcome"] for p in points)),
-                    range=["#009E73", "#E69F00", "#D55E00", "#CC79A7", "#56B4E9", "#0072B2", "#F0E442", "#8a8a8a"],
+                    range=[
+                        "#009E73",
+                        "#E69F00",
+                        "#D55E00",
+                        "#CC79A7",
+                        "#56B4E9",
+                        "#0072B2",
+                        "#F0E442",
+                        "#8a8a8a",
+                    ],
                 ),
             ),
             order=alt.Order("order:Q"),
-            tooltip=["stage:N", "outcome:N", alt.Tooltip("amount:Q", format=","), "unit:N",
-                     alt.Tooltip("share:Q", format=".1%")],
+            tooltip=[
+                "stage:N",
+                "outcome:N",
+                alt.Tooltip("amount:Q", format=","),
+                "unit:N",
+                alt.Tooltip("share:Q", format=".1%"),
+            ],
         )
         .properties(width=WIDTH, height={"step": 34})
     )
 
 
-def languages(points: Rows) -> alt.LayerChart:
+def languages(points: Rows) -> Any:
     """Documents found in each language, wanted or not. Points: language, documents, wanted."""
     base = alt.Chart(alt.Data(values=points)).encode(
         y=alt.Y("language:N", title=None, sort="-x"),
@@ -121,7 +137,9 @@ def languages(points: Rows) -> alt.LayerChart:
         tooltip=["language:N", alt.Tooltip("documents:Q", format=",")],
     )
     bars = base.mark_bar(cornerRadius=2).encode(
-        color=alt.Color("wanted:N", title=None, scale=alt.Scale(domain=["kept", "not wanted"], range=["#009E73", GREY]))
+        color=alt.Color(
+            "wanted:N", title=None, scale=alt.Scale(domain=["kept", "not wanted"], range=["#009E73", GREY])
+        )
     )
     return alt.layer(bars).properties(width=WIDTH, height={"step": 22})
 
@@ -153,13 +171,18 @@ def durations(points: Rows) -> alt.Chart:
         .encode(
             y=alt.Y("stage:N", title=None, sort=None, axis=alt.Axis(labelLimit=220)),
             x=alt.X("seconds:Q", title="seconds, summed over jobs"),
-            tooltip=["stage:N", "jobs:Q", alt.Tooltip("seconds:Q", format=".1f"),
-                     alt.Tooltip("memory:Q", format=",.0f", title="peak MiB")],
+            tooltip=[
+                "stage:N",
+                "jobs:Q",
+                alt.Tooltip("seconds:Q", format=".1f"),
+                alt.Tooltip("memory:Q", format=",.0f", title="peak MiB"),
+            ],
         )
         .properties(width=WIDTH, height={"step": 20})
     )
 
 
-def for_print(chart: alt.LayerChart) -> dict[str, Any]:
+def for_print(chart: Any) -> dict[str, Any]:
     """A chart's specification at a fixed width on white, for a picture."""
-    return chart.properties(width=620, background="white").to_dict()
+    specification: dict[str, Any] = chart.properties(width=620, background="white").to_dict()
+    return specification

@@ -56,6 +56,10 @@ def write(model: Any, backbone: str, prompt: str, tokens: int, device: torch.dev
         raise StageError(f"evaluate.prompts: {prompt!r} leaves no room to continue; shorten it")
     with torch.no_grad(), compute(device):
         out = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=room, do_sample=False, repetition_penalty=1.1
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=room,
+            do_sample=False,
+            repetition_penalty=1.1,
         )
     return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))

@@ -67,12 +67,18 @@ class Pretrain(Training):
     heads: int = option(2, "attention heads", low=1)
     ffn_size: int = option(384, "FFN width (F)", low=8)
     flat_below: float = option(
-        0.0, "stop when an evaluation improves by less than this (0: train all steps)", unit="bits per byte", low=0
+        0.0,
+        "stop when an evaluation improves by less than this (0: train all steps)",
+        unit="bits per byte",
+        low=0,
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.hidden_size % self.heads:
-            yield "heads", f"{self.heads} does not divide hidden_size {self.hidden_size}; choose one that does"
+            yield (
+                "heads",
+                f"{self.heads} does not divide hidden_size {self.hidden_size}; choose one that does",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,8 +194,6 @@ def eval_domains(config: Config) -> list[str]:
     """The domains to measure, forgetting first, learning second, each once."""
     evaluate = config.evaluate
     return list(dict.fromkeys([evaluate.forgetting, evaluate.learning, *evaluate.others]))
-
-
 
 
 def write_schema(output: str) -> None:

@@ -49,20 +49,28 @@ def write_report(
         "funnel": charts.funnel(funnel_points(corpus["ledgers"]), [x["stage"] for x in corpus["ledgers"]]),
         "languages": charts.languages(language_points(corpus)),
         "learning": charts.curves(evaluation_points(found, learning), models, "bpb", f"{learning}: bits per byte"),
-        "forgetting": charts.curves(evaluation_points(found, forgetting), models, "bpb", f"{forgetting}: bits per byte"),
+        "forgetting": charts.curves(
+            evaluation_points(found, forgetting), models, "bpb", f"{forgetting}: bits per byte"
+        ),
         "loss": charts.curves(loss_points(found), models, "loss", "training loss, nats per token"),
     }
     if gate := gate_points(found):
         specs["gates"] = charts.gates(gate)
     if pretraining := pretraining_points(backbone):
-        specs["pretraining"] = charts.curves(pretraining, ["-", *dict.fromkeys(p["model"] for p in pretraining)], "bpb", "bits per byte")
+        specs["pretraining"] = charts.curves(
+            pretraining, ["-", *dict.fromkeys(p["model"] for p in pretraining)], "bpb", "bits per byte"
+        )
     if quality:
         specs["precision_recall"] = charts.precision_recall(quality_points(quality))
     times = stage_times(benchmarks)
     if times:
         specs["durations"] = charts.durations(times)
+    vega: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     page = environment.get_template("report.html.j2").render(
         title=options.title,
@@ -73,12 +81,14 @@ def write_report(
         others=[name for name in base["domains"] if name not in (forgetting, learning)],
         # "</" would end the script element that holds the data, whatever JSON says.
         specs={name: json.dumps(chart.to_dict()).replace("<", "\\u003c") for name, chart in specs.items()},
-        vega=vl_convert.javascript_bundle().replace("</script", "<\\/script"),
+        vega=vega.replace("</script", "<\\/script"),
         corpus=corpus,
         quality=[read_json(path) for path in quality],
         generations=generations(base, found),
         runs=found,
-        training=read_json(Path(backbone) / "training.json") if (Path(backbone) / "training.json").exists() else None,
+        training=read_json(Path(backbone) / "training.json")
+        if (Path(backbone) / "training.json").exists()
+        else None,
         config=Path(config_file).read_text(encoding="utf-8") if config_file else "",
         times=times,
         versions=versions(),
@@ -105,15 +115,17 @@ def results_table(
 ) -> list[dict[str, Any]]:
     """A row a model: bits per byte, and the change against the backbone."""
     rows = []
-    for name, evaluation, run in [("backbone", base, None), *((r["name"], r["evaluation"], r["run"]) for r in runs)]:
+    for name, evaluation, run in [
+        ("backbone", base, None),
+        *((r["name"], r["evaluation"], r["run"]) for r in runs),
+    ]:
         bpb = {domain: measure["bpb"] for domain, measure in evaluation["domains"].items()}
         change = {domain: value - base["domains"][domain]["bpb"] for domain, value in bpb.items()}
         nats = {domain: measure["nats_per_token"] for domain, measure in evaluation["domains"].items()}
         rows.append({"name": name, "bpb": bpb, "change": change, "nats": nats, "run": run})
-    for domain, kind in ((forgetting, min), (learning, min)):
-        extended = [row for row in rows[1:]]
-        if extended:
-            kind(extended, key=lambda row: row["bpb"][domain]).setdefault("best", set()).add(domain)
+    for domain in (forgetting, learning):
+        best = min(rows[1:], key=lambda row: row["bpb"][domain])
+        best.setdefault("best", set()).add(domain)
     return rows
 
 
@@ -152,7 +164,9 @@ def trade_off_points(
     return points
 
 
-def _point(model: str, step: int, measures: dict[str, Any], forgetting: str, learning: str, final: bool) -> dict[str, Any]:
+def _point(
+    model: str, step: int, measures: dict[str, Any], forgetting: str, learning: str, final: bool
+) -> dict[str, Any]:
     return {
         "model": model,
         "step": step,
@@ -230,7 +244,11 @@ def language_points(corpus: dict[str, Any]) -> list[dict[str, Any]]:
     found = corpus["ledgers"][0]["languages"]
     top = sorted(found.items(), key=lambda item: (-item[1]["documents"], item[0]))[:20]
     return [
-        {"language": code, "documents": c["documents"], "wanted": "kept" if code in corpus["languages"] else "not wanted"}
+        {
+            "language": code,
+            "documents": c["documents"],
+            "wanted": "kept" if code in corpus["languages"] else "not wanted",
+        }
         for code, c in top
     ]
 
@@ -267,7 +285,15 @@ def stage_times(benchmarks: str | None) -> list[dict[str, Any]]:
 
 def versions() -> dict[str, str]:
     names = (
-        "neutral-residues", "torch", "transformers", "peft", "fastwarc", "resiliparse", "fasttext-community",
-        "pyarrow", "dask", "snakemake",
+        "neutral-residues",
+        "torch",
+        "transformers",
+        "peft",
+        "fastwarc",
+        "resiliparse",
+        "fasttext-community",
+        "pyarrow",
+        "dask",
+        "snakemake",
     )
     return {name: importlib.metadata.version(name) for name in names}

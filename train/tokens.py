@@ -92,24 +92,38 @@ def tokenize(
                 f"domain of {output}: no {options.language} document{only} in the {split} split; "
                 "widen its urls, or raise shards.validation_share"
             )
-        ids, sizes, owners = (
-            np.memmap(name, kind) for name, kind in zip(names, (dtype, np.uint32, np.int64), strict=True)
-        )
+        kinds = (dtype, np.dtype(np.uint32), np.dtype(np.int64))
+        ids, sizes, owners = (np.memmap(name, kind) for name, kind in zip(names, kinds, strict=True))
         fill = separator_id(encoder) if split == "validation" else None
-        kept = _write_rows(output, ids, sizes, owners, row_tokens, fill, {
-            "row_tokens": row_tokens,
-            "vocabulary": len(encoder),
-            "special_ids": sorted(encoder.all_special_ids),
-            "tokenizer_sha256": tokenizer_digest(tokenizer),
-            "documents": count,
-            "bytes": int(sizes.sum()),
-            "domain": Path(output).parent.name,
-            "split": split,
-        })
-        write_json(ledger, {
-            "stage": "tokenize", "documents": count, "tokens": len(ids), "tokens_in_rows": kept,
-            "tokens_left_out": len(ids) - kept, "bytes": int(sizes.sum()),
-        })
+        kept = _write_rows(
+            output,
+            ids,
+            sizes,
+            owners,
+            row_tokens,
+            fill,
+            {
+                "row_tokens": row_tokens,
+                "vocabulary": len(encoder),
+                "special_ids": sorted(encoder.all_special_ids),
+                "tokenizer_sha256": tokenizer_digest(tokenizer),
+                "documents": count,
+                "bytes": int(sizes.sum()),
+                "domain": Path(output).parent.name,
+                "split": split,
+            },
+        )
+        write_json(
+            ledger,
+            {
+                "stage": "tokenize",
+                "documents": count,
+                "tokens": len(ids),
+                "tokens_in_rows": kept,
+                "tokens_left_out": len(ids) - kept,
+                "bytes": int(sizes.sum()),
+            },
+        )
 
 
 def tokenizer_digest(folder: str | Path) -> str:
@@ -134,12 +148,19 @@ def separators(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]
 
 
 def _spool(
-    texts: Iterator[str], encoder: Any, before: list[int], after: list[int], dtype: np.dtype, names: list[Path]
+    texts: Iterator[str],
+    encoder: Any,
+    before: list[int],
+    after: list[int],
+    dtype: np.dtype,
+    names: list[Path],
 ) -> int:
     """Write the stream's ids, UTF-8 bytes of each token, and document numbers to three raw files."""
     count = 0
     with (
-        names[0].open("wb") as ids_file, names[1].open("wb") as sizes_file, names[2].open("wb") as owners_file,
+        names[0].open("wb") as ids_file,
+        names[1].open("wb") as sizes_file,
+        names[2].open("wb") as owners_file,
         progress(None, "tokenize", "documents") as bar,
     ):
         for batch in _batched(texts):
@@ -180,7 +201,12 @@ def _batched(texts: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _write_rows(
-    output: str, ids: np.ndarray, sizes: np.ndarray, owners: np.ndarray, row_tokens: int, fill: int | None,
+    output: str,
+    ids: np.ndarray,
+    sizes: np.ndarray,
+    owners: np.ndarray,
+    row_tokens: int,
+    fill: int | None,
     about: dict[str, Any],
 ) -> int:
     """Write the stream as rows; returns how many of its tokens are in them."""

@@ -84,12 +84,13 @@ if PRETRAIN:
             "Pretrain the backbone"
         input:
             rows=f"{OUT}/tokens/{PRETRAIN.domain}/train.arrow",
-            validation=f"{OUT}/tokens/{PRETRAIN.domain}/validation.arrow",
+            validation=EVAL_ROWS,
             tokenizer=TOKENIZER,
         output:
             directory(BACKBONE),
         params:
             options=flags(PRETRAIN),
+            validation=EVAL_FLAGS,
             code=fingerprint("train.trainer"),
         log:
             f"{OUT}/logs/pretrain.log",
@@ -100,7 +101,7 @@ if PRETRAIN:
             mem_mb=6000,
             gpu=gpus(PRETRAIN.device),
         shell:
-            "python -m train pretrain {params.options} --rows {input.rows} --validation {input.validation}"
+            "python -m train pretrain {params.options} --rows {input.rows} --validation {params.validation}"
             " --tokenizer {input.tokenizer} --output {output} > {log} 2>&1"
 
 else:
@@ -113,7 +114,7 @@ else:
         params:
             source=OPTIONS.backbone.source,
             revision=f"--revision {OPTIONS.backbone.revision}" if OPTIONS.backbone.revision else "",
-            code=fingerprint("train.backbone"),
+            code=fingerprint("models.backbone"),
         log:
             f"{OUT}/logs/fetch_backbone.log",
         benchmark:
@@ -177,7 +178,7 @@ rule extend_run:
         gpu=lambda wildcards: gpus(RUNS[wildcards.run].device),
     shell:
         "python -m train extend {params.options} --backbone {input.backbone} --old-rows {input.old}"
-        " --new-rows {input.new} --validations {params.validation} --output {params.folder} > {log} 2>&1"
+        " --new-rows {input.new} --validation {params.validation} --output {params.folder} > {log} 2>&1"
 
 
 def run_files(wildcards):

@@ -71,9 +71,7 @@ def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str
     shutil.rmtree(task.checkpoints, ignore_errors=True)
 
 
-def extend(
-    options: Run, backbone: str, old_rows: str, new_rows: str, validation: list[str], output: str
-) -> None:
+def extend(options: Run, backbone: str, old_rows: str, new_rows: str, validation: list[str], output: str) -> None:
     """Extend a backbone (folder or hub id) to the domain of `new_rows`; writes the folder `output`.
 
     validation are 'name=path' of rows files. The folder holds weights.safetensors (what was trained, fp32),
@@ -130,9 +128,7 @@ def open_validation(named: list[str]) -> dict[str, Rows]:
     pairs = [text.partition("=") for text in named]
     for text, (name, _, path) in zip(named, pairs, strict=True):
         if not (name and path):
-            raise StageError(
-                f"--validation {text}: expected DOMAIN=PATH, such as fr=rows/fr/validation.arrow"
-            )
+            raise StageError(f"--validation {text}: expected DOMAIN=PATH, such as fr=rows/fr/validation.arrow")
     return {name: open_rows(path) for name, _, path in pairs}
 
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from models.backbone import create_llama, unique_parameters
 from models.block import MicroBatch
-from models.extend import ExtendError, ExtendedFFN, decoder_layers, extend, load_trainable, trainable_state
+from models.extend import ExtendedFFN, ExtendError, decoder_layers, extend, load_trainable, trainable_state
 from models.loss import sum_nll
 
 METHODS = ("finetune", "lora", "adapter", "neutral")
@@ -149,17 +149,20 @@ def test_no_gradient_below_the_first_addition(method: str, tokens_BT: Tensor) ->
 
 @pytest.mark.parametrize("gate", ["elu", "sigmoid"])
 def test_checkpointed_layers_have_the_same_gradients(gate: str, tokens_BT: Tensor) -> None:
-    results = []
+    results, calls = [], [0, 0]
     for recompute in (False, True):
         model = make()
         extension = extend(model, "neutral", gate=gate)
         shake(model)
+        for layer in decoder_layers(model):
+            layer.mlp.ffn.register_forward_hook(lambda *_, r=recompute: calls.__setitem__(r, calls[r] + 1))
         if recompute:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
         extension.context.batch = MicroBatch(torch.tensor([1.0, 0.0]).view(-1, 1, 1), 5.0, 0.5)
         sum_nll(model, tokens_BT).backward()
         results.append([p.grad for p in model.parameters() if p.requires_grad])
+    assert calls == [2, 4]
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -179,7 +182,12 @@ def test_models_that_are_not_understood_are_refused() -> None:
     from transformers import MixtralConfig, MixtralForCausalLM, OPTConfig, OPTForCausalLM
 
     opt = OPTConfig(
-        vocab_size=50, hidden_size=16, ffn_dim=24, num_hidden_layers=2, num_attention_heads=2, word_embed_proj_dim=16
+        vocab_size=50,
+        hidden_size=16,
+        ffn_dim=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        word_embed_proj_dim=16,
     )
     with pytest.raises(ExtendError, match=r"OPTForCausalLM: no list of 2 layers that each have \.mlp"):
         extend(OPTForCausalLM(opt), "neutral")

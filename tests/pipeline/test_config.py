@@ -47,13 +47,19 @@ def test_all_errors_are_listed_at_once_with_key_and_cure():
         ({"evaluate": {"learning": "it"}}, "evaluate.learning: no domain 'it'"),
         ({"backbone": {}}, "backbone.source: give exactly one of source and pretrain"),
         ({"extract": {"language_model": "no/such.bin"}}, "extract.language_model: no such file: no/such.bin"),
-        ({"domains": DOMAINS | {"it": {"language": "it"}}}, "domains.it.language: 'it' is not in extract.languages"),
-        ({"domains": DOMAINS | {"x": {"language": "fr", "urls": "("}}}, "domains.x.urls: not a regular expression"),
+        (
+            {"domains": DOMAINS | {"it": {"language": "it"}}},
+            "domains.it.language: 'it' is not in extract.languages",
+        ),
+        (
+            {"domains": DOMAINS | {"x": {"language": "fr", "urls": "("}}},
+            "domains.x.urls: not a regular expression",
+        ),
         ({"output": 3}, "output: expected text, found 3"),
     ],
 )
 def test_each_wrong_value_names_its_key(change, message):
-    with pytest.raises(ConfigError, match=".") as caught:
+    with pytest.raises(ConfigError, match=r".") as caught:
         read(Config, GOOD | change)
     assert message in str(caught.value)
 
@@ -66,7 +72,9 @@ def test_missing_required_key_is_named():
 @given(
     min_chars=st.integers(1, 10**6),
     score=st.floats(0, 1),
-    languages=st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1), max_size=4),
+    languages=st.lists(
+        st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1), max_size=4
+    ),
 )
 def test_flags_give_back_the_same_options(min_chars, score, languages):
     import shlex

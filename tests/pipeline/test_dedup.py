@@ -64,7 +64,9 @@ def test_documents_with_little_text_left_are_dropped_and_counted(tmp_path):
     assert ledgers[0]["dropped"]["duplicate_paragraph"] == {"documents": 0, "paragraphs": 1, "bytes": 51}
 
 
-@pytest.mark.parametrize(("one", "other", "same"), [("Page 12.", "page 7", True), ("Été", "été !", True), ("a", "b", False)])
+@pytest.mark.parametrize(
+    ("one", "other", "same"), [("Page 12.", "page 7", True), ("Été", "été !", True), ("a", "b", False)]
+)
 def test_ccnet_normalisation_folds_case_digits_and_punctuation(one, other, same):
     assert (paragraph_key(one, "ccnet") == paragraph_key(other, "ccnet")) is same
     assert paragraph_key(one, "none") != paragraph_key(other, "none")

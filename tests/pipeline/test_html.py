@@ -18,7 +18,12 @@ TEXT = "<p>Été à Noël, où l’œuvre coûte 5 €</p>"
         (b"<meta charset=windows-1252>" + TEXT.encode(), "utf-8", "utf-8", "http"),
         (b"<meta charset=utf-16>" + TEXT.encode(), None, "utf-8", "meta"),
         (b"<meta charset=nonsense>" + TEXT.encode(), "x-unknown", "utf-8", "detected"),
-        ("<p>日本語のページです。文字コードを調べます。</p>".encode("shift_jis"), "shift_jis", "shift_jis", "http"),
+        (
+            "<p>日本語のページです。文字コードを調べます。</p>".encode("shift_jis"),
+            "shift_jis",
+            "shift_jis",
+            "http",
+        ),
     ],
 )
 def test_charset_is_decided_as_a_browser_would(body, header, codec, decided_by):

@@ -31,7 +31,9 @@ def test_rows_are_views_of_the_file(tmp_path: Path) -> None:
     assert not any(array.flags.owndata or array.flags.writeable for batch in rows.batches for array in batch)
 
 
-@pytest.mark.parametrize("content, message", [(None, "no such rows file"), (b"ARROW1 what", "not a file of packed")])
+@pytest.mark.parametrize(
+    "content, message", [(None, "no such rows file"), (b"ARROW1 what", "not a file of packed")]
+)
 def test_other_files_are_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
     if content is not None:
         (tmp_path / "rows.arrow").write_bytes(content)

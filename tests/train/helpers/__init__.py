@@ -11,6 +11,7 @@ import pyarrow as pa
 
 VOCABULARY = 64
 LENGTH = 16
+SEPARATOR = "<|endoftext|>"
 
 
 def write_rows(path: Path, tokens_NT1: np.ndarray, domain: str = "en", batch: int = 7, **changes: Any) -> str:
@@ -46,14 +47,16 @@ def language(step: int, rows: int, seed: int = 0) -> np.ndarray:
     """Rows of an easy language: each token is the one before plus `step`, now and then at random."""
     random = np.random.default_rng(seed)
     tokens = np.cumsum(np.full((rows, LENGTH + 1), step), 1) + random.integers(0, VOCABULARY, (rows, 1))
-    return np.where(random.random(tokens.shape) < 0.1, random.integers(1, VOCABULARY, tokens.shape), tokens) % 63 + 1
+    return (
+        np.where(random.random(tokens.shape) < 0.1, random.integers(1, VOCABULARY, tokens.shape), tokens) % 63 + 1
+    )
 
 
 def write_tokenizer(folder: Path) -> str:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.WordLevel({"<|endoftext|>": 0} | {str(i): i for i in range(1, VOCABULARY)}))
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+    tokenizer = Tokenizer(models.WordLevel({SEPARATOR: 0} | {str(i): i for i in range(1, VOCABULARY)}))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SEPARATOR)
     fast.save_pretrained(folder)
     return str(folder)
