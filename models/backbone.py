@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -80,22 +79,6 @@ def save_backbone(model: Any, tokenizer: Any, folder: str | Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def fetch_backbone(source: str, revision: str | None, output: str) -> None:
-    """A decoder of the hub or a folder as the folder `output`, in bf16 safetensors, with its tokenizer.
-
-    Raises ExtendError where its layers cannot be extended: better now than after the corpus is made.
-    """
-    from models.extend import decoder_layers
-
-    model, tokenizer = load_backbone(source, revision), load_tokenizer(source, revision)
-    decoder_layers(model)
-    part, final = Path(f"{output}.part"), Path(output)
-    shutil.rmtree(part, ignore_errors=True)
-    save_backbone(model, tokenizer, part)
-    shutil.rmtree(final, ignore_errors=True)
-    part.replace(final)
-
-
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
     """The tokenizer of a hub id or a folder."""
     from transformers import AutoTokenizer
@@ -121,4 +104,4 @@ def weights_digest(model: nn.Module) -> str:
 def _sketch(weight: Tensor) -> list[float]:
     flat = weight.detach().flatten()
     step = max(1, len(flat) // 64)
-    return [flat.double().sum().item(), *flat[::step].double().tolist()]
+    return [flat.sum(dtype=torch.float64).item(), *flat[::step].double().tolist()]

@@ -29,7 +29,7 @@ INITS = ("low_variance", "he")
 class Statistics:
     """What blocks report of one micro-batch, by layer; recomputing a layer overwrites, never adds.
 
-    forward: sum of |out| on old tokens; gate sums on old and on new tokens (0 without a gate).
+    forward: sum of |out| on old tokens; gate sums on old and on new tokens (1 a token without a gate).
     backward: squared norms of the LM gradient and of the l1 gradient with respect to out, on old tokens.
     """
 
@@ -162,7 +162,6 @@ class NeutralBlock(nn.Module):
 def _record_forward(
     forward: dict[int, Tensor], layer: int, old_B11: Tensor, out_BTD: Tensor, g_BT1: Tensor | None
 ) -> None:
-    zero = old_B11.new_zeros(())
-    gate_old = (g_BT1.float() * old_B11).sum() if g_BT1 is not None else zero
-    gate_all = g_BT1.float().sum() if g_BT1 is not None else zero
+    g_BT1 = torch.ones_like(out_BTD[..., :1]) if g_BT1 is None else g_BT1
+    gate_old, gate_all = (g_BT1.float() * old_B11).sum(), g_BT1.float().sum()
     forward[layer] = torch.stack([(out_BTD.float().abs() * old_B11).sum(), gate_old, gate_all - gate_old])

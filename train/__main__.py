@@ -53,7 +53,7 @@ STAGES = (
     Stage(
         "backbone",
         "Fetch a backbone from the hub or a folder, checked and saved as safetensors.",
-        "models.backbone:fetch_backbone",
+        "train.backbone:fetch_backbone",
         (
             File("source", "hub id or folder"),
             File("revision", "revision of the hub id", required=False),

@@ -104,4 +104,7 @@ def load_run(backbone: str, run_folder: str | None, device: torch.device) -> Any
             load_trainable(model, state)
         except ExtendError as error:
             raise StageError(f"{folder}: does not fit the backbone {backbone}: {error}") from None
-    return model.to(COMPUTE).requires_grad_(False).eval()
+    # Weights alone, not model.to(): in bf16 the rotary frequencies would turn far positions wrong.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(COMPUTE)
+    return model.requires_grad_(False).eval()

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.cli import StageError
-from pipeline.files import atomic, read_arrow, write_json
+from pipeline.files import atomic, atomic_folder, read_arrow, write_json
 from pipeline.progress import progress
 from train.options import Domain, Tokens
 
@@ -65,7 +65,8 @@ def train_tokenizer(options: Tokens, shards: list[str], urls: str | None, output
             f"not {options.vocabulary}; lower it or give more text"
         )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=SEPARATOR, eos_token=SEPARATOR)
-    fast.save_pretrained(output)
+    with atomic_folder(output) as folder:
+        fast.save_pretrained(folder)
 
 
 def tokenize(

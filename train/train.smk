@@ -114,7 +114,7 @@ else:
         params:
             source=OPTIONS.backbone.source,
             revision=f"--revision {OPTIONS.backbone.revision}" if OPTIONS.backbone.revision else "",
-            code=fingerprint("models.backbone"),
+            code=fingerprint("train.backbone"),
         log:
             f"{OUT}/logs/fetch_backbone.log",
         benchmark:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from models.backbone import create_llama, load_tokenizer, save_backbone, unique_
 from models.extend import trainable_state
 from pipeline.cli import StageError
 from pipeline.config import to_data
-from pipeline.files import write_json
+from pipeline.files import atomic_folder, write_json
 from pipeline.fingerprint import fingerprint
 from train import checkpoint
 from train.loop import Task, train
@@ -63,7 +60,7 @@ def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str
         device=device,
     )
     state = train(task)
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         save_backbone(model, encoder, folder)
         write_metrics(folder, state)
         about = {"options": to_data(options), "parameters": unique_parameters(model), "steps": state.step}
@@ -98,7 +95,7 @@ def extend(options: Run, backbone: str, old_rows: str, new_rows: str, validation
         context=extension.context if options.method in ("adapter", "neutral") else None,
     )
     state = train(task)
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         save_file(trainable_state(model), folder / "weights.safetensors")
         write_metrics(folder, state)
         about = {
@@ -186,18 +183,3 @@ def peak_memory_mib(device: torch.device) -> int:
 def write_metrics(folder: Path, state: checkpoint.State) -> None:
     lines = (json.dumps(line) + "\n" for line in state.metrics)
     (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
-
-
-@contextmanager
-def whole_folder(output: str) -> Iterator[Path]:
-    """A folder beside `output` to write to; when the block ends well it takes its place, synced."""
-    part, final = Path(f"{output}.part"), Path(output)
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    yield part
-    for path in part.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    shutil.rmtree(final, ignore_errors=True)
-    part.replace(final)

@@ -147,6 +147,7 @@ def test_no_gradient_below_the_first_addition(method: str, tokens_BT: Tensor) ->
     assert all((p.grad is not None) == any(a in name for a in added) for name, p in model.named_parameters())
 
 
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable")
 @pytest.mark.parametrize("gate", ["elu", "sigmoid"])
 def test_checkpointed_layers_have_the_same_gradients(gate: str, tokens_BT: Tensor) -> None:
     results, calls = [], [0, 0]

@@ -85,6 +85,14 @@ def test_each_method_learns(world: dict[str, str], tmp_path: Path, method: str) 
     assert about["true_fraction"] == pytest.approx(0.0 if method == "finetune" else 0.2, rel=0.2)
     measured = [line for line in lines if "gate_new" in line]
     assert len(measured) == (3 if method in ("adapter", "neutral") else 0)
+    assert all((line["gate_new"] == 1) == (method == "adapter") for line in measured)
+
+    # Before the first step an extended model is the backbone, to the last bit of what is measured.
+    backbone = score_rows(load_run(world["backbone"], None, CPU), open_rows(world["new_held"]), 8, CPU, limit=8)
+    if method == "finetune":  # in fp32, so that its rounding is another
+        assert learning[0] == pytest.approx(backbone["bpb"], rel=5e-3)
+    else:
+        assert learning[0] == backbone["bpb"]
 
     # What was trained is what is loaded: but for rounding to bf16, the last evaluation comes out again.
     model = load_run(world["backbone"], str(tmp_path / "run"), CPU)

@@ -1,0 +1,35 @@
+"""What the README shows really runs."""
+
+import re
+import subprocess
+import sys
+
+import yaml
+from conftest import ROOT, prose
+
+from pipeline.config import read
+from pipeline.files import write_arrow
+from pipeline.shards import SHARD_SCHEMA, shard_path
+from train.options import Config
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_example_reads_shards(tmp_path):
+    for split in ("train", "validation"):
+        rows = [
+            dict.fromkeys(SHARD_SCHEMA.names) | {"text": "\n".join(prose("fr", i)), "url": f"u{i}"}
+            for i in range(5)
+        ]
+        write_arrow(shard_path(tmp_path / "results/demo/corpus", "fr", split, "00000"), SHARD_SCHEMA, rows)
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "num_rows: 5" in done.stdout
+    assert "u2 None None" in done.stdout
+
+
+def test_the_config_for_ones_own_crawl_is_valid():
+    (example,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert read(Config, yaml.safe_load(example)).extend.new == "br"

@@ -1,0 +1,210 @@
+"""The whole workflow on real pages: end to end, rerun, other cores, changes of config, and kills.
+
+Each test is a copy of one reference run with something done to it; the corpus and the weights must come out
+with the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+pytestmark = pytest.mark.xdist_group("workflow")
+
+# What must have the same bytes; logs, times and the report's times may differ.
+SAME = ("pages/*", "documents/*", "hashes/*", "quality/*", "corpus/**/*", "tokenizer/*.json", "tokens/**/*",
+        "backbone/*.safetensors", "runs/*/*.safetensors", "evaluate/*.json")  # fmt: skip
+
+# A `python` that kills the first try of each stage when it has run for half of its usual time.
+SHIM = """#!{python}
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+command = [{python!r}, *sys.argv[1:]]
+if sys.argv[1] != "-m":
+    os.execv(command[0], command)
+mark = Path({marks!r}) / ("_".join(sys.argv[2:4]) + "_" + str(hash(tuple(sys.argv)) % 10**8))
+usual = json.loads(Path({times!r}).read_text()).get(sys.argv[3], 1.0)
+if mark.exists():
+    os.execv(command[0], command)
+mark.touch()
+child = subprocess.Popen(command, start_new_session=True)
+try:
+    child.wait(timeout=usual / 2)
+    sys.exit(child.returncode)
+except subprocess.TimeoutExpired:
+    os.killpg(child.pid, signal.SIGKILL)
+    Path({marks!r}, "killed").open("a").write(sys.argv[3] + "\\n")
+    sys.exit(137)
+"""
+
+
+def snakemake(folder: Path, *arguments: str, check: bool = True, **environment: str) -> str:
+    command = [sys.executable, "-m", "snakemake", "--nolock", "--configfile", "configs/test.yaml", *arguments]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | environment
+    )
+    output = done.stdout + done.stderr
+    assert not check or done.returncode == 0, output[-5000:]
+    return output
+
+
+def digests(folder: Path) -> dict[str, str]:
+    out = folder / "results/test"
+    files = sorted({p for pattern in SAME for p in out.glob(pattern) if p.is_file()})
+    return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of the project with its downloads, in which the workflow has run once."""
+    folder = tmp_path_factory.mktemp("workflow") / "project"
+    ignore = shutil.ignore_patterns(
+        "results", ".git", ".snakemake", ".venv", "downloads", "__pycache__", ".*_cache"
+    )
+    shutil.copytree(ROOT, folder, ignore=ignore, symlinks=True)
+    (ROOT / "downloads").mkdir(exist_ok=True)
+    (folder / "downloads").symlink_to(ROOT / "downloads")
+    snakemake(folder, "--cores", "2", "all", PYTHONPATH=str(folder))
+    return folder
+
+
+@pytest.fixture
+def copy(checkout, tmp_path) -> Path:
+    shutil.copytree(checkout, tmp_path / "copy", symlinks=True)
+    return tmp_path / "copy"
+
+
+def test_the_report_shows_every_part_and_escapes_the_crawl(checkout):
+    page = (checkout / "results/test/report.html").read_text()
+    for part in ("trade_off", "funnel", "languages", "precision_recall", "pretraining", "gates", "durations"):
+        assert f'id="{part}"' in page
+    for run in ("finetune", "lora", "adapter", "neutral"):
+        assert f"<td>{run}</td>" in page
+    assert 'http-equiv="Content-Security-Policy"' in page
+    assert (checkout / "results/test/figure1.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_all_methods_learn_the_new_language(checkout):
+    from pipeline.files import read_json
+
+    bpb = {
+        p.stem: read_json(p)["domains"]["fr"]["bpb"] for p in (checkout / "results/test/evaluate").glob("*.json")
+    }
+    assert set(bpb) == {"backbone", "finetune", "lora", "adapter", "neutral"}
+    assert all(value < bpb["backbone"] for name, value in bpb.items() if name != "backbone"), bpb
+
+
+def test_the_shards_load_with_datasets_pyarrow_and_polars(checkout):
+    import datasets
+    import polars
+    import pyarrow as pa
+
+    shard = checkout / "results/test/corpus/fr/train-00000.arrow"
+    table = pa.ipc.open_stream(pa.OSFile(str(shard))).read_all()
+    assert len(table) > 10
+    assert table.schema.field("text").type == pa.string()
+    assert b"pipeline" in table.schema.metadata
+    assert datasets.Dataset.from_file(str(shard))["text"] == table["text"].to_pylist()
+    loaded = datasets.load_dataset(
+        "arrow", data_files=str(shard), split="train", cache_dir=str(shard.parent / ".cache")
+    )
+    assert loaded["url"] == table["url"].to_pylist()
+    assert polars.read_ipc_stream(shard)["language"].unique().to_list() == ["fr"]
+
+
+def test_ledgers_follow_on_from_each_other(checkout):
+    from pipeline.files import read_json
+
+    extract, dedup, quality = read_json(checkout / "results/test/corpus/stats.json")["ledgers"]
+    assert extract["kept"]["documents"] == dedup["in"]["documents"] > 200
+    assert dedup["kept"] == quality["in"]
+    assert dedup["dropped"]["duplicate_paragraph"]["paragraphs"] > 0
+    assert quality["dropped"]["low_quality"]["documents"] > 0
+
+
+def test_a_second_run_does_nothing(checkout):
+    assert "Nothing to be done" in snakemake(checkout, "--cores", "2", "all", PYTHONPATH=str(checkout))
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "reruns", "spares"),
+    [
+        ("report", "title", "Another title", {"report"}, {"evaluate_model", "card"}),
+        ("evaluate", "generated_tokens", 3, {"evaluate_model", "report"}, {"extend_run"}),
+        ("dedup", "min_chars", 300, {"dedup_apply", "shards"}, {"extract", "language_model"}),
+        ("extract", "min_chars", 300, {"extract"}, {"sample_crawl", "language_model"}),
+    ],
+)
+def test_a_change_of_one_section_reruns_only_what_depends_on_it(checkout, section, key, value, reruns, spares):
+    config = yaml.safe_load((checkout / "configs/test.yaml").read_text())
+    config.setdefault(section, {})[key] = value
+    changed = checkout / f"configs/changed-{section}.yaml"
+    changed.write_text(yaml.safe_dump(config))
+    plan = snakemake(checkout, "--configfile", str(changed), "-n", "all", PYTHONPATH=str(checkout))
+    planned = {line.split()[0] for line in plan.splitlines() if line.split()[1:2] and line.split()[1].isdigit()}
+    assert reruns <= planned
+    assert not spares & planned
+
+
+def test_editing_the_code_of_a_stage_reruns_it_and_what_follows(copy):
+    source = copy / "train/report.py"
+    source.write_text("# a remark\n" + source.read_text())
+    assert "Nothing to be done" in snakemake(copy, "-n", "all", PYTHONPATH=str(copy))
+    source.write_text(source.read_text() + "\nNEW = 1\n")
+    plan = snakemake(copy, "-n", "all", PYTHONPATH=str(copy))
+    assert "Write the report" in plan
+    assert "Evaluate" not in plan
+
+
+def test_wrong_config_fails_at_once_with_every_error(copy):
+    (copy / "configs/test.yaml").write_text(
+        "output: x\nbackbone: {source: a}\nextend: {}\nextrct: {}\ntokens: {domain: xx}\n"
+    )
+    output = snakemake(copy, "--cores", "1", "all", check=False)
+    assert "extrct: unknown key; did you mean extract?" in output
+    assert "tokens.domain: no domain 'xx'" in output or "extend.runs: no run" in output
+
+
+def test_one_core_gives_the_same_corpus(checkout, copy):
+    shutil.rmtree(copy / "results")
+    snakemake(copy, "--cores", "1", "corpus", PYTHONPATH=str(copy))
+    ours, reference = digests(copy), digests(checkout)
+    assert ours
+    assert ours == {name: digest for name, digest in reference.items() if name in ours}
+    assert {n for n in reference if n.split("/")[0] in ("pages", "documents", "corpus", "quality")} <= ours.keys()
+
+
+def test_every_stage_killed_in_the_middle_gives_the_same_bytes(checkout, copy, tmp_path):
+    import json
+
+    from train.report import stage_times
+
+    rules = {"extend_run": "extend", "evaluate_model": "evaluate", "sample_crawl": "sample"}
+    times = {
+        rules.get(t["stage"], t["stage"].replace("_", "-")): t["seconds"] / t["jobs"]
+        for t in stage_times(str(checkout / "results/test/benchmarks"))
+    }
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    (tmp_path / "times.json").write_text(json.dumps(times))
+    shim = tmp_path / "bin" / "python"
+    shim.parent.mkdir()
+    shim.write_text(SHIM.format(python=sys.executable, marks=str(marks), times=str(tmp_path / "times.json")))
+    shim.chmod(shim.stat().st_mode | stat.S_IXUSR)
+    shutil.rmtree(copy / "results")
+    path = f"{shim.parent}:{os.environ['PATH']}"
+    snakemake(copy, "--cores", "2", "--retries", "2", "all", PATH=path, PYTHONPATH=str(copy))
+    killed = set((marks / "killed").read_text().split())
+    assert {"extract", "dedup-hash", "dedup-apply", "quality-train", "shards", "tokenize", "pretrain", "extend",
+            "evaluate", "report"} <= killed  # fmt: skip
+    assert digests(copy) == digests(checkout)
+    assert not list((copy / "results").rglob("*.part"))
