@@ -1,6 +1,6 @@
 """The report's charts, as Vega-Lite specifications: small data in, one chart out.
 
-Colours and shapes name a method everywhere in the same way; the colours are Okabe and Ito's, which people
+A method has the same colour and shape everywhere; the colours are Okabe and Ito's, which people
 with any colour vision tell apart on light and dark ground.
 """
 
@@ -11,65 +11,93 @@ from typing import Any
 
 import altair as alt
 
-COLOURS = ("#009E73", "#D55E00", "#0072B2", "#E69F00", "#CC79A7", "#56B4E9", "#F0E442")
-SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
+METHODS = {
+    "backbone": ("#8a8a8a", "diamond"),
+    "finetune": ("#D55E00", "square"),
+    "lora": ("#E69F00", "triangle-down"),
+    "adapter": ("#0072B2", "triangle-up"),
+    "neutral": ("#009E73", "circle"),
+}
+COLOURS = (
+    "#009E73",
+    "#E69F00",
+    "#D55E00",
+    "#0072B2",
+    "#CC79A7",
+    "#56B4E9",
+    "#F0E442",
+    "#8a8a8a",
+    "#5D4A9C",
+    "#7A5C3E",
+)
 GREY = "#8a8a8a"
 WIDTH: Any = "container"
 
 Rows = list[dict[str, Any]]
 
 
-def _model_scales(models: Sequence[str]) -> tuple[Any, Any]:
-    """Scales of colour and shape for the models, the backbone first and grey."""
+def _by_method(points: Rows) -> tuple[Any, Any]:
+    """Colour and shape by method, of those methods that occur."""
+    found = [name for name in METHODS if any(point["method"] == name for point in points)]
+    colours, shapes = zip(*(METHODS[name] for name in found), strict=True)
     return (
-        alt.Color("model:N", title=None, scale=alt.Scale(domain=list(models), range=[GREY, *COLOURS])),
-        alt.Shape("model:N", title=None, scale=alt.Scale(domain=list(models), range=["stroke", *SHAPES])),
+        alt.Color("method:N", title=None, scale=alt.Scale(domain=found, range=list(colours))),
+        alt.Shape("method:N", title=None, scale=alt.Scale(domain=found, range=list(shapes))),
     )
 
 
-def trade_off(points: Rows, models: Sequence[str], forgetting: str, learning: str) -> Any:
+def trade_off(points: Rows, forgetting: str, learning: str) -> Any:
     """Figure 1 of the paper: learning against forgetting, each run's way through its training.
 
-    Points: model, step, forgetting, learning (both bits per byte), final (whether it is the run's end).
+    Points: model, method, rate, step, forgetting, learning (both in bits per byte), final (whether it is the
+    run's end). Ends of one method at several rates are joined by a line.
     """
-    colour, shape = _model_scales(models)
-    pick = alt.selection_point(fields=["model"], bind="legend")
+    colour, shape = _by_method(points)
+    pick = alt.selection_point(fields=["method"], bind="legend")
+    number = ".4f"
     base = alt.Chart(alt.Data(values=points)).encode(
-        x=alt.X(
-            "forgetting:Q", title=f"{forgetting}: bits per byte (right: forgets)", scale=alt.Scale(zero=False)
-        ),
-        y=alt.Y("learning:Q", title=f"{learning}: bits per byte (down: learns)", scale=alt.Scale(zero=False)),
+        x=alt.X("forgetting:Q", title=f"{forgetting}, bits per byte (right: forgets)", scale=alt.Scale(zero=False)),
+        y=alt.Y("learning:Q", title=f"{learning}, bits per byte (down: learns)", scale=alt.Scale(zero=False)),
         color=colour,
         opacity=alt.condition(pick, alt.value(1), alt.value(0.12)),
-        tooltip=[
-            "model:N",
-            "step:Q",
-            alt.Tooltip("forgetting:Q", format=".4f"),
-            alt.Tooltip("learning:Q", format=".4f"),
-        ],
+        tooltip=["model:N", "rate:Q", "step:Q", alt.Tooltip("forgetting:Q", format=number),
+                 alt.Tooltip("learning:Q", format=number)],
+    )  # fmt: skip
+    way = base.mark_line(strokeWidth=1.2, strokeDash=[4, 3]).encode(detail="model:N", order="step:Q")
+    steps = base.mark_point(size=16, filled=True).transform_filter("!datum.final")
+    rates = base.mark_line(strokeWidth=2.5).encode(order="rate:Q").transform_filter("datum.final")
+    ends = base.mark_point(size=160, filled=True).encode(shape=shape).transform_filter("datum.final")
+    names = base.mark_text(align="left", dx=10, dy=-6, fontSize=12).encode(text="model:N")
+    names = names.transform_filter("datum.final")
+    return alt.layer(way, steps, rates, ends, names).add_params(pick).properties(width=WIDTH, height=380)
+
+
+def curves(points: Rows, value: str, title: str) -> Any:
+    """One measure over the steps of training, a line a run. Points: model, method, step and the value."""
+    colour, _ = _by_method(points)
+    pick = alt.selection_point(fields=["method"], bind="legend")
+    chart = _lines(points, value, title, ["model:N"]).encode(
+        color=colour, detail="model:N", opacity=alt.condition(pick, alt.value(1), alt.value(0.12))
     )
-    way = base.mark_line(strokeWidth=1.5, strokeDash=[4, 3]).encode(order="step:Q")
-    steps = base.mark_point(size=18, filled=True).transform_filter("!datum.final")
-    ends = base.mark_point(size=150, filled=True).encode(shape=shape).transform_filter("datum.final")
-    return alt.layer(way, steps, ends).add_params(pick).properties(width=WIDTH, height=380)
+    return chart.add_params(pick).properties(width=WIDTH, height=220)
 
 
-def curves(points: Rows, models: Sequence[str], value: str, title: str) -> alt.Chart:
-    """One measure over the steps of training, a line a model. Points: model, step and the value."""
-    colour, _ = _model_scales(models)
-    pick = alt.selection_point(fields=["model"], bind="legend")
+def pretraining(points: Rows) -> Any:
+    """The backbone's own curves, a line a domain. Points: domain, step, bpb."""
+    colour = alt.Color("domain:N", title=None, scale=alt.Scale(range=list(COLOURS)))
+    lines = _lines(points, "bpb", "bits per byte", ["domain:N"]).encode(color=colour)
+    return lines.properties(width=WIDTH, height=220)
+
+
+def _lines(points: Rows, value: str, title: str, names: list[str]) -> Any:
     return (
         alt.Chart(alt.Data(values=points))
         .mark_line(point={"size": 20}, strokeWidth=2)
         .encode(
             x=alt.X("step:Q", title="step"),
             y=alt.Y(f"{value}:Q", title=title, scale=alt.Scale(zero=False)),
-            color=colour,
-            opacity=alt.condition(pick, alt.value(1), alt.value(0.12)),
-            tooltip=["model:N", "step:Q", alt.Tooltip(f"{value}:Q", format=".4f")],
+            tooltip=[*names, "step:Q", alt.Tooltip(f"{value}:Q", format=".4f")],
         )
-        .add_params(pick)
-        .properties(width=WIDTH, height=220)
     )
 
 
@@ -133,15 +161,12 @@ def languages(points: Rows) -> Any:
     """Documents found in each language, wanted or not. Points: language, documents, wanted."""
     base = alt.Chart(alt.Data(values=points)).encode(
         y=alt.Y("language:N", title=None, sort="-x"),
-        x=alt.X("documents:Q", title="pages", scale=alt.Scale(type="symlog")),
+        x=alt.X("documents:Q", title="pages"),
         tooltip=["language:N", alt.Tooltip("documents:Q", format=",")],
     )
-    bars = base.mark_bar(cornerRadius=2).encode(
-        color=alt.Color(
-            "wanted:N", title=None, scale=alt.Scale(domain=["kept", "not wanted"], range=["#009E73", GREY])
-        )
-    )
-    return alt.layer(bars).properties(width=WIDTH, height={"step": 22})
+    wanted = alt.Scale(domain=["kept", "not wanted"], range=[COLOURS[0], GREY])
+    bars = base.mark_bar(cornerRadius=2).encode(color=alt.Color("wanted:N", title=None, scale=wanted))
+    return bars.properties(width=WIDTH, height={"step": 22})
 
 
 def precision_recall(points: Rows) -> alt.Chart:
@@ -167,7 +192,7 @@ def durations(points: Rows) -> alt.Chart:
     """Wall time of each stage, summed over its jobs. Points: stage, seconds, memory."""
     return (
         alt.Chart(alt.Data(values=points))
-        .mark_bar(cornerRadius=2, color=COLOURS[2])
+        .mark_bar(cornerRadius=2, color=COLOURS[3])
         .encode(
             y=alt.Y("stage:N", title=None, sort=None, axis=alt.Axis(labelLimit=220)),
             x=alt.X("seconds:Q", title="seconds, summed over jobs"),

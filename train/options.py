@@ -50,7 +50,7 @@ class Training:
     weight_decay: float = option(0.1, "on matrices; gates, norms and biases have none", low=0)
     clip: float = option(1.0, "largest norm of the gradient", low=0)
     evaluate_every: int = option(50, "steps between evaluations", unit="steps", low=1)
-    evaluate_rows: int = option(128, "rows of each domain to evaluate with during training", low=1)
+    evaluate_rows: int = option(256, "rows of each domain, evenly spread, to evaluate with in training", low=1)
     checkpoint_every: int = option(50, "steps between checkpoints", unit="steps", low=1)
     seed: int = option(0, "of the initial weights and the order of the rows", low=0)
     device: str = option("auto", "where to train", choices=("auto", "cpu", "cuda"))

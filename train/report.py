@@ -39,27 +39,21 @@ def write_report(
 
     found = [load_run_results(run, evaluation) for run, evaluation in zip(runs, evaluations[1:], strict=True)]
     base = read_json(evaluations[0])
-    models = ["backbone", *(run["name"] for run in found)]
     corpus = read_json(stats)
     table = results_table(base, found, forgetting, learning)
-    points = trade_off_points(base, found, forgetting, learning)
-    figure = charts.trade_off(points, models, forgetting, learning)
+    figure = charts.trade_off(trade_off_points(found, forgetting, learning), forgetting, learning)
     specs = {
         "trade_off": figure,
         "funnel": charts.funnel(funnel_points(corpus["ledgers"]), [x["stage"] for x in corpus["ledgers"]]),
         "languages": charts.languages(language_points(corpus)),
-        "learning": charts.curves(evaluation_points(found, learning), models, "bpb", f"{learning}: bits per byte"),
-        "forgetting": charts.curves(
-            evaluation_points(found, forgetting), models, "bpb", f"{forgetting}: bits per byte"
-        ),
-        "loss": charts.curves(loss_points(found), models, "loss", "training loss, nats per token"),
+        "learning": charts.curves(evaluation_points(found, learning), "bpb", f"{learning}, bits per byte"),
+        "forgetting": charts.curves(evaluation_points(found, forgetting), "bpb", f"{forgetting}, bits per byte"),
+        "loss": charts.curves(loss_points(found), "loss", "training loss, nats per token"),
     }
     if gate := gate_points(found):
         specs["gates"] = charts.gates(gate)
     if pretraining := pretraining_points(backbone):
-        specs["pretraining"] = charts.curves(
-            pretraining, ["-", *dict.fromkeys(p["model"] for p in pretraining)], "bpb", "bits per byte"
-        )
+        specs["pretraining"] = charts.pretraining(pretraining)
     if quality:
         specs["precision_recall"] = charts.precision_recall(quality_points(quality))
     times = stage_times(benchmarks)
@@ -150,35 +144,33 @@ def summary(table: list[dict[str, Any]], forgetting: str, learning: str) -> str:
     return text
 
 
-def trade_off_points(
-    base: dict[str, Any], runs: list[dict[str, Any]], forgetting: str, learning: str
-) -> list[dict[str, Any]]:
-    """The backbone, and every evaluation of every run; the last is the one on all held-out text."""
-    points = [_point("backbone", 0, base["domains"], forgetting, learning, True)]
+def trade_off_points(runs: list[dict[str, Any]], forgetting: str, learning: str) -> list[dict[str, Any]]:
+    """Every evaluation during training of every run, all on the same rows; step 0 is the backbone."""
+    points = []
     for run in runs:
         evaluated = [line for line in run["metrics"] if "evaluation" in line]
-        for line in evaluated[:-1]:
-            points.append(_point(run["name"], line["step"], line["evaluation"], forgetting, learning, False))
-        last = evaluated[-1]["step"] if evaluated else 0
-        points.append(_point(run["name"], last, run["evaluation"]["domains"], forgetting, learning, True))
-    return points
+        for line in evaluated:
+            points.append(
+                _named(run)
+                | {
+                    "rate": run["run"]["options"]["learning_rate"],
+                    "step": line["step"],
+                    "forgetting": line["evaluation"][forgetting]["bpb"],
+                    "learning": line["evaluation"][learning]["bpb"],
+                    "final": line is evaluated[-1],
+                }
+            )
+    backbone = {"model": "backbone", "method": "backbone", "rate": 0, "final": True}
+    return [points[0] | backbone, *points]
 
 
-def _point(
-    model: str, step: int, measures: dict[str, Any], forgetting: str, learning: str, final: bool
-) -> dict[str, Any]:
-    return {
-        "model": model,
-        "step": step,
-        "forgetting": measures[forgetting]["bpb"],
-        "learning": measures[learning]["bpb"],
-        "final": final,
-    }
+def _named(run: dict[str, Any]) -> dict[str, Any]:
+    return {"model": run["name"], "method": run["run"]["method"]}
 
 
 def evaluation_points(runs: list[dict[str, Any]], domain: str) -> list[dict[str, Any]]:
     return [
-        {"model": run["name"], "step": line["step"], "bpb": line["evaluation"][domain]["bpb"]}
+        _named(run) | {"step": line["step"], "bpb": line["evaluation"][domain]["bpb"]}
         for run in runs
         for line in run["metrics"]
         if "evaluation" in line
@@ -191,7 +183,7 @@ def loss_points(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for run in runs:
         lines = [line for line in run["metrics"] if "loss" in line]
         every = max(1, len(lines) // 100)
-        points += [{"model": run["name"], "step": x["step"], "loss": x["loss"]} for x in lines[::every]]
+        points += [_named(run) | {"step": x["step"], "loss": x["loss"]} for x in lines[::every]]
     return points
 
 
@@ -213,7 +205,7 @@ def pretraining_points(backbone: str) -> list[dict[str, Any]]:
         return []
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [
-        {"model": domain, "step": line["step"], "bpb": measure["bpb"]}
+        {"domain": domain, "step": line["step"], "bpb": measure["bpb"]}
         for line in lines
         for domain, measure in line.get("evaluation", {}).items()
     ]
@@ -255,7 +247,12 @@ def language_points(corpus: dict[str, Any]) -> list[dict[str, Any]]:
 
 def quality_points(paths: list[str]) -> list[dict[str, Any]]:
     reports = [read_json(path) for path in paths]
-    return [{"language": report["language"], **point} for report in reports for point in report["curve"]]
+    return [
+        {"language": report["language"], **point}
+        for report in reports
+        for point in report["curve"]
+        if point["recall"]
+    ]
 
 
 def generations(base: dict[str, Any], runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -28,23 +28,24 @@ from train.rows import Rows
 def score_rows(
     model: Any, rows: Rows, batch_rows: int, device: torch.device, limit: int | None = None
 ) -> dict[str, float]:
-    """NLL of the first `limit` rows (None: all): `nats`, `tokens`, `bytes`, `nats_per_token` and `bpb`.
+    """NLL of `limit` rows, evenly spread (None: all): `nats`, `tokens`, `bytes`, `nats_per_token` and `bpb`.
 
     METHOD, Measures: bpb = total nats / ln 2 / UTF-8 bytes. Special tokens are not scored.
     """
     count = min(limit or len(rows), len(rows))
+    chosen = np.arange(count) * len(rows) // count
     special = torch.tensor(rows.metadata["special_ids"], dtype=torch.int64, device=device)
     nats, tokens, size = 0.0, 0, 0
     with torch.no_grad(), compute(device):
         for start in range(0, count, batch_rows):
-            indices = np.arange(start, min(start + batch_rows, count))
+            indices = chosen[start : start + batch_rows]
             tokens_BT1 = torch.from_numpy(rows.tokens(indices)).to(device)
             counted_BT = ~torch.isin(tokens_BT1[:, 1:], special)
             nats += (token_nll(model, tokens_BT1) * counted_BT).double().sum().item()
             tokens += int(counted_BT.sum())
             size += int(rows.bytes(indices).sum())
     if not tokens or not size:
-        raise StageError(f"{rows.path}: no text in its first {count} rows; nothing to measure")
+        raise StageError(f"{rows.path}: no text in {count} of its rows; nothing to measure")
     return {
         "bpb": nats / math.log(2) / size,
         "nats_per_token": nats / tokens,

@@ -186,8 +186,10 @@ def token_bytes(text: str, offsets: list[tuple[int, int]]) -> list[int]:
         return []
     ends = np.maximum.accumulate(np.array([end for _, end in offsets]))
     ends[-1] = len(text)
-    widths = np.array([0, *(len(char.encode()) for char in text)])
-    return np.diff(np.cumsum(widths)[ends], prepend=0).tolist()
+    points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    widths = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
+    until = np.concatenate([[0], np.cumsum(widths)])
+    return np.diff(until[ends], prepend=0).tolist()
 
 
 def _batched(texts: Iterator[str]) -> Iterator[list[str]]:
