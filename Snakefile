@@ -1,5 +1,4 @@
 # From web archives to an extended model and the evidence for it. `snakemake --cores all all`
-import shutil
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -13,14 +12,17 @@ from train.options import Config, eval_domains
 min_version("9.0")
 
 
-configfile: "configs/demo.yaml"
+# Only without one of the user's: Snakemake would merge the two.
+if not workflow.configfiles:
+
+    configfile: "configs/demo.yaml"
 
 
 container: "docker://python:3.12-slim"
 
 
 try:
-    OPTIONS = read(Config, config)
+    OPTIONS = read(Config, config, ", ".join(map(str, workflow.configfiles)))
     WARCS = manifest(OPTIONS.crawl, OPTIONS.sample, OPTIONS.output)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
@@ -34,7 +36,7 @@ include: "train/train.smk"
 
 rule all:
     default_target: True
-    localrule: True
     input:
         rules.corpus.input,
         rules.report.output,
+    localrule: True

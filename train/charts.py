@@ -18,19 +18,8 @@ METHODS = {
     "adapter": ("#0072B2", "triangle-up"),
     "neutral": ("#009E73", "circle"),
 }
-COLOURS = (
-    "#009E73",
-    "#E69F00",
-    "#D55E00",
-    "#0072B2",
-    "#CC79A7",
-    "#56B4E9",
-    "#F0E442",
-    "#8a8a8a",
-    "#5D4A9C",
-    "#7A5C3E",
-)
 GREY = "#8a8a8a"
+COLOURS = ("#009E73", "#E69F00", "#D55E00", "#0072B2", "#CC79A7", "#56B4E9", "#F0E442", GREY, "#5D4A9C")
 WIDTH: Any = "container"
 
 Rows = list[dict[str, Any]]
@@ -54,10 +43,10 @@ def trade_off(points: Rows, forgetting: str, learning: str) -> Any:
     """
     colour, shape = _by_method(points)
     pick = alt.selection_point(fields=["method"], bind="legend")
-    number = ".4f"
+    number, near = ".4f", alt.Scale(zero=False)
     base = alt.Chart(alt.Data(values=points)).encode(
-        x=alt.X("forgetting:Q", title=f"{forgetting}, bits per byte (right: forgets)", scale=alt.Scale(zero=False)),
-        y=alt.Y("learning:Q", title=f"{learning}, bits per byte (down: learns)", scale=alt.Scale(zero=False)),
+        x=alt.X("forgetting:Q", title=f"{forgetting}, bits per byte (right: forgets)", scale=near),
+        y=alt.Y("learning:Q", title=f"{learning}, bits per byte (down: learns)", scale=near),
         color=colour,
         opacity=alt.condition(pick, alt.value(1), alt.value(0.12)),
         tooltip=["model:N", "rate:Q", "step:Q", alt.Tooltip("forgetting:Q", format=number),

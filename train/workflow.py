@@ -1,0 +1,29 @@
+"""What the rules must know beside the config: which shards a domain has, and whether a job takes a GPU."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.config import ConfigError
+from train.options import Config
+
+
+def domain_shards(config: Config, batches: Iterable[str], domain: str, split: str) -> list[str]:
+    """The shards of a domain's language and split: those this workflow makes, or those of another corpus.
+
+    Raises ConfigError where the other corpus has none.
+    """
+    options = config.domains[domain]
+    if options.corpus is None:
+        return [f"{config.output}/corpus/{options.language}/{split}-{batch}.arrow" for batch in batches]
+    found = sorted(map(str, Path(options.corpus, options.language).glob(f"{split}-*.arrow")))
+    if not found:
+        raise ConfigError(f"domains.{domain}.corpus: no {options.language}/{split}-*.arrow in {options.corpus}")
+    return found
+
+
+def gpus(device: str) -> int:
+    """1 where a job will use a GPU, so that the profile's limit of `gpu` lets one at a time have it."""
+    return int(device == "cuda" or (device == "auto" and shutil.which("nvidia-smi") is not None))
