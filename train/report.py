@@ -10,7 +10,6 @@ import csv
 import importlib.metadata
 import json
 import platform
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -31,31 +30,35 @@ def write_report(
     benchmarks: str | None,
     output: str,
 ) -> None:
-    """Write the page, and Figure 1 beside it as `figure1.png`."""
+    """Write the page, and beside it Figure 1 as `figure1.png` and the table as `results.md`."""
     import jinja2
     import vl_convert
 
-    from train import charts
+    from train import charts, results
 
-    found = [load_run_results(run, evaluation) for run, evaluation in zip(runs, evaluations[1:], strict=True)]
+    found = [
+        results.load_run_results(run, evaluation) for run, evaluation in zip(runs, evaluations[1:], strict=True)
+    ]
     base = read_json(evaluations[0])
     corpus = read_json(stats)
-    table = results_table(base, found, forgetting, learning)
-    figure = charts.trade_off(trade_off_points(found, forgetting, learning), forgetting, learning)
+    table = results.results_table(base, found, forgetting, learning)
+    figure = charts.trade_off(results.trade_off_points(found, forgetting, learning), forgetting, learning)
     specs = {
         "trade_off": figure,
-        "funnel": charts.funnel(funnel_points(corpus["ledgers"]), [x["stage"] for x in corpus["ledgers"]]),
-        "languages": charts.languages(language_points(corpus)),
-        "learning": charts.curves(evaluation_points(found, learning), "bpb", f"{learning}, bits per byte"),
-        "forgetting": charts.curves(evaluation_points(found, forgetting), "bpb", f"{forgetting}, bits per byte"),
-        "loss": charts.curves(loss_points(found), "loss", "training loss, nats per token"),
+        "funnel": charts.funnel(results.funnel_points(corpus["ledgers"]), [x["stage"] for x in corpus["ledgers"]]),
+        "languages": charts.languages(results.language_points(corpus)),
+        "learning": charts.curves(results.evaluation_points(found, learning), "bpb", f"{learning}, bits per byte"),
+        "forgetting": charts.curves(
+            results.evaluation_points(found, forgetting), "bpb", f"{forgetting}, bits per byte"
+        ),
+        "loss": charts.curves(results.loss_points(found), "loss", "training loss, nats per token"),
     }
-    if gate := gate_points(found):
+    if gate := results.gate_points(found):
         specs["gates"] = charts.gates(gate)
-    if pretraining := pretraining_points(backbone):
+    if pretraining := results.pretraining_points(backbone):
         specs["pretraining"] = charts.pretraining(pretraining)
     if quality:
-        specs["precision_recall"] = charts.precision_recall(quality_points(quality))
+        specs["precision_recall"] = charts.precision_recall(results.quality_points(quality))
     times = stage_times(benchmarks)
     if times:
         specs["durations"] = charts.durations(times)
@@ -68,7 +71,7 @@ def write_report(
     )
     page = environment.get_template("report.html.j2").render(
         title=options.title,
-        summary=summary(table, forgetting, learning),
+        summary=results.summary(table, forgetting, learning),
         forgetting=forgetting,
         learning=learning,
         table=table,
@@ -78,11 +81,9 @@ def write_report(
         vega=vega.replace("</script", "<\\/script"),
         corpus=corpus,
         quality=[read_json(path) for path in quality],
-        generations=generations(base, found),
+        generations=results.generations(base, found),
         runs=found,
-        training=read_json(Path(backbone) / "training.json")
-        if (Path(backbone) / "training.json").exists()
-        else None,
+        training=pretrained_here(backbone),
         config=Path(config_file).read_text(encoding="utf-8") if config_file else "",
         times=times,
         versions=versions(),
@@ -91,177 +92,14 @@ def write_report(
     png = vl_convert.vegalite_to_png(charts.for_print(figure), scale=2)
     with atomic(Path(output).with_name("figure1.png")) as part:
         part.write_bytes(png)
+    write_text(Path(output).with_name("results.md"), results.markdown_table(table))
     write_text(output, page)
 
 
-# What the charts and tables show ------------------------------------------------------------------
-
-
-def load_run_results(run: str, evaluation: str) -> dict[str, Any]:
-    """A run's own record, its metrics and its evaluation, under its name."""
-    folder = Path(run).parent
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return {"name": folder.name, "run": read_json(run), "metrics": lines, "evaluation": read_json(evaluation)}
-
-
-def results_table(
-    base: dict[str, Any], runs: list[dict[str, Any]], forgetting: str, learning: str
-) -> list[dict[str, Any]]:
-    """A row a model: bits per byte, and the change against the backbone."""
-    rows = []
-    for name, evaluation, run in [
-        ("backbone", base, None),
-        *((r["name"], r["evaluation"], r["run"]) for r in runs),
-    ]:
-        bpb = {domain: measure["bpb"] for domain, measure in evaluation["domains"].items()}
-        change = {domain: value - base["domains"][domain]["bpb"] for domain, value in bpb.items()}
-        nats = {domain: measure["nats_per_token"] for domain, measure in evaluation["domains"].items()}
-        rows.append({"name": name, "bpb": bpb, "change": change, "nats": nats, "run": run})
-    for domain in (forgetting, learning):
-        best = min(rows[1:], key=lambda row: row["bpb"][domain])
-        best.setdefault("best", set()).add(domain)
-    return rows
-
-
-def summary(table: list[dict[str, Any]], forgetting: str, learning: str) -> str:
-    """The result in two sentences, for each neutral run against the others."""
-    by_method = {row["run"]["method"]: row for row in table[1:]}
-    neutral = by_method.get("neutral")
-    if not neutral:
-        return ""
-    text = (
-        f"Neutral residues change {forgetting} by {neutral['change'][forgetting]:+.3f} bits per byte "
-        f"and {learning} by {neutral['change'][learning]:+.3f}."
-    )
-    for method in ("finetune", "adapter"):
-        other = by_method.get(method)
-        if other and other["change"][learning] < 0:
-            share = neutral["change"][learning] / other["change"][learning]
-            text += (
-                f" They keep {share:.0%} of what {method} learns"
-                f" ({method}: {other['change'][forgetting]:+.3f} and {other['change'][learning]:+.3f})."
-            )
-    return text
-
-
-def trade_off_points(runs: list[dict[str, Any]], forgetting: str, learning: str) -> list[dict[str, Any]]:
-    """Every evaluation during training of every run, all on the same rows; step 0 is the backbone."""
-    points = []
-    for run in runs:
-        evaluated = [line for line in run["metrics"] if "evaluation" in line]
-        for line in evaluated:
-            points.append(
-                _named(run)
-                | {
-                    "rate": run["run"]["options"]["learning_rate"],
-                    "step": line["step"],
-                    "forgetting": line["evaluation"][forgetting]["bpb"],
-                    "learning": line["evaluation"][learning]["bpb"],
-                    "final": line is evaluated[-1],
-                }
-            )
-    backbone = {"model": "backbone", "method": "backbone", "rate": 0, "final": True}
-    return [points[0] | backbone, *points]
-
-
-def _named(run: dict[str, Any]) -> dict[str, Any]:
-    return {"model": run["name"], "method": run["run"]["method"]}
-
-
-def evaluation_points(runs: list[dict[str, Any]], domain: str) -> list[dict[str, Any]]:
-    return [
-        _named(run) | {"step": line["step"], "bpb": line["evaluation"][domain]["bpb"]}
-        for run in runs
-        for line in run["metrics"]
-        if "evaluation" in line
-    ]
-
-
-def loss_points(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The training loss at about a hundred steps of each run."""
-    points = []
-    for run in runs:
-        lines = [line for line in run["metrics"] if "loss" in line]
-        every = max(1, len(lines) // 100)
-        points += [_named(run) | {"step": x["step"], "loss": x["loss"]} for x in lines[::every]]
-    return points
-
-
-def gate_points(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {"model": run["name"], "step": line["step"], "tokens": f"{kind} tokens", "gate": line[f"gate_{kind}"]}
-        for run in runs
-        if run["run"]["method"] == "neutral"
-        for line in run["metrics"]
-        for kind in ("old", "new")
-        if line.get(f"gate_{kind}") is not None
-    ]
-
-
-def pretraining_points(backbone: str) -> list[dict[str, Any]]:
-    """The backbone's own validation curves, a line a domain; empty where it was not pretrained here."""
-    path = Path(backbone) / "metrics.jsonl"
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [
-        {"domain": domain, "step": line["step"], "bpb": measure["bpb"]}
-        for line in lines
-        for domain, measure in line.get("evaluation", {}).items()
-    ]
-
-
-def funnel_points(ledgers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Shares of what each stage kept and dropped: pages for extract, paragraphs for the others."""
-    points = []
-    for ledger in ledgers:
-        unit = "paragraphs" if ledger["in"]["paragraphs"] else "documents"
-        outcomes = {"kept": ledger["kept"], **ledger["dropped"], **ledger["failed"]}
-        for order, (outcome, counts) in enumerate(outcomes.items()):
-            if ledger["in"][unit]:
-                points.append(
-                    {
-                        "stage": ledger["stage"],
-                        "outcome": outcome.replace("_", " "),
-                        "order": order,
-                        "amount": counts[unit],
-                        "unit": unit,
-                        "share": counts[unit] / ledger["in"][unit],
-                    }
-                )
-    return points
-
-
-def language_points(corpus: dict[str, Any]) -> list[dict[str, Any]]:
-    found = corpus["ledgers"][0]["languages"]
-    top = sorted(found.items(), key=lambda item: (-item[1]["documents"], item[0]))[:20]
-    return [
-        {
-            "language": code,
-            "documents": c["documents"],
-            "wanted": "kept" if code in corpus["languages"] else "not wanted",
-        }
-        for code, c in top
-    ]
-
-
-def quality_points(paths: list[str]) -> list[dict[str, Any]]:
-    reports = [read_json(path) for path in paths]
-    return [
-        {"language": report["language"], **point}
-        for report in reports
-        for point in report["curve"]
-        if point["recall"]
-    ]
-
-
-def generations(base: dict[str, Any], runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each prompt, what each model wrote."""
-    found: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for name, evaluation in [("backbone", base), *((r["name"], r["evaluation"]) for r in runs)]:
-        for text in evaluation["generations"]:
-            found[text["prompt"]].append({"model": name, "text": text["continuation"]})
-    return [{"prompt": prompt, "texts": texts} for prompt, texts in found.items()]
+def pretrained_here(backbone: str) -> dict[str, Any] | None:
+    """What pretraining wrote down, or None for a backbone from elsewhere."""
+    path = Path(backbone) / "training.json"
+    return read_json(path) if path.exists() else None
 
 
 def stage_times(benchmarks: str | None) -> list[dict[str, Any]]:

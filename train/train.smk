@@ -232,7 +232,9 @@ rule report:
         metrics=expand(f"{OUT}/runs/{{run}}/metrics.jsonl", run=RUNS),
         evaluations=expand(f"{OUT}/evaluate/{{model}}.json", model=["backbone", *RUNS]),
     output:
-        report(f"{OUT}/report.html", category="Report"),
+        page=report(f"{OUT}/report.html", category="Report"),
+        figure=f"{OUT}/figure1.png",
+        table=f"{OUT}/results.md",
     log:
         f"{OUT}/logs/report.log",
     benchmark:
@@ -255,4 +257,4 @@ rule report:
         "python -m train report {params.options} --stats {input.stats} {params.quality}"
         " --backbone {input.backbone} --runs {input.runs} --evaluations {input.evaluations}"
         " --forgetting {params.forgetting} --learning {params.learning} --config-file {params.config}"
-        " --benchmarks {params.benchmarks} --output {output} > {log} 2>&1"
+        " --benchmarks {params.benchmarks} --output {output.page} > {log} 2>&1"

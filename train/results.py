@@ -1,0 +1,196 @@
+"""The results of a workflow as plain rows: what the report's tables and charts, and results.md, show."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import read_json
+
+
+def load_run_results(run: str, evaluation: str) -> dict[str, Any]:
+    """A run's own record, its metrics and its evaluation, under its name."""
+    folder = Path(run).parent
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {"name": folder.name, "run": read_json(run), "metrics": lines, "evaluation": read_json(evaluation)}
+
+
+def results_table(
+    base: dict[str, Any], runs: list[dict[str, Any]], forgetting: str, learning: str
+) -> list[dict[str, Any]]:
+    """A row a model: bits per byte, and the change against the backbone."""
+    rows = []
+    for name, evaluation, run in [
+        ("backbone", base, None),
+        *((r["name"], r["evaluation"], r["run"]) for r in runs),
+    ]:
+        bpb = {domain: measure["bpb"] for domain, measure in evaluation["domains"].items()}
+        change = {domain: value - base["domains"][domain]["bpb"] for domain, value in bpb.items()}
+        nats = {domain: measure["nats_per_token"] for domain, measure in evaluation["domains"].items()}
+        rows.append({"name": name, "bpb": bpb, "change": change, "nats": nats, "run": run})
+    for domain in (forgetting, learning):
+        best = min(rows[1:], key=lambda row: row["bpb"][domain])
+        best.setdefault("best", set()).add(domain)
+    return rows
+
+
+def markdown_table(table: list[dict[str, Any]]) -> str:
+    """The results as a Markdown table: bits per byte, and the change against the backbone in brackets."""
+    domains = list(table[0]["bpb"])
+    lines = [
+        "| model | " + " | ".join(domains) + " | rate | trained weights | training, s | peak MiB |",
+        "|---|" + "---:|" * (len(domains) + 4),
+    ]
+    for row in table:
+        cells = [f"{row['bpb'][d]:.3f}" + (f" ({row['change'][d]:+.3f})" if row["run"] else "") for d in domains]
+        if run := row["run"]:
+            weights = run["extra_parameters"] or run["backbone_parameters"]
+            cells += [f"{run['options']['learning_rate']:g}", f"{weights:,}"]
+            cells += [f"{run['seconds']:.0f}", f"{run['peak_memory_mib']:,}"]
+        else:
+            cells += [""] * 4
+        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def summary(table: list[dict[str, Any]], forgetting: str, learning: str) -> str:
+    """The result in two sentences, for each neutral run against the others."""
+    by_method = {row["run"]["method"]: row for row in table[1:]}
+    neutral = by_method.get("neutral")
+    if not neutral:
+        return ""
+    text = (
+        f"Neutral residues change {forgetting} by {neutral['change'][forgetting]:+.3f} bits per byte "
+        f"and {learning} by {neutral['change'][learning]:+.3f}."
+    )
+    for method in ("finetune", "adapter"):
+        other = by_method.get(method)
+        if other and other["change"][learning] < 0:
+            share = neutral["change"][learning] / other["change"][learning]
+            text += (
+                f" They keep {share:.0%} of what {method} learns"
+                f" ({method}: {other['change'][forgetting]:+.3f} and {other['change'][learning]:+.3f})."
+            )
+    return text
+
+
+def trade_off_points(runs: list[dict[str, Any]], forgetting: str, learning: str) -> list[dict[str, Any]]:
+    """Every evaluation during training of every run, all on the same rows; step 0 is the backbone."""
+    points = []
+    for run in runs:
+        evaluated = [line for line in run["metrics"] if "evaluation" in line]
+        for line in evaluated:
+            points.append(
+                _named(run)
+                | {
+                    "rate": run["run"]["options"]["learning_rate"],
+                    "step": line["step"],
+                    "forgetting": line["evaluation"][forgetting]["bpb"],
+                    "learning": line["evaluation"][learning]["bpb"],
+                    "final": line is evaluated[-1],
+                }
+            )
+    backbone = {"model": "backbone", "method": "backbone", "rate": 0, "final": True}
+    return [points[0] | backbone, *points]
+
+
+def _named(run: dict[str, Any]) -> dict[str, Any]:
+    return {"model": run["name"], "method": run["run"]["method"]}
+
+
+def evaluation_points(runs: list[dict[str, Any]], domain: str) -> list[dict[str, Any]]:
+    return [
+        _named(run) | {"step": line["step"], "bpb": line["evaluation"][domain]["bpb"]}
+        for run in runs
+        for line in run["metrics"]
+        if "evaluation" in line
+    ]
+
+
+def loss_points(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The training loss at about a hundred steps of each run."""
+    points = []
+    for run in runs:
+        lines = [line for line in run["metrics"] if "loss" in line]
+        every = max(1, len(lines) // 100)
+        points += [_named(run) | {"step": x["step"], "loss": x["loss"]} for x in lines[::every]]
+    return points
+
+
+def gate_points(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {"model": run["name"], "step": line["step"], "tokens": f"{kind} tokens", "gate": line[f"gate_{kind}"]}
+        for run in runs
+        if run["run"]["method"] == "neutral"
+        for line in run["metrics"]
+        for kind in ("old", "new")
+        if line.get(f"gate_{kind}") is not None
+    ]
+
+
+def pretraining_points(backbone: str) -> list[dict[str, Any]]:
+    """The backbone's own validation curves, a line a domain; empty where it was not pretrained here."""
+    path = Path(backbone) / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [
+        {"domain": domain, "step": line["step"], "bpb": measure["bpb"]}
+        for line in lines
+        for domain, measure in line.get("evaluation", {}).items()
+    ]
+
+
+def funnel_points(ledgers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Shares of what each stage kept and dropped: pages for extract, paragraphs for the others."""
+    points = []
+    for ledger in ledgers:
+        unit = "paragraphs" if ledger["in"]["paragraphs"] else "documents"
+        outcomes = {"kept": ledger["kept"], **ledger["dropped"], **ledger["failed"]}
+        for order, (outcome, counts) in enumerate(outcomes.items()):
+            if ledger["in"][unit]:
+                points.append(
+                    {
+                        "stage": ledger["stage"],
+                        "outcome": outcome.replace("_", " "),
+                        "order": order,
+                        "amount": counts[unit],
+                        "unit": unit,
+                        "share": counts[unit] / ledger["in"][unit],
+                    }
+                )
+    return points
+
+
+def language_points(corpus: dict[str, Any]) -> list[dict[str, Any]]:
+    found = corpus["ledgers"][0]["languages"]
+    top = sorted(found.items(), key=lambda item: (-item[1]["documents"], item[0]))[:20]
+    return [
+        {
+            "language": code,
+            "documents": c["documents"],
+            "wanted": "kept" if code in corpus["languages"] else "not wanted",
+        }
+        for code, c in top
+    ]
+
+
+def quality_points(paths: list[str]) -> list[dict[str, Any]]:
+    reports = [read_json(path) for path in paths]
+    return [
+        {"language": report["language"], **point}
+        for report in reports
+        for point in report["curve"]
+        if point["recall"]
+    ]
+
+
+def generations(base: dict[str, Any], runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each prompt, what each model wrote."""
+    found: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for name, evaluation in [("backbone", base), *((r["name"], r["evaluation"]) for r in runs)]:
+        for text in evaluation["generations"]:
+            found[text["prompt"]].append({"model": name, "text": text["continuation"]})
+    return [{"prompt": prompt, "texts": texts} for prompt, texts in found.items()]
