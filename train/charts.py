@@ -43,7 +43,7 @@ def trade_off(points: Rows, forgetting: str, learning: str) -> Any:
     """
     colour, shape = _by_method(points)
     pick = alt.selection_point(fields=["method"], bind="legend")
-    number, near = ".4f", alt.Scale(zero=False)
+    number, near = ".4f", alt.Scale(zero=False, padding=45)
     base = alt.Chart(alt.Data(values=points)).encode(
         x=alt.X("forgetting:Q", title=f"{forgetting}, bits per byte (right: forgets)", scale=near),
         y=alt.Y("learning:Q", title=f"{learning}, bits per byte (down: learns)", scale=near),
@@ -90,16 +90,17 @@ def _lines(points: Rows, value: str, title: str, names: list[str]) -> Any:
     )
 
 
-def gates(points: Rows) -> alt.Chart:
+def gates(points: Rows) -> Any:
     """Mean gate on old and new tokens over the steps. Points: model, step, tokens, gate."""
+    kinds = alt.Scale(domain=["new tokens", "old tokens"], range=[COLOURS[0], GREY])
     return (
         alt.Chart(alt.Data(values=points))
         .mark_line(strokeWidth=2)
         .encode(
             x=alt.X("step:Q", title="step"),
             y=alt.Y("gate:Q", title="mean gate"),
-            color=alt.Color("tokens:N", title=None, scale=alt.Scale(range=[GREY, COLOURS[0]])),
-            strokeDash=alt.StrokeDash("model:N", title=None),
+            color=alt.Color("tokens:N", title=None, scale=kinds),
+            detail="model:N",
             tooltip=["model:N", "tokens:N", "step:Q", alt.Tooltip("gate:Q", format=".3f")],
         )
         .properties(width=WIDTH, height=220)
