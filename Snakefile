@@ -6,7 +6,7 @@ from snakemake.utils import min_version
 
 from pipeline.config import ConfigError, flags, read
 from pipeline.fingerprint import fingerprint
-from pipeline.manifest import manifest
+from pipeline.manifest import manifest, sample_files
 from train.options import Config, eval_domains
 
 min_version("9.0")
@@ -23,11 +23,11 @@ container: "docker://python:3.12-slim"
 
 try:
     OPTIONS = read(Config, config, ", ".join(map(str, workflow.configfiles)))
-    WARCS = manifest(OPTIONS.crawl, OPTIONS.sample, OPTIONS.output)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 OUT = OPTIONS.output
+WARCS = manifest(OPTIONS.crawl.warcs)[0] or sample_files(OUT, OPTIONS.sample.files)
 
 
 include: "pipeline/pipeline.smk"

@@ -72,53 +72,45 @@ def read_yaml(cls: type[T], path: str | Path) -> T:
     return read(cls, data, str(path))
 
 
+# A value that could not be built. One that is only out of bounds, or has an unknown key beside it, can be,
+# so that what depends on it is checked too and all errors are listed at once.
+_BROKEN = object()
+
+
 def _build(kind: Any, data: Any, path: str, errors: list[str]) -> Any:
-    """`data` as a value of type `kind`; problems go to `errors` under the key `path`."""
+    """`data` as a value of type `kind`, or _BROKEN; problems go to `errors` under the key `path`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(typing.cast(type, kind), data, path, errors)
     if origin in (types.UnionType, typing.Union):
         if data is None and type(None) in arguments:
             return None
-        members = [a for a in arguments if a is not type(None)]
-        attempts: list[list[str]] = []
-        for member in members:
-            attempt: list[str] = []
-            value = _build(member, data, path, attempt)
-            if not attempt:
-                return value
-            attempts.append(attempt)
-        errors.extend(attempts[0] if len(members) == 1 else [_wrong(path, data, kind)])
-        return None
-    if origin is list:
-        if not isinstance(data, list | tuple):
-            errors.append(_wrong(path, data, kind))
-            return None
-        return [_build(arguments[0], item, f"{path}[{i}]", errors) for i, item in enumerate(data)]
-    if origin is dict:
-        if not isinstance(data, Mapping):
-            errors.append(_wrong(path, data, kind))
-            return None
-        return {str(k): _build(arguments[1], v, f"{path}.{k}", errors) for k, v in data.items()}
+        (member,) = (a for a in arguments if a is not type(None))
+        return _build(member, data, path, errors)
+    if origin is list and isinstance(data, list | tuple):
+        items = [_build(arguments[0], item, f"{path}[{i}]", errors) for i, item in enumerate(data)]
+        return _BROKEN if _BROKEN in items else items
+    if origin is dict and isinstance(data, Mapping):
+        pairs = {str(k): _build(arguments[1], v, f"{path}.{k}", errors) for k, v in data.items()}
+        return _BROKEN if _BROKEN in pairs.values() else pairs
     if kind is float and isinstance(data, int | str) and not isinstance(data, bool):
         try:  # YAML 1.1 reads 1e-3 as a string
             return float(data)
         except ValueError:
             pass
-    if isinstance(data, kind) and not (kind in (int, float) and isinstance(data, bool)):
+    if origin is None and isinstance(data, kind) and not (kind in (int, float) and isinstance(data, bool)):
         return data
-    errors.append(_wrong(path, data, kind))
-    return None
+    errors.append(f"{path}: expected {type_name(kind)}, found {data!r}")
+    return _BROKEN
 
 
 def _build_dataclass(cls: type, data: Any, path: str, errors: list[str]) -> Any:
     prefix = f"{path}." if path else ""
     if not isinstance(data, Mapping):
         errors.append(f"{path or 'the file'}: expected keys and values, found {data!r}")
-        return None
+        return _BROKEN
     fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
-    before = len(errors)
     for key in data:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1)
@@ -127,14 +119,14 @@ def _build_dataclass(cls: type, data: Any, path: str, errors: list[str]) -> Any:
     values = {}
     for name, field in fields.items():
         if name in data:
-            count = len(errors)
             values[name] = _build(hints[name], data[name], prefix + name, errors)
-            if len(errors) == count:
+            if values[name] is not _BROKEN:
                 errors.extend(_check(values[name], field.metadata, prefix + name))
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        elif _default(field) is dataclasses.MISSING:
             errors.append(f"{prefix}{name}: missing; it is {field.metadata['doc'] or 'required'}")
-    if len(errors) > before:
-        return None
+            values[name] = _BROKEN
+    if _BROKEN in values.values():
+        return _BROKEN
     value = cls(**values)
     for key, problem in getattr(value, "problems", lambda: ())():
         errors.append(f"{prefix}{key}: {problem}")
@@ -154,10 +146,6 @@ def _check(value: Any, rule: Mapping[str, Any], path: str) -> Iterator[str]:
             yield f"{path}: {item!r} is not a choice; choose one of {', '.join(rule['choices'])}"
         if rule.get("exists") and not Path(item).exists():
             yield f"{path}: no such file: {item}; give a path that exists, relative to where you run"
-
-
-def _wrong(path: str, data: Any, kind: Any) -> str:
-    return f"{path}: expected {type_name(kind)}, found {data!r}"
 
 
 def type_name(kind: Any) -> str:

@@ -5,31 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.config import ConfigError
-from pipeline.options import Crawl, Sample
 
-
-def manifest(crawl: Crawl, sample: Sample, output: str) -> list[str]:
-    """The paths of all WARCs: those of `crawl.warcs` with globs expanded and sorted, or the sample's.
-
-    Raises ConfigError where an entry matches no file or a file is named twice.
-    """
-    if not crawl.warcs:
-        return [f"{output}/crawl/sample-{i:05d}.warc.gz" for i in range(sample.files)]
+def manifest(patterns: list[str]) -> tuple[list[str], list[str]]:
+    """The paths of all WARCs, globs expanded and sorted, and a problem for each pattern that is wrong."""
     found: list[str] = []
     problems = []
-    for i, pattern in enumerate(crawl.warcs):
-        matches = sorted(map(str, expand(pattern))) or [pattern]
-        for path in matches:
-            if not Path(path).is_file():
-                problems.append(f"crawl.warcs[{i}]: no file matches {pattern}; paths are relative to {Path.cwd()}")
-            elif path in found:
-                problems.append(f"crawl.warcs[{i}]: {path} is named twice; its pages would count twice")
-            else:
-                found.append(path)
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return found
+    for pattern in patterns:
+        matches = sorted(str(path) for path in expand(pattern) if path.is_file())
+        if not matches:
+            problems.append(f"no file matches {pattern}; paths are relative to {Path.cwd()}")
+        if twice := [path for path in matches if path in found]:
+            problems.append(f"{twice[0]} is named twice; its pages would count twice")
+        found += matches
+    return found, problems
+
+
+def sample_files(output: str, count: int) -> list[str]:
+    """The WARCs of the sample crawl."""
+    return [f"{output}/crawl/sample-{i:05d}.warc.gz" for i in range(count)]
 
 
 def expand(pattern: str) -> Iterator[Path]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.config import option
+from pipeline.manifest import manifest
 
 
 def bad_regex(pattern: str) -> str | None:
@@ -50,6 +51,9 @@ class Crawl:
 
     warcs: list[str] = option([], "WARC files or globs, in manifest order; empty: make the sample crawl")
     warcs_per_job: int = option(2, "WARC files that one job reads, and that make one shard", low=1)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from (("warcs", problem) for problem in manifest(self.warcs)[1])
 
 
 @dataclass(frozen=True, kw_only=True)

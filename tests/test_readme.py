@@ -30,6 +30,9 @@ def test_the_example_reads_shards(tmp_path):
     assert "u2 None None" in done.stdout
 
 
-def test_the_config_for_ones_own_crawl_is_valid():
+def test_the_config_for_ones_own_crawl_is_valid(tmp_path, monkeypatch):
+    (tmp_path / "crawl").mkdir()
+    (tmp_path / "crawl" / "a.warc.gz").touch()
+    monkeypatch.chdir(tmp_path)
     (example,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     assert read(Config, yaml.safe_load(example)).extend.new == "br"

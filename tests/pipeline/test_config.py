@@ -28,13 +28,14 @@ def test_shipped_configs_are_valid(name, monkeypatch):
 def test_all_errors_are_listed_at_once_with_key_and_cure():
     bad = GOOD | {
         "extrct": {},
+        "evaluate": {"learning": "it"},
         "extract": {"min_chars": -3, "languages": "fr"},
         "extend": {"runs": {"a": {"learning_rate": 1, "method": "magic"}}},
     }
     with pytest.raises(ConfigError) as caught:
         read(Config, bad, "my.yaml")
     text = str(caught.value)
-    assert len(text.splitlines()) == 4
+    assert len(text.splitlines()) == 4, text
     assert "my.yaml: extrct: unknown key; did you mean extract?" in text
     assert "extract.languages: expected list of text, found 'fr'" in text
     assert "extract.min_chars: -3 characters is too small; the least is 1 characters" in text
@@ -56,6 +57,8 @@ def test_all_errors_are_listed_at_once_with_key_and_cure():
             "domains.x.urls: not a regular expression",
         ),
         ({"output": 3}, "output: expected text, found 3"),
+        ({"crawl": {"warcs": ["no/*.gz"]}}, "crawl.warcs: no file matches no/*.gz"),
+        ({"crawl": {"warcs": [__file__, __file__]}}, "test_config.py is named twice"),
     ],
 )
 def test_each_wrong_value_names_its_key(change, message):
