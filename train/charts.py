@@ -19,7 +19,10 @@ METHODS = {
     "neutral": ("#009E73", "circle"),
 }
 GREY = "#8a8a8a"
-COLOURS = ("#009E73", "#E69F00", "#D55E00", "#0072B2", "#CC79A7", "#56B4E9", "#F0E442", GREY, "#5D4A9C")
+COLOURS = (
+    *("#009E73", "#E69F00", "#D55E00", "#0072B2", "#CC79A7", "#56B4E9", "#F0E442", GREY),
+    *("#5D4A9C", "#7A5C3E", "#B3367A", "#2F6F4F"),  # beyond the eight of Okabe and Ito
+)
 WIDTH: Any = "container"
 
 Rows = list[dict[str, Any]]

@@ -96,7 +96,9 @@ def extend(options: Run, backbone: str, old_rows: str, new_rows: str, validation
     )
     state = train(task)
     with atomic_folder(output) as folder:
-        save_file(trainable_state(model), folder / "weights.safetensors")
+        weights = folder / "weights.safetensors"
+        save_file(trainable_state(model), weights)
+        weights.chmod(0o644)  # safetensors writes for the owner alone
         write_metrics(folder, state)
         about = {
             "options": to_data(options),
