@@ -93,7 +93,7 @@ def tokenize(
                 f"domain of {output}: no {options.language} document{only} in the {split} split; "
                 "widen its urls, or raise shards.validation_share"
             )
-        kinds = (dtype, np.dtype(np.uint32), np.dtype(np.int64))
+        kinds: tuple[Any, ...] = (dtype, np.uint32, np.int64)
         ids, sizes, owners = (np.memmap(name, kind) for name, kind in zip(names, kinds, strict=True))
         fill = separator_id(encoder) if split == "validation" else None
         kept = _write_rows(
