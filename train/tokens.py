@@ -6,10 +6,11 @@ from i T on: it shares its first token with the row before, so that each token i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
-import tempfile
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,8 +85,8 @@ def tokenize(
     encoder = AutoTokenizer.from_pretrained(tokenizer)
     before, after = separators(encoder)
     dtype = np.dtype(np.uint16 if len(encoder) <= 2**16 else np.uint32)
-    with tempfile.TemporaryDirectory(dir=Path(output).parent if Path(output).parent.exists() else None) as folder:
-        names = [Path(folder) / name for name in ("ids", "sizes", "owners")]
+    with spool_folder(output) as folder:
+        names = [folder / name for name in ("ids", "sizes", "owners")]
         count = _spool(documents(shards, options.urls), encoder, before, after, dtype, names)
         if not count:
             only = f" whose URL matches {options.urls!r}" if options.urls else ""
@@ -125,6 +126,18 @@ def tokenize(
                 "bytes": int(sizes.sum()),
             },
         )
+
+
+@contextlib.contextmanager
+def spool_folder(output: str) -> Iterator[Path]:
+    """An empty folder beside `output`, gone afterwards; one left by a killed run is used again."""
+    folder = Path(f"{output}.spool")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def tokenizer_digest(folder: str | Path) -> str:
