@@ -149,8 +149,8 @@ def _response(record: Any, offset: int) -> Response | None:
 def _chain_end(path: str | Path, start: int) -> int:
     """Where the chain of sound gzip members from `start` on ends: the file's size, if nothing is broken.
 
-    FastWARC says nothing of a file that was cut, or that goes on with garbage. Only the tail behind the
-    last response is walked, so this costs little. A file that is not gzip is one sound chain.
+    It tells where damage begins, and that a file was cut, of which FastWARC says nothing. Only the tail behind
+    the last response is walked, so this costs little. A file that is not gzip is one sound chain.
     """
     with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:2] != GZIP_MEMBER[:2] and not str(path).endswith(".gz"):
