@@ -139,14 +139,6 @@ def read_arrow(path: str | Path) -> Iterator[pa.RecordBatch]:
         yield from reader
 
 
-def arrow_metadata(path: str | Path) -> dict[str, Any]:
-    """The JSON that a stage left under the key `pipeline` in the schema of its output."""
-    import pyarrow as pa
-
-    with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
-        return json.loads((reader.schema.metadata or {}).get(b"pipeline", b"{}"))
-
-
 def stamp(schema: pa.Schema, stage: str, options: Any) -> pa.Schema:
     """`schema` with the stage, its options and the versions that made the file in its metadata."""
     import importlib.metadata as metadata
