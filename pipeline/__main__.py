@@ -35,7 +35,7 @@ STAGES = (
         (
             File("warcs", "WARC files", many=True),
             File("language_id", "fastText language identification model"),
-            File("output", "Arrow file of pages"),
+            File("output", "list (.json) of the files of pages, which lie in warcs/ beside it"),
             File("ledger", "JSON ledger"),
             WORKERS,
             SCHEDULER,
@@ -47,7 +47,7 @@ STAGES = (
         "dedup-hash",
         "Hash each paragraph of a page file.",
         "pipeline.dedup:hash_paragraphs",
-        (File("pages", "Arrow file of pages"), File("output", "hashes (.npy)")),
+        (File("pages", "pages: an Arrow file, or a list of them (extract)"), File("output", "hashes (.npy)")),
         options.Dedup,
         "dedup",
     ),
@@ -69,7 +69,7 @@ STAGES = (
         "Write the documents: pages without their duplicate paragraphs.",
         "pipeline.dedup:apply_duplicates",
         (
-            File("pages", "Arrow file of pages"),
+            File("pages", "pages: an Arrow file, or a list of them (extract)"),
             File("duplicates", "duplicates (dedup-reduce)"),
             File("position", "place of the page file in the manifest, from 0", kind=int),
             File("output", "Arrow file of documents"),

@@ -1,23 +1,27 @@
 """WARC files to pages: the main text of each HTML page in a wanted language.
 
 Source: paper, section 4.1 (text with resiliparse, then language identification with fastText).
+
+A batch of WARCs is one job, and each WARC one file of pages, which is kept: a batch whose WARCs are others than
+last time extracts only those that are new. The batch's own output is a list of its files of pages.
 """
 
 from __future__ import annotations
 
-import functools
-import shutil
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import xxhash
 
 from pipeline.engine import map_items
-from pipeline.files import copy_arrow, stamp, write_arrow
+from pipeline.files import read_schema, stamp, write_arrow, write_list
 from pipeline.fingerprint import fingerprint
-from pipeline.html import charset_of, decode, is_html, paragraphs
+from pipeline.guard import FAILURES, Extractor
+from pipeline.html import charset_of, is_html
+from pipeline.language import guess, identify, load_model
 from pipeline.ledger import Ledger, merge_files
 from pipeline.options import Extract
 from pipeline.warc import Damage, Response, responses
@@ -47,56 +51,56 @@ def extract(
     workers: int,
     scheduler: str | None,
 ) -> None:
-    """Extract WARC files into one file of pages, in the order of the files and their records.
+    """Extract WARC files into a file of pages each, and list these in their order in `output`.
 
-    Each WARC becomes a part first, so that a run that is killed goes on with the WARCs that are left.
+    The files of pages lie in `warcs/` beside the list. One that is there already, from the same code, options
+    and WARC, is used as it is: so a run that is killed goes on with the WARCs that are left.
     """
-    parts = Path(output + ".parts")
-    schema = stamp(PAGE_SCHEMA, "extract", options)
+    folder = Path(output).parent / "warcs"
     code = fingerprint("pipeline.extract")
-    jobs = [
-        (
-            options,
-            warc,
-            language_id,
-            str(parts / f"{i:05d}.arrow"),
-            f"{code} {warc} {Path(warc).stat().st_size}",
-        )
-        for i, warc in enumerate(warcs)
-    ]
+    jobs = [(options, warc, language_id, str(folder / pages_name(warc)), code) for warc in warcs]
     map_items(_extract_one, jobs, workers, scheduler, "extract", "WARCs")
-    total = merge_files("extract", [job[3] + ".ledger.json" for job in jobs])
-    copy_arrow(output, schema, [job[3] for job in jobs])
-    total.write(ledger)
-    shutil.rmtree(parts)
+    merge_files("extract", [_ledger_path(pages) for _, _, _, pages, _ in jobs]).write(ledger)
+    write_list(output, [pages for _, _, _, pages, _ in jobs])
+
+
+def pages_name(warc: str) -> str:
+    """The file of pages of a WARC; the hash tells apart files of one name in several folders."""
+    return f"{Path(warc).name}-{xxhash.xxh3_64_hexdigest(warc.encode())[:8]}.arrow"
+
+
+def _ledger_path(pages: str) -> str:
+    return pages.removesuffix(".arrow") + ".ledger.json"
 
 
 def _extract_one(job: tuple[Extract, str, str, str, str]) -> None:
-    """One WARC to one part; does nothing where the part is there from the same code, options and file."""
-    options, warc, language_id, output, key = job
+    options, warc, language_id, output, code = job
     schema = stamp(PAGE_SCHEMA, "extract", options)
-    schema = schema.with_metadata(schema.metadata | {b"key": key.encode()})
-    if Path(output).exists() and _same_part(output, schema):
+    key = f"{code} {options} {Path(language_id).name} {_identity(warc)}"
+    if Path(output).exists() and (read_schema(output).metadata or {}).get(b"key") == key.encode():
         return
     ledger = Ledger("extract")
-    pages = _pages(options, warc, _language_model(language_id), ledger)
-    # The ledger is complete only at the last page, and a part that is there must have its ledger.
-    write_arrow(output, schema, pages, before_rename=lambda: ledger.write(output + ".ledger.json"))
+    with Extractor(options.page_seconds) as extractor:
+        pages = _pages(options, warc, load_model(language_id), extractor, ledger)
+        schema = schema.with_metadata(schema.metadata | {b"key": key.encode()})
+        # The ledger is complete only at the last page, and pages that are there must have their ledger.
+        write_arrow(output, schema, pages, before_rename=lambda: ledger.write(_ledger_path(output)))
 
 
-def _same_part(path: str, schema: pa.Schema) -> bool:
-    with pa.OSFile(path, "rb") as source, pa.ipc.open_stream(source) as reader:
-        return bool(reader.schema.metadata == schema.metadata)
+def _identity(warc: str) -> str:
+    """What tells a WARC from another that takes its place: its size, its beginning and its end."""
+    with open(warc, "rb") as file:  # noqa: PTH123
+        size = file.seek(0, 2)
+        digest = xxhash.xxh3_64()
+        for place in (0, max(0, size - 2**16)):
+            file.seek(place)
+            digest.update(file.read(2**16))
+    return f"{Path(warc).name} {size} {digest.hexdigest()}"
 
 
-@functools.cache
-def _language_model(path: str) -> Any:
-    import fasttext
-
-    return fasttext.load_model(path)
-
-
-def _pages(options: Extract, warc: str, model: Any, ledger: Ledger) -> Iterator[dict[str, Any]]:
+def _pages(
+    options: Extract, warc: str, model: Any, extractor: Extractor, ledger: Ledger
+) -> Iterator[dict[str, Any]]:
     name = Path(warc).name
     for record in responses(warc):
         if isinstance(record, Damage):
@@ -105,17 +109,20 @@ def _pages(options: Extract, warc: str, model: Any, ledger: Ledger) -> Iterator[
             continue
         size = len(record.body)
         ledger.enter(documents=1, bytes=size)
-        page = _page(options, record, model, ledger)
+        page = _page(options, record, model, extractor, ledger)
         if isinstance(page, str):
-            ledger.drop(page, documents=1, bytes=size)
+            count = ledger.fail if page in FAILURES else ledger.drop
+            count(page, documents=1, bytes=size)
             continue
         ledger.keep(documents=1, bytes=size)
         ledger.sample("kept", record.url, page["text"])
         yield page | {"warc": name}
 
 
-def _page(options: Extract, record: Response, model: Any, ledger: Ledger) -> dict[str, Any] | str:
-    """The page, or the reason why it is dropped."""
+def _page(
+    options: Extract, record: Response, model: Any, extractor: Extractor, ledger: Ledger
+) -> dict[str, Any] | str:
+    """The page, or the reason why there is none."""
     if record.status != 200:
         return "http_status"
     if not is_html(record.content_type, record.body):
@@ -123,15 +130,19 @@ def _page(options: Extract, record: Response, model: Any, ledger: Ledger) -> dic
     if len(record.body) > options.max_html_bytes:
         return "html_too_long"
     codec, decided_by = charset_of(record.body, record.charset)
-    html = decode(record.body, codec)
-    if html is None:
-        return "undecodable"
-    text = "\n".join(paragraphs(html))
+    if options.cascade:
+        language = guess(model, record.body, codec, options.languages, options.cascade_min_score)
+        if language is not None:
+            ledger.language(language, documents=1)
+            return "unlikely_language"
+    found, text = extractor.text(record.body, codec)
+    if not found:
+        return text
     if len(text) < options.min_chars:
         ledger.sample("text_too_short", record.url, text)
         return "text_too_short"
-    language, score = identify(model, text[: options.language_chars])
-    ledger.language(language, documents=1, bytes=len(text.encode()))
+    language, score = identify(model, text, options.language_chars)
+    ledger.language(language, documents=1)
     if language not in options.languages:
         ledger.sample("other_language", record.url, text)
         return "other_language"
@@ -149,14 +160,6 @@ def _page(options: Extract, record: Response, model: Any, ledger: Ledger) -> dic
         "record_id": record.record_id,
         "digest": record.digest,
     }
-
-
-def identify(model: Any, text: str) -> tuple[str, float]:
-    """The most probable language of a text and its probability, at most 1."""
-    labels, scores = model.predict(text.replace("\n", " "))
-    if not labels:
-        return "unknown", 0.0
-    return labels[0].removeprefix("__label__"), min(1.0, float(scores[0]))
 
 
 def _date(value: str) -> datetime | None:

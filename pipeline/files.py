@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -93,12 +94,6 @@ def write_arrow(
     return _write_batches(path, schema, batches, before_rename)
 
 
-def copy_arrow(path: str | Path, schema: pa.Schema, parts: Iterable[str | Path]) -> int:
-    """Write the batches of several Arrow streams, in order, as one; returns the number of rows."""
-    batches = (batch.replace_schema_metadata(schema.metadata) for part in parts for batch in read_arrow(part))
-    return _write_batches(path, schema, batches)
-
-
 def _batched(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     pending: list[dict[str, Any]] = []
     chars = 0
@@ -131,12 +126,36 @@ def _write_batches(
     return count
 
 
+def write_list(path: str | Path, files: Iterable[str]) -> None:
+    """Write a list of Arrow files, which `read_arrow` reads as one; their names are relative to its folder."""
+    folder = Path(path).parent
+    write_json(path, {"files": [str(Path(file).relative_to(folder)) for file in files]})
+
+
 def read_arrow(path: str | Path) -> Iterator[pa.RecordBatch]:
-    """The record batches of an Arrow IPC stream, one in memory at a time."""
+    """The record batches of an Arrow IPC stream, one in memory at a time; or of a list (.json) of streams.
+
+    Raises FileNotFoundError that says how to make a listed file again.
+    """
+    import pyarrow as pa
+
+    if Path(path).suffix != ".json":
+        with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
+            yield from reader
+        return
+    for name in read_json(path)["files"]:
+        file = Path(path).parent / name
+        if not file.exists():
+            cure = f"listed file is missing; delete {path} and run again, which makes both"
+            raise FileNotFoundError(errno.ENOENT, cure, str(file))
+        yield from read_arrow(file)
+
+
+def read_schema(path: str | Path) -> pa.Schema:
     import pyarrow as pa
 
     with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
-        yield from reader
+        return reader.schema
 
 
 def stamp(schema: pa.Schema, stage: str, options: Any) -> pa.Schema:

@@ -1,4 +1,4 @@
-"""HTML bytes to paragraphs of text: which charset, which text."""
+"""HTML bytes to paragraphs of text: is it HTML, which charset, which text."""
 
 from __future__ import annotations
 
@@ -6,19 +6,41 @@ import codecs
 import re
 
 BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
-META = re.compile(rb"""<meta[^>]{0,200}charset\s*=\s*["']?\s*([\w.:-]{1,40})""", re.IGNORECASE)
-FALLBACK = "cp1252"  # of browsers, for western languages
+# A page in UTF-16 that says nothing of it begins with a tag all the same.
+UTF16_TAGS = {b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
 META_BYTES = 1024  # how far browsers look (HTML standard, "prescan a byte stream")
+COMMENT = re.compile(rb"<!--.*?(?:-->|$)", re.DOTALL)
+META = re.compile(
+    rb"""<meta[^>]{0,200}charset\s*=\s*["']?\s*([\w.:-]{1,40})"""
+    rb"""|^\s*<\?xml[^>]{0,200}encoding\s*=\s*["']([\w.:-]{1,40})""",
+    re.IGNORECASE,
+)
+FALLBACK = "cp1252"  # of browsers, for western languages
+# The web's labels mean these supersets (Encoding standard), which Python keeps apart.
+SUPERSETS = {
+    "ascii": "cp1252",
+    "big5": "big5hkscs",
+    "euc_kr": "cp949",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "iso8859-9": "cp1254",
+    "iso8859-11": "cp874",
+    "shift_jis": "cp932",
+}
 # Text has no control characters but tab and newline; these come from binary junk and hostile pages.
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
 SNIFF = re.compile(
     rb"\s*(?:<!--|<!doctype html|<(?:html|head|body|title|h1|div|p|table|script|meta)\b)", re.IGNORECASE
 )
+# What servers send as text/html all the same (MIME Sniffing standard, section 6).
+BINARY = (b"%PDF-", b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04", b"\x1f\x8b\x08", b"RIFF", b"\0\0\0")
 UNDECODABLE_SHARE = 0.05
 
 
 def is_html(content_type: str, body: bytes) -> bool:
-    """By the declared type, or by the first bytes where none is declared."""
+    """By the declared type, or by the first bytes where none is declared; never where these are of another."""
+    if body.startswith(BINARY):
+        return False
     if content_type:
         return content_type in ("text/html", "application/xhtml+xml")
     return SNIFF.match(body[:512]) is not None
@@ -29,32 +51,47 @@ def charset_of(body: bytes, declared: str | None) -> tuple[str, str]:
 
     Unknown labels fall through to the next. Source: WHATWG Encoding and HTML standards.
     """
-    from resiliparse.parse.encoding import detect_encoding
-
     for bom, name in BOMS:
         if body.startswith(bom):
             return name, "bom"
     if declared and (codec := _codec(declared)):
         return codec, "http"
-    match = META.search(body[:META_BYTES])
-    if match and (codec := _codec(match[1].decode("ascii", "replace"))):
+    match = META.search(COMMENT.sub(b"", body[:META_BYTES]))
+    if match and (codec := _codec((match[1] or match[2]).decode("ascii", "replace"))):
         # A <meta> that could be read is no UTF-16, whatever it says (HTML standard).
         return ("utf-8" if codec.startswith("utf-16") else codec), "meta"
+    return _detect(body), "detected"
+
+
+def _detect(body: bytes) -> str:
+    from resiliparse.parse.encoding import detect_encoding
+
+    if body[:2] in UTF16_TAGS:
+        return UTF16_TAGS[body[:2]]
+    if b"\x1b$B" in body or b"\x1b$@" in body:  # seven bits, so it would pass for UTF-8
+        return "iso2022_jp"
     try:
         body.decode("utf-8")
-        return "utf-8", "detected"
+        return "utf-8"
     except UnicodeDecodeError:
-        return _codec(detect_encoding(body) or "") or FALLBACK, "detected"
+        # Not the label that the web knows: for one it does not know, that would be UTF-8.
+        found = detect_encoding(body, html5_compatible=False) or ""
+        return _codec(found) or _python_codec(found) or FALLBACK
 
 
 def _codec(label: str) -> str | None:
     """The name of Python's codec for a label of the web, or None for an unknown one."""
     from resiliparse.parse.encoding import map_encoding_to_html5
 
+    return _python_codec(map_encoding_to_html5(label, fallback_utf8=False) or "")
+
+
+def _python_codec(label: str) -> str | None:
     try:
-        return codecs.lookup(map_encoding_to_html5(label, fallback_utf8=False) or "").name
-    except LookupError:
+        name = codecs.lookup(label).name
+    except (LookupError, ValueError):  # ValueError: a NUL in the label
         return None
+    return SUPERSETS.get(name, name)
 
 
 def decode(body: bytes, codec: str) -> str | None:

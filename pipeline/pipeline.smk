@@ -70,7 +70,7 @@ rule extract:
         warcs=lambda wildcards: BATCHES[wildcards.batch],
         language_id=LANGUAGE_MODEL,
     output:
-        pages=f"{OUT}/pages/{{batch}}.arrow",
+        pages=f"{OUT}/pages/{{batch}}.json",
         ledger=f"{OUT}/pages/{{batch}}.ledger.json",
     log:
         f"{OUT}/logs/extract/{{batch}}.log",
@@ -92,7 +92,7 @@ rule extract:
 
 rule dedup_hash:
     input:
-        f"{OUT}/pages/{{batch}}.arrow",
+        f"{OUT}/pages/{{batch}}.json",
     output:
         f"{OUT}/hashes/{{batch}}.npy",
     log:
@@ -133,7 +133,7 @@ rule dedup_reduce:
 
 rule dedup_apply:
     input:
-        pages=f"{OUT}/pages/{{batch}}.arrow",
+        pages=f"{OUT}/pages/{{batch}}.json",
         duplicates=f"{OUT}/hashes/duplicates.npy",
     output:
         documents=f"{OUT}/documents/{{batch}}.arrow",

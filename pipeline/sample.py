@@ -37,11 +37,16 @@ def make_sample(options: Sample, output: list[str]) -> None:
     crawl: list[tuple[str, str, bytes]] = []
     with progress(len(options.sources), "fetch packages", "sources") as bar:
         for name in options.sources:
-            found = list(_choose(name, options))
+            found = list(choose(name, options))
             logging.info("%s: %d records", name, len(found))
             crawl += found
             bar.update()
-    random.Random(options.seed).shuffle(crawl)
+    write_crawl(crawl, options.seed, output)
+
+
+def write_crawl(crawl: list[tuple[str, str, bytes]], seed: int, output: list[str]) -> None:
+    """Write records of (URL, media type, body), shuffled, evenly to WARC files."""
+    random.Random(seed).shuffle(crawl)
     with progress(len(crawl), "write WARCs", "records") as bar:
         for number, path in enumerate(output):
             first = number * len(crawl) // len(output)
@@ -58,7 +63,7 @@ def fetch_language_model(output: str, downloads: str) -> None:
         part.write_bytes(body)
 
 
-def _choose(name: str, options: Sample) -> Iterator[tuple[str, str, bytes]]:
+def choose(name: str, options: Sample) -> Iterator[tuple[str, str, bytes]]:
     """At most `pages_per_source` pages, evenly spread, and a few of the other files."""
     found = sorted(pages(SOURCES[name], Path(options.downloads)))
     html = [p for p in found if p[1] in PAGE_SUFFIXES.values() and len(p[2]) <= options.max_page_bytes]

@@ -48,15 +48,17 @@ def apt(*names: str) -> Package:
 
 
 SOURCES = {
-    "libreoffice-help-en-us": Source(
-        (apt("libreoffice-help-en-us"),), "help-en.libreoffice.example", r"office/help/en-US/(.+)"
-    ),
-    "libreoffice-help-fr": Source(
-        (apt("libreoffice-help-fr"),), "help-fr.libreoffice.example", r"office/help/fr/(.+)"
-    ),
-    "libreoffice-help-de": Source(
-        (apt("libreoffice-help-de"),), "help-de.libreoffice.example", r"office/help/de/(.+)"
-    ),
+    **{
+        f"libreoffice-help-{code}": Source(
+            (apt(f"libreoffice-help-{code}"),),
+            f"help-{code.removesuffix('-us')}.libreoffice.example",
+            r"office/help/[^/]+/(.+)",
+        )
+        for code in (
+            *("en-us", "fr", "de", "cs", "da", "el", "es", "et", "eu", "fi", "hi", "hu", "it", "ja"),
+            *("ko", "nl", "pl", "pt", "ru", "sv", "tr", "vi", "zh-cn"),
+        )
+    },
     "python-doc": Source(
         (apt("python3.14-doc", "python3.13-doc", "python3.12-doc", "python3.11-doc", "python3.10-doc"),),
         "docs.python.example",
@@ -71,6 +73,11 @@ SOURCES = {
         (apt("debian-handbook"),),
         "handbook.debian.example",
         r"debian-handbook/html/((?:en-US|fr-FR|de-DE)/.+)",
+    ),
+    "debian-handbook-translations": Source(  # in the languages that "debian-handbook" leaves out
+        (apt("debian-handbook"),),
+        "handbook.debian.example",
+        r"debian-handbook/html/((?!en-US|fr-FR|de-DE)\w\w-\w+/.+)",
     ),
     "debian-guides": Source(
         tuple(

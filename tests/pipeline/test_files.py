@@ -3,7 +3,7 @@ import json
 import pyarrow as pa
 import pytest
 
-from pipeline.files import ROWS_PER_BATCH, atomic, copy_arrow, read_arrow, write_arrow
+from pipeline.files import ROWS_PER_BATCH, atomic, read_arrow, write_arrow, write_list
 from pipeline.ledger import Ledger, LedgerError, merge
 
 SCHEMA = pa.schema([("text", pa.string())])
@@ -39,11 +39,15 @@ def test_long_texts_make_short_batches(tmp_path):
     assert [len(b) for b in read_arrow(tmp_path / "a.arrow")] == [2, 2]
 
 
-def test_copies_are_the_parts_in_order(tmp_path):
-    for name in "ab":
-        write_arrow(tmp_path / name, SCHEMA.with_metadata({"part": name}), [{"text": name}])
-    copy_arrow(tmp_path / "c", SCHEMA, [tmp_path / "b", tmp_path / "a"])
-    assert [r["text"] for b in read_arrow(tmp_path / "c") for r in b.to_pylist()] == ["b", "a"]
+def test_a_list_reads_as_its_files_in_order(tmp_path):
+    for name in ("a", "b"):
+        write_arrow(tmp_path / f"in/{name}.arrow", SCHEMA, [{"text": name}])
+    write_list(tmp_path / "list.json", [str(tmp_path / "in/b.arrow"), str(tmp_path / "in/a.arrow")])
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("list.json", "in"):
+        (tmp_path / name).rename(tmp_path / "elsewhere" / name)
+    rows = [r["text"] for b in read_arrow(tmp_path / "elsewhere/list.json") for r in b.to_pylist()]
+    assert rows == ["b", "a"]
 
 
 def test_a_ledger_that_does_not_balance_is_refused(tmp_path):
