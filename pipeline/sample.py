@@ -104,6 +104,8 @@ def _write_warc(file: Any, name: str, crawl: list[tuple[str, str, bytes]], first
             headers = _warc_headers(f"{kind} {url}", date)
             if kind == "metadata":
                 headers["Content-Type"] = "application/warc-fields"
+            if kind == "response":
+                headers["WARC-Identified-Payload-Type"] = media
             writer.write_record(
                 writer.create_warc_record(
                     url,
