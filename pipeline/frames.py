@@ -31,6 +31,14 @@ def magic_of(data: mmap.mmap) -> bytes:
     return next((magic for magic in (GZIP, ZSTD, LZ4) if head.startswith(magic)), b"")
 
 
+class FrameError(OSError):
+    """No frame, or a damaged one. `end` is how far it was looked at."""
+
+    def __init__(self, reason: str, end: int) -> None:
+        super().__init__(reason)
+        self.end = end
+
+
 class Frame(Protocol):
     """`end` is where the frame ends; of gzip, when all of it is read."""
 
@@ -101,14 +109,14 @@ class Part(io.RawIOBase):
 
 
 def _number(data: Any, start: int, size: int) -> int:
-    """A little-endian number. Raises OSError behind the end of the file."""
+    """A little-endian number. Raises FrameError behind the end of the file."""
     if start + size > len(data):
-        raise OSError("the file ends early")
+        raise FrameError("the file ends early", start)
     return int.from_bytes(data[start : start + size], "little")
 
 
 def _zstd_end(data: mmap.mmap, start: int) -> int:
-    """Where the zstd frame at `start` ends (RFC 8878, 3.1.1). Raises OSError where there is none."""
+    """Where the zstd frame at `start` ends (RFC 8878, 3.1.1). Raises FrameError where there is none."""
     descriptor = _number(data, start + 4, 1)
     single_segment = descriptor >> 5 & 1
     content_size = (single_segment, 2, 4, 8)[descriptor >> 6]
@@ -118,30 +126,30 @@ def _zstd_end(data: mmap.mmap, start: int) -> int:
         block = _number(data, place, 3)
         last, kind = block & 1, block >> 1 & 3
         if kind == 3:
-            raise OSError("a zstd block of the reserved kind")
+            raise FrameError("a zstd block of the reserved kind", place)
         place += 3 + (1 if kind == 1 else block >> 3)
     place += 4 * (descriptor >> 2 & 1)
     if place > len(data):
-        raise OSError("a zstd frame ends early")
+        raise FrameError("a zstd frame ends early", place)
     return place
 
 
 def _lz4_end(data: mmap.mmap, start: int) -> int:
-    """Where the lz4 frame at `start` ends. Raises OSError where there is none."""
+    """Where the lz4 frame at `start` ends. Raises FrameError where there is none."""
     flags = _number(data, start + 4, 1)
     if flags >> 6 != 1:
-        raise OSError("an lz4 frame of an unknown version")
+        raise FrameError("an lz4 frame of an unknown version", start)
     place = start + 7 + 8 * (flags >> 3 & 1) + 4 * (flags & 1)
     while block := _number(data, place, 4):
         place += 4 + (block & 0x7FFFFFFF) + 4 * (flags >> 4 & 1)
     place += 4 + 4 * (flags >> 2 & 1)
     if place > len(data):
-        raise OSError("an lz4 frame ends early")
+        raise FrameError("an lz4 frame ends early", place)
     return place
 
 
 def open_frame(data: mmap.mmap, start: int, magic: bytes, words: bytes | None) -> Frame:
-    """Raises OSError where no such frame starts."""
+    """Raises FrameError where no such frame starts."""
     from fastwarc.stream_io import Lz4Reader, ZstdReader
 
     if magic == GZIP:
@@ -149,10 +157,10 @@ def open_frame(data: mmap.mmap, start: int, magic: bytes, words: bytes | None) -
     if SKIPPABLE.match(data, start):
         end = start + 8 + _number(data, start + 4, 4)
         if end > len(data):
-            raise OSError("a skippable frame ends early")
+            raise FrameError("a skippable frame ends early", start)
         return _NativeFrame(data, start, end, None)
     if data[start : start + 4] != magic:
-        raise OSError("no frame starts here")
+        raise FrameError("no frame starts here", start)
     if magic == LZ4:
         return _NativeFrame(data, start, _lz4_end(data, start), Lz4Reader)
     return _NativeFrame(data, start, _zstd_end(data, start), lambda part: ZstdReader(part, dictionary=words))

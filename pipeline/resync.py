@@ -16,9 +16,10 @@ from pipeline.encodings import BODY_MAX
 from pipeline.frames import CHUNK, GZIP, SUFFIXES, Part, dictionary, magic_of, open_frame
 
 HEADER_MAX = 2**15  # FastWARC's own limit
-AFTER = 64  # bytes behind a record that are looked at
+AFTER = 2**12  # bytes behind a record that are looked at
 LOST_MAX = 2**28  # a frame that unpacks to more unreadable bytes than this is given up
-WORK_PER_BYTE = 64  # what may be unpacked in vain, for each byte of the file; behind it, nothing is tried twice
+# What may be unpacked in vain for each byte of the file, and at least; after that, nothing is read twice.
+WORK_PER_BYTE, WORK_MIN = 64, 2**25
 NEWLINES = re.compile(rb"[\r\n]++")
 
 
@@ -35,14 +36,15 @@ class Lost:
 class Form:
     """How records look: what may start one, its whole header, its length, and what ends it.
 
-    A header holds no line that could start a record, so that looking for headers in a file full of false starts
-    takes time proportional to its size.
+    A WARC header holds no line that could start a record, so that looking for headers in a file full of false
+    starts takes time proportional to its size.
     """
 
     start: re.Pattern[bytes]
     header: re.Pattern[bytes]
     length: re.Pattern[bytes]
     tail: bytes
+    reach: int  # no start is longer
 
 
 WARC = Form(
@@ -52,13 +54,19 @@ WARC = Form(
     ),
     length=re.compile(rb"\n[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll][Ee][Nn][Gg][Tt][Hh][ \t]*:[ \t]*([^\r\n]*)"),
     tail=b"\r\n\r\n",
+    reach=16,
 )
-# URL, IP address, 14 digits of time, type, sometimes more fields, length (ARC 1.0 and 2.0).
+# URL, IP address, 14 digits of time, type, sometimes more fields, length. After damage, a URL is looked for at the
+# start of a line, or anywhere if it holds no other, so that no byte is looked at for more than two of them.
+_SCHEME, _TIME = rb"(?:https?|ftp|dns|filedesc):", rb" [0-9A-Fa-f.:]{2,45} \d{14} "
 ARC = Form(
-    start=re.compile(rb"(?:(?<=\n)|(?<![\s\S]))(?:https?|ftp|dns|filedesc):"),
-    header=re.compile(rb"(?:https?|ftp|dns|filedesc):[^\s]+ [0-9A-Fa-f.:]+ \d{14} (?:[^\n ]+ )*[^\n ]+\n"),
+    start=re.compile(
+        rb"(?:(?<=\n)%b\S{1,2000}+|%b(?:(?!%b)\S){1,2000}+)%b" % (_SCHEME, _SCHEME, _SCHEME, _TIME),
+    ),
+    header=re.compile(rb"%b\S{1,2000}+%b(?:[^\n ]{1,128} ){0,8}[^\n ]{1,128}\n" % (_SCHEME, _TIME)),
     length=re.compile(rb" ([^\s]+)\n"),
     tail=b"\n",
+    reach=2**12,
 )
 
 
@@ -67,11 +75,15 @@ class _Window:
 
     def __init__(self, read: Callable[[], bytes], base: int) -> None:
         self.read, self.base, self.held, self.ended = read, base, bytearray(), False
+        self.error: OSError | None = None
 
     def fill(self, size: int) -> None:
-        """Hold `size` bytes, or all there are."""
+        """Hold `size` bytes, or all there are; `error` is what ended them early."""
         while len(self.held) < size and not self.ended:
-            piece = self.read()
+            try:
+                piece = self.read()
+            except OSError as error:
+                self.error, piece = error, b""
             self.held += piece
             self.ended = not piece
 
@@ -101,7 +113,9 @@ def _is_whole(window: _Window, form: Form, end: int) -> bool:
         return False
     after = bytes(window.held[end : end + AFTER])
     rest = after.lstrip(b"\r\n")
-    return after.startswith(form.tail) or not rest or form.start.match(rest) is not None
+    if form.start.match(after, len(after) - len(rest)):
+        return True
+    return window.error is None and (after.startswith(form.tail) or not rest)
 
 
 def _split(window: _Window, form: Form, lost_max: int | None) -> Iterator[tuple[int, bytes] | Lost]:
@@ -118,6 +132,8 @@ def _split(window: _Window, form: Form, lost_max: int | None) -> Iterator[tuple[
         lengths = _header(window, form) if window.held else None
         end = sum(lengths) if lengths and lengths[1] >= 0 else 0
         whole = 0 < end <= BODY_MAX + HEADER_MAX and _is_whole(window, form, end)
+        if window.error and not whole:
+            raise window.error
         if lost is not None and (whole or not window.held):
             if giant and 0 <= window.base - giant_end <= len(form.tail):
                 yield lost, giant
@@ -152,7 +168,7 @@ def _seek_start(window: _Window, form: Form) -> None:
     """Drop at least one byte, and all up to what may start a record, or most of what is held."""
     window.fill(CHUNK)
     start = form.start.search(window.held, 1)
-    window.drop(start.start() if start else max(1, len(window.held) - (0 if window.ended else 16)))
+    window.drop(start.start() if start else max(1, len(window.held) - (0 if window.ended else form.reach)))
 
 
 # Records in a file --------------------------------------------------------------------------------
@@ -166,10 +182,11 @@ def layout(data: mmap.mmap, path: str) -> tuple[bytes, Form]:
     magic = magic_of(data)
     if not magic and not WARC.start.match(data) and not ARC.header.match(data, 0, HEADER_MAX):
         magic = next((magic for suffix, magic in SUFFIXES.items() if path.endswith(suffix)), b"")
-    try:
-        head = open_frame(data, 0, magic, None).read() if magic == GZIP else data[:HEADER_MAX]
-    except OSError:
-        head = b""
+    head = data[:HEADER_MAX]
+    if magic == GZIP:
+        window = _Window(open_frame(data, 0, magic, None).read, 0)
+        window.fill(HEADER_MAX)
+        head = bytes(window.held)
     named_arc = path.endswith((".arc", ".arc.gz")) and not WARC.start.match(head)
     return magic, ARC if named_arc or ARC.start.match(head) else WARC
 
@@ -205,12 +222,15 @@ def records(data: mmap.mmap, magic: bytes, form: Form, start: int) -> Iterator[t
                 else:
                     yield start, item[1]
             start = frame.end
-        except OSError:
-            found += lost is None or form.start.match(window.held) is not None
+        except OSError as error:
+            found += (lost is None and data[start : start + 3] == magic[:3]) or form.start.match(
+                window.held
+            ) is not None
             lost = start if lost is None else lost
-            work += window.base + len(window.held) + (frame.end - start if frame else 0)
-            again = frame is None or work < WORK_PER_BYTE * len(data) + LOST_MAX
-            start = data.find(magic, start + 1 if frame is None or again else max(frame.end, start + 1))
+            reached = min(frame.end if frame else getattr(error, "end", start), len(data))
+            work += reached - start + window.base + len(window.held)
+            again = work < WORK_PER_BYTE * len(data) + WORK_MIN
+            start = data.find(magic, start + 1 if again else max(reached, start + 1))
             start = start if start >= 0 else len(data)
     if lost is not None:
         yield Lost(lost, len(data), found)
