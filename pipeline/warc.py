@@ -1,26 +1,34 @@
-"""Responses of a WARC file, with damage costing only the records it hits.
+"""Responses of a web archive, with damage costing only the records it hits.
 
-FastWARC ends a file at the first damaged gzip member, and says nothing about a file that was cut short. Here
-a damaged record is reported and reading goes on at the next gzip member that holds a WARC record.
+A sound file is read by FastWARC alone. FastWARC ends a file at the first damage, and says nothing about a file
+that was cut short, so a record counts as sound only when the next one begins behind it. From the first record for
+which that is not so, the file is read frame by frame (`pipeline.resync`).
 """
 
 from __future__ import annotations
 
+import functools
+import io
 import mmap
-import zlib
-from collections.abc import Iterator
+import re
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-GZIP_MEMBER = b"\x1f\x8b\x08"
-CHUNK, INFLATED_CHUNK = 2**16, 2**20
-ENCODED_MAX = 64 * 2**20  # a body is never read further than this, whatever its encoding unpacks to
+from pipeline import resync
+from pipeline.encodings import BODY_MAX, undo
+from pipeline.frames import GZIP, LZ4, ZSTD
 
 
 @dataclass(frozen=True)
 class Response:
-    """One HTTP response. `offset` is where its record starts in the (compressed) file."""
+    """One HTTP response, or the plain text of one (kind `conversion`, in WET files).
+
+    `offset` is where its record, or the frame with its record, starts in the (compressed) file. `problem` is "" or
+    says why the body is not what the server sent: `body_too_long`, `truncated_body`, `undecodable_encoding` or
+    `no_http_headers`.
+    """
 
     url: str
     date: str
@@ -31,160 +39,174 @@ class Response:
     content_type: str
     charset: str | None
     body: bytes
+    kind: str = "response"
+    problem: str = ""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A stretch of the file that could not be read: its offset and its length, in bytes of the file."""
+    """A stretch of the file that could not be read: its offset, its length in bytes of the file, and the number of
+    records that were lost in it, as far as it can be told.
+
+    Where a compressed frame holds several records, a stretch inside it starts where the frame starts, and is as
+    long as what is lost of its content.
+    """
 
     offset: int
     length: int
     reason: str
+    records: int = 1
 
 
 def responses(path: str | Path) -> Iterator[Response | Damage]:
-    """Every response record of a WARC file in order, and every damage between them.
+    """Every response and conversion record of an archive in order, and every damage between them.
 
+    WARC files, plain or with gzip, zstd or lz4, and ARC files, plain or with gzip, told apart by their content.
     Raises OSError if the file cannot be opened at all.
     """
-    size = Path(path).stat().st_size
-    start: int | None = 0
-    while start is not None and start < size:
-        begin, unread, failed = start, False, False  # `begin`: where the last record begun begins
-        try:
-            for begin, record in _records(path, start):
-                unread = True
-                response = _response(record, begin)
-                unread = False
+    with Path(path).open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        if size == 0:
+            yield Damage(0, 0, "empty_file")
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            magic, form = resync.layout(data, str(path))
+            start = 0
+            if form is resync.WARC and magic != LZ4:  # FastWARC 2.0.1 tells wrong offsets in lz4, and panics there
+                start = yield from _sound_responses(path, data, magic)
+            for item in resync.records(data, magic, form, start):
+                if isinstance(item, resync.Lost):
+                    yield _damage(item, size)
+                    continue
+                offset, record = item
+                try:
+                    response = _parse(record, offset, form)
+                except OSError:
+                    yield Damage(offset, len(record), "damaged_record")
+                    continue
                 if response is not None:
                     yield response
-        except OSError:
-            failed = True
-        broken = _chain_end(path, begin)
-        if broken == size and not failed:
-            return
-        lost: int | None = None
-        if unread:  # a record whose content could not be read, in a sound member or not
-            lost = begin
-        elif broken < size:
-            lost = broken
-        elif begin == start:  # a sound member that is no WARC record
-            lost = start
-        start = _next_member(path, (begin if lost is None else lost) + 1)
-        if lost is not None:
-            reason = "damaged_record" if start is not None else "truncated_file"
-            yield Damage(lost, (start or size) - lost, reason)
 
 
-def _records(path: str | Path, start: int) -> Iterator[tuple[int, Any]]:
-    """Records from a file offset on, each with its own offset."""
-    from fastwarc.warc import ArchiveIterator, WarcRecordType
-
-    def iterate(source: Any) -> Any:
-        return ArchiveIterator(
-            source,
-            record_types=WarcRecordType.response,
-            parse_http=True,
-            auto_decode="all",
-            fsspec_args=False,
-        )
-
-    if start == 0:
-        # A plain path is read and decompressed natively, much faster than a Python file object.
-        yield from ((record.stream_pos, record) for record in iterate(str(path)))
-        return
-    with Path(path).open("rb") as file:
-        file.seek(start)
-        tail = _Tail(file, start)
-        yield from ((tail.offset(record.stream_pos), record) for record in iterate(tail))
+def _damage(lost: resync.Lost, size: int) -> Damage:
+    if not lost.records:
+        reason = "no_archive" if lost.end - lost.begin >= size else "garbage"
+    else:
+        reason = "truncated_file" if lost.end == size else "damaged_record"
+    return Damage(lost.begin, lost.end - lost.begin, reason, max(1, lost.records))
 
 
-class _Tail:
-    """A file from an offset on, that looks like a whole file to its reader."""
+def _sound_responses(path: str | Path, data: mmap.mmap, magic: bytes) -> Generator[Response, None, int]:
+    """The responses of all records behind which another record begins, as fast as FastWARC reads.
 
-    def __init__(self, file: Any, start: int) -> None:
-        self.file, self.start = file, start
+    Returns the offset of the first record that is not one of them. That is at the latest the last one, so whatever
+    FastWARC does not say about the end of a file is found out by reading on from there.
+    """
+    from fastwarc import stream_io
 
-    def offset(self, position: int) -> int:
-        return self.start + position
+    readers = {GZIP: "GzipReader", ZSTD: "ZstdReader"}
+    start, held = -1, None
+    try:
+        # A plain path is read and unpacked natively, much faster than a Python file object.
+        reader = getattr(stream_io, readers[magic])(str(path)) if magic else None
+        for record in _iterate(reader or str(path)):
+            begin = reader.frame_start_position() if reader else record.stream_pos
+            if begin <= start or not data[begin : begin + 5].startswith(magic or b"WARC/"):
+                break  # several records in a frame
+            if record.content_length == 0 and record.headers.get("Content-Length") != "0":
+                break  # what FastWARC makes of a length that it cannot read
+            if held is not None:
+                yield held
+            start, held = begin, None
+            held = _response(record, begin)
+    except OSError:
+        pass
+    except BaseException as error:  # a panic of Rust code is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+    return max(start, 0)
 
-    def read(self, size: int = -1) -> bytes:
-        return self.file.read(size)
 
-    def tell(self) -> int:
-        return self.file.tell() - self.start
+def _iterate(source: Any) -> Any:
+    from fastwarc.warc import ArchiveIterator
 
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self.file.seek(offset + (self.start if whence == 0 else 0), whence) - self.start
+    return ArchiveIterator(source, parse_http=False, max_header_len=resync.HEADER_MAX, fsspec_args=False)
+
+
+def _parse(record: bytes, offset: int, form: resync.Form) -> Response | None:
+    """The response in the bytes of one record. Raises OSError where they are no record."""
+    if form is resync.ARC:
+        record = _arc_to_warc(record)
+    for parsed in _iterate(io.BytesIO(record)):
+        return _response(parsed, offset)
+    raise OSError("not a WARC record")
+
+
+def _arc_to_warc(record: bytes) -> bytes:
+    """The same record as WARC. Source: the Internet Archive's ARC file format, versions 1 and 2."""
+    line, _, block = record.partition(b"\n")
+    url, _, date, media_type = line.split(b" ")[:4]
+    http = url.startswith((b"http:", b"https:"))
+    fields = {
+        b"WARC-Type": b"warcinfo" if url.startswith(b"filedesc:") else b"response",
+        b"WARC-Target-URI": url,
+        b"WARC-Date": re.sub(rb"(....)(..)(..)(..)(..)(..)", rb"\1-\2-\3T\4:\5:\6Z", date),
+        b"Content-Type": b"application/http; msgtype=response" if http else media_type,
+        b"Content-Length": b"%d" % len(block),
+    }
+    header = b"".join(b"%s: %s\r\n" % field for field in fields.items())
+    return b"WARC/1.0\r\n" + header + b"\r\n" + block + b"\r\n\r\n"
 
 
 def _response(record: Any, offset: int) -> Response | None:
-    """The response, or None where the record is no HTTP response.
+    """The response, or None where the record is none. Raises OSError where its content cannot be read."""
+    from fastwarc.warc import WarcRecordType
 
-    Raises OSError where its content cannot be read or is shorter than it should be.
-    """
-    if record.http_headers is None:
+    if record.record_type not in (WarcRecordType.response, WarcRecordType.conversion):
         return None
-    expected = record.content_length
-    body = record.reader.read(ENCODED_MAX)
-    encoded = any(record.http_headers.get(name) for name in ("Content-Encoding", "Transfer-Encoding"))
-    if not encoded and len(body) < min(expected, ENCODED_MAX):
-        raise OSError(f"record of {expected} bytes ends after {len(body)}")
-    return Response(
+    response = functools.partial(
+        Response,
         url=record.headers.get("WARC-Target-URI") or "",
         date=record.headers.get("WARC-Date") or "",
         offset=offset,
         record_id=record.record_id or "",
         digest=record.headers.get("WARC-Payload-Digest") or "",
-        status=record.http_headers.status_code or 0,
+    )
+    if record.record_type == WarcRecordType.conversion:
+        body, problem = _block(record)
+        return response(
+            status=200, content_type="text/plain", charset="utf-8", body=body, kind="conversion", problem=problem
+        )
+    headers = _http_headers(record)
+    if headers is None:
+        return response(status=0, content_type="", charset=None, body=b"", problem="no_http_headers")
+    body, problem = _block(record)
+    encodings = [*headers.get_multiple("Content-Encoding"), *headers.get_multiple("Transfer-Encoding")]
+    if encodings:
+        body, undone = undo(body, encodings)
+        problem = problem or undone
+    return response(
+        status=headers.status_code,
         content_type=(record.http_content_type or "").lower(),
         charset=record.http_charset,
         body=body,
+        problem=problem,
     )
 
 
-# Gzip members -------------------------------------------------------------------------------------
-
-
-def _chain_end(path: str | Path, start: int) -> int:
-    """Where the chain of sound gzip members from `start` on ends: the file's size, if nothing is broken.
-
-    It tells where damage begins, and that a file was cut, of which FastWARC says nothing. Only the tail behind
-    the last response is walked, so this costs little. A file that is not gzip is one sound chain.
-    """
-    with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data[:2] != GZIP_MEMBER[:2] and not str(path).endswith(".gz"):
-            return len(data)
-        while start < len(data) and (end := _member_end(data, start)) is not None:
-            start = end
-        return start
-
-
-def _member_end(data: mmap.mmap, start: int) -> int | None:
-    """Where the gzip member that begins at `start` ends, or None if it is broken."""
-    inflater, place = zlib.decompressobj(wbits=31), start
-    try:
-        while not inflater.eof:
-            chunk = inflater.unconsumed_tail or data[place : place + CHUNK]
-            if not chunk:
-                return None
-            if not inflater.unconsumed_tail:
-                place += len(chunk)
-            inflater.decompress(chunk, INFLATED_CHUNK)
-    except zlib.error:
+def _http_headers(record: Any) -> Any:
+    """None where the record has none, as in HTTP/0.9, or none that can be read."""
+    if not record.is_http:
         return None
-    return place - len(inflater.unused_data)
+    try:
+        record.parse_http()
+    except OSError:
+        return None
+    headers = record.http_headers
+    return headers if headers is not None and headers.status_code is not None else None
 
 
-def _next_member(path: str | Path, start: int) -> int | None:
-    """Offset of the next gzip member that begins a WARC record, or None."""
-    with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        found = data.find(GZIP_MEMBER, start)
-        while found >= 0:
-            try:
-                if zlib.decompressobj(wbits=31).decompress(data[found : found + 4096], 16).startswith(b"WARC/"):
-                    return found
-            except zlib.error:
-                pass
-            found = data.find(GZIP_MEMBER, found + 1)
-    return None
+def _block(record: Any) -> tuple[bytes, str]:
+    """What is left of the record to read, at most BODY_MAX, and what is wrong with it."""
+    length = record.content_length
+    return record.reader.read(min(length, BODY_MAX)), "body_too_long" if length > BODY_MAX else ""

@@ -1,0 +1,145 @@
+"""HTTP bodies without their encodings (RFC 9110, 8.4, and RFC 9112, 6 and 7).
+
+FastWARC's `auto_decode` gives a gzip body that was cut short without a word, refuses chunk extensions, and raises
+in the middle of a file where a body is not encoded as it says. So bodies are read as they are and undone here.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+
+BODY_MAX = 64 * 2**20  # no body is read or unpacked further than this
+PIECE = 2**20
+FEED = 2**16
+GZIP_MEMBERS_MAX, CHUNKS_MAX = 10_000, 1_000_000  # of one body: a hostile one costs seconds, not hours
+CHUNK_HEADER = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*+(?:;[^\n]*+)?\r?\n")
+CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # in no text, but in UTF-16
+
+
+class _NotEncoded(OSError):
+    """The body does not begin as its encoding does."""
+
+
+class _Cut(OSError):
+    """The body ends before its encoding does."""
+
+
+def undo(body: bytes, encodings: Iterable[str]) -> tuple[bytes, str]:
+    """The body without its encodings, named in the order in which they were put on, and what is wrong with it.
+
+    The second is "" or a reason: `body_too_long` (cut at BODY_MAX), `truncated_body` (it ends early) or
+    `undecodable_encoding`; what could be read is given. A body that is not encoded in spite of what it says is
+    given as it is, as crawlers often store it; so is one with an encoding that nobody knows, as in browsers.
+    """
+    names = [name.strip().lower() for value in encodings for name in value.split(",")]
+    for name in reversed(names):
+        if name not in DECODERS or not body:
+            continue
+        pieces, size, problem = [], 0, ""
+        try:
+            for piece in DECODERS[name](body):
+                pieces.append(piece)
+                size += len(piece)
+                if size > BODY_MAX:
+                    problem = "body_too_long"
+                    break
+        except _NotEncoded:
+            continue
+        except OSError as error:
+            if name != "chunked" and _is_text(body):
+                continue
+            problem = "truncated_body" if isinstance(error, _Cut) else "undecodable_encoding"
+        body = b"".join(pieces)[:BODY_MAX]
+        if problem:
+            return body, problem
+    return body, ""
+
+
+def _is_text(body: bytes) -> bool:
+    return body.startswith((b"\xff\xfe", b"\xfe\xff")) or not CONTROL.search(body, 0, 1024)
+
+
+def _gzip(body: bytes) -> Iterator[bytes]:
+    """Gzip or zlib, by their headers."""
+    if not _inflates(body, 47):
+        raise _NotEncoded
+    yield from _inflate(body, 47)
+
+
+def _deflate(body: bytes) -> Iterator[bytes]:
+    """Zlib, as the standard says, or bare deflate, as some servers send."""
+    yield from _inflate(body, 47 if _inflates(body, 47) else -15)
+
+
+def _inflates(body: bytes, wbits: int) -> bool:
+    try:
+        zlib.decompressobj(wbits).decompress(body[:64], 1)
+    except zlib.error:
+        return False
+    return True
+
+
+def _inflate(body: bytes, wbits: int) -> Iterator[bytes]:
+    """All gzip members; what follows the last one is ignored, as browsers do."""
+    place = 0
+    for _ in range(GZIP_MEMBERS_MAX):
+        inflater = zlib.decompressobj(wbits)
+        while not inflater.eof:
+            packed = inflater.unconsumed_tail
+            if not packed:
+                packed = body[place : place + FEED]
+                place += len(packed)
+            try:
+                piece = inflater.decompress(packed, PIECE)
+            except zlib.error as error:
+                raise OSError(str(error)) from error
+            if not packed and not piece:
+                raise _Cut("deflated data end early")
+            yield piece
+        place -= len(inflater.unused_data)
+        if not body.startswith(b"\x1f\x8b", place):
+            return
+    raise OSError("too many gzip members")
+
+
+def _native(reader_name: str) -> Callable[[bytes], Iterator[bytes]]:
+    def read(body: bytes) -> Iterator[bytes]:
+        from fastwarc import stream_io
+
+        reader = getattr(stream_io, reader_name)(io.BytesIO(body))
+        while piece := reader.read(PIECE):
+            yield piece
+
+    return read
+
+
+def _chunked(body: bytes) -> Iterator[bytes]:
+    if not CHUNK_HEADER.match(body):
+        raise _NotEncoded
+    place = 0
+    for _ in range(CHUNKS_MAX):
+        header = CHUNK_HEADER.match(body, place)
+        if header is None:
+            raise _Cut("the last chunk is missing") if place >= len(body) else OSError("no chunk follows a chunk")
+        size = int(header[1], 16)
+        if size == 0:
+            return
+        yield body[header.end() : header.end() + size]
+        place = header.end() + size
+        if place > len(body):
+            raise _Cut("a chunk ends early")
+        place += 2 if body.startswith(b"\r\n", place) else body.startswith(b"\n", place)
+    raise OSError("too many chunks")
+
+
+DECODERS: dict[str, Callable[[bytes], Iterator[bytes]]] = {
+    "gzip": _gzip,
+    "x-gzip": _gzip,
+    "deflate": _deflate,
+    "br": _native("BrotliReader"),
+    "zstd": _native("ZstdReader"),
+    "chunked": _chunked,
+}
