@@ -90,13 +90,13 @@ def write_arrow(
     import pyarrow as pa
 
     batches = (pa.RecordBatch.from_pylist(batch, schema) for batch in _batched(rows))
-    return _write_batches(path, schema, batches, before_rename)
+    return write_batches(path, schema, batches, before_rename)
 
 
 def copy_arrow(path: str | Path, schema: pa.Schema, parts: Iterable[str | Path]) -> int:
     """Write the batches of several Arrow streams, in order, as one; returns the number of rows."""
     batches = (batch.replace_schema_metadata(schema.metadata) for part in parts for batch in read_arrow(part))
-    return _write_batches(path, schema, batches)
+    return write_batches(path, schema, batches)
 
 
 def _batched(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -112,16 +112,18 @@ def _batched(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield pending
 
 
-def _write_batches(
+def write_batches(
     path: str | Path,
     schema: pa.Schema,
     batches: Iterable[pa.RecordBatch],
     before_rename: Callable[[], None] = lambda: None,
+    compression: str | None = "zstd",
 ) -> int:
+    """`write_arrow` for rows that are record batches already. Without compression the file can be mapped."""
     import pyarrow as pa
 
     count = 0
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    options = pa.ipc.IpcWriteOptions(compression=compression)
     with atomic(path) as part:
         with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, schema, options=options) as writer:
             for batch in batches:
