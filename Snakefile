@@ -27,7 +27,7 @@ except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 OUT = OPTIONS.output
-WARCS = manifest(OPTIONS.crawl.warcs)[0] or sample_files(OUT, OPTIONS.sample.files)
+ENTRIES = manifest(OPTIONS.crawl.warcs)[0] or [sample_files(OUT, OPTIONS.sample.files)]
 
 
 include: "pipeline/pipeline.smk"

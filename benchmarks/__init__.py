@@ -1,1 +1,1 @@
-"""Measurements beside peers, each in one run: `python -m benchmarks.NAME --help`."""
+"""Measurements beside peers, each on the same input in one run: `python -m benchmarks.NAME --help`."""

@@ -47,7 +47,10 @@ STAGES = (
         "dedup-hash",
         "Hash each paragraph of a page file.",
         "pipeline.dedup:hash_paragraphs",
-        (File("pages", "pages: an Arrow file, or a list of them (extract)"), File("output", "hashes (.npy)")),
+        (
+            File("pages", "pages: an Arrow file, or a list of them (extract)"),
+            File("output", "Arrow file of hashes"),
+        ),
         options.Dedup,
         "dedup",
     ),
@@ -57,7 +60,8 @@ STAGES = (
         "pipeline.dedup:reduce_hashes",
         (
             File("hashes", "hash files, in manifest order", many=True),
-            File("output", "duplicates (.npy)"),
+            File("output", "folder for the duplicates: a file for each hash file, of the same name"),
+            File("index", "Arrow file of all hashes of the crawl, which later crawls can name in `against`"),
             WORKERS,
             SCHEDULER,
         ),
@@ -70,8 +74,7 @@ STAGES = (
         "pipeline.dedup:apply_duplicates",
         (
             File("pages", "pages: an Arrow file, or a list of them (extract)"),
-            File("duplicates", "duplicates (dedup-reduce)"),
-            File("position", "place of the page file in the manifest, from 0", kind=int),
+            File("duplicates", "what to drop of it (dedup-reduce)"),
             File("output", "Arrow file of documents"),
             File("ledger", "JSON ledger"),
         ),

@@ -91,7 +91,7 @@ def write_arrow(
     import pyarrow as pa
 
     batches = (pa.RecordBatch.from_pylist(batch, schema) for batch in _batched(rows))
-    return _write_batches(path, schema, batches, before_rename)
+    return write_batches(path, schema, batches, before_rename)
 
 
 def _batched(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -107,16 +107,18 @@ def _batched(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield pending
 
 
-def _write_batches(
+def write_batches(
     path: str | Path,
     schema: pa.Schema,
     batches: Iterable[pa.RecordBatch],
     before_rename: Callable[[], None] = lambda: None,
+    compression: str | None = "zstd",
 ) -> int:
+    """`write_arrow` for rows that are record batches already. Without compression the file can be mapped."""
     import pyarrow as pa
 
     count = 0
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    options = pa.ipc.IpcWriteOptions(compression=compression)
     with atomic(path) as part:
         with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, schema, options=options) as writer:
             for batch in batches:

@@ -96,7 +96,11 @@ class Dedup:
         "what makes two paragraphs equal: their text, or their text without case, digits and punctuation (CCNet)",
         choices=("none", "ccnet"),
     )
-    buckets: int = option(16, "parts of the hash space; each is reduced in memory", low=1, high=65536)
+    against: list[str] = option(
+        [],
+        "indexes of earlier crawls (hashes/index.arrow in their output); what they hold is dropped",
+        exists=True,
+    )
     min_chars: int = option(200, "drop documents with less text left", unit="characters", low=1)
 
 

@@ -2,7 +2,7 @@
 from pipeline.manifest import batches
 from pipeline.shards import SPLITS, shard_path
 
-BATCHES = batches(WARCS, OPTIONS.crawl.warcs_per_job)
+BATCHES = batches(ENTRIES, OPTIONS.crawl.warcs_per_job)
 LANGUAGES = OPTIONS.extract.languages
 FILTERED = sorted({*OPTIONS.quality.positives, *OPTIONS.quality.models})
 LANGUAGE_MODEL = (
@@ -30,7 +30,7 @@ if not OPTIONS.crawl.warcs:
 
     rule sample_crawl:
         output:
-            WARCS,
+            ENTRIES[0],
         log:
             f"{OUT}/logs/sample_crawl.log",
         benchmark:
@@ -94,13 +94,14 @@ rule dedup_hash:
     input:
         f"{OUT}/pages/{{batch}}.json",
     output:
-        f"{OUT}/hashes/{{batch}}.npy",
+        f"{OUT}/hashes/{{batch}}.arrow",
     log:
         f"{OUT}/logs/dedup_hash/{{batch}}.log",
     benchmark:
         f"{OUT}/benchmarks/dedup_hash/{{batch}}.tsv"
     params:
-        options=flags(OPTIONS.dedup),
+        # Not `min_chars`: it changes neither the hashes nor what is a duplicate.
+        options=f"--normalize {OPTIONS.dedup.normalize}",
         code=fingerprint("pipeline.dedup"),
     message:
         "Hash the paragraphs of batch {wildcards.batch}"
@@ -108,11 +109,15 @@ rule dedup_hash:
         "python -m pipeline dedup-hash {params.options} --pages {input} --output {output} > {log} 2>&1"
 
 
-rule dedup_reduce:
+# A checkpoint, since Snakemake decides again after it: what it wrote with the same bytes as before, as it does
+# for all earlier batches when WARCs are added, reruns nothing (up to `max-checksum-file-size`).
+checkpoint dedup_reduce:
     input:
-        expand(f"{OUT}/hashes/{{batch}}.npy", batch=BATCHES),
+        hashes=expand(f"{OUT}/hashes/{{batch}}.arrow", batch=BATCHES),
+        against=OPTIONS.dedup.against,
     output:
-        f"{OUT}/hashes/duplicates.npy",
+        duplicates=expand(f"{OUT}/duplicates/{{batch}}.arrow", batch=BATCHES),
+        index=f"{OUT}/hashes/index.arrow",
     log:
         f"{OUT}/logs/dedup_reduce.log",
     benchmark:
@@ -121,20 +126,27 @@ rule dedup_reduce:
     resources:
         mem_mb=4000,
     params:
-        options=flags(OPTIONS.dedup),
+        options=f"--normalize {OPTIONS.dedup.normalize}",
+        folder=lambda wildcards, output: Path(output.duplicates[0]).parent,
         scheduler=SCHEDULER,
         code=fingerprint("pipeline.dedup"),
     message:
         "Find the duplicate paragraphs of the whole crawl"
     shell:
-        "python -m pipeline dedup-reduce {params.options} --hashes {input} --output {output}"
-        " --workers {threads} {params.scheduler} > {log} 2>&1"
+        "python -m pipeline dedup-reduce {params.options} --against {input.against} --hashes {input.hashes}"
+        " --output {params.folder} --index {output.index} --workers {threads} {params.scheduler} > {log} 2>&1"
+
+
+def duplicates(wildcards):
+    """What to drop of a batch, once dedup_reduce has run."""
+    checkpoints.dedup_reduce.get()
+    return f"{OUT}/duplicates/{wildcards.batch}.arrow"
 
 
 rule dedup_apply:
     input:
         pages=f"{OUT}/pages/{{batch}}.json",
-        duplicates=f"{OUT}/hashes/duplicates.npy",
+        duplicates=duplicates,
     output:
         documents=f"{OUT}/documents/{{batch}}.arrow",
         ledger=f"{OUT}/documents/{{batch}}.ledger.json",
@@ -144,13 +156,12 @@ rule dedup_apply:
         f"{OUT}/benchmarks/dedup_apply/{{batch}}.tsv"
     params:
         options=flags(OPTIONS.dedup),
-        position=lambda wildcards: int(wildcards.batch),
         code=fingerprint("pipeline.dedup"),
     message:
         "Write the documents of batch {wildcards.batch} without duplicate paragraphs"
     shell:
         "python -m pipeline dedup-apply {params.options} --pages {input.pages} --duplicates {input.duplicates}"
-        " --position {params.position} --output {output.documents} --ledger {output.ledger} > {log} 2>&1"
+        " --output {output.documents} --ledger {output.ledger} > {log} 2>&1"
 
 
 rule quality_train:

@@ -21,8 +21,8 @@ from conftest import ROOT
 pytestmark = pytest.mark.xdist_group("workflow")
 
 # What must have the same bytes; logs, times and the report's times may differ.
-SAME = ("pages/**/*", "documents/*", "hashes/*", "quality/*", "corpus/**/*", "tokenizer/*.json", "tokens/**/*",
-        "backbone/*.safetensors", "runs/*/*.safetensors", "evaluate/*.json")  # fmt: skip
+SAME = ("pages/**/*", "documents/*", "hashes/*", "duplicates/*", "quality/*", "corpus/**/*", "tokenizer/*.json",
+        "tokens/**/*", "backbone/*.safetensors", "runs/*/*.safetensors", "evaluate/*.json")  # fmt: skip
 
 # A `python` that kills the first try of each stage when it has run for half of its usual time.
 SHIM = """#!{python}
