@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,56 +87,88 @@ def write_arrow(
     Where batches end depends on the rows alone, so that the same rows give the same bytes.
     `before_rename` runs when all rows are written, while the file is not there yet.
     """
+    count = 0
+    with arrow_rows(path, schema, before_rename) as write:
+        for row in rows:
+            write(row)
+            count += 1
+    return count
+
+
+@contextlib.contextmanager
+def arrow_rows(
+    path: str | Path, schema: pa.Schema, before_rename: Callable[[], None] = lambda: None
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """`write_arrow` for rows that come one by one: yields the function that takes them, so that one pass over
+    some documents can fill several files. Holds the rows of one record batch in memory.
+    """
     import pyarrow as pa
 
-    batches = (pa.RecordBatch.from_pylist(batch, schema) for batch in _batched(rows))
-    return _write_batches(path, schema, batches, before_rename)
+    pending: list[dict[str, Any]] = []
+    chars = 0
+    with _arrow_batches(path, schema, before_rename) as write_batch:
+
+        def flush() -> None:
+            nonlocal chars
+            write_batch(pa.RecordBatch.from_pylist(pending, schema))
+            pending.clear()
+            chars = 0
+
+        def write(row: dict[str, Any]) -> None:
+            nonlocal chars
+            pending.append(row)
+            chars += len(row["text"])
+            if len(pending) == ROWS_PER_BATCH or chars >= TEXT_PER_BATCH:
+                flush()
+
+        yield write
+        if pending:
+            flush()
 
 
 def copy_arrow(path: str | Path, schema: pa.Schema, parts: Iterable[str | Path]) -> int:
     """Write the batches of several Arrow streams, in order, as one; returns the number of rows."""
-    batches = (batch.replace_schema_metadata(schema.metadata) for part in parts for batch in read_arrow(part))
-    return _write_batches(path, schema, batches)
+    return write_batches(path, schema, (batch for part in parts for batch in read_arrow(part)))
 
 
-def _batched(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    pending: list[dict[str, Any]] = []
-    chars = 0
-    for row in rows:
-        pending.append(row)
-        chars += len(row["text"])
-        if len(pending) == ROWS_PER_BATCH or chars >= TEXT_PER_BATCH:
-            yield pending
-            pending, chars = [], 0
-    if pending:
-        yield pending
-
-
-def _write_batches(
-    path: str | Path,
-    schema: pa.Schema,
-    batches: Iterable[pa.RecordBatch],
-    before_rename: Callable[[], None] = lambda: None,
-) -> int:
-    import pyarrow as pa
-
+def write_batches(path: str | Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """`write_arrow` for ready-made record batches, under the metadata of `schema`; empty ones are left out."""
     count = 0
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
-    with atomic(path) as part:
-        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, schema, options=options) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
+    with _arrow_batches(path, schema) as write_batch:
+        for batch in batches:
+            if batch.num_rows:
+                write_batch(batch.replace_schema_metadata(schema.metadata))
                 count += batch.num_rows
-        before_rename()
     return count
 
 
-def read_arrow(path: str | Path) -> Iterator[pa.RecordBatch]:
-    """The record batches of an Arrow IPC stream, one in memory at a time."""
+@contextlib.contextmanager
+def _arrow_batches(
+    path: str | Path, schema: pa.Schema, before_rename: Callable[[], None] = lambda: None
+) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """Yields the function that appends a record batch to the stream at `path`."""
+    import pyarrow as pa
+
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with atomic(path) as part:
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, schema, options=options) as writer:
+            yield writer.write_batch
+        before_rename()
+
+
+def read_arrow(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The record batches of an Arrow IPC stream, one in memory at a time; only `columns`, if given."""
     import pyarrow as pa
 
     with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
-        yield from reader
+        if columns is None:
+            yield from reader
+            return
+        fields = [reader.schema.get_field_index(name) for name in columns]
+    with pa.OSFile(str(path), "rb") as source:
+        options = pa.ipc.IpcReadOptions(included_fields=fields)
+        with pa.ipc.open_stream(source, options=options) as reader:
+            yield from reader
 
 
 def stamp(schema: pa.Schema, stage: str, options: Any) -> pa.Schema:
