@@ -21,8 +21,13 @@ from pipeline.words import hash_ngrams, hash_words, split_words
 
 SHORTEST = 8  # words
 
-# For each length of n-gram: the hashes, ascending, and the number of the set of each; and the names of the sets.
-Index = tuple[dict[int, tuple[np.ndarray, np.ndarray]], list[str]]
+# A table of the hashes' upper bits answers for nearly every n-gram of a document that no set has it, several times
+# as fast as a search of the hashes does.
+TABLE_BITS = 22
+
+# For each length of n-gram: the table, the hashes, ascending, and the number of the set of each; and the names of
+# the sets.
+Index = tuple[dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]], list[str]]
 
 
 def build_index(options: Decontaminate, output: str, report: str) -> None:
@@ -75,17 +80,24 @@ def load_index(path: str) -> Index:
     by_length = {}
     for length in np.unique(lengths):
         low, high = np.searchsorted(lengths, length), np.searchsorted(lengths, length, side="right")
-        by_length[int(length)] = (hashes[low:high], numbers[low:high])
+        table = np.zeros(2**TABLE_BITS, bool)
+        table[_upper_bits(hashes[low:high])] = True
+        by_length[int(length)] = (table, hashes[low:high], numbers[low:high])
     report = json.loads(Path(path).with_suffix(".json").read_text(encoding="utf-8"))
     return by_length, [entry["name"] for entry in report["sets"]]
+
+
+def _upper_bits(hashes: np.ndarray) -> np.ndarray:
+    return (hashes >> np.uint64(64 - TABLE_BITS)).astype(np.int64)
 
 
 def find_set(index: Index, hashes: np.ndarray) -> str | None:
     """The first set that has an n-gram of these words (their hashes), or None."""
     by_length, names = index
     found: list[int] = []
-    for length, (known, numbers) in by_length.items():
+    for length, (table, known, numbers) in by_length.items():
         ngrams = hash_ngrams(hashes, length)
+        ngrams = ngrams[table[_upper_bits(ngrams)]]
         places = np.searchsorted(known, ngrams)
         places[places == len(known)] = 0
         found += numbers[places[known[places] == ngrams]].tolist()

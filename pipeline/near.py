@@ -33,7 +33,7 @@ from pipeline.select import select_documents
 from pipeline.words import MULTIPLIER, hash_ngrams, hash_words, split_words
 
 SCHEME = "affine32"  # datasketch's permutations since 2.0, 32 bits each
-SHINGLES_AT_ONCE = 2**16  # of a document: one step holds SHINGLES_AT_ONCE * permutations hashes
+SHINGLES_AT_ONCE = 2**12  # of a document: the hashes of one step, 4 bytes times permutations each, stay in cache
 
 
 def hash_documents(options: Near, documents: str, output: str) -> None:
