@@ -1,10 +1,9 @@
 import json
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import prose
+from conftest import ROOT, prose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_filters import write_documents
@@ -17,7 +16,7 @@ from pipeline.filters import filter_documents
 from pipeline.options import Decontaminate, Filter
 from pipeline.words import hash_words, split_words
 
-EVALUATION = Path("/work/shared/eval")
+EVALUATION = ROOT.parent / "shared" / "eval"  # beside the checkout, where there is one
 PROSE = " ".join(f"mot{i}" for i in range(40)).split()
 
 
