@@ -20,7 +20,7 @@ from pipeline.engine import map_items
 from pipeline.files import read_schema, stamp, write_arrow, write_list
 from pipeline.fingerprint import fingerprint
 from pipeline.guard import FAILURES, Extractor
-from pipeline.html import charset_of, is_html
+from pipeline.html import charset_of, clean_lines, is_html
 from pipeline.language import guess, identify, load_model
 from pipeline.ledger import Ledger, merge_files
 from pipeline.options import Extract
@@ -104,14 +104,14 @@ def _pages(
     name = Path(warc).name
     for record in responses(warc):
         if isinstance(record, Damage):
-            ledger.enter(documents=1, bytes=record.length)
-            ledger.fail(record.reason, documents=1, bytes=record.length)
+            ledger.enter(documents=record.records, bytes=record.length)
+            ledger.fail(record.reason, documents=record.records, bytes=record.length)
             continue
         size = len(record.body)
         ledger.enter(documents=1, bytes=size)
         page = _page(options, record, model, extractor, ledger)
         if isinstance(page, str):
-            count = ledger.fail if page in FAILURES else ledger.drop
+            count = ledger.fail if page in FAILURES or page == record.problem else ledger.drop
             count(page, documents=1, bytes=size)
             continue
         ledger.keep(documents=1, bytes=size)
@@ -123,19 +123,25 @@ def _page(
     options: Extract, record: Response, model: Any, extractor: Extractor, ledger: Ledger
 ) -> dict[str, Any] | str:
     """The page, or the reason why there is none."""
+    if record.problem:
+        return record.problem
     if record.status != 200:
         return "http_status"
-    if not is_html(record.content_type, record.body):
-        return "not_html"
     if len(record.body) > options.max_html_bytes:
         return "html_too_long"
-    codec, decided_by = charset_of(record.body, record.charset)
-    if options.cascade:
-        language = guess(model, record.body, codec, options.languages, options.cascade_min_score)
-        if language is not None:
-            ledger.language(language, documents=1)
-            return "unlikely_language"
-    found, text = extractor.text(record.body, codec)
+    if record.kind == "conversion":  # WET: somebody else's text of the page
+        codec, decided_by = "utf-8", "WET"
+        found, text = True, "\n".join(clean_lines(record.body.decode(codec, "replace")))
+    elif not is_html(record.content_type, record.body):
+        return "not_html"
+    else:
+        codec, decided_by = charset_of(record.body, record.charset)
+        if options.cascade:
+            language = guess(model, record.body, codec, options.languages, options.cascade_min_score)
+            if language is not None:
+                ledger.language(language, documents=1)
+                return "unlikely_language"
+        found, text = extractor.text(record.body, codec)
     if not found:
         return text
     if len(text) < options.min_chars:

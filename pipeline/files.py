@@ -7,7 +7,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,44 +88,76 @@ def write_arrow(
     Where batches end depends on the rows alone, so that the same rows give the same bytes.
     `before_rename` runs when all rows are written, while the file is not there yet.
     """
+    count = 0
+    with arrow_rows(path, schema, before_rename) as write:
+        for row in rows:
+            write(row)
+            count += 1
+    return count
+
+
+@contextlib.contextmanager
+def arrow_rows(
+    path: str | Path, schema: pa.Schema, before_rename: Callable[[], None] = lambda: None
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """`write_arrow` for rows that come one by one: yields the function that takes them, so that one pass over
+    some documents can fill several files. Holds the rows of one record batch in memory.
+    """
     import pyarrow as pa
 
-    batches = (pa.RecordBatch.from_pylist(batch, schema) for batch in _batched(rows))
-    return write_batches(path, schema, batches, before_rename)
-
-
-def _batched(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     pending: list[dict[str, Any]] = []
     chars = 0
-    for row in rows:
-        pending.append(row)
-        chars += len(row["text"])
-        if len(pending) == ROWS_PER_BATCH or chars >= TEXT_PER_BATCH:
-            yield pending
-            pending, chars = [], 0
-    if pending:
-        yield pending
+    with _arrow_batches(path, schema, before_rename) as write_batch:
+
+        def flush() -> None:
+            nonlocal chars
+            write_batch(pa.RecordBatch.from_pylist(pending, schema))
+            pending.clear()
+            chars = 0
+
+        def write(row: dict[str, Any]) -> None:
+            nonlocal chars
+            pending.append(row)
+            chars += len(row["text"])
+            if len(pending) == ROWS_PER_BATCH or chars >= TEXT_PER_BATCH:
+                flush()
+
+        yield write
+        if pending:
+            flush()
 
 
 def write_batches(
+    path: str | Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], compression: str | None = "zstd"
+) -> int:
+    """`write_arrow` for ready-made record batches, under the metadata of `schema`; empty ones are left out.
+
+    Without compression the file can be mapped into memory.
+    """
+    count = 0
+    with _arrow_batches(path, schema, compression=compression) as write_batch:
+        for batch in batches:
+            if batch.num_rows:
+                write_batch(batch.replace_schema_metadata(schema.metadata))
+                count += batch.num_rows
+    return count
+
+
+@contextlib.contextmanager
+def _arrow_batches(
     path: str | Path,
     schema: pa.Schema,
-    batches: Iterable[pa.RecordBatch],
     before_rename: Callable[[], None] = lambda: None,
     compression: str | None = "zstd",
-) -> int:
-    """`write_arrow` for rows that are record batches already. Without compression the file can be mapped."""
+) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """Yields the function that appends a record batch to the stream at `path`."""
     import pyarrow as pa
 
-    count = 0
     options = pa.ipc.IpcWriteOptions(compression=compression)
     with atomic(path) as part:
         with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, schema, options=options) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
-                count += batch.num_rows
+            yield writer.write_batch
         before_rename()
-    return count
 
 
 def write_list(path: str | Path, files: Iterable[str]) -> None:
@@ -134,23 +166,32 @@ def write_list(path: str | Path, files: Iterable[str]) -> None:
     write_json(path, {"files": [str(Path(file).relative_to(folder)) for file in files]})
 
 
-def read_arrow(path: str | Path) -> Iterator[pa.RecordBatch]:
-    """The record batches of an Arrow IPC stream, one in memory at a time; or of a list (.json) of streams.
+def read_arrow(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The record batches of an Arrow IPC stream, or of the streams that a list (.json) names, one in memory at
+    a time; only `columns`, if given.
 
     Raises FileNotFoundError that says how to make a listed file again.
     """
-    import pyarrow as pa
-
     if Path(path).suffix != ".json":
-        with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
-            yield from reader
+        yield from _read_stream(path, columns)
         return
     for name in read_json(path)["files"]:
         file = Path(path).parent / name
         if not file.exists():
             cure = f"listed file is missing; delete {path} and run again, which makes both"
             raise FileNotFoundError(errno.ENOENT, cure, str(file))
-        yield from read_arrow(file)
+        yield from _read_stream(file, columns)
+
+
+def _read_stream(path: str | Path, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    options = pa.ipc.IpcReadOptions()
+    if columns is not None:
+        schema = read_schema(path)
+        options.included_fields = [schema.get_field_index(name) for name in columns]
+    with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source, options=options) as reader:
+        yield from reader
 
 
 def read_schema(path: str | Path) -> pa.Schema:

@@ -106,6 +106,10 @@ def paragraphs(html: str) -> list[str]:
     """The main text of a page, a paragraph for each non-empty line of resiliparse's extraction."""
     from resiliparse.extract.html2text import extract_plain_text
 
-    text = extract_plain_text(html, main_content=True)
+    return clean_lines(extract_plain_text(html, main_content=True))
+
+
+def clean_lines(text: str) -> list[str]:
+    """The lines of a text without control characters and white space at their ends; no empty ones."""
     lines = (CONTROLS.sub("", line.strip()) for line in text.split("\n"))
     return [line for line in lines if line]

@@ -164,9 +164,133 @@ rule dedup_apply:
         " --output {output.documents} --ledger {output.ledger} > {log} 2>&1"
 
 
+# The folder with the documents of the stage before; a stage that is on puts its own in its place.
+DOCUMENTS = f"{OUT}/documents"
+LEDGERS = [f"{OUT}/pages", DOCUMENTS]
+SETS = OPTIONS.filter.decontaminate.sets
+CONTAMINATED = [f"{OUT}/filtered/sets.npy"] if SETS else []
+
+
+if SETS:
+
+    rule decontaminate_index:
+        input:
+            SETS.values(),
+        output:
+            index=CONTAMINATED,
+            report=f"{OUT}/filtered/sets.json",
+        log:
+            f"{OUT}/logs/decontaminate_index.log",
+        benchmark:
+            f"{OUT}/benchmarks/decontaminate_index.tsv"
+        params:
+            options=flags(OPTIONS.filter.decontaminate),
+            code=fingerprint("pipeline.decontaminate"),
+        message:
+            "Collect the n-grams of the evaluation sets"
+        shell:
+            "python -m pipeline decontaminate-index {params.options} --output {output.index}"
+            " --report {output.report} > {log} 2>&1"
+
+
+if OPTIONS.filter.active:
+
+    rule filter:
+        input:
+            documents=f"{DOCUMENTS}/{{batch}}.arrow",
+            contaminated=CONTAMINATED,
+        output:
+            documents=f"{OUT}/filtered/{{batch}}.arrow",
+            ledger=f"{OUT}/filtered/{{batch}}.ledger.json",
+        log:
+            f"{OUT}/logs/filter/{{batch}}.log",
+        benchmark:
+            f"{OUT}/benchmarks/filter/{{batch}}.tsv"
+        params:
+            options=flags(OPTIONS.filter),
+            contaminated=f"--contaminated {CONTAMINATED[0]}" if SETS else "",
+            code=fingerprint("pipeline.filters"),
+        message:
+            "Drop the documents of batch {wildcards.batch} that break a rule"
+        shell:
+            "python -m pipeline filter {params.options} --documents {input.documents} {params.contaminated}"
+            " --output {output.documents} --ledger {output.ledger} > {log} 2>&1"
+
+    DOCUMENTS = f"{OUT}/filtered"
+    LEDGERS.append(DOCUMENTS)
+
+
+if OPTIONS.near.enabled:
+
+    rule near_hash:
+        input:
+            f"{DOCUMENTS}/{{batch}}.arrow",
+        output:
+            f"{OUT}/near/{{batch}}.npy",
+        log:
+            f"{OUT}/logs/near_hash/{{batch}}.log",
+        benchmark:
+            f"{OUT}/benchmarks/near_hash/{{batch}}.tsv"
+        params:
+            options=flags(OPTIONS.near),
+            code=fingerprint("pipeline.near"),
+        message:
+            "Compute the MinHash signatures of batch {wildcards.batch}"
+        shell:
+            "python -m pipeline near-hash {params.options} --documents {input} --output {output} > {log} 2>&1"
+
+    rule near_reduce:
+        input:
+            signatures=expand(f"{OUT}/near/{{batch}}.npy", batch=BATCHES),
+            documents=expand(f"{DOCUMENTS}/{{batch}}.arrow", batch=BATCHES),
+        output:
+            duplicates=f"{OUT}/near/duplicates.npy",
+            clusters=f"{OUT}/near/clusters.jsonl",
+        log:
+            f"{OUT}/logs/near_reduce.log",
+        benchmark:
+            f"{OUT}/benchmarks/near_reduce.tsv"
+        resources:
+            mem_mb=4000,
+        params:
+            options=flags(OPTIONS.near),
+            code=fingerprint("pipeline.near"),
+        message:
+            "Find the near-duplicates of the whole crawl"
+        shell:
+            "python -m pipeline near-reduce {params.options} --signatures {input.signatures}"
+            " --documents {input.documents} --output {output.duplicates} --clusters {output.clusters}"
+            " > {log} 2>&1"
+
+    rule near_apply:
+        input:
+            documents=f"{DOCUMENTS}/{{batch}}.arrow",
+            duplicates=f"{OUT}/near/duplicates.npy",
+        output:
+            documents=f"{OUT}/near/{{batch}}.arrow",
+            ledger=f"{OUT}/near/{{batch}}.ledger.json",
+        log:
+            f"{OUT}/logs/near_apply/{{batch}}.log",
+        benchmark:
+            f"{OUT}/benchmarks/near_apply/{{batch}}.tsv"
+        params:
+            options=flags(OPTIONS.near),
+            position=lambda wildcards: int(wildcards.batch),
+            code=fingerprint("pipeline.near"),
+        message:
+            "Write the documents of batch {wildcards.batch} without near-duplicates"
+        shell:
+            "python -m pipeline near-apply {params.options} --documents {input.documents}"
+            " --duplicates {input.duplicates} --position {params.position} --output {output.documents}"
+            " --ledger {output.ledger} > {log} 2>&1"
+
+    DOCUMENTS = f"{OUT}/near"
+    LEDGERS.append(DOCUMENTS)
+
+
 rule quality_train:
     input:
-        expand(f"{OUT}/documents/{{batch}}.arrow", batch=BATCHES),
+        expand(f"{DOCUMENTS}/{{batch}}.arrow", batch=BATCHES),
     output:
         model=f"{OUT}/quality/{{language}}.bin",
         report=f"{OUT}/quality/{{language}}.json",
@@ -188,7 +312,7 @@ rule quality_train:
 
 rule shards:
     input:
-        documents=f"{OUT}/documents/{{batch}}.arrow",
+        documents=f"{DOCUMENTS}/{{batch}}.arrow",
         quality=expand(f"{OUT}/quality/{{language}}.json", language=FILTERED),
         models=expand(f"{OUT}/quality/{{language}}.bin", language=FILTERED),
     output:
@@ -227,10 +351,14 @@ rule card:
             batch=BATCHES,
         ),
         ledgers=[
-            *expand(f"{OUT}/pages/{{batch}}.ledger.json", batch=BATCHES),
-            *expand(f"{OUT}/documents/{{batch}}.ledger.json", batch=BATCHES),
+            *[
+                f"{folder}/{batch}.ledger.json"
+                for folder in LEDGERS
+                for batch in BATCHES
+            ],
             *expand(f"{OUT}/corpus/.ledgers/{{batch}}.json", batch=BATCHES),
         ],
+        decontamination=[f"{OUT}/filtered/sets.json"] if SETS else [],
     output:
         card=f"{OUT}/corpus/README.md",
         stats=f"{OUT}/corpus/stats.json",
@@ -239,9 +367,10 @@ rule card:
     benchmark:
         f"{OUT}/benchmarks/card.tsv"
     params:
+        decontamination=(f"--decontamination {OUT}/filtered/sets.json" if SETS else ""),
         code=fingerprint("pipeline.card"),
     message:
         "Write the dataset card and the statistics of the corpus"
     shell:
-        "python -m pipeline card --shards {input.shards} --ledgers {input.ledgers}"
+        "python -m pipeline card --shards {input.shards} --ledgers {input.ledgers} {params.decontamination}"
         " --card {output.card} --stats {output.stats} > {log} 2>&1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pyarrow as pa
 import xxhash
 
 from pipeline.dedup import DOCUMENT_SCHEMA
-from pipeline.files import read_arrow, read_json, stamp, write_arrow
+from pipeline.files import arrow_rows, read_arrow, read_json, stamp
 from pipeline.ledger import Ledger
 from pipeline.options import Shards
 from pipeline.quality import good_score
@@ -39,7 +40,10 @@ def write_shards(
     output: str,
     ledger: str,
 ) -> None:
-    """The shards of one document file: `{output}/{language}/{split}-{name}.arrow` for each pair."""
+    """The shards of one document file: `{output}/{language}/{split}-{name}.arrow` for each pair.
+
+    All are written in one pass; each holds one record batch in memory (at most 32 MiB of text).
+    """
     import fasttext
 
     reports = {report["language"]: report for report in map(read_json, quality)}
@@ -47,13 +51,16 @@ def write_shards(
         read_json(path)["language"]: fasttext.load_model(str(Path(path).with_suffix(".bin"))) for path in quality
     }
     book = Ledger("quality")
-    rows: dict[tuple[str, str], list[dict[str, Any]]] = {(la, sp): [] for la in languages for sp in SPLITS}
-    for document in _scored(documents, models, reports, book):
-        split = split_of(document["text"], options.validation_share)
-        rows[document["language"], split].append(document)
     schema = stamp(SHARD_SCHEMA, "shards", options)
-    for (language, split), part in rows.items():
-        write_arrow(shard_path(output, language, split, name), schema, part)
+    with contextlib.ExitStack() as stack:
+        write = {
+            (language, split): stack.enter_context(arrow_rows(shard_path(output, language, split, name), schema))
+            for language in languages
+            for split in SPLITS
+        }
+        for document in _scored(documents, models, reports, book):
+            split = split_of(document["text"], options.validation_share)
+            write[document["language"], split](document)
     book.write(ledger)
 
 

@@ -34,5 +34,10 @@ def test_the_config_for_ones_own_crawl_is_valid(tmp_path, monkeypatch):
     (tmp_path / "crawl").mkdir()
     (tmp_path / "crawl" / "a.warc.gz").touch()
     monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    assert read(Config, yaml.safe_load(example)).extend.new == "br"
+    for name in ("lists/adult.txt.gz", "eval/arc.jsonl"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    example, optional = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    config = read(Config, yaml.safe_load(example) | yaml.safe_load(optional))
+    assert config.extend.new == "br"
+    assert config.filter.active

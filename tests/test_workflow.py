@@ -21,8 +21,9 @@ from conftest import ROOT
 pytestmark = pytest.mark.xdist_group("workflow")
 
 # What must have the same bytes; logs, times and the report's times may differ.
-SAME = ("pages/**/*", "documents/*", "hashes/*", "duplicates/*", "quality/*", "corpus/**/*", "tokenizer/*.json",
-        "tokens/**/*", "backbone/*.safetensors", "runs/*/*.safetensors", "evaluate/*.json")  # fmt: skip
+SAME = ("pages/**/*", "documents/*", "hashes/*", "duplicates/*", "filtered/*", "near/*", "quality/*",
+        "corpus/**/*", "tokenizer/*.json", "tokens/**/*", "backbone/*.safetensors", "runs/*/*.safetensors",
+        "evaluate/*.json")  # fmt: skip
 
 # A `python` that kills the first try of each stage when it has run for half of its usual time.
 SHIM = """#!{python}
@@ -122,10 +123,16 @@ def test_the_shards_load_with_datasets_pyarrow_and_polars(checkout, tmp_path):
 def test_ledgers_follow_on_from_each_other(checkout):
     from pipeline.files import read_json
 
-    extract, dedup, quality = read_json(checkout / "results/test/corpus/stats.json")["ledgers"]
+    stats = read_json(checkout / "results/test/corpus/stats.json")
+    extract, dedup, selection, near, quality = stats["ledgers"]
+    assert [x["stage"] for x in stats["ledgers"]] == ["extract", "dedup", "filter", "near", "quality"]
     assert extract["kept"]["documents"] == dedup["in"]["documents"] > 200
-    assert dedup["kept"] == quality["in"]
+    assert dedup["kept"] == selection["in"]
+    assert selection["kept"] == near["in"]
+    assert near["kept"] == quality["in"]
     assert dedup["dropped"]["duplicate_paragraph"]["paragraphs"] > 0
+    assert selection["dropped"]["gopher_word_count"]["documents"] > 0
+    assert stats["decontamination"]["sets"][0]["name"] == "quiz"
     assert quality["dropped"]["low_quality"]["documents"] > 0
 
 
@@ -178,7 +185,9 @@ def test_one_core_gives_the_same_corpus(checkout, copy):
     ours, reference = digests(copy), digests(checkout)
     assert ours
     assert ours == {name: digest for name, digest in reference.items() if name in ours}
-    assert {n for n in reference if n.split("/")[0] in ("pages", "documents", "corpus", "quality")} <= ours.keys()
+    assert {
+        n for n in reference if n.split("/")[0] in ("pages", "documents", "filtered", "near", "corpus", "quality")
+    } <= ours.keys()
 
 
 def test_every_stage_killed_in_the_middle_gives_the_same_bytes(checkout, copy, tmp_path):
@@ -202,7 +211,8 @@ def test_every_stage_killed_in_the_middle_gives_the_same_bytes(checkout, copy, t
     path = f"{shim.parent}:{os.environ['PATH']}"
     snakemake(copy, "--cores", "2", "--retries", "2", "all", PATH=path, PYTHONPATH=str(copy))
     killed = set((marks / "killed").read_text().split())
-    assert {"extract", "dedup-hash", "dedup-apply", "quality-train", "shards", "tokenize", "pretrain", "extend",
+    assert {"extract", "dedup-hash", "dedup-apply", "decontaminate-index", "filter", "near-hash", "near-reduce",
+            "near-apply", "quality-train", "shards", "tokenize", "pretrain", "extend",
             "evaluate", "report"} <= killed  # fmt: skip
     assert digests(copy) == digests(checkout)
     assert not list((copy / "results").rglob("*.part"))

@@ -125,16 +125,7 @@ def funnel(points: Rows, stages: Sequence[str]) -> alt.Chart:
                 legend=alt.Legend(orient="bottom", columns=2, labelLimit=260),
                 scale=alt.Scale(
                     domain=list(dict.fromkeys(p["outcome"] for p in points)),
-                    range=[
-                        "#009E73",
-                        "#E69F00",
-                        "#D55E00",
-                        "#CC79A7",
-                        "#56B4E9",
-                        "#0072B2",
-                        "#F0E442",
-                        "#8a8a8a",
-                    ],
+                    range=list(COLOURS),
                 ),
             ),
             order=alt.Order("order:Q"),
@@ -162,23 +153,23 @@ def languages(points: Rows) -> Any:
     return bars.properties(width=WIDTH, height={"step": 22})
 
 
-def precision_recall(points: Rows) -> alt.Chart:
-    """The quality classifiers on held-out text. Points: language, precision, recall, kept, threshold."""
-    return (
-        alt.Chart(alt.Data(values=points))
-        .mark_line(point={"size": 16}, strokeWidth=2)
-        .encode(
-            x=alt.X("recall:Q", title="recall of good text", scale=alt.Scale(zero=False)),
-            y=alt.Y("precision:Q", title="precision", scale=alt.Scale(zero=False)),
-            color=alt.Color("language:N", title=None, scale=alt.Scale(range=list(COLOURS))),
-            order="threshold:Q",
-            tooltip=[
-                "language:N",
-                *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("threshold", "precision", "recall", "kept")),
-            ],
-        )
-        .properties(width=WIDTH, height=240)
+def precision_recall(points: Rows) -> Any:
+    """The quality classifiers on held-out text, a large point at the threshold.
+
+    Points: language, precision, recall, kept, threshold, chosen (whether it is the threshold of the corpus).
+    """
+    base = alt.Chart(alt.Data(values=points)).encode(
+        x=alt.X("recall:Q", title="recall of good text", scale=alt.Scale(zero=False)),
+        y=alt.Y("precision:Q", title="precision", scale=alt.Scale(zero=False)),
+        color=alt.Color("language:N", title=None, scale=alt.Scale(range=list(COLOURS))),
+        tooltip=[
+            "language:N",
+            *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("threshold", "precision", "recall", "kept")),
+        ],
     )
+    line = base.mark_line(point={"size": 16}, strokeWidth=2).encode(order="threshold:Q")
+    chosen = base.mark_point(size=160, filled=True, shape="diamond").transform_filter("datum.chosen")
+    return alt.layer(line, chosen).properties(width=WIDTH, height=240)
 
 
 def durations(points: Rows) -> alt.Chart:

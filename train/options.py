@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.config import json_schema, option
 from pipeline.files import write_json
-from pipeline.options import Crawl, Dedup, Engine, Extract, Quality, Sample, Shards, bad_regex
+from pipeline.options import Crawl, Dedup, Engine, Extract, Filter, Near, Quality, Sample, Shards, bad_regex
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +156,8 @@ class Config:
     crawl: Crawl = option(Crawl, "the archives to read")
     extract: Extract = option(Extract, "HTML to text, and languages")
     dedup: Dedup = option(Dedup, "paragraph deduplication")
+    filter: Filter = option(Filter, "heuristic filters and decontamination")
+    near: Near = option(Near, "near-duplicates")
     quality: Quality = option(Quality, "quality classifiers")
     shards: Shards = option(Shards, "the corpus")
     domains: dict[str, Domain] = option({}, "named domains")

@@ -178,11 +178,11 @@ def language_points(corpus: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def quality_points(paths: list[str]) -> list[dict[str, Any]]:
-    reports = [read_json(path) for path in paths]
+    """The curve of each trained classifier, and its threshold among them; a ready-made one has no curve."""
     return [
-        {"language": report["language"], **point}
-        for report in reports
-        for point in report["curve"]
+        {"language": report["language"], "chosen": point is report["chosen"], **point}
+        for report in map(read_json, paths)
+        for point in (*report["curve"], report["chosen"])
         if point["recall"]
     ]
 

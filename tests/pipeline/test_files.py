@@ -3,7 +3,7 @@ import json
 import pyarrow as pa
 import pytest
 
-from pipeline.files import ROWS_PER_BATCH, atomic, read_arrow, write_arrow, write_list
+from pipeline.files import ROWS_PER_BATCH, arrow_rows, atomic, read_arrow, write_arrow, write_list
 from pipeline.ledger import Ledger, LedgerError, merge
 
 SCHEMA = pa.schema([("text", pa.string())])
@@ -75,3 +75,20 @@ def test_merged_ledgers_add_up():
     assert total["in"]["documents"] == 9
     assert total["failed"]["broken"]["documents"] == 3
     assert [s["url"] for s in total["samples"]["kept"]] == ["https://0", "https://1", "https://2"]
+
+
+def test_several_files_filled_in_one_pass_have_the_bytes_of_each_written_alone(tmp_path):
+    rows = [{"text": str(i)} for i in range(3 * ROWS_PER_BATCH)]
+    with arrow_rows(tmp_path / "even", SCHEMA) as even, arrow_rows(tmp_path / "odd", SCHEMA) as odd:
+        for i, row in enumerate(rows):
+            (odd if i % 2 else even)(row)
+    for name, part in (("even", rows[::2]), ("odd", rows[1::2])):
+        write_arrow(tmp_path / f"{name}-alone", SCHEMA, part)
+        assert (tmp_path / name).read_bytes() == (tmp_path / f"{name}-alone").read_bytes()
+
+
+def test_a_reader_takes_only_the_columns_it_asks_for(tmp_path):
+    schema = pa.schema([("text", pa.string()), ("url", pa.string()), ("n", pa.int32())])
+    write_arrow(tmp_path / "a", schema, [{"text": "t", "url": "u", "n": 1}])
+    (batch,) = read_arrow(tmp_path / "a", ["n", "url"])
+    assert batch.to_pylist() == [{"url": "u", "n": 1}]

@@ -1,13 +1,18 @@
 import json
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from conftest import prose
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.cli import StageError
+from pipeline.config import ConfigError, option, read
 from pipeline.dedup import DOCUMENT_SCHEMA
 from pipeline.files import read_arrow, write_arrow
 from pipeline.options import Positives, Quality, Shards
-from pipeline.quality import train_classifier
+from pipeline.quality import _draw, _draw_key, choose_threshold, train_classifier
 from pipeline.shards import shard_path, split_of, write_shards
 
 SMALL = Quality(
@@ -18,6 +23,11 @@ SMALL = Quality(
     keep_share=0.6,
     max_examples=200,
 )
+
+
+@dataclass(frozen=True)
+class Holder:
+    quality: Quality = option(Quality)
 
 
 @pytest.fixture
@@ -92,3 +102,57 @@ def test_a_document_never_changes_its_split():
     small = {t for t in texts if split_of(t, 0.05) == "validation"}
     assert small <= {t for t in texts if split_of(t, 0.1) == "validation"}
     assert 0.03 < len(small) / len(texts) < 0.07
+
+
+def test_the_threshold_by_precision_has_it_on_held_out_text(documents, tmp_path):
+    options = Quality(**{**vars(SMALL), "keep_share": None, "min_precision": 0.7})
+    report = train(documents, tmp_path, options=options)
+    assert report["chosen"]["by"] == "min_precision"
+    assert report["chosen"]["threshold"] == report["threshold"]
+    assert report["chosen"]["precision"] >= 0.7
+    assert report["chosen"]["recall"] > 0
+
+
+SCORES = st.lists(st.floats(0, 1, width=16), min_size=1, max_size=30).map(np.array)
+
+
+@settings(deadline=None)
+@given(good=SCORES, rest=SCORES, wanted=st.floats(0.5, 1))
+def test_no_lower_score_of_a_good_text_is_as_precise(good, rest, wanted):
+    def precision(threshold):  # with both classes weighted alike
+        recall, kept = np.mean(good >= threshold), np.mean(rest >= threshold)
+        return recall / (recall + kept)
+
+    enough = [t for t in sorted(good) if precision(t) >= wanted]
+    options = Quality(min_precision=wanted)
+    if enough:
+        assert choose_threshold(options, good, rest, "fr") == enough[0]
+    else:
+        with pytest.raises(StageError, match=r"quality\.min_precision: .* is out of reach for fr"):
+            choose_threshold(options, good, rest, "fr")
+
+
+@settings(deadline=None)
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=4), max_size=40),
+    count=st.integers(10, 20),
+    seed=st.integers(0, 3),
+)
+def test_the_draw_is_by_hash_whatever_the_order(texts, count, seed):
+    options = Quality(max_examples=count, seed=seed)
+    drawn = _draw(iter(texts), options)
+    assert drawn == sorted(texts, key=lambda text: _draw_key(text, seed))[:count]
+    assert drawn == _draw(texts[::-1], options)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"min_precision": 0.9, "keep_share": 0.5}, "quality.min_precision: keep_share is given too"),
+        ({"min_precision": 0.9, "models": {"fr": "m.bin"}}, "the ready-made model of fr has no positives"),
+    ],
+)
+def test_one_option_chooses_the_threshold(given, problem):
+    with pytest.raises(ConfigError) as caught:
+        read(Holder, {"quality": given})
+    assert problem in str(caught.value)

@@ -9,6 +9,8 @@ from train.results import markdown_table, results_table, summary
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 DOMAINS = {"en": {"bpb": 2.0, "nats_per_token": 3.0}, "fr": {"bpb": 3.0, "nats_per_token": 4.0}}
+SET = {"name": "quiz", "ngrams": 1200, "documents_dropped": 7}
+POINTS = [{"threshold": t, "precision": t, "recall": 1 - t, "kept": 0.5} for t in (0.2, 0.4, 0.6)]
 
 
 def evaluation(en, fr):
@@ -24,7 +26,7 @@ def run(method):
 @pytest.fixture
 def page(tmp_path):
     ledgers = []
-    for stage in ("extract", "dedup", "quality"):
+    for stage in ("extract", "dedup", "filter", "near", "quality"):
         ledger = Ledger(stage)
         ledger.enter(documents=2, paragraphs=2, bytes=2)
         ledger.keep(documents=1, paragraphs=1, bytes=1)
@@ -34,17 +36,21 @@ def page(tmp_path):
         ledgers.append(ledger.data())
     counts = {"shards": 1, "documents": 1, "paragraphs": 1, "bytes": 1}
     files = {
-        "stats.json": {"languages": {"fr": {"train": counts}}, "ledgers": ledgers},
+        "stats.json": {"languages": {"fr": {"train": counts}}, "ledgers": ledgers,
+                       "decontamination": {"ngram": 13, "sets": [SET]}},
+        "quality.json": {"language": "fr", "threshold": 0.4, "examples": {"good": 5, "random": 5}, "curve": POINTS,
+                         "chosen": {"by": "keep_share", "value": 0.9, **POINTS[1]}},
         "base.json": evaluation(2.0, 3.0),
         "neutral.json": evaluation(2.01, 2.5),
         "runs/neutral/run.json": run("neutral"),
-    }
+    }  # fmt: skip
     for name, data in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(json.dumps(data))
     lines = [{"step": s, "evaluation": DOMAINS} for s in (0, 2)] + [{"step": 1, "loss": 3.0}]
     (tmp_path / "runs/neutral/metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    write_report(Report(title=HOSTILE), str(tmp_path / "stats.json"), [], str(tmp_path / "backbone"),
+    write_report(Report(title=HOSTILE), str(tmp_path / "stats.json"), [str(tmp_path / "quality.json")],
+                 str(tmp_path / "backbone"),
                  [str(tmp_path / "runs/neutral/run.json")],
                  [str(tmp_path / "base.json"), str(tmp_path / "neutral.json")], "en", "fr", None, None,
                  str(tmp_path / "report.html"))  # fmt: skip
@@ -62,6 +68,13 @@ def test_the_page_is_small_and_asks_for_nothing(page):
     assert "default-src 'none'" in page
     for attribute in ('src="http', 'href="http', "@import", "url(http"):
         assert attribute not in page
+
+
+def test_the_funnel_has_every_stage_and_the_curve_its_threshold(page):
+    for stage in ("extract", "dedup", "filter", "near", "quality"):
+        assert f'"stage": "{stage}", "outcome": "a reason"' in page
+    assert page.count('"chosen": true') == 1
+    assert "<tr><td>quiz</td><td>1,200</td><td>7</td></tr>" in page
 
 
 def results():

@@ -1,0 +1,34 @@
+"""Words in any script, and hashes of n-grams of them: what filters, decontamination and near-duplicates count."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import numpy as np
+import regex
+import xxhash
+
+# Scripts that write no spaces: each character counts as a word. In `regex`, unlike in `re`, \w has the marks
+# that Indic scripts and decomposed accents need.
+_SPACELESS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+WORD = regex.compile(rf"(?V1)[\w--{_SPACELESS}]+|\w")
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text in lower case, without punctuation."""
+    return WORD.findall(unicodedata.normalize("NFC", text.lower()))
+
+
+def hash_words(words: list[str]) -> np.ndarray:
+    """64-bit hash of each word: uint64[words]."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(word.encode()) for word in words), np.uint64, len(words))
+
+
+def hash_ngrams(hashes: np.ndarray, size: int) -> np.ndarray:
+    """64-bit hash of each n-gram of `size` words: uint64[max(0, words - size + 1)], a polynomial of the words'."""
+    count = max(0, len(hashes) - size + 1)
+    total = np.zeros(count, np.uint64)
+    for first in range(size):
+        total = total * MULTIPLIER + hashes[first : first + count]
+    return total
