@@ -21,6 +21,7 @@ def checkout(tmp_path, language_id):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore, symlinks=True)
     shutil.copy(ROOT / "Snakefile", tmp_path)
     config = yaml.safe_load((ROOT / "configs/test.yaml").read_text())
+    del config["filter"]  # it names a file of the checkout
     config |= {"output": "out", "crawl": {"warcs": ["first*.warc.gz"], "warcs_per_job": 2}}
     config["extract"] |= {"language_model": language_id, "min_chars": 1}
     return tmp_path, config
