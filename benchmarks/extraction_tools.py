@@ -27,16 +27,19 @@ def plain(warcs: list[str], model: str, folder: str, workers: int) -> list[str]:
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
     lid, kept = fasttext.load_model(model), []
-    for warc in warcs:
-        for record in ArchiveIterator(warc, record_types=WarcRecordType.response, fsspec_args=False):
-            if record.http_headers.status_code != 200 or record.http_content_type != "text/html":
-                continue
-            body = record.reader.read()
-            html = bytes_to_str(body, record.http_charset or detect_encoding(body))
-            text = extract_plain_text(html, main_content=True)
-            labels, scores = lid.predict(text.replace("\n", " "))
-            if labels == (f"__label__{LANGUAGE}",) and scores[0] >= MIN_SCORE and len(text) >= MIN_CHARS:
-                kept.append(record.headers["WARC-Target-URI"])
+    with open(f"{folder}/pages.jsonl", "w", encoding="utf-8") as output:  # noqa: PTH123
+        for warc in warcs:
+            for record in ArchiveIterator(warc, record_types=WarcRecordType.response, fsspec_args=False):
+                if record.http_headers.status_code != 200 or record.http_content_type != "text/html":
+                    continue
+                body = record.reader.read()
+                html = bytes_to_str(body, record.http_charset or detect_encoding(body))
+                text = extract_plain_text(html, main_content=True)
+                labels, scores = lid.predict(text.replace("\n", " "))
+                if labels == (f"__label__{LANGUAGE}",) and scores[0] >= MIN_SCORE and len(text) >= MIN_CHARS:
+                    url = record.headers["WARC-Target-URI"]
+                    output.write(json.dumps({"url": url, "text": text}) + "\n")
+                    kept.append(url)
     return kept
 
 

@@ -8,6 +8,7 @@ last time extracts only those that are new. The batch's own output is a list of 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -80,11 +81,13 @@ def _extract_one(job: tuple[Extract, str, str, str, str]) -> None:
     if Path(output).exists() and (read_schema(output).metadata or {}).get(b"key") == key.encode():
         return
     ledger = Ledger("extract")
-    with Extractor(options.page_seconds) as extractor:
-        pages = _pages(options, warc, load_model(language_id), extractor, ledger)
-        schema = schema.with_metadata(schema.metadata | {b"key": key.encode()})
-        # The ledger is complete only at the last page, and pages that are there must have their ledger.
-        write_arrow(output, schema, pages, before_rename=lambda: ledger.write(_ledger_path(output)))
+    pages = _pages(options, warc, load_model(language_id), _extractor(options.page_seconds), ledger)
+    schema = schema.with_metadata(schema.metadata | {b"key": key.encode()})
+    # The ledger is complete only at the last page, and pages that are there must have their ledger.
+    write_arrow(output, schema, pages, before_rename=lambda: ledger.write(_ledger_path(output)))
+
+
+_extractor = functools.cache(Extractor)  # one for all the WARCs of this process
 
 
 def _identity(warc: str) -> str:

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 
 from pipeline.html import decode, paragraphs
 
@@ -30,19 +29,13 @@ FAILURES = ("extractor_crashed", "extractor_hung", "extractor_error", "extractor
 
 
 class Extractor:
-    """`text(body, codec)` in a guarded helper. Use as a context manager; the helper ends with it."""
+    """`text(body, codec)` in a guarded helper, which is started when it is needed and ends with this process."""
 
     def __init__(self, page_seconds: int) -> None:
         self.page_seconds = page_seconds
         self.helper: subprocess.Popen[bytes] | None = None
         self.socket: socket.socket
         self.pages = 0
-
-    def __enter__(self) -> Extractor:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stop()
 
     def text(self, body: bytes, codec: str) -> tuple[bool, str]:
         """(True, main text) or (False, one of FAILURES)."""
@@ -52,22 +45,23 @@ class Extractor:
                 return self._ask(body, codec)
             except TimeoutError:
                 helper.kill()
-                self._stop()
+                self.stop()
                 return False, "extractor_hung"
             except (EOFError, OSError):
-                self._stop()
+                self.stop()
                 if helper.returncode != -signal.SIGKILL:
                     break
         return False, "extractor_hung" if helper.returncode == -signal.SIGXCPU else "extractor_crashed"
 
     def _ask(self, body: bytes, codec: str) -> tuple[bool, str]:
         name = codec.encode()
-        self.socket.sendall(REQUEST.pack(len(name), len(body)) + name + body)
+        self.socket.sendall(REQUEST.pack(len(name), len(body)) + name)
+        self.socket.sendall(body)
         found, size = ANSWER.unpack(_receive(self.socket, ANSWER.size))
         text = _receive(self.socket, size).decode()
         self.pages += 1
         if self.pages == PAGES_PER_HELPER:
-            self._stop()
+            self.stop()
         return found, text
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -83,7 +77,7 @@ class Extractor:
         self.pages = 0
         return self.helper
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
         """Wait for the helper to end, which it does by itself when its socket closes."""
         if self.helper is not None:
             self.socket.close()

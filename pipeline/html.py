@@ -111,5 +111,5 @@ def paragraphs(html: str) -> list[str]:
 
 def clean_lines(text: str) -> list[str]:
     """The lines of a text without control characters and white space at their ends; no empty ones."""
-    lines = (CONTROLS.sub("", line.strip()) for line in text.split("\n"))
+    lines = (line.strip() for line in CONTROLS.sub("", text).split("\n"))
     return [line for line in lines if line]

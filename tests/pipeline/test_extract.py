@@ -4,6 +4,7 @@ import sys
 import pytest
 from conftest import page, prose, write_warc
 
+from pipeline import extract as module
 from pipeline import guard
 from pipeline.extract import extract
 from pipeline.files import read_arrow
@@ -59,8 +60,6 @@ def test_workers_do_not_change_a_byte(tmp_path, make_warc, language_id):
 def test_pages_are_used_again_unless_the_warc_or_the_options_changed(
     tmp_path, make_warc, language_id, monkeypatch
 ):
-    from pipeline import extract as module
-
     warcs = [make_warc(f"{i}.warc.gz", first=10 * i, count=10) for i in range(3)]
     first, _, _ = run(tmp_path, warcs[::2], language_id)
     read = []
@@ -99,6 +98,7 @@ def test_a_page_that_hangs_or_crashes_the_extractor_costs_only_itself(
     tmp_path, hostile_warc, language_id, monkeypatch
 ):
     monkeypatch.setattr(guard, "COMMAND", [sys.executable, "-c", CRASHING_HELPER])
+    module._extractor.cache_clear()
     rows, ledger, _ = run(tmp_path, [hostile_warc], language_id, page_seconds=1, cascade=False)
     assert [r["url"][-1] for r in rows] == ["0", "2", "4", "6"]
     assert {reason: c["documents"] for reason, c in ledger["failed"].items()} == {
@@ -106,6 +106,7 @@ def test_a_page_that_hangs_or_crashes_the_extractor_costs_only_itself(
         "extractor_crashed": 1,
         "extractor_error": 1,
     }
+    module._extractor.cache_clear()
 
 
 # The helper itself, but for two pages: one ends the process as a fault in native code does, one panics.
