@@ -26,15 +26,16 @@ CRAWLS = {
     "mixed": FRENCH | OTHERS,
     "french": {"fiches-travail": 269, "libreoffice-help-fr": 2561, "lilypond-doc-fr": 548},
 }
+FILES = 5
 
 
-def make_crawl(name: str, folder: Path) -> str:
-    """The WARC file of a crawl: 'mixed' (5% French) or 'french' (nothing else); written where it is missing."""
-    path = folder / f"{name}.warc.gz"
-    if not path.exists():
+def make_crawl(name: str, folder: Path) -> list[str]:
+    """The WARC files of a crawl: 'mixed' (5% French) or 'french' (nothing else); written where missing."""
+    paths = [folder / f"{name}-{i}-of-{FILES}.warc.gz" for i in range(FILES)]
+    if not all(path.exists() for path in paths):
         records = []
         for source, count in CRAWLS[name].items():
             records += choose(source, Sample(pages_per_source=count))
             logging.info("%s: %d records", source, len(records))
-        write_crawl(records, 0, [str(path)])
-    return str(path)
+        write_crawl(records, 0, list(map(str, paths)))
+    return list(map(str, paths))

@@ -19,7 +19,7 @@ TOO_SHORT = 100  # characters of a sample that tell nothing
 RUN = re.compile(rb"<(?!script|style|!--)[^<>]*>([^<]{20,})", re.IGNORECASE)
 LANG = re.compile(rb"""<html[^>]{0,500}?\blang\s*=\s*["']?([a-z]{2,3})\b""", re.IGNORECASE)
 LANG_BYTES = 4096
-CERTAIN = 0.8  # a prefix with a lower score does not decide: the whole text does
+CERTAIN = 0.9  # a prefix with a lower score does not decide: the whole text does
 WHOLE_CHARS = 200_000
 
 

@@ -75,7 +75,7 @@ class Extract:
     )
     language_min_score: float = option(0.5, "drop pages whose language is less probable", low=0, high=1)
     language_chars: int = option(
-        2000, "characters of the text that decide the language; all of it where they leave doubt", low=100
+        1000, "characters of the text that decide the language; all of it where they leave doubt", low=100
     )
     cascade: bool = option(
         True, "guess the language from the raw page first, and extract only where a wanted one is possible"
