@@ -31,6 +31,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         part.replace(path)
         _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            raise OSError(
+                error.errno, f"{os.strerror(error.errno)}; make room and run again", str(path)
+            ) from error
+        raise
     finally:
         part.unlink(missing_ok=True)
 

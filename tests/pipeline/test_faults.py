@@ -1,0 +1,77 @@
+"""A full disk and a read-only folder: the message says what happened, no part of a file stays, a rerun works."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from pipeline.__main__ import STAGES, main
+
+
+def stages(folder: Path, warc: Path, language_id: str) -> dict[str, tuple[list[str], list[str]]]:
+    """A chain of stages: for each its arguments, and the files that it makes in `folder`."""
+    from pipeline.extract import pages_name
+
+    at = {name: str(folder / name) for name in ("pages.json", "l.json", "h.arrow", "index.arrow", "d.arrow",
+                                                "out/h.arrow", "out", "corpus", "s.json")}  # fmt: skip
+    pages = pages_name(str(warc))
+    ledger = ["--ledger", at["l.json"]]
+    return {
+        "extract": (["--warcs", str(warc), "--language-id", language_id, "--output", at["pages.json"], *ledger],
+                    [f"warcs/{pages}", f"warcs/{pages.replace('.arrow', '.ledger.json')}", "pages.json"]),
+        "dedup-hash": (["--pages", at["pages.json"], "--output", at["h.arrow"]], ["h.arrow"]),
+        "dedup-reduce": (["--hashes", at["h.arrow"], "--output", at["out"], "--index", at["index.arrow"]],
+                         ["out/h.arrow", "index.arrow"]),
+        "dedup-apply": (["--pages", at["pages.json"], "--duplicates", at["out/h.arrow"], "--output",
+                         at["d.arrow"], *ledger, "--min-chars", "1"], ["d.arrow"]),
+        "shards": (["--documents", at["d.arrow"], "--languages", "fr", "--name", "00000", "--output",
+                    at["corpus"], "--ledger", at["s.json"]], ["corpus/fr/train-00000.arrow", "s.json"]),
+    }  # fmt: skip
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_full_disk_leaves_no_part_and_a_rerun_gives_the_same_bytes(tmp_path, make_warc, language_id, capsys):
+    warc = make_warc(count=10)
+    for name in ("whole", "full"):
+        (tmp_path / name).mkdir()
+    for stage, (arguments, _) in stages(tmp_path / "whole", warc, language_id).items():
+        assert main("pipeline", "", STAGES, [stage, *arguments]) == 0
+    full = tmp_path / "full"
+    for stage, (arguments, made) in stages(full, warc, language_id).items():
+        for name in made:
+            before = everything(full)
+            part = full / f"{name}.part"
+            part.parent.mkdir(parents=True, exist_ok=True)
+            part.symlink_to("/dev/full")  # whose every write says that the disk is full
+            capsys.readouterr()
+            assert main("pipeline", "", STAGES, [stage, *arguments]) == 1
+            message = capsys.readouterr().err.splitlines()[-1]
+            assert message == f"pipeline {stage}: No space left on device; make room and run again: {full / name}"
+            assert before.items() <= everything(full).items()
+            assert not (full / name).exists()
+            assert not part.is_symlink()
+        assert main("pipeline", "", STAGES, [stage, *arguments]) == 0
+    assert everything(full) == everything(tmp_path / "whole")
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may write anywhere")
+def test_a_read_only_folder_is_named(tmp_path, make_warc, language_id):
+    warc = make_warc(count=2)
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    folder.chmod(0o500)
+    arguments, _ = stages(folder, warc, language_id)["extract"]
+    # Root keeps its name and loses its right to write where the owner may not.
+    powerless = ["setpriv", "--bounding-set", "-dac_override"] if os.geteuid() == 0 else []
+    command = [*powerless, sys.executable, "-m", "pipeline", "extract", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"pipeline extract: Permission denied: {folder / 'warcs'}"
+    assert not list(folder.iterdir())
