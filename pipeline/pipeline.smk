@@ -137,16 +137,12 @@ checkpoint dedup_reduce:
         " --output {params.folder} --index {output.index} --workers {threads} {params.scheduler} > {log} 2>&1"
 
 
-def duplicates(wildcards):
-    """What to drop of a batch, once dedup_reduce has run."""
-    checkpoints.dedup_reduce.get()
-    return f"{OUT}/duplicates/{wildcards.batch}.arrow"
-
-
 rule dedup_apply:
     input:
         pages=f"{OUT}/pages/{{batch}}.json",
-        duplicates=duplicates,
+        duplicates=lambda wildcards: (
+            checkpoints.dedup_reduce.get().output.duplicates[int(wildcards.batch)]
+        ),
     output:
         documents=f"{OUT}/documents/{{batch}}.arrow",
         ledger=f"{OUT}/documents/{{batch}}.ledger.json",
