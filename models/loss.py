@@ -104,17 +104,20 @@ def chunked_cross_entropy(
     return _ChunkedCrossEntropy.apply(hidden_ND, head_VD, target_N, weight_N, chunk)
 
 
-def sum_nll(model: nn.Module, tokens_BT1: Tensor, weight_BT: Tensor | None = None) -> Tensor:
+def sum_nll(
+    model: nn.Module, tokens_BT1: Tensor, weight_BT: Tensor | None = None, position_BT: Tensor | None = None
+) -> Tensor:
     """Sum over tokens of the NLL in nats, a scalar in fp32 with a gradient.
 
     tokens_BT1 (int64) are whole rows of T + 1 tokens, without padding: the first T predict the last T.
-    weight_BT multiplies each token's NLL. Divide by the tokens of the whole step yourself.
+    weight_BT multiplies each token's NLL. position_BT is each token's position, which begins anew where a
+    token must not attend to those before it. Divide by the tokens of the whole step yourself.
     """
     head = plain_head(model)
     if head is None:
-        nll_BT = _full_logits_nll(model, tokens_BT1)
+        nll_BT = _full_logits_nll(model, tokens_BT1, position_BT)
         return (nll_BT if weight_BT is None else nll_BT * weight_BT).sum()
-    hidden_BTD = _hidden(model, tokens_BT1)
+    hidden_BTD = _hidden(model, tokens_BT1, position_BT)
     weight_N = None if weight_BT is None else weight_BT.flatten()
     return chunked_cross_entropy(hidden_BTD.flatten(0, 1), head, tokens_BT1[:, 1:].flatten(), weight_N)
 
@@ -149,10 +152,14 @@ def plain_head(model: Any) -> Tensor | None:
     return head.weight if plain else None
 
 
-def _hidden(model: Any, tokens_BT1: Tensor) -> Tensor:
-    return model.base_model(input_ids=tokens_BT1[:, :-1], use_cache=False).last_hidden_state
+def _hidden(model: Any, tokens_BT1: Tensor, position_BT: Tensor | None = None) -> Tensor:
+    return _call(model.base_model, tokens_BT1, position_BT).last_hidden_state
 
 
-def _full_logits_nll(model: Any, tokens_BT1: Tensor) -> Tensor:
-    logits_BTV = model(input_ids=tokens_BT1[:, :-1], use_cache=False).logits.float()
+def _call(model: Any, tokens_BT1: Tensor, position_BT: Tensor | None) -> Any:
+    return model(input_ids=tokens_BT1[:, :-1], position_ids=position_BT, use_cache=False)
+
+
+def _full_logits_nll(model: Any, tokens_BT1: Tensor, position_BT: Tensor | None = None) -> Tensor:
+    logits_BTV = _call(model, tokens_BT1, position_BT).logits.float()
     return functional.cross_entropy(logits_BTV.transpose(1, 2), tokens_BT1[:, 1:], reduction="none")

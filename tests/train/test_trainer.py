@@ -17,10 +17,12 @@ from models.backbone import create_llama
 from models.extend import extend as extend_model
 from pipeline.cli import StageError
 from train import checkpoint
-from train.loop import Task, accumulate, is_flat, learning_rate, make_optimizer, train
+from train.loop import Task, accumulate, is_flat, train
+from train.optimizer import learning_rate, make_optimizer
 from train.options import METHODS, Pretrain, Run
-from train.rows import Draw, mixture, open_rows
+from train.rows import Batch, Draw, open_rows, read_batch
 from train.score import load_run, score_rows
+from train.tokens import tokenizer_digest
 from train.trainer import extend, pretrain
 
 SIZES = {"hidden_size": 16, "layers": 2, "heads": 2, "ffn_size": 24}
@@ -36,12 +38,14 @@ def run(method: str = "neutral", **changes: Any) -> Run:
 def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Rows of two languages and a backbone pretrained on the first."""
     folder = tmp_path_factory.mktemp("world")
+    tokenizer = write_tokenizer(folder / "tokenizer")
+    same = {"tokenizer_sha256": tokenizer_digest(tokenizer)}
     made = {
-        "old": write_rows(folder / "old.arrow", language(1, 200), "en"),
-        "new": write_rows(folder / "new.arrow", language(5, 200, seed=1), "fr"),
-        "old_held": write_rows(folder / "old_held.arrow", language(1, 16, seed=2), "en"),
-        "new_held": write_rows(folder / "new_held.arrow", language(5, 16, seed=3), "fr"),
-        "tokenizer": write_tokenizer(folder / "tokenizer"),
+        "old": write_rows(folder / "old.arrow", language(1, 200), "en", **same),
+        "new": write_rows(folder / "new.arrow", language(5, 200, seed=1), "fr", **same),
+        "old_held": write_rows(folder / "old_held.arrow", language(1, 16, seed=2), "en", **same),
+        "new_held": write_rows(folder / "new_held.arrow", language(5, 16, seed=3), "fr", **same),
+        "tokenizer": tokenizer,
         "backbone": str(folder / "backbone"),
     }
     options = Pretrain(learning_rate=1e-2, steps=60, **SIZES, **QUICK)
@@ -135,9 +139,13 @@ def small_task(world: dict[str, str], options: Run, folder: Path) -> Task:
     return Task("test", model, options, old, new, {}, str(folder), "same", CPU, extension.context)
 
 
-def gradient(task: Task, draw: Draw) -> tuple[torch.Tensor, float, dict[str, float]]:
+def first_batch(world: dict[str, str], options: Run) -> Batch:
+    return read_batch(0, options, open_rows(world["old"]), open_rows(world["new"]))
+
+
+def gradient(task: Task, batch: Batch, alpha: float = 1.0) -> tuple[torch.Tensor, float, dict[str, float]]:
     task.model.zero_grad()
-    loss, measures = accumulate(task, draw, measure=True)
+    loss, measures = accumulate(task, batch, alpha, measure=True)
     trained = [p.grad.flatten() for p in task.model.parameters() if p.grad is not None]
     return torch.cat(trained), loss, measures
 
@@ -146,12 +154,12 @@ def test_micro_batches_change_nothing(world: dict[str, str], tmp_path: Path) -> 
     results = []
     for size in (8, 3):
         options = run(gate="sigmoid", micro_batch_rows=size, old_rate=0.4)
-        results.append(gradient(small_task(world, options, tmp_path), mixture(0, options, 200, 200)))
+        results.append(gradient(small_task(world, options, tmp_path), first_batch(world, options)))
     (whole, loss, measures), (parts, part_loss, part_measures) = results
     assert torch.nn.functional.cosine_similarity(whole, parts, 0) > 0.9999
     assert (parts.norm() / whole.norm()).item() == pytest.approx(1, abs=2e-3)
     assert part_loss == pytest.approx(loss, rel=1e-4)
-    assert set(measures) == {"l1", "gate_old", "gate_new", "l1_ratio"}
+    assert set(measures) == {"l1", "gate_old", "gate_new", "lm_gradient", "l1_gradient", "l1_ratio"}
     assert part_measures == pytest.approx(measures, rel=1e-2)
 
 
@@ -159,9 +167,9 @@ def test_l1_is_of_old_rows_only(world: dict[str, str], tmp_path: Path) -> None:
     gradients = {}
     for is_old in (False, True):
         for alpha in (0.0, 50.0):
-            options = run(alpha=alpha)
-            draw = Draw(np.full(8, is_old), np.arange(8))
-            gradients[is_old, alpha] = gradient(small_task(world, options, tmp_path), draw)[0]
+            task, index = small_task(world, run(), tmp_path), np.arange(8)
+            batch = Batch(Draw(np.full(8, is_old), index), task.new.tokens(index), 8 * is_old, 8)
+            gradients[is_old, alpha] = gradient(task, batch, alpha)[0]
     assert torch.equal(gradients[False, 0.0], gradients[False, 50.0])
     assert not torch.equal(gradients[True, 0.0], gradients[True, 50.0])
 
@@ -250,10 +258,10 @@ from train import loop, trainer
 from train.options import Pretrain, Run
 stage, options, arguments, kill_at = json.loads(sys.argv[1])
 take_step = loop.take_step
-def take_step_or_die(task, optimizer, step):
-    if step == kill_at:
+def take_step_or_die(task, optimizer, batch, state):
+    if state.step == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
-    return take_step(task, optimizer, step)
+    return take_step(task, optimizer, batch, state)
 loop.take_step = take_step_or_die
 getattr(trainer, stage)({"extend": Run, "pretrain": Pretrain}[stage](**options), *arguments)
 """
@@ -273,13 +281,13 @@ def test_killed_and_started_again_gives_the_same_bits(world: dict[str, str], tmp
         "learning_rate": 1e-2,
         "steps": 9,
         "checkpoint_every": 2,
-        "threads": 2,
+        "alpha": "auto",
     }
     inputs = [world["backbone"], world["old"], world["new"], [f"fr={world['new_held']}"]]
     extend(Run(**options), *inputs, str(tmp_path / "whole"))
     killed = str(tmp_path / "killed")
     assert in_process("extend", options, [*inputs, killed], kill_at=7) == -signal.SIGKILL
-    assert not Path(killed).exists() and len(list(Path(f"{killed}.checkpoints").iterdir())) == checkpoint.KEPT
+    assert not Path(killed).exists() and len(list(Path(f"{killed}.checkpoints").glob("step-*"))) == checkpoint.KEPT
     extend(Run(**options), *inputs, killed)
     assert not Path(f"{killed}.checkpoints").exists()
     weights = [load_file(Path(folder) / "weights.safetensors") for folder in (tmp_path / "whole", killed)]
@@ -327,7 +335,7 @@ def test_checkpoint_of_other_inputs_is_ignored(
 
 def test_only_the_newest_checkpoints_are_kept(world: dict[str, str], tmp_path: Path) -> None:
     saved(world, tmp_path, steps=9)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == [
         "step-000006.safetensors",
         "step-000008.safetensors",
     ]
