@@ -85,11 +85,12 @@ def _build(kind: Any, data: Any, path: str, errors: list[str]) -> Any:
     if origin in (types.UnionType, typing.Union):
         if data is None and type(None) in arguments:
             return None
-        *members, last = (a for a in arguments if a is not type(None))
+        members = [a for a in arguments if a is not type(None)]
+        if len(members) == 1:
+            return _build(members[0], data, path, errors)
         for member in members:
             if (value := _build(member, data, path, [])) is not _BROKEN:
                 return value
-        return _build(last, data, path, errors)
     if origin is list and isinstance(data, list | tuple):
         items = [_build(arguments[0], item, f"{path}[{i}]", errors) for i, item in enumerate(data)]
         return _BROKEN if _BROKEN in items else items

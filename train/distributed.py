@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pipeline.cli import StageError
 
@@ -89,19 +88,21 @@ def shard(model: Any, layers: list[Any], device: torch.device) -> None:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    return isinstance(tensor, DTensor)
+    return hasattr(tensor, "full_tensor")  # its class takes a second to import
 
 
-def whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Any) -> Tensor:
     """The tensor itself, gathered from all ranks if it is sharded; then all ranks must call this."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
-def laid_out_as(tensor: Tensor, weight: Tensor) -> Tensor:
+def laid_out_as(tensor: Tensor, weight: Any) -> Tensor:
     """The whole `tensor`, which every rank holds, on the device and in the shards of `weight`."""
     tensor = tensor.to(weight.device)
-    if not isinstance(weight, DTensor):
+    if not is_sharded(weight):
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor, weight.device_mesh, weight.placements, src_data_rank=None)
 
 

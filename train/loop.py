@@ -108,8 +108,11 @@ def set_up_layers(task: Task) -> None:
     """Recompute, compile and shard the decoder layers, as the options say."""
     options, layers = task.options, decoder_layers(task.model)
     if options.activation_checkpointing:
-        # The re-entrant kind needs an input with a gradient, which the first frozen layer has not.
-        task.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # It has another name in newer versions of transformers. The re-entrant kind needs an input with a
+        # gradient, which the first frozen layer has not.
+        model = task.model
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     if options.compile:
         for layer in layers:
             layer.compile()
