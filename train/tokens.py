@@ -98,7 +98,7 @@ def tokenize(
         kinds: tuple[Any, ...] = (dtype, np.uint32, np.int64)
         ids, sizes, owners = (np.memmap(name, kind) for name, kind in zip(names, kinds, strict=True))
         fill = separator_id(encoder) if split == "validation" else None
-        kept = _write_rows(
+        kept = write_rows(
             output,
             ids,
             sizes,
@@ -231,7 +231,7 @@ def _batched(texts: Iterator[str]) -> Iterator[list[str]]:
         yield pending
 
 
-def _write_rows(
+def write_rows(
     output: str,
     ids: np.ndarray,
     sizes: np.ndarray,
