@@ -28,7 +28,7 @@ def metrics_log(folder: str | Path, lines: list[Line]) -> Iterator[Callable[[Lin
         old.unlink()
     with (
         (folder / "metrics.jsonl").open("w", encoding="utf-8", buffering=1) as file,
-        SummaryWriter(str(folder), write_to_disk=True) as events,
+        SummaryWriter(str(folder)) as events,
     ):
 
         def add(line: Line) -> None:
