@@ -46,7 +46,7 @@ def write(model: Any, backbone: str, prompt: str, tokens: int, device: torch.dev
     room = min(tokens, model.config.max_position_embeddings - ids.shape[1])
     if room <= 0:
         raise StageError(f"evaluate.prompts: {prompt!r} leaves no room to continue; shorten it")
-    with torch.no_grad(), compute(device):
+    with torch.no_grad(), compute(device, model):
         out = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),

@@ -25,9 +25,9 @@ from models.loss import sum_nll
 from pipeline.cli import StageError
 from pipeline.progress import progress
 from train import checkpoint
-from train.cost import flops_per_token, peak_flops
 from train.distributed import add_gradients, add_over_ranks, clip_gradients, rank, shard, world
 from train.metrics import metrics_log, summarise
+from train.mfu import flops_per_token, peak_flops
 from train.optimizer import learning_rate, make_optimizer
 from train.options import Pretrain, Run, Training
 from train.rows import Batch, Rows, batches, mixture, read_batch
@@ -164,7 +164,7 @@ def accumulate(task: Task, batch: Batch, alpha: float, measure: bool) -> tuple[f
                 micro.statistics = Statistics()
                 statistics.append(micro.statistics)
             with in_flight(task.context, micro):
-                with compute(task.device):
+                with compute(task.device, task.model):
                     part_loss = sum_nll(task.model, tokens_BT1, position_BT=positions(task, tokens_BT1)) / tokens
                 part_loss.backward()
             loss += part_loss.detach()

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from models.backbone import COMPUTE, compute, load_backbone
+from models.backbone import compute, compute_dtype, load_backbone
 from models.extend import ExtendError, Extension, extend, load_trainable
 from models.loss import token_nll
 from pipeline.cli import StageError
@@ -38,7 +38,7 @@ def score_rows(
     chosen = np.arange(count) * len(rows) // count
     special = torch.tensor(rows.metadata["special_ids"], dtype=torch.int64, device=device)
     nats, tokens, size = 0.0, 0, 0
-    with torch.no_grad(), compute(device):
+    with torch.no_grad(), compute(device, model):
         for first in range(0, count, batch_rows * world()):
             # All ranks compute as often, which sharded weights need; one that has no rows left repeats a row.
             indices = chosen[first + rank() * batch_rows :][:batch_rows]
@@ -69,13 +69,13 @@ def pick_device(name: str) -> torch.device:
 
 
 def load_for(backbone: str, device: torch.device, stays: bool = False) -> Any:
-    """The backbone in bf16, for `device` and there already, unless it `stays` on the CPU to be sharded.
+    """The backbone in what `device` computes in, and there already, unless it `stays` on the CPU to be sharded.
 
     Raises StageError where it is no decoder that transformers loads.
     """
     try:
         attention = "sdpa" if device.type == "cuda" else "eager"
-        model = load_backbone(backbone, attention=attention)
+        model = load_backbone(backbone, dtype=compute_dtype(device), attention=attention)
         return model if stays else model.to(device)
     except (OSError, ValueError) as error:
         raise StageError(f"backbone {backbone}: cannot be loaded as a decoder: {error}") from None
@@ -117,5 +117,5 @@ def load_run(backbone: str, run_folder: str | None, device: torch.device) -> Any
             raise StageError(f"{folder}: does not fit the backbone {backbone}: {error}") from None
     # Weights alone, not model.to(): in bf16 the rotary frequencies would turn far positions wrong.
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(COMPUTE)
+        parameter.data = parameter.data.to(compute_dtype(device))
     return model.requires_grad_(False).eval()

@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from models.backbone import create_llama, load_tokenizer, save_backbone, unique_parameters, weights_digest
+from models.backbone import (
+    compute_dtype,
+    create_llama,
+    load_tokenizer,
+    save_backbone,
+    unique_parameters,
+    weights_digest,
+)
 from pipeline.cli import StageError
 from pipeline.config import to_data
 from pipeline.files import atomic_folder, write_json
@@ -183,7 +190,7 @@ def identity(options: Training, rows: list[Rows], model: Any) -> str:
 
     Not the number of ranks, nor what only decides where numbers are rounded when memory is short.
     """
-    code = [fingerprint("train.trainer"), torch.__version__]
+    code = [fingerprint("train.trainer"), torch.__version__, str(next(model.parameters()).dtype)]
     chosen = {name: value for name, value in to_data(options).items() if name not in MEMORY_OPTIONS}
     parts = [chosen, [one.digest() for one in rows], weights_digest(model), code]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -200,6 +207,7 @@ def costs(task: Task, state: checkpoint.State) -> dict[str, Any]:
         "seconds": round(state.seconds, 3),
         "peak_memory_mib": peak_memory_mib(task.device),
         "ranks": world(),
+        "compute": str(compute_dtype(task.device)).removeprefix("torch."),
         "device": torch.cuda.get_device_name() if task.device.type == "cuda" else "cpu",
         "torch": torch.__version__,
         "versions": {name: importlib.metadata.version(name) for name in packages},

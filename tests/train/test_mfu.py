@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.backbone import create_llama
 from models.extend import extend
 from models.loss import sum_nll
-from train.cost import flops_per_token, peak_flops
+from train.mfu import flops_per_token, peak_flops
 
 LENGTH, LAYERS, SIZE, FFN = 32, 4, 32, 64
 
