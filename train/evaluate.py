@@ -11,9 +11,9 @@ from pipeline.cli import StageError
 from pipeline.files import write_json
 from pipeline.progress import progress
 from train.options import Evaluate
-from train.rows import Rows, open_rows
+from train.rows import open_rows
 from train.score import load_run, pick_device, score_rows
-from train.tokens import separators, tokenizer_digest
+from train.tokens import check_tokenizer, separators
 
 BATCH_ROWS = 64
 
@@ -38,14 +38,6 @@ def evaluate(options: Evaluate, backbone: str, run: str | None, rows: list[str],
     write_json(output, {"run": run, "domains": measures, "generations": texts})
 
 
-def check_tokenizer(rows: Rows, backbone: str) -> None:
-    """Raises StageError where the rows were made with another tokenizer than the backbone's."""
-    if rows.metadata["tokenizer_sha256"] != tokenizer_digest(backbone):
-        raise StageError(
-            f"{rows.path}: made with another tokenizer than {backbone} has; run `python -m train tokenize` again"
-        )
-
-
 def write(model: Any, backbone: str, prompt: str, tokens: int, device: torch.device) -> str:
     """The most probable continuation, token by token, within the length that the model was made for."""
     tokenizer = load_tokenizer(backbone)
@@ -54,7 +46,7 @@ def write(model: Any, backbone: str, prompt: str, tokens: int, device: torch.dev
     room = min(tokens, model.config.max_position_embeddings - ids.shape[1])
     if room <= 0:
         raise StageError(f"evaluate.prompts: {prompt!r} leaves no room to continue; shorten it")
-    with torch.no_grad(), compute(device):
+    with torch.no_grad(), compute(device, model):
         out = model.generate(
             ids,
             attention_mask=torch.ones_like(ids),

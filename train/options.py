@@ -53,6 +53,11 @@ class Training:
     evaluate_rows: int = option(256, "rows of each domain, evenly spread, to evaluate with in training", low=1)
     checkpoint_every: int = option(50, "steps between checkpoints", unit="steps", low=1)
     seed: int = option(0, "of the initial weights and the order of the rows", low=0)
+    mask_documents: bool = option(False, "no token attends to another document of its row")
+    activation_checkpointing: bool = option(
+        False, "recompute each layer on the way back: about a third slower, in far less memory"
+    )
+    compile: bool = option(False, "torch.compile each layer: a minute at the start, faster steps after it")
     device: str = option("auto", "where to train", choices=("auto", "cpu", "cuda"))
     threads: int = option(2, "CPU threads; part of the config, since sums depend on it", low=1)
 
@@ -105,9 +110,25 @@ class Run(Training):
     fraction: float = option(0.2, "extra weights over the backbone's own; not for finetune", low=0.001, high=2)
     gate: str = option("elu", "gate of a neutral block", choices=("none", "sigmoid", "elu", "relu"))
     init: str = option("low_variance", "initial weights of a neutral block", choices=("low_variance", "he"))
-    alpha: float = option(100.0, "weight of the l1 loss of a neutral block on old-domain tokens", low=0)
+    alpha: float | str = option(
+        100.0, "weight of the l1 loss of a neutral block on old-domain tokens; auto: set by alpha_ratio", low=0
+    )
+    alpha_ratio: float = option(
+        1.0,
+        "for alpha: auto, the norm of the l1 gradient over that of the LM gradient on the first batches",
+        low=0,
+    )
     beta: float = option(1.0, "weight of the cross-entropy loss of a sigmoid gate", low=0)
     old_rate: float = option(0.1, "share of old-domain rows in the mixture (p)", low=0, high=1)
+    shard: bool = option(
+        False, "under torchrun, spread weights and optimizer over the ranks (FSDP2): for backbones that do not fit"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if isinstance(self.alpha, str) and self.alpha != "auto":
+            yield "alpha", f"{self.alpha!r} is no number; give a number or auto"
+        if self.alpha == "auto" and self.method == "neutral" and not self.old_rate:
+            yield "alpha", "auto needs old-domain rows; raise old_rate or give a number"
 
 
 @dataclass(frozen=True, kw_only=True)

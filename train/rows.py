@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -129,6 +131,41 @@ def mixture(step: int, options: Training, n_old: int, n_new: int, rank: int = 0,
         is_old.append(old)
         index.append(order[drawn % size])
     return Draw(np.array(is_old, dtype=bool), np.array(index, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One optimizer step on one rank: its draw and tokens_BT1; `old_rows` and `rows` count all ranks'."""
+
+    draw: Draw
+    tokens_BT1: np.ndarray
+    old_rows: int
+    rows: int
+
+
+def read_batch(step: int, options: Training, old: Rows | None, new: Rows, rank: int = 0, world: int = 1) -> Batch:
+    """The rows of optimizer step `step` for `rank`, in the order drawn."""
+    draw = mixture(step, options, len(old) if old else 0, len(new), rank, world)
+    tokens_BT1 = np.empty((len(draw.index), new.row_tokens + 1), np.int64)
+    tokens_BT1[~draw.is_old] = new.tokens(draw.index[~draw.is_old])
+    if old is not None:
+        tokens_BT1[draw.is_old] = old.tokens(draw.index[draw.is_old])
+    rate, first = old_rate(options), step * options.batch_rows
+    old_rows = old_rows_before(first + options.batch_rows, rate) - old_rows_before(first, rate)
+    return Batch(draw, tokens_BT1, old_rows, options.batch_rows)
+
+
+def batches(
+    first: int, options: Training, old: Rows | None, new: Rows, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """The batches of steps `first` to the last, each read by a thread while the step before it is computed."""
+    with ThreadPoolExecutor(1, "rows") as pool:
+        ahead = pool.submit(read_batch, first, options, old, new, rank, world)
+        for step in range(first, options.steps):
+            batch = ahead.result()
+            if step + 1 < options.steps:
+                ahead = pool.submit(read_batch, step + 1, options, old, new, rank, world)
+            yield batch
 
 
 # A step may touch two epochs of each of two domains.

@@ -15,12 +15,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from models.backbone import COMPUTE, compute, load_backbone
+from models.backbone import compute, compute_dtype, load_backbone
 from models.extend import ExtendError, Extension, extend, load_trainable
 from models.loss import token_nll
 from pipeline.cli import StageError
 from pipeline.config import read
 from pipeline.files import read_json
+from train.distributed import add_over_ranks, rank, world
 from train.options import Run
 from train.rows import Rows
 
@@ -30,20 +31,25 @@ def score_rows(
 ) -> dict[str, float]:
     """NLL of `limit` rows, evenly spread (None: all): `nats`, `tokens`, `bytes`, `nats_per_token` and `bpb`.
 
-    METHOD, Measures: bpb = total nats / ln 2 / UTF-8 bytes. Special tokens are not scored.
+    METHOD, Measures: bpb = total nats / ln 2 / UTF-8 bytes. Special tokens are not scored. Ranks share the
+    rows, and each returns the whole.
     """
     count = min(limit or len(rows), len(rows))
     chosen = np.arange(count) * len(rows) // count
     special = torch.tensor(rows.metadata["special_ids"], dtype=torch.int64, device=device)
     nats, tokens, size = 0.0, 0, 0
-    with torch.no_grad(), compute(device):
-        for start in range(0, count, batch_rows):
-            indices = chosen[start : start + batch_rows]
-            tokens_BT1 = torch.from_numpy(rows.tokens(indices)).to(device)
-            counted_BT = ~torch.isin(tokens_BT1[:, 1:], special)
+    with torch.no_grad(), compute(device, model):
+        for first in range(0, count, batch_rows * world()):
+            # All ranks compute as often, which sharded weights need; one that has no rows left repeats a row.
+            indices = chosen[first + rank() * batch_rows :][:batch_rows]
+            tokens_BT1 = torch.from_numpy(rows.tokens(indices if len(indices) else chosen[:1])).to(device)
+            counted_BT = ~torch.isin(tokens_BT1[:, 1:], special) & (len(indices) > 0)
             nats += (token_nll(model, tokens_BT1) * counted_BT).double().sum().item()
             tokens += int(counted_BT.sum())
             size += int(rows.bytes(indices).sum())
+    sums = torch.tensor([nats, tokens, size], dtype=torch.float64, device=device)
+    add_over_ranks([sums])
+    nats, tokens, size = sums[0].item(), int(sums[1]), int(sums[2])
     if not tokens or not size:
         raise StageError(f"{rows.path}: no text in {count} of its rows; nothing to measure")
     return {
@@ -62,11 +68,15 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def load_for(backbone: str, device: torch.device) -> Any:
-    """The backbone on `device`, in bf16. Raises StageError where it is no decoder that transformers loads."""
+def load_for(backbone: str, device: torch.device, stays: bool = False) -> Any:
+    """The backbone in what `device` computes in, and there already, unless it `stays` on the CPU to be sharded.
+
+    Raises StageError where it is no decoder that transformers loads.
+    """
     try:
         attention = "sdpa" if device.type == "cuda" else "eager"
-        return load_backbone(backbone, attention=attention).to(device)
+        model = load_backbone(backbone, dtype=compute_dtype(device), attention=attention)
+        return model if stays else model.to(device)
     except (OSError, ValueError) as error:
         raise StageError(f"backbone {backbone}: cannot be loaded as a decoder: {error}") from None
 
@@ -107,5 +117,5 @@ def load_run(backbone: str, run_folder: str | None, device: torch.device) -> Any
             raise StageError(f"{folder}: does not fit the backbone {backbone}: {error}") from None
     # Weights alone, not model.to(): in bf16 the rotary frequencies would turn far positions wrong.
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(COMPUTE)
+        parameter.data = parameter.data.to(compute_dtype(device))
     return model.requires_grad_(False).eval()
