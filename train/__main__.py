@@ -66,7 +66,7 @@ STAGES = (
         "train.trainer:extend",
         (
             BACKBONE,
-            File("old_rows", "rows of the old domain, to replay"),
+            File("old_rows", "rows of the old domain, to replay; of several: in about equal shares", many=True),
             File("new_rows", "rows of the new domain"),
             VALIDATION,
             File("output", "folder of the run"),

@@ -112,6 +112,7 @@ def tokenize(
                 "documents": count,
                 "bytes": int(sizes.sum()),
                 "domain": Path(output).parent.name,
+                "language": options.language,
                 "split": split,
             },
         )

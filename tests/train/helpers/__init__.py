@@ -26,6 +26,7 @@ def write_rows(path: Path, tokens_NT1: np.ndarray, domain: str = "en", batch: in
         "tokens": int(tokens_NT1.size),
         "bytes": 2 * count * (width - 1),
         "domain": domain,
+        "language": domain,
         "split": "train",
     } | changes
     columns = [("tokens", pa.list_(pa.uint16(), width)), ("bytes", pa.int32()), ("document", pa.int64())]
