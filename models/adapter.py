@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.backbone import COMPUTE, load_backbone, unique_parameters, weights_digest
+from models.backbone import COMPUTE, load_backbone, make_readable, unique_parameters, weights_digest
 from models.extend import ExtendError, Extension, extend, load_trainable
 
 FORMAT = 1
@@ -92,9 +92,8 @@ def save_adapter(
         for number, addition in enumerate(additions)
         for name, weight in addition.state.items()
     }
-    path = Path(folder) / "adapter.safetensors"
-    save_file(tensors, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # safetensors writes for the owner alone
+    save_file(tensors, Path(folder) / "adapter.safetensors", metadata={"format": "pt"})
+    make_readable(folder)
     text = json.dumps({"format": FORMAT, "backbone": about, "additions": entries}, indent=1, ensure_ascii=False)
     (Path(folder) / "adapter.json").write_text(text + "\n", encoding="utf-8")
 

@@ -71,12 +71,36 @@ def load_backbone(
     return model.eval()
 
 
+def load_gguf(path: str | Path) -> tuple[Any, Any]:
+    """The decoder of a GGUF file, dequantised to bf16, in eval mode, and its tokenizer.
+
+    Raises ValueError or OSError of transformers where it is no GGUF file of an architecture it reads.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    where = {"pretrained_model_name_or_path": str(Path(path).parent), "gguf_file": Path(path).name}
+    model = AutoModelForCausalLM.from_pretrained(
+        **where, dtype=COMPUTE, quantization_config=GgufConfig(dequantize=True), attn_implementation="eager"
+    )
+    # What is saved is a plain model.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model.eval(), AutoTokenizer.from_pretrained(**where)
+
+
 def save_backbone(model: Any, tokenizer: Any, folder: str | Path) -> None:
     """Model (in bf16, as it will be loaded) and tokenizer as a folder that transformers loads."""
     state = {name: weight.detach().to(COMPUTE) for name, weight in model.state_dict().items()}
     model.config.dtype = COMPUTE
     model.save_pretrained(folder, state_dict=state)
+    make_readable(folder)
     tokenizer.save_pretrained(folder)
+
+
+def make_readable(folder: str | Path) -> None:
+    """Weights for all to read: safetensors writes them for their owner alone."""
+    for path in Path(folder).glob("*.safetensors"):
+        path.chmod(0o644)
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:

@@ -102,7 +102,7 @@ class NeutralBlock(nn.Module):
         if gate not in GATES or init not in INITS:
             raise ValueError(f"no gate {gate!r} or init {init!r}; gates: {list(GATES)}, inits: {list(INITS)}")
         self.layer, self.layers, self.activation, self.context = layer, layers, activation, context
-        self.phi, self.is_sigmoid = GATES[gate], gate == "sigmoid"
+        self.gate_name, self.phi, self.is_sigmoid = gate, GATES[gate], gate == "sigmoid"
         self.gate_proj = nn.Linear(size, width, bias=False)
         self.up_proj = nn.Linear(size, width, bias=False)
         self.down_proj = nn.Linear(width, size, bias=False)

@@ -51,6 +51,8 @@ class ExtendedNorm(nn.Module):
 # Where a block's output is added, in layers that norm what comes out of their FFN (Gemma 2 and 3, OLMo2, GLM 4).
 PLACEMENTS = ("before_norm", "after_norm")
 POST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm")
+# What FFNs call their activation.
+ACTIVATIONS = ("act_fn", "act", "activation_fn", "activation")
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def ffn_projections(ffn: nn.Module) -> dict[str, tuple[int, int]]:
 def _activation(model: nn.Module, ffn: nn.Module) -> Callable[[Tensor], Tensor]:
     """The FFN's own activation, under one of the names in use; of the innermost FFN, if extended before."""
     ffn = plain_ffn(ffn)
-    for name in ("act_fn", "act", "activation_fn", "activation"):
+    for name in ACTIVATIONS:
         if callable(activation := getattr(ffn, name, None)):
             return activation
     raise ExtendError(_refusal(model, f"the activation of its {type(ffn).__name__} was not found"))

@@ -48,6 +48,12 @@ rule extend:
     localrule: True
 
 
+rule export:
+    input:
+        expand(f"{OUT}/export/{{run}}", run=RUNS),
+    localrule: True
+
+
 rule evaluate:
     input:
         expand(f"{OUT}/evaluate/{{model}}.json", model=["backbone", *RUNS]),
@@ -230,6 +236,32 @@ rule evaluate_model:
     shell:
         "python -m train evaluate {params.options} --backbone {input.backbone} {params.run}"
         " --rows {params.rows} --output {output} > {log} 2>&1"
+
+
+rule export_run:
+    input:
+        backbone=BACKBONE,
+        run=f"{OUT}/runs/{{run}}/weights.safetensors",
+        evaluations=[
+            f"{OUT}/evaluate/backbone.json",
+            f"{OUT}/evaluate/{{run}}.json",
+        ],
+    output:
+        directory(f"{OUT}/export/{{run}}"),
+    log:
+        f"{OUT}/logs/export/{{run}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/export/{{run}}.tsv"
+    resources:
+        mem_mb=8000,
+    params:
+        folder=lambda wildcards, input: Path(input.run).parent,
+        code=fingerprint("train.export"),
+    message:
+        "Export {wildcards.run} for transformers"
+    shell:
+        "python -m train export --run {params.folder} --backbone {input.backbone}"
+        " --evaluations {input.evaluations} --output {output} > {log} 2>&1"
 
 
 rule report:

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Two threads would wait for each other longer than they work.
+torch.set_num_threads(1)
+
 COMMON = {
     "vocab_size": 50,
     "hidden_size": 16,
@@ -70,3 +73,11 @@ def logits(model: Any, tokens_BT: Tensor) -> Tensor:
 
 def tokens(rows: int = 2, length: int = 9) -> Tensor:
     return torch.randint(1, 50, (rows, length), generator=torch.Generator().manual_seed(0))
+
+
+def rounded(model: Any) -> Any:
+    """The model in bf16, but for what is no weight: rotary frequencies stay exact, as in a loaded model."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    model.config.dtype = torch.bfloat16
+    return model
