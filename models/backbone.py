@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +79,21 @@ def load_gguf(path: str | Path) -> tuple[Any, Any]:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    where = {"pretrained_model_name_or_path": str(Path(path).parent), "gguf_file": Path(path).name}
-    model = AutoModelForCausalLM.from_pretrained(
-        **where, dtype=COMPUTE, quantization_config=GgufConfig(dequantize=True), attn_implementation="eager"
-    )
+    where: dict[str, Any] = {"pretrained_model_name_or_path": str(Path(path).parent), "gguf_file": Path(path).name}
+    plain: dict[str, Any] = {
+        "dtype": COMPUTE,
+        "quantization_config": GgufConfig(dequantize=True),
+        "attn_implementation": "eager",
+    }
+    try:
+        model = AutoModelForCausalLM.from_pretrained(**where, **plain)
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+    except (struct.error, LookupError, RuntimeError) as error:
+        raise ValueError(f"a damaged GGUF file, or one that transformers does not read ({error})") from None
     # What is saved is a plain model.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    return model.eval(), AutoTokenizer.from_pretrained(**where)
+    return model.eval(), tokenizer
 
 
 def save_backbone(model: Any, tokenizer: Any, folder: str | Path) -> None:
