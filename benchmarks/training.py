@@ -149,7 +149,7 @@ def measure_ours(job: dict[str, Any], folder: Path) -> dict[str, float]:
         device=job["device"],
         threads=job["threads"],
     )
-    extend(options, backbone, old, new, [f"new={new}"], str(folder / "run"))
+    extend(options, backbone, [old], new, [f"new={new}"], str(folder / "run"))
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line][WARM_UP[job["device"]] :]
     seconds = [job["rows"] * job["row_tokens"] / line["tokens_per_s"] for line in steps]
@@ -289,6 +289,7 @@ def random_rows(path: Path, count: int, row_tokens: int, vocabulary: int, digest
     ids = np.random.default_rng(0).integers(1, vocabulary, count * row_tokens + 1)
     ids = ids.astype(np.uint16 if vocabulary <= 2**16 else np.uint32)
     about = {"row_tokens": row_tokens, "vocabulary": vocabulary, "special_ids": [0], "tokenizer_sha256": digest}
+    about["language"] = path.stem
     ones = np.ones(len(ids), np.int64)
     write_rows(str(path), ids, ones, ones, row_tokens, None, about)
     return str(path)

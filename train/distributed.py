@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from models.extend import trainable_state
 from pipeline.cli import StageError
 
 
@@ -108,8 +109,7 @@ def laid_out_as(tensor: Tensor, weight: Any) -> Tensor:
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
     """The trainable weights by name, whole, on the CPU. All ranks must call this."""
-    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    return {name: whole(weight.detach()).cpu().contiguous() for name, weight in named}
+    return {name: whole(weight).cpu().contiguous() for name, weight in trainable_state(model).items()}
 
 
 def clip_gradients(weights: list[nn.Parameter], largest: float) -> Tensor:

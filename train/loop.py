@@ -20,6 +20,7 @@ from torch import Tensor
 
 from models.backbone import compute
 from models.block import Context, MicroBatch, Statistics
+from models.cost import flops_per_token
 from models.extend import decoder_layers
 from models.loss import sum_nll
 from pipeline.cli import StageError
@@ -27,7 +28,7 @@ from pipeline.progress import progress
 from train import checkpoint
 from train.distributed import add_gradients, add_over_ranks, clip_gradients, rank, shard, world
 from train.metrics import metrics_log, summarise
-from train.mfu import flops_per_token, peak_flops
+from train.mfu import peak_flops
 from train.optimizer import learning_rate, make_optimizer
 from train.options import Pretrain, Run, Training
 from train.rows import Batch, Rows, batches, mixture, read_batch

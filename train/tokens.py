@@ -114,6 +114,7 @@ def tokenize(
                 "documents": count,
                 "bytes": int(sizes.sum()),
                 "domain": Path(output).parent.name,
+                "language": options.language,
                 "split": split,
             },
         )

@@ -18,6 +18,7 @@ from models.backbone import (
     compute_dtype,
     create_llama,
     load_tokenizer,
+    make_readable,
     save_backbone,
     unique_parameters,
     weights_digest,
@@ -31,8 +32,8 @@ from train.distributed import processes, rank, trained_weights, world
 from train.loop import Task, train
 from train.metrics import metrics_log
 from train.options import Pretrain, Run, Training
-from train.rows import Rows, open_rows
-from train.score import extend_for, load_for, pick_device
+from train.rows import Rows, join_rows, open_rows
+from train.score import extend_for, load_run, pick_device
 from train.tokens import check_tokenizer
 
 
@@ -81,19 +82,22 @@ def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str
             shutil.rmtree(task.checkpoints, ignore_errors=True)
 
 
-def extend(options: Run, backbone: str, old_rows: str, new_rows: str, validation: list[str], output: str) -> None:
+def extend(
+    options: Run, backbone: str, old_rows: list[str], new_rows: str, validation: list[str], output: str
+) -> None:
     """Extend a backbone (folder or hub id) to the domain of `new_rows`; writes the folder `output`.
 
-    validation are 'name=path' of rows files. The folder holds weights.safetensors (what was trained, fp32),
-    run.json and metrics.jsonl. Checkpoints stand in `output`.checkpoints until then. Raises StageError on
-    inputs that do not fit each other and on a loss that is no number.
+    What options.base, the folder of an earlier run, added stays and is frozen; old_rows are then of several
+    domains. validation are 'name=path' of rows files. The folder holds weights.safetensors (what was
+    trained, fp32), run.json and metrics.jsonl. Checkpoints stand in `output`.checkpoints until then. Raises
+    StageError on inputs that do not fit each other and on a loss that is no number.
     """
     device = prepare(options)
-    old, new = open_rows(old_rows), open_rows(new_rows)
+    olds, new = [open_rows(path) for path in old_rows], open_rows(new_rows)
     held_out = open_validation(validation)
-    check_rows([new, old, *held_out.values()], options)
+    check_rows([new, *olds, *held_out.values()], options)
     with processes(device):
-        model = load_for(backbone, device, stays=options.shard)
+        model = load_run(backbone, options.base, device, stays=options.shard)
         check_vocabulary(model, new, backbone)
         check_tokenizer(new, backbone)
         extension = extend_for(model, options)
@@ -101,11 +105,11 @@ def extend(options: Run, backbone: str, old_rows: str, new_rows: str, validation
             title=f"extend {Path(output).name}",
             model=model,
             options=options,
-            old=old,
+            old=join_rows(olds),
             new=new,
             validations=held_out,
             checkpoints=f"{output}.checkpoints",
-            identity=identity(options, [old, new, *held_out.values()], model),
+            identity=identity(options, [*olds, new, *held_out.values()], model),
             device=device,
             context=extension.context if options.method in ("adapter", "neutral") else None,
         )
@@ -116,6 +120,7 @@ def extend(options: Run, backbone: str, old_rows: str, new_rows: str, validation
                 "options": to_data(options),
                 "method": options.method,
                 "backbone": backbone,
+                "languages": {"old": [spoken(rows) for rows in olds], "new": spoken(new)},
                 "backbone_parameters": extension.backbone_parameters,
                 "extra_parameters": extension.extra_parameters,
                 "true_fraction": extension.fraction,
@@ -124,7 +129,7 @@ def extend(options: Run, backbone: str, old_rows: str, new_rows: str, validation
             }
             with atomic_folder(output) as folder:
                 save_file(weights, folder / "weights.safetensors")
-                (folder / "weights.safetensors").chmod(0o644)  # safetensors writes for the owner alone
+                make_readable(folder)
                 write_metrics(folder, state)
                 write_json(folder / "run.json", about | costs(task, state))
             shutil.rmtree(task.checkpoints, ignore_errors=True)
@@ -219,6 +224,11 @@ def peak_memory_mib(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() // 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10
+
+
+def spoken(rows: Rows) -> str:
+    """The language of the rows, or of older files the domain."""
+    return str(rows.metadata.get("language", rows.metadata["domain"]))
 
 
 def write_metrics(folder: Path, state: checkpoint.State) -> None:

@@ -60,7 +60,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def extend_in(world: dict[str, str], options: Run, output: Path) -> list[dict[str, Any]]:
     held = [f"en={world['old_held']}", f"fr={world['new_held']}"]
-    extend(options, world["backbone"], world["old"], world["new"], held, str(output))
+    extend(options, world["backbone"], [world["old"]], world["new"], held, str(output))
     return metrics(output)
 
 
@@ -463,7 +463,7 @@ def test_killed_and_started_again_gives_the_same_bits(world: dict[str, str], tmp
         "checkpoint_every": 2,
         "alpha": "auto",
     }
-    inputs = [world["backbone"], world["old"], world["new"], [f"fr={world['new_held']}"]]
+    inputs = [world["backbone"], [world["old"]], world["new"], [f"fr={world['new_held']}"]]
     extend(Run(**options), *inputs, str(tmp_path / "whole"))
     killed = str(tmp_path / "killed")
     assert in_process("extend", options, [*inputs, killed], kill_at=7) == -signal.SIGKILL
