@@ -77,6 +77,21 @@ def test_added_behind_the_norm(name: str, tokens_BT: Tensor) -> None:
     assert not torch.allclose(logits(other, tokens_BT), after)
 
 
+@pytest.mark.parametrize("name", POST_NORMED)
+def test_recomputed_behind_the_norm(name: str, tokens_BT: Tensor) -> None:
+    gradients = []
+    for recompute in (False, True):
+        model = make(name).train()
+        extend(model, "neutral", placement="after_norm")
+        extend(model, "neutral", placement="after_norm", seed=1)  # a second language
+        shake(model)
+        if recompute:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        sum_nll(model, tokens_BT).backward()
+        gradients.append([weight.grad for weight in model.parameters() if weight.requires_grad])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_every_method_and_gate_learns(name: str, tokens_BT: Tensor) -> None:
     for method, how in [*((method, {}) for method in METHODS[:3]), *(("neutral", how) for how in BLOCKS)]:

@@ -15,13 +15,15 @@ from models.backbone import create_llama
 from models.extend import extend
 from train.loop import Task, train
 from train.options import Run
-from train.rows import open_rows
+from train.rows import join_rows, open_rows
 
 OPTIONS = {"learning_rate": 1e-2, "steps": 6, "batch_rows": 8, "threads": 1, "device": "cpu", "old_rate": 0.3}
 CASES = {
     "neutral": {"method": "neutral", "alpha": "auto", "gate": "sigmoid", "checkpoint_every": 2},
     "sharded": {"method": "neutral", "alpha": "auto", "gate": "sigmoid", "checkpoint_every": 2, "shard": True},
     "finetune": {"method": "finetune", "shard": True, "activation_checkpointing": True},
+    # A second language, behind blocks of the first and of two old domains.
+    "second": {"method": "neutral", "alpha": "auto", "gate": "relu", "shard": True, "base": "first"},
 }
 # Trains every case, then the first again from a checkpoint that another number of ranks left.
 DRIVER = """
@@ -48,8 +50,15 @@ def trained(folder: str, name: str, **changes) -> None:
     model = create_llama(hidden_size=16, layers=3, heads=2, ffn_size=24, vocabulary=64, row_tokens=LENGTH)
     for weight in model.parameters():
         weight.data = weight.data.bfloat16()
-    extension = extend(model, options.method, gate=options.gate)
     old, new = open_rows(f"{folder}/old.arrow"), open_rows(f"{folder}/new.arrow")
+    if options.base:
+        extend(model, "neutral", seed=1)
+        for key, weight in model.named_parameters():
+            if key.endswith(".block.down_proj.weight"):
+                torch.nn.init.normal_(weight, std=0.02)
+        model.bfloat16()
+        old = join_rows([old, open_rows(f"{folder}/other.arrow")])
+    extension = extend(model, options.method, gate=options.gate)
     label = f"{name}-resumed" if resumed else f"{name}-{world()}"
     held, checkpoints = {"en": old}, f"{folder}/{'one' if resumed else label}.checkpoints"
     context = extension.context if options.method == "neutral" else None
@@ -65,6 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("ranks")
     write_rows(path / "old.arrow", language(1, 90))
     write_rows(path / "new.arrow", language(5, 90, seed=1))
+    write_rows(path / "other.arrow", language(7, 50, seed=2))
     torch.set_num_threads(1)
     for name in CASES:
         # Micro-batches of four on one rank are those of both ranks.
@@ -105,7 +115,7 @@ def test_two_ranks_are_one_to_the_bit(folder: Path) -> None:
     assert [line.get("loss") for line in one[2]] == [line.get("loss") for line in two[2]]
 
 
-@pytest.mark.parametrize("name", ["sharded", "finetune"])
+@pytest.mark.parametrize("name", ["sharded", "finetune", "second"])
 def test_sharded_weights_train_to_the_same(folder: Path, name: str) -> None:
     one, two = results(folder, f"{name}-1"), results(folder, f"{name}-2")
     for key, weight in one[0].items():
