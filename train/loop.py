@@ -27,11 +27,12 @@ from pipeline.cli import StageError
 from pipeline.progress import progress
 from train import checkpoint
 from train.distributed import add_gradients, add_over_ranks, clip_gradients, rank, shard, world
+from train.failures import exploded, memory_advice
 from train.metrics import metrics_log, summarise
 from train.mfu import peak_flops
 from train.optimizer import learning_rate, make_optimizer
 from train.options import Pretrain, Run, Training
-from train.rows import Batch, Rows, batches, mixture, read_batch
+from train.rows import Batch, Rows, batches, read_batch
 from train.score import score_rows
 
 STATISTICS_EVERY = 10
@@ -68,7 +69,7 @@ def train(task: Task) -> checkpoint.State:
     set_up_layers(task)
     optimizer = make_optimizer(task.model, options)
     state = checkpoint.resume(task.checkpoints, task.identity, task.model, optimizer)
-    with memory_advice(task, state.step):
+    with memory_advice(options, task.device, state.step):
         if state.alpha is None:
             state.alpha = find_alpha(task)
         if not state.metrics:
@@ -78,7 +79,7 @@ def train(task: Task) -> checkpoint.State:
     with (
         progress(options.steps, task.title, "steps", done=state.step, quiet=rank() > 0) as bar,
         metrics_log(task.checkpoints, state.metrics) if rank() == 0 else nullcontext(lambda line: None) as tell,
-        memory_advice(task, state.step),
+        memory_advice(options, task.device, state.step),
     ):
         while state.step < options.steps and not is_flat(state.metrics, options):
             started = time.perf_counter()
@@ -138,7 +139,7 @@ def take_step(
     add_gradients(trained)
     norm = clip_gradients(trained, options.clip).item()
     if not (math.isfinite(norm) and loss <= EXPLODED * math.log(task.new.metadata["vocabulary"])):
-        raise StageError(_exploded(task, step, loss, norm))
+        raise StageError(exploded(options, task.old, task.new, step, loss, norm, task.checkpoints))
     rate = learning_rate(step, options)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -244,46 +245,6 @@ def find_alpha(task: Task) -> float:
             "alpha: auto finds no old-domain row in the whole training; raise old_rate or give a number"
         )
     return options.alpha_ratio * math.sqrt(lm / l1)
-
-
-# What goes wrong ----------------------------------------------------------------------------------
-
-
-def _exploded(task: Task, step: int, loss: float, norm: float) -> str:
-    draw = mixture(step, task.options, len(task.old) if task.old else 0, len(task.new))
-    documents = sorted(set(task.new.documents(draw.index[~draw.is_old]).tolist()))
-    text = f"documents {documents} of {task.new.path}"
-    if task.old is not None:
-        text += f" and {sorted(set(task.old.documents(draw.index[draw.is_old]).tolist()))} of {task.old.path}"
-    good = checkpoint.newest(task.checkpoints) or "none yet"
-    return (
-        f"step {step + 1}: the loss is {loss} and the norm of its gradient {norm}, on {text}; "
-        f"lower learning_rate, or look at these documents (last good checkpoint: {good})"
-    )
-
-
-@contextmanager
-def memory_advice(task: Task, step: int) -> Iterator[None]:
-    """Raises StageError that says which option to turn, where memory runs out."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:  # torch has a class of its own on a GPU only
-        ran_out = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
-        if not ran_out:
-            raise
-        options = task.options
-        knobs = []
-        if options.micro_batch_rows > 1:
-            knobs.append(f"lower micro_batch_rows (now {options.micro_batch_rows}; it changes no result)")
-        if not options.activation_checkpointing:
-            knobs.append("set activation_checkpointing to true")
-        if isinstance(options, Run) and not options.shard:
-            knobs.append("start several processes with torchrun and set shard to true")
-        knobs.append("make rows with a smaller tokens.row_tokens, or take a machine with more memory")
-        raise StageError(
-            f"out of memory on {task.device} in a training that began at step {step}: {'; or '.join(knobs)}. "
-            f"Started again it goes on from the last checkpoint ({error})"
-        ) from None
 
 
 # Evaluation -------------------------------------------------------------------------------------
