@@ -77,6 +77,7 @@ def test_added_behind_the_norm(name: str, tokens_BT: Tensor) -> None:
     assert not torch.allclose(logits(other, tokens_BT), after)
 
 
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable")
 @pytest.mark.parametrize("name", POST_NORMED)
 def test_recomputed_behind_the_norm(name: str, tokens_BT: Tensor) -> None:
     gradients = []
