@@ -68,18 +68,26 @@ def load_backbone(
     """A decoder of the hub or of a folder, in eval mode. Safetensors only; no code from the hub is run.
 
     attention: 'eager' is the fastest for small models on a CPU in bf16 (three times SDPA), 'sdpa' on a GPU.
-    Raises ValueError or OSError of transformers where the path holds no decoder.
+    Raises ValueError or OSError of transformers where the path holds no decoder, and ValueError where weights
+    are missing, which transformers would draw at random.
     """
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         path,
         revision=revision or "main",
         dtype=dtype,
         use_safetensors=True,
         trust_remote_code=False,
         attn_implementation=attention,
+        output_loading_info=True,
     )
+    model, missing = loaded[0], loaded[1]["missing_keys"]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} weights of a {type(model).__name__} are not there, such as "
+            f"{min(missing)}; an export with code of its own is tried by its run, or by transformers"
+        )
     return model.eval()
 
 

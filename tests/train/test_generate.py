@@ -75,6 +75,15 @@ def test_draws_follow_the_seed(world: Path, capsys: pytest.CaptureFixture[str]) 
     assert found[0] == found[1] != found[2]
 
 
+def test_an_export_with_code_is_not_taken_for_its_plain_architecture(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without its code, transformers would draw the FFNs' weights at random, and only warn."""
+    assert shell(f"export --run {world}/neutral --output {tmp_path}/whole") == 0
+    assert shell(f"generate --model {tmp_path}/whole --prompt 3") == 1
+    assert "an export with code of its own" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
