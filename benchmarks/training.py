@@ -289,7 +289,7 @@ def random_rows(path: Path, count: int, row_tokens: int, vocabulary: int, digest
     ids = np.random.default_rng(0).integers(1, vocabulary, count * row_tokens + 1)
     ids = ids.astype(np.uint16 if vocabulary <= 2**16 else np.uint32)
     about = {"row_tokens": row_tokens, "vocabulary": vocabulary, "special_ids": [0], "tokenizer_sha256": digest}
-    about["language"] = path.stem
+    about["domain"] = path.stem
     ones = np.ones(len(ids), np.int64)
     write_rows(str(path), ids, ones, ones, row_tokens, None, about)
     return str(path)
