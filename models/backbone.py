@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-# Products are in bf16 everywhere: on a CPU with AVX512-BF16 they are five times as fast as in fp32.
+# Products are in bf16 wherever it is fast: on a CPU with AVX512-BF16 five times as fast as fp32.
 COMPUTE = torch.bfloat16
 
 
-def compute(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """The autocast that training and measuring share, so that they agree."""
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """COMPUTE, but fp32 on a CPU without instructions for it, where bf16 has a thirtieth of the speed."""
+    emulated = device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported()
+    return torch.float32 if emulated else COMPUTE
+
+
+def compute(device: torch.device, model: nn.Module | None = None) -> contextlib.AbstractContextManager[Any]:
+    """The autocast that training and measuring share, so that they agree; none for a `model` all in fp32 where
+    that is what is computed in.
+    """
+    weights = model.parameters() if model is not None and compute_dtype(device) == torch.float32 else ()
+    if model is not None and {weight.dtype for weight in weights} == {torch.float32}:
+        return contextlib.nullcontext()
     return torch.autocast(device.type, COMPUTE)
 
 
@@ -56,19 +68,51 @@ def load_backbone(
     """A decoder of the hub or of a folder, in eval mode. Safetensors only; no code from the hub is run.
 
     attention: 'eager' is the fastest for small models on a CPU in bf16 (three times SDPA), 'sdpa' on a GPU.
-    Raises ValueError or OSError of transformers where the path holds no decoder.
+    Raises ValueError or OSError of transformers where the path holds no decoder, and ValueError where weights
+    are missing, which transformers would draw at random.
     """
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         path,
         revision=revision or "main",
         dtype=dtype,
         use_safetensors=True,
         trust_remote_code=False,
         attn_implementation=attention,
+        output_loading_info=True,
     )
+    model, missing = loaded[0], loaded[1]["missing_keys"]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} weights of a {type(model).__name__} are not there, such as "
+            f"{min(missing)}; an export with code of its own is tried by its run, or by transformers"
+        )
     return model.eval()
+
+
+def load_gguf(path: str | Path) -> tuple[Any, Any]:
+    """The decoder of a GGUF file, dequantised to bf16, in eval mode, and its tokenizer.
+
+    Raises ValueError or OSError of transformers where it is no GGUF file of an architecture it reads.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    where: dict[str, Any] = {"pretrained_model_name_or_path": str(Path(path).parent), "gguf_file": Path(path).name}
+    plain: dict[str, Any] = {
+        "dtype": COMPUTE,
+        "quantization_config": GgufConfig(dequantize=True),
+        "attn_implementation": "eager",
+    }
+    try:
+        model = AutoModelForCausalLM.from_pretrained(**where, **plain)
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+    except (struct.error, LookupError, RuntimeError) as error:
+        raise ValueError(f"a damaged GGUF file, or one that transformers does not read ({error})") from None
+    # What is saved is a plain model.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model.eval(), tokenizer
 
 
 def save_backbone(model: Any, tokenizer: Any, folder: str | Path) -> None:
@@ -76,7 +120,14 @@ def save_backbone(model: Any, tokenizer: Any, folder: str | Path) -> None:
     state = {name: weight.detach().to(COMPUTE) for name, weight in model.state_dict().items()}
     model.config.dtype = COMPUTE
     model.save_pretrained(folder, state_dict=state)
+    make_readable(folder)
     tokenizer.save_pretrained(folder)
+
+
+def make_readable(folder: str | Path) -> None:
+    """Weights for all to read: safetensors writes them for their owner alone."""
+    for path in Path(folder).glob("*.safetensors"):
+        path.chmod(0o644)
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
@@ -92,7 +143,10 @@ def unique_parameters(model: nn.Module) -> int:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """A hash of names, shapes, sums and samples of all weights: tells two backbones apart in a moment."""
+    """A hash of names, shapes and samples of all weights: tells two backbones apart in a moment.
+
+    No sums, whose last bits would depend on the number of threads.
+    """
     import hashlib
 
     digest = hashlib.sha256()
@@ -103,5 +157,4 @@ def weights_digest(model: nn.Module) -> str:
 
 def _sketch(weight: Tensor) -> list[float]:
     flat = weight.detach().flatten()
-    step = max(1, len(flat) // 64)
-    return [flat.sum(dtype=torch.float64).item(), *flat[::step].double().tolist()]
+    return flat[:: max(1, len(flat) // 256)].double().tolist()

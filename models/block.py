@@ -83,6 +83,7 @@ class NeutralBlock(nn.Module):
 
     Takes the FFN's normed input x_BTD and returns out_BTD, to be added to the FFN's output. At step 0 out
     is exactly zero, since W_down is. A gate sees its own token only, so that caching stays exact.
+    `bias` says whether the gate has its b.
     """
 
     def __init__(
@@ -95,16 +96,17 @@ class NeutralBlock(nn.Module):
         gate: str,
         init: str,
         context: Context,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         if gate not in GATES or init not in INITS:
             raise ValueError(f"no gate {gate!r} or init {init!r}; gates: {list(GATES)}, inits: {list(INITS)}")
         self.layer, self.layers, self.activation, self.context = layer, layers, activation, context
-        self.phi, self.is_sigmoid = GATES[gate], gate == "sigmoid"
+        self.gate_name, self.phi, self.is_sigmoid = gate, GATES[gate], gate == "sigmoid"
         self.gate_proj = nn.Linear(size, width, bias=False)
         self.up_proj = nn.Linear(size, width, bias=False)
         self.down_proj = nn.Linear(width, size, bias=False)
-        self.gate = nn.Linear(size, 1) if self.phi else None
+        self.gate = nn.Linear(size, 1, bias=bias) if self.phi else None
         self._initialise(1 / (size * layers) if init == "low_variance" else 2 / size)
 
     def _initialise(self, variance: float) -> None:
@@ -112,7 +114,7 @@ class NeutralBlock(nn.Module):
             if linear is not None:
                 nn.init.normal_(linear.weight, std=variance**0.5)
         nn.init.zeros_(self.down_proj.weight)
-        if self.gate is not None:
+        if self.gate is not None and self.gate.bias is not None:
             nn.init.zeros_(self.gate.bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,14 +19,40 @@ class ExtendError(ValueError):
 
 
 class ExtendedFFN(nn.Module):
-    """The FFN of a decoder layer and a block beside it, fed the same normed input."""
+    """The FFN of a decoder layer and a block beside it, fed the same normed input.
 
-    def __init__(self, ffn: nn.Module, block: NeutralBlock) -> None:
+    The sum is what the layer gets, unless `waiting` is a list: then the block's output waits there for the
+    ExtendedNorm that follows the FFN.
+    """
+
+    def __init__(self, ffn: nn.Module, block: NeutralBlock, waiting: list[Tensor] | None = None) -> None:
         super().__init__()
-        self.ffn, self.block = ffn, block
+        self.ffn, self.block, self.waiting = ffn, block, waiting
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.ffn(x_BTD) + self.block(x_BTD)
+        if self.waiting is None:
+            return self.ffn(x_BTD) + self.block(x_BTD)
+        y_BTD = self.ffn(x_BTD)
+        self.waiting[:] = [self.block(x_BTD)]
+        return y_BTD
+
+
+class ExtendedNorm(nn.Module):
+    """The norm behind an FFN, and behind it the addition of what the block beside the FFN left waiting."""
+
+    def __init__(self, norm: nn.Module, waiting: list[Tensor]) -> None:
+        super().__init__()
+        self.norm, self.waiting = norm, waiting
+
+    def forward(self, y_BTD: Tensor) -> Tensor:
+        return self.norm(y_BTD) + self.waiting.pop()
+
+
+# Where a block's output is added, in layers that norm what comes out of their FFN (Gemma 2 and 3, OLMo2, GLM 4).
+PLACEMENTS = ("before_norm", "after_norm")
+POST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm")
+# What FFNs call their activation.
+ACTIVATIONS = ("act_fn", "act", "activation_fn", "activation")
 
 
 @dataclass(frozen=True)
@@ -53,16 +80,22 @@ def extend(
     *,
     fraction: float = 0.2,
     gate: str = "elu",
+    gate_bias: bool = True,
     init: str = "low_variance",
+    placement: str = "before_norm",
     seed: int = 0,
 ) -> Extension:
     """Add the weights of a method to `model` in place, and leave only those trainable, in fp32.
 
     METHOD, Block and Methods compared. The model's outputs stay as they were, to the bit (finetune: when
-    the model is in fp32). Raises ExtendError where the model's layers are not understood.
+    the model is in fp32). A model that has blocks already keeps them, frozen, and the new ones' outputs are
+    added to theirs; the fraction is of the backbone without them. LoRA that it has is merged first.
+    `placement` matters only where a norm follows the FFN. Raises ExtendError where the model's layers are
+    not understood.
     """
+    merge_lora(model)
     layers = decoder_layers(model)
-    backbone = unique_parameters(model)
+    before, backbone = unique_parameters(model), backbone_parameters(model)
     context, width = Context(), 0
     torch.manual_seed(seed)
     model.requires_grad_(method == "finetune")
@@ -71,12 +104,20 @@ def extend(
     elif method == "lora":
         width = _add_lora(model, layers, fraction * backbone)
     elif method == "adapter":
-        width = _add_blocks(model, layers, fraction * backbone, "none", "he", context)
+        make = partial(NeutralBlock, gate="none", init="he", context=context)
+        width = _add_blocks(model, layers, fraction * backbone, make, placement)
     elif method == "neutral":
-        width = _add_blocks(model, layers, fraction * backbone, gate, init, context)
+        make = partial(NeutralBlock, gate=gate, init=init, context=context, bias=gate_bias)
+        width = _add_blocks(model, layers, fraction * backbone, make, placement)
     else:
         raise ExtendError(f"no method {method!r}; choose finetune, lora, adapter or neutral")
-    return Extension(method, backbone, unique_parameters(model) - backbone, width, context)
+    return Extension(method, backbone, unique_parameters(model) - before, width, context)
+
+
+def backbone_parameters(model: nn.Module) -> int:
+    """N: the unique weights of the model without the blocks added to it."""
+    blocks = [module for module in model.modules() if isinstance(module, NeutralBlock)]
+    return unique_parameters(model) - sum(map(unique_parameters, blocks))
 
 
 def decoder_layers(model: Any) -> list[Any]:
@@ -84,12 +125,35 @@ def decoder_layers(model: Any) -> list[Any]:
     count = model.config.get_text_config().num_hidden_layers
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     for candidate in lists:
-        if len(candidate) == count and all(isinstance(getattr(x, "mlp", None), nn.Module) for x in candidate):
+        layers: list[Any] = list(candidate)
+        if len(layers) == count and all(isinstance(getattr(layer, "mlp", None), nn.Module) for layer in layers):
             if any("expert" in name for name, _ in candidate.named_modules()):
                 raise ExtendError(_refusal(model, "its FFN is a mixture of experts"))
-            return list(candidate)
+            _check_ffn(model, plain_ffn(layers[0].mlp))
+            return layers
     reason = f"no list of {count} layers that each have .mlp was found"
     raise ExtendError(_refusal(model, reason))
+
+
+@torch.no_grad()
+def _check_ffn(model: Any, ffn: nn.Module) -> None:
+    """Raises ExtendError unless the FFN is a function of one tensor that keeps its shape."""
+    weight = next(ffn.parameters())
+    x_BTD = weight.new_zeros(1, 1, model.config.get_text_config().hidden_size)
+    try:
+        y_BTD = ffn(x_BTD)
+    except (TypeError, RuntimeError) as error:
+        reason = f"its {type(ffn).__name__} does not take one tensor of the model's width ({error})"
+        raise ExtendError(_refusal(model, reason)) from None
+    if not (isinstance(y_BTD, Tensor) and y_BTD.shape == x_BTD.shape):
+        raise ExtendError(_refusal(model, f"its {type(ffn).__name__} gives something else than one such tensor"))
+
+
+def plain_ffn(ffn: nn.Module) -> nn.Module:
+    """The backbone's own FFN, inside whatever was added beside it."""
+    while isinstance(ffn, ExtendedFFN):
+        ffn = ffn.ffn
+    return ffn
 
 
 def _refusal(model: nn.Module, reason: str) -> str:
@@ -112,23 +176,32 @@ def ffn_projections(ffn: nn.Module) -> dict[str, tuple[int, int]]:
 
 def _activation(model: nn.Module, ffn: nn.Module) -> Callable[[Tensor], Tensor]:
     """The FFN's own activation, under one of the names in use; of the innermost FFN, if extended before."""
-    while isinstance(ffn, ExtendedFFN):
-        ffn = ffn.ffn
-    for name in ("act_fn", "act", "activation_fn", "activation"):
+    ffn = plain_ffn(ffn)
+    for name in ACTIVATIONS:
         if callable(activation := getattr(ffn, name, None)):
             return activation
     raise ExtendError(_refusal(model, f"the activation of its {type(ffn).__name__} was not found"))
 
 
-def _add_blocks(model: Any, layers: list[Any], extra: float, gate: str, init: str, context: Context) -> int:
+def _add_blocks(
+    model: Any, layers: list[Any], extra: float, make: Callable[..., NeutralBlock], placement: str
+) -> int:
     """A block beside each FFN; returns their width M = extra / (3 D L)."""
+    if placement not in PLACEMENTS:
+        raise ExtendError(f"no placement {placement!r}; choose one of {', '.join(PLACEMENTS)}")
     size, count = model.config.get_text_config().hidden_size, len(layers)
     width = round(extra / (3 * size * count))
     _check_width(width, "block")
     for index, layer in enumerate(layers):
-        activation = _activation(model, layer.mlp)
-        block = NeutralBlock(size, width, index, count, activation, gate, init, context)
-        layer.mlp = ExtendedFFN(layer.mlp, block.to(next(layer.parameters()).device))
+        block = make(size, width, index, count, _activation(model, layer.mlp))
+        block.to(next(layer.parameters()).device)
+        norm = next((name for name in POST_NORMS if hasattr(layer, name)), None)
+        if placement == "after_norm" and norm:
+            waiting: list[Tensor] = []
+            setattr(layer, norm, ExtendedNorm(getattr(layer, norm), waiting))
+            layer.mlp = ExtendedFFN(layer.mlp, block, waiting)
+        else:
+            layer.mlp = ExtendedFFN(layer.mlp, block)
     return width
 
 
@@ -140,14 +213,13 @@ def _add_lora(model: Any, layers: list[Any], extra: float) -> int:
     import peft
     from transformers.pytorch_utils import Conv1D
 
-    sizes = [sum(shape) for layer in layers for shape in ffn_projections(layer.mlp).values()]
+    ffns = [plain_ffn(layer.mlp) for layer in layers]
+    sizes = [sum(shape) for ffn in ffns for shape in ffn_projections(ffn).values()]
     rank = round(extra / sum(sizes))
     _check_width(rank, "LoRA rank")
-    linear = {
-        id(module) for layer in layers for module in layer.mlp.modules() if isinstance(module, nn.Linear | Conv1D)
-    }
+    linear = {id(module) for ffn in ffns for module in ffn.modules() if isinstance(module, nn.Linear | Conv1D)}
     targets = [name for name, module in model.named_modules() if id(module) in linear]
-    transposed = any(isinstance(module, Conv1D) for module in layers[0].mlp.modules())
+    transposed = any(isinstance(module, Conv1D) for module in ffns[0].modules())
     config = peft.LoraConfig(
         r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=targets, fan_in_fan_out=transposed
     )
@@ -158,18 +230,31 @@ def _add_lora(model: Any, layers: list[Any], extra: float) -> int:
     return rank
 
 
+@torch.no_grad()
+def merge_lora(model: Any) -> None:
+    """Add LoRA's products to the weights they adapt, in fp32, and leave the plain modules."""
+    if not any(hasattr(module, "lora_A") for module in model.modules()):
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    adapted: list[tuple[str, Any]] = [x for x in model.named_modules() if isinstance(x[1], BaseTunerLayer)]
+    for name, module in adapted:
+        linear = module.get_base_layer()
+        dtype = linear.weight.dtype
+        module.float()
+        linear.weight += module.get_delta_weight("default")
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, linear.to(dtype))
+
+
 def _check_width(width: int, what: str) -> None:
     if width < 1:
         raise ExtendError(f"the fraction leaves a {what} of width 0; give a larger fraction")
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """The trainable weights by name, each once (tied ones under their first name), on the CPU."""
-    return {
-        name: parameter.detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
+    """The trainable weights by name, each once (tied ones under their first name)."""
+    return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 @torch.no_grad()

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Measured on a 2-core CPU at V = 4096: 512 is best (1.8 times the speed of whole logits).
-CHUNK_TOKENS = 512
+# Measured on a 2-core CPU at V = 4096: 512 is best (1.8 times the speed of whole logits). A GPU needs larger
+# products to be busy (not measured; 1.6 GB of buffers at V = 128,256).
+CHUNK_TOKENS = {"cpu": 512, "cuda": 2048}
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -94,27 +95,31 @@ def chunked_cross_entropy(
     head_VD: Tensor,
     target_N: Tensor,
     weight_N: Tensor | None = None,
-    chunk: int = CHUNK_TOKENS,
+    chunk: int | None = None,
 ) -> Tensor:
     """Sum of NLL in nats (a scalar, fp32) of target_N under logits hidden_ND @ head_VD.T.
 
     weight_N multiplies each token's NLL; a mask is a weight of 0 and 1. Under autocast the products are in
     its dtype, else in that of hidden. A head that is frozen costs no gradient.
     """
+    chunk = chunk or CHUNK_TOKENS[hidden_ND.device.type]
     return _ChunkedCrossEntropy.apply(hidden_ND, head_VD, target_N, weight_N, chunk)
 
 
-def sum_nll(model: nn.Module, tokens_BT1: Tensor, weight_BT: Tensor | None = None) -> Tensor:
+def sum_nll(
+    model: nn.Module, tokens_BT1: Tensor, weight_BT: Tensor | None = None, position_BT: Tensor | None = None
+) -> Tensor:
     """Sum over tokens of the NLL in nats, a scalar in fp32 with a gradient.
 
     tokens_BT1 (int64) are whole rows of T + 1 tokens, without padding: the first T predict the last T.
-    weight_BT multiplies each token's NLL. Divide by the tokens of the whole step yourself.
+    weight_BT multiplies each token's NLL. position_BT is each token's position, which begins anew where a
+    token must not attend to those before it. Divide by the tokens of the whole step yourself.
     """
     head = plain_head(model)
     if head is None:
-        nll_BT = _full_logits_nll(model, tokens_BT1)
+        nll_BT = _full_logits_nll(model, tokens_BT1, position_BT)
         return (nll_BT if weight_BT is None else nll_BT * weight_BT).sum()
-    hidden_BTD = _hidden(model, tokens_BT1)
+    hidden_BTD = _hidden(model, tokens_BT1, position_BT)
     weight_N = None if weight_BT is None else weight_BT.flatten()
     return chunked_cross_entropy(hidden_BTD.flatten(0, 1), head, tokens_BT1[:, 1:].flatten(), weight_N)
 
@@ -128,9 +133,10 @@ def token_nll(model: nn.Module, tokens_BT1: Tensor) -> Tensor:
     hidden_ND = _hidden(model, tokens_BT1).flatten(0, 1)
     dtype = _compute_dtype(hidden_ND)
     hidden_ND, head_VD, target_N1 = hidden_ND.to(dtype), head.to(dtype), tokens_BT1[:, 1:].reshape(-1, 1)
-    logits, probabilities = _buffers(min(CHUNK_TOKENS, len(hidden_ND)), head_VD)
+    chunk = CHUNK_TOKENS[hidden_ND.device.type]
+    logits, probabilities = _buffers(min(chunk, len(hidden_ND)), head_VD)
     nll = []
-    for x_CD, target_C1 in zip(hidden_ND.split(CHUNK_TOKENS), target_N1.split(CHUNK_TOKENS), strict=True):
+    for x_CD, target_C1 in zip(hidden_ND.split(chunk), target_N1.split(chunk), strict=True):
         count = len(x_CD)
         nll.append(_nll_and_probabilities(x_CD, head_VD, target_C1, logits[:count], probabilities[:count]))
     return torch.cat(nll).view(tokens_BT1[:, 1:].shape)
@@ -149,10 +155,14 @@ def plain_head(model: Any) -> Tensor | None:
     return head.weight if plain else None
 
 
-def _hidden(model: Any, tokens_BT1: Tensor) -> Tensor:
-    return model.base_model(input_ids=tokens_BT1[:, :-1], use_cache=False).last_hidden_state
+def _hidden(model: Any, tokens_BT1: Tensor, position_BT: Tensor | None = None) -> Tensor:
+    return _call(model.base_model, tokens_BT1, position_BT).last_hidden_state
 
 
-def _full_logits_nll(model: Any, tokens_BT1: Tensor) -> Tensor:
-    logits_BTV = model(input_ids=tokens_BT1[:, :-1], use_cache=False).logits.float()
+def _call(model: Any, tokens_BT1: Tensor, position_BT: Tensor | None) -> Any:
+    return model(input_ids=tokens_BT1[:, :-1], position_ids=position_BT, use_cache=False)
+
+
+def _full_logits_nll(model: Any, tokens_BT1: Tensor, position_BT: Tensor | None = None) -> Tensor:
+    logits_BTV = _call(model, tokens_BT1, position_BT).logits.float()
     return functional.cross_entropy(logits_BTV.transpose(1, 2), tokens_BT1[:, 1:], reduction="none")

@@ -27,13 +27,15 @@ class File:
     kind: type = str
     default: Any = None
     required: bool = True
+    metavar: str = ""
 
 
 @dataclass(frozen=True)
 class Stage:
     """One stage: `run` is 'module:function', called with the files by name and, if any, `options`.
 
-    `section` is the key of a config that holds the options, so that `--config` can be given by hand.
+    `section` is the key of a config that holds the options, so that `--config` can be given by hand. `example`
+    ends the help.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Stage:
     files: tuple[File, ...]
     options: type | None = None
     section: str = ""
+    example: str = ""
 
 
 def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | None = None) -> int:
@@ -72,13 +75,19 @@ def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | Non
 
 
 def _add_stage(commands: Any, stage: Stage) -> None:
-    command = commands.add_parser(stage.name, help=stage.doc, description=stage.doc)
+    command = commands.add_parser(
+        stage.name,
+        help=stage.doc,
+        description=stage.doc,
+        epilog=stage.example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     files = command.add_argument_group("files")
     for file in stage.files:
         keywords: dict[str, Any] = {"help": file.doc, "type": file.kind, "dest": file.name}
         if file.many:
             keywords["nargs"] = "+" if file.required else "*"
-        metavar = "N" if file.kind is int else "PATH"
+        metavar = file.metavar or ("N" if file.kind is int else "PATH")
         files.add_argument(
             f"--{file.name.replace('_', '-')}",
             required=file.required and file.default is None,

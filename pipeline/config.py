@@ -85,8 +85,12 @@ def _build(kind: Any, data: Any, path: str, errors: list[str]) -> Any:
     if origin in (types.UnionType, typing.Union):
         if data is None and type(None) in arguments:
             return None
-        (member,) = (a for a in arguments if a is not type(None))
-        return _build(member, data, path, errors)
+        members = [a for a in arguments if a is not type(None)]
+        if len(members) == 1:
+            return _build(members[0], data, path, errors)
+        for member in members:
+            if (value := _build(member, data, path, [])) is not _BROKEN:
+                return value
     if origin is list and isinstance(data, list | tuple):
         items = [_build(arguments[0], item, f"{path}[{i}]", errors) for i, item in enumerate(data)]
         return _BROKEN if _BROKEN in items else items
@@ -138,9 +142,10 @@ def _check(value: Any, rule: Mapping[str, Any], path: str) -> Iterator[str]:
     for item in value if isinstance(value, list) else [value]:
         if item is None:
             continue
-        if rule.get("low") is not None and item < rule["low"]:
+        is_number = isinstance(item, int | float)
+        if is_number and rule.get("low") is not None and item < rule["low"]:
             yield f"{path}: {item}{unit} is too small; the least is {rule['low']:g}{unit}"
-        if rule.get("high") is not None and item > rule["high"]:
+        if is_number and rule.get("high") is not None and item > rule["high"]:
             yield f"{path}: {item}{unit} is too large; the most is {rule['high']:g}{unit}"
         if rule.get("choices") and item not in rule["choices"]:
             yield f"{path}: {item!r} is not a choice; choose one of {', '.join(rule['choices'])}"
@@ -165,7 +170,7 @@ def type_name(kind: Any) -> str:
 
 
 def _is_plain(kind: Any) -> bool:
-    return kind in (int, float, str, bool) or kind == list[str]
+    return kind in (int, float, str, bool, float | str) or kind == list[str]
 
 
 def _plain(kind: Any) -> Any:
@@ -189,7 +194,8 @@ def add_arguments(parser: argparse._ArgumentGroup, cls: type) -> None:
         elif kind == list[str]:
             keywords |= {"nargs": "*", "metavar": "TEXT"}
         elif _is_plain(kind):
-            keywords |= {"type": kind, "metavar": {int: "N", float: "X"}.get(kind, "TEXT")}
+            reader = kind if isinstance(kind, type) else str
+            keywords |= {"type": reader, "metavar": {int: "N", float: "X"}.get(kind, "TEXT")}
         else:
             keywords |= {"type": json.loads, "metavar": "JSON"}
         parser.add_argument(f"--{field.name.replace('_', '-')}", **keywords)

@@ -10,8 +10,10 @@ from tqdm import tqdm
 LOG_SECONDS = 15.0
 
 
-def progress(total: int | None, title: str, unit: str, done: int = 0) -> Any:
+def progress(total: int | None, title: str, unit: str, done: int = 0, quiet: bool = False) -> Any:
     """A tqdm bar; use as a context manager and call `update(n)`. Where nobody watches it prints lines."""
+    if quiet:
+        return tqdm(disable=True)
     if sys.stderr.isatty():
         return tqdm(total=total, desc=title, unit=f" {unit}", initial=done, dynamic_ncols=True, smoothing=0.1)
     return tqdm(

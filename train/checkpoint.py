@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from models.extend import load_trainable, trainable_state
+from models.extend import load_trainable
 from pipeline.files import atomic
+from train.distributed import laid_out_as, rank, trained_weights, whole
 
 KEPT = 2
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -26,22 +27,34 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class State:
-    """Where training stands, besides weights and optimizer: steps done, metrics so far, seconds spent."""
+    """Where training stands, besides weights and optimizer: steps done, metrics so far, seconds spent.
+
+    alpha is None until it is known (`alpha: auto`).
+    """
 
     step: int = 0
     metrics: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    alpha: float | None = None
 
 
 def save(folder: str | Path, identity: str, model: Any, optimizer: Optimizer, state: State) -> Path:
-    """Write `step-000050.safetensors` into `folder` and delete all but the newest KEPT. Returns its path."""
-    tensors = {f"weight.{name}": weight for name, weight in trainable_state(model).items()}
+    """Write `step-000050.safetensors` into `folder` and delete all but the newest KEPT. Returns its path.
+
+    All ranks must call this; the first one writes.
+    """
+    path = Path(folder) / f"step-{state.step:06d}.safetensors"
+    tensors = {f"weight.{name}": weight for name, weight in trained_weights(model).items()}
     for name, parameter in model.named_parameters():
         for moment in MOMENTS:
             if moment in optimizer.state.get(parameter, {}):
-                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment].cpu()
-    header = {"identity": identity, "checksum": _checksum(tensors), **vars(state)}
-    path = Path(folder) / f"step-{state.step:06d}.safetensors"
+                tensors[f"{moment}.{name}"] = whole(optimizer.state[parameter][moment]).cpu()
+    if rank() > 0:
+        return path
+    # As a tensor, since a header of safetensors may have 100 MB only: some 400,000 steps.
+    tensors["metrics"] = torch.frombuffer(bytearray(json.dumps(state.metrics).encode()), dtype=torch.uint8)
+    standing = {"step": state.step, "seconds": state.seconds, "alpha": state.alpha}
+    header = {"identity": identity, "checksum": _checksum(tensors), **standing}
     with atomic(path) as part:
         save_file(tensors, part, metadata={"header": json.dumps(header)})
     for old in _newest_first(folder)[KEPT:]:
@@ -66,7 +79,8 @@ def resume(folder: str | Path, identity: str, model: Any, optimizer: Optimizer) 
             continue
         _restore(model, optimizer, tensors, header["step"])
         log.info("going on from %s", path)
-        return State(header["step"], header["metrics"], header["seconds"])
+        metrics = json.loads(tensors["metrics"].numpy().tobytes())
+        return State(header["step"], metrics, header["seconds"], header["alpha"])
     return State()
 
 
@@ -96,12 +110,13 @@ def _checksum(tensors: dict[str, Tensor]) -> int:
 
 
 def _restore(model: Any, optimizer: Optimizer, tensors: dict[str, Tensor], step: int) -> None:
-    weights = {name: tensor for name, tensor in tensors.items() if name.startswith("weight.")}
-    load_trainable(model, {name.removeprefix("weight."): tensor for name, tensor in weights.items()})
-    for name, parameter in model.named_parameters():
+    own = dict(model.named_parameters())
+    weights = {name.removeprefix("weight."): w for name, w in tensors.items() if name.startswith("weight.")}
+    load_trainable(model, {name: laid_out_as(w, own[name]) if name in own else w for name, w in weights.items()})
+    for name, parameter in own.items():
         if f"exp_avg.{name}" not in tensors:
             continue
-        moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS}
+        moments = {moment: laid_out_as(tensors[f"{moment}.{name}"], parameter) for moment in MOMENTS}
         # A fused AdamW keeps its step beside the weights.
         steps = torch.tensor(float(step), device=parameter.device)
         optimizer.state[parameter] = {"step": steps, **moments}

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from models.backbone import compute, load_tokenizer
-from pipeline.cli import StageError
+from models.backbone import load_tokenizer
 from pipeline.files import write_json
 from pipeline.progress import progress
-from train.options import Evaluate
-from train.rows import Rows, open_rows
+from train.generate import write
+from train.options import Evaluate, Generate
+from train.rows import open_rows
 from train.score import load_run, pick_device, score_rows
-from train.tokens import separators, tokenizer_digest
+from train.tokens import check_tokenizer
 
 BATCH_ROWS = 64
 
@@ -31,35 +29,6 @@ def evaluate(options: Evaluate, backbone: str, run: str | None, rows: list[str],
         for name, domain in opened.items():
             measures[name] = score_rows(model, domain, BATCH_ROWS, device)
             bar.update()
-    texts = [
-        {"prompt": prompt, "continuation": write(model, backbone, prompt, options.generated_tokens, device)}
-        for prompt in options.prompts
-    ]
+    tokenizer, how = load_tokenizer(backbone), Generate(tokens=options.generated_tokens)
+    texts = [{"prompt": x, "continuation": write(model, tokenizer, x, how)} for x in options.prompts]
     write_json(output, {"run": run, "domains": measures, "generations": texts})
-
-
-def check_tokenizer(rows: Rows, backbone: str) -> None:
-    """Raises StageError where the rows were made with another tokenizer than the backbone's."""
-    if rows.metadata["tokenizer_sha256"] != tokenizer_digest(backbone):
-        raise StageError(
-            f"{rows.path}: made with another tokenizer than {backbone} has; run `python -m train tokenize` again"
-        )
-
-
-def write(model: Any, backbone: str, prompt: str, tokens: int, device: torch.device) -> str:
-    """The most probable continuation, token by token, within the length that the model was made for."""
-    tokenizer = load_tokenizer(backbone)
-    before, _ = separators(tokenizer)
-    ids = torch.tensor([[*before, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]], device=device)
-    room = min(tokens, model.config.max_position_embeddings - ids.shape[1])
-    if room <= 0:
-        raise StageError(f"evaluate.prompts: {prompt!r} leaves no room to continue; shorten it")
-    with torch.no_grad(), compute(device):
-        out = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=room,
-            do_sample=False,
-            repetition_penalty=1.1,
-        )
-    return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))

@@ -10,24 +10,36 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from models.backbone import compute
 from models.block import Context, MicroBatch, Statistics
+from models.cost import flops_per_token
+from models.extend import decoder_layers
 from models.loss import sum_nll
 from pipeline.cli import StageError
 from pipeline.progress import progress
 from train import checkpoint
+from train.distributed import add_gradients, add_over_ranks, clip_gradients, rank, shard, world
+from train.failures import exploded, memory_advice
+from train.metrics import metrics_log, summarise
+from train.mfu import peak_flops
+from train.optimizer import learning_rate, make_optimizer
 from train.options import Pretrain, Run, Training
-from train.rows import Draw, Rows, mixture
+from train.rows import Batch, Rows, batches, read_batch
 from train.score import score_rows
 
 STATISTICS_EVERY = 10
+# Batches with old-domain rows that set `alpha: auto`.
+ALPHA_BATCHES = 8
+# A loss of more than this many times ln(vocabulary), what guessing costs, has exploded.
+EXPLODED = 3.0
 
 
 @dataclass(frozen=True)
@@ -49,44 +61,85 @@ class Task:
 def train(task: Task) -> checkpoint.State:
     """Train to the last step, from the newest checkpoint if there is one. Returns the metrics and times.
 
-    Metrics: a line for each step and one for each evaluation (step 0, every evaluate_every, the last).
-    Raises StageError where the loss or its gradient is not a finite number.
+    Metrics: a line for each step and one for each evaluation (step 0, every evaluate_every, the last); they
+    also stand in the folder of the checkpoints while it trains. Raises StageError where the loss or its
+    gradient is not a finite number, where the loss explodes, and where memory runs out.
     """
-    options, optimizer = task.options, make_optimizer(task.model, task.options)
+    options = task.options
+    set_up_layers(task)
+    optimizer = make_optimizer(task.model, options)
     state = checkpoint.resume(task.checkpoints, task.identity, task.model, optimizer)
-    if not state.metrics:
-        state.metrics.append(evaluate(task, 0))
-    with progress(options.steps, task.title, "steps", done=state.step) as bar:
+    with memory_advice(options, task.device, state.step):
+        if state.alpha is None:
+            state.alpha = find_alpha(task)
+        if not state.metrics:
+            state.metrics.append(evaluate(task, 0))
+    flops, peak = flops_per_token(task.model, task.new.row_tokens), peak_flops(task.device)
+    stream = batches(state.step, options, task.old, task.new, rank(), world())
+    with (
+        progress(options.steps, task.title, "steps", done=state.step, quiet=rank() > 0) as bar,
+        metrics_log(task.checkpoints, state.metrics) if rank() == 0 else nullcontext(lambda line: None) as tell,
+        memory_advice(options, task.device, state.step),
+    ):
         while state.step < options.steps and not is_flat(state.metrics, options):
             started = time.perf_counter()
-            record = take_step(task, optimizer, state.step)
+            batch = next(stream)
+            waited = time.perf_counter() - started
+            record = take_step(task, optimizer, batch, state)
             elapsed = time.perf_counter() - started
             state.step += 1
             state.seconds += elapsed
             speed = options.batch_rows * task.new.row_tokens / elapsed
-            state.metrics.append({"step": state.step, **record, "tokens_per_s": round(speed)})
+            record |= {"tokens_per_s": round(speed), "waiting": round(waited / elapsed, 5)}
+            if peak:
+                record["mfu"] = speed * flops / (peak * world())
+            lines = [{"step": state.step, **record}]
             bar.set_postfix_str(f"loss {record['loss']:.3f}", refresh=False)
             bar.update(1)
             if state.step % options.evaluate_every == 0 or state.step == options.steps:
-                state.metrics.append(evaluate(task, state.step))
+                lines.append(evaluate(task, state.step))
+            for line in lines:
+                tell(line)
+            state.metrics += lines
             if state.step % options.checkpoint_every == 0 and state.step < options.steps:
                 checkpoint.save(task.checkpoints, task.identity, task.model, optimizer, state)
     return state
 
 
-def take_step(task: Task, optimizer: torch.optim.Optimizer, step: int) -> dict[str, float]:
-    """One optimizer step (numbered from 0); returns its line of the metrics."""
-    options = task.options
-    draw = mixture(step, options, len(task.old) if task.old else 0, len(task.new))
-    # For the dropout of backbones that have one: the step alone says what is dropped.
-    torch.manual_seed((options.seed << 32) + step)
+def set_up_layers(task: Task) -> None:
+    """Recompute, compile and shard the decoder layers, as the options say."""
+    options, layers = task.options, decoder_layers(task.model)
+    if options.activation_checkpointing:
+        # It has another name in newer versions of transformers. The re-entrant kind needs an input with a
+        # gradient, which the first frozen layer has not.
+        model = task.model
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    if options.compile:
+        for layer in layers:
+            layer.compile()
+    if isinstance(options, Run) and options.shard:
+        shard(task.model, layers, task.device)
+
+
+# A step -------------------------------------------------------------------------------------------
+
+
+def take_step(
+    task: Task, optimizer: torch.optim.Optimizer, batch: Batch, state: checkpoint.State
+) -> dict[str, float]:
+    """The optimizer step behind `state.step`; returns its line of the metrics."""
+    options, step = task.options, state.step
+    # For the dropout of backbones that have one: step and rank alone say what is dropped.
+    torch.manual_seed((options.seed << 32) + step * world() + rank())
     optimizer.zero_grad(set_to_none=True)
     task.model.train()
-    loss, measures = accumulate(task, draw, measure=step % STATISTICS_EVERY == 0)
+    loss, measures = accumulate(task, batch, state.alpha or 0.0, measure=step % STATISTICS_EVERY == 0)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(trained, options.clip or math.inf).item()
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise StageError(_not_finite(task, draw, step, loss, norm))
+    add_gradients(trained)
+    norm = clip_gradients(trained, options.clip).item()
+    if not (math.isfinite(norm) and loss <= EXPLODED * math.log(task.new.metadata["vocabulary"])):
+        raise StageError(exploded(options, task.old, task.new, step, loss, norm, task.checkpoints))
     rate = learning_rate(step, options)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -94,37 +147,52 @@ def take_step(task: Task, optimizer: torch.optim.Optimizer, step: int) -> dict[s
     return {"loss": loss, "lr": rate, "grad_norm": norm, **measures}
 
 
-def accumulate(task: Task, draw: Draw, measure: bool) -> tuple[float, dict[str, float]]:
-    """Add up the gradients of the step's rows, micro-batch by micro-batch; returns its loss and measures.
+def accumulate(task: Task, batch: Batch, alpha: float, measure: bool) -> tuple[float, dict[str, float]]:
+    """Add up the gradients of this rank's rows, micro-batch by micro-batch; returns the step's loss and measures.
 
-    Every mean is over the whole step, so that the size of a micro-batch changes nothing. METHOD, Loss.
+    Every mean is over the whole step and all ranks, so that the size of a micro-batch changes nothing; and
+    micro-batch i of n has rows i, i + n, …, so that n on one rank are one each on n ranks. METHOD, Loss.
     """
     options, length = task.options, task.new.row_tokens
-    old_tokens, tokens = int(draw.is_old.sum()) * length, len(draw.is_old) * length
-    alpha, beta = local_losses(options)
+    tokens, old_tokens = batch.rows * length, batch.old_rows * length
+    parts = math.ceil(len(batch.tokens_BT1) / options.micro_batch_rows)
     loss, statistics = torch.zeros((), device=task.device), []
-    for start in range(0, len(draw.index), options.micro_batch_rows):
-        part = slice(start, start + options.micro_batch_rows)
-        is_old = draw.is_old[part]
-        tokens_BT1 = torch.from_numpy(take_rows(task, is_old, draw.index[part])).to(task.device)
-        old_B11 = torch.from_numpy(is_old.astype(np.float32)).to(task.device).view(-1, 1, 1)
-        batch = MicroBatch(old_B11, alpha / old_tokens if old_tokens else 0.0, beta / tokens)
-        if measure and task.context is not None:
-            batch.statistics = Statistics()
-            statistics.append(batch.statistics)
-        with in_flight(task.context, batch):
-            with compute(task.device):
-                part_loss = sum_nll(task.model, tokens_BT1) / tokens
-            part_loss.backward()
-        loss += part_loss.detach()
+    with plainly(task, measure):
+        for part in range(parts):
+            tokens_BT1 = to_device(batch.tokens_BT1[part::parts], task.device)
+            old_B11 = to_device(batch.draw.is_old[part::parts, None, None].astype(np.float32), task.device)
+            micro = MicroBatch(old_B11, alpha / old_tokens if old_tokens else 0.0, cross_entropy(options) / tokens)
+            if measure and task.context is not None:
+                micro.statistics = Statistics()
+                statistics.append(micro.statistics)
+            with in_flight(task.context, micro):
+                with compute(task.device, task.model):
+                    part_loss = sum_nll(task.model, tokens_BT1, position_BT=positions(task, tokens_BT1)) / tokens
+                part_loss.backward()
+            loss += part_loss.detach()
+    add_over_ranks([loss])
     return loss.item(), summarise(statistics, old_tokens, tokens - old_tokens, task.model)
 
 
-def local_losses(options: Training) -> tuple[float, float]:
-    """alpha and beta: of a neutral block only, beta of a sigmoid gate only (the block sees to that)."""
-    if isinstance(options, Run) and options.method == "neutral":
-        return options.alpha, options.beta
-    return 0.0, 0.0
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """A copy on the device, which goes there while the device still computes."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def positions(task: Task, tokens_BT1: Tensor) -> Tensor | None:
+    """With mask_documents, each token's position_BT in its document, by which transformers keeps them apart."""
+    if not task.options.mask_documents:
+        return None
+    tokens_BT = tokens_BT1[:, :-1]
+    place_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
+    starts_BT = torch.where(tokens_BT == task.new.metadata["separator"], place_BT, 0)
+    return place_BT - starts_BT.cummax(1).values
+
+
+def cross_entropy(options: Training) -> float:
+    """beta: of a neutral block only, and of a sigmoid gate only (the block sees to that)."""
+    return options.beta if isinstance(options, Run) and options.method == "neutral" else 0.0
 
 
 @contextmanager
@@ -140,74 +208,46 @@ def in_flight(context: Context | None, batch: MicroBatch) -> Iterator[None]:
         context.batch = None
 
 
-def take_rows(task: Task, is_old: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """tokens_BT1 of the rows drawn, in the order drawn."""
-    tokens_BT1 = np.empty((len(index), task.new.row_tokens + 1), np.int64)
-    tokens_BT1[~is_old] = task.new.tokens(index[~is_old])
-    if task.old is not None:
-        tokens_BT1[is_old] = task.old.tokens(index[is_old])
-    return tokens_BT1
+def plainly(task: Task, plain: bool) -> AbstractContextManager[Any]:
+    """Compiled layers run uncompiled where they are measured, which would have to be compiled apart."""
+    return torch.compiler.set_stance("force_eager") if plain and task.options.compile else nullcontext()
 
 
-def summarise(statistics: list[Statistics], old: int, new: int, model: Any) -> dict[str, float]:
-    """Means over tokens and layers: l1 (also width), gate_old, gate_new; and l1_ratio.
+def find_alpha(task: Task) -> float:
+    """alpha; for `auto` the one at which the l1 gradient is alpha_ratio times as strong as the LM gradient.
 
-    l1_ratio is the norm of the l1 gradient over that of the rest, at the blocks' outputs on old tokens.
+    Both are norms at the blocks' outputs on old tokens, over the first batches that have some, before the
+    first step. There the outputs are zero, and so is the l1 gradient; but once they are not, each of its
+    numbers is alpha / (N_old L D) or minus that, so that its norm is known: alpha / sqrt(N_old L D).
+    Raises StageError where no batch has old tokens.
     """
-    forward = [sums for one in statistics for sums in one.forward.values()]
-    if not forward:
-        return {}
-    layers, size = len(statistics[0].forward), model.config.get_text_config().hidden_size
-    absolute, gate_old, gate_new = torch.stack(forward).double().sum(0).tolist()
-    found: dict[str, float] = {}
-    if old:
-        found |= {"l1": absolute / (old * layers * size), "gate_old": gate_old / (old * layers)}
-    if new:
-        found["gate_new"] = gate_new / (new * layers)
-    backward = [squares for one in statistics for squares in one.backward.values()]
-    if backward and old:
-        lm, l1 = torch.stack(backward).double().sum(0).tolist()
-        found["l1_ratio"] = math.sqrt(l1 / lm) if lm else 0.0
-    return found
+    options, model = task.options, task.model
+    if not isinstance(options, Run) or options.method != "neutral":
+        return 0.0
+    if not isinstance(options.alpha, str):
+        return options.alpha
+    config = model.config.get_text_config()
+    lm, l1, found = 0.0, 0.0, 0
+    model.train()
+    for step in range(options.steps):
+        batch = read_batch(step, options, task.old, task.new, rank(), world())
+        if batch.old_rows:
+            torch.manual_seed(options.seed)
+            _, measures = accumulate(task, batch, 1.0, measure=True)
+            model.zero_grad(set_to_none=True)
+            lm += measures["lm_gradient"] ** 2
+            l1 += 1 / (batch.old_rows * task.new.row_tokens * config.num_hidden_layers * config.hidden_size)
+            found += 1
+        if found == ALPHA_BATCHES:
+            break
+    if not found:
+        raise StageError(
+            "alpha: auto finds no old-domain row in the whole training; raise old_rate or give a number"
+        )
+    return options.alpha_ratio * math.sqrt(lm / l1)
 
 
-def _not_finite(task: Task, draw: Draw, step: int, loss: float, norm: float) -> str:
-    documents = sorted(set(task.new.documents(draw.index[~draw.is_old]).tolist()))
-    text = f"documents {documents} of {task.new.path}"
-    if task.old is not None:
-        text += f" and {sorted(set(task.old.documents(draw.index[draw.is_old]).tolist()))} of {task.old.path}"
-    good = checkpoint.newest(task.checkpoints) or "none yet"
-    return (
-        f"step {step + 1}: the loss is {loss} and the norm of its gradient {norm}, on {text}; "
-        f"lower learning_rate, or look at these documents (last good checkpoint: {good})"
-    )
-
-
-def make_optimizer(model: Any, options: Training) -> torch.optim.Optimizer:
-    """Fused AdamW over the trainable weights; matrices decay, but gates, norms and biases don't."""
-    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    decays = {name: weight.ndim >= 2 and ".block.gate." not in name for name, weight in named}
-    groups = [
-        {"params": [weight for name, weight in named if decays[name] is decay], "weight_decay": strength}
-        for decay, strength in ((True, options.weight_decay), (False, 0.0))
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=options.learning_rate,
-        betas=(options.beta1, options.beta2),
-        eps=options.epsilon,
-        fused=True,
-    )
-
-
-def learning_rate(step: int, options: Training) -> float:
-    """Linear warm-up, then a cosine to final_share of the peak at the last step. METHOD, Optimisation."""
-    warmup = math.ceil(options.warmup_share * options.steps)
-    if step < warmup:
-        return options.learning_rate * (step + 1) / warmup
-    done = (step - warmup + 1) / max(1, options.steps - warmup)
-    cosine = (1 + math.cos(math.pi * done)) / 2
-    return options.learning_rate * (options.final_share + (1 - options.final_share) * cosine)
+# Evaluation -------------------------------------------------------------------------------------
 
 
 def evaluate(task: Task, step: int) -> dict[str, Any]:
@@ -215,9 +255,10 @@ def evaluate(task: Task, step: int) -> dict[str, Any]:
     options = task.options
     task.model.eval()
     found = {}
-    for name, rows in task.validations.items():
-        score = score_rows(task.model, rows, options.micro_batch_rows, task.device, options.evaluate_rows)
-        found[name] = {"bpb": score["bpb"], "nats_per_token": score["nats_per_token"]}
+    with plainly(task, True):
+        for name, rows in task.validations.items():
+            score = score_rows(task.model, rows, options.micro_batch_rows, task.device, options.evaluate_rows)
+            found[name] = {"bpb": score["bpb"], "nats_per_token": score["nats_per_token"]}
     return {"step": step, "evaluation": found}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -80,6 +82,18 @@ def open_rows(path: str) -> Rows:
     return Rows(path, metadata, batches, starts)
 
 
+def join_rows(files: list[Rows]) -> Rows:
+    """Several domains as one, for a mixture to draw from: each is repeated whole to about the largest's size.
+
+    Whole repeats of mapped rows cost nothing; shares are equal to a third.
+    """
+    largest = max(map(len, files))
+    repeated = [(rows, round(largest / len(rows))) for rows in files]
+    batches = [batch for rows, times in repeated for _ in range(times) for batch in rows.batches]
+    starts = np.cumsum([0, *(len(documents) for _, _, documents in batches)])
+    return Rows(", ".join(rows.path for rows in files), files[0].metadata, batches, starts)
+
+
 def _views(batch: pa.RecordBatch, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     tokens = batch.column("tokens").flatten().to_numpy(zero_copy_only=True)
     numbers = [batch.column(name).to_numpy(zero_copy_only=True) for name in ("bytes", "document")]
@@ -129,6 +143,41 @@ def mixture(step: int, options: Training, n_old: int, n_new: int, rank: int = 0,
         is_old.append(old)
         index.append(order[drawn % size])
     return Draw(np.array(is_old, dtype=bool), np.array(index, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One optimizer step on one rank: its draw and tokens_BT1; `old_rows` and `rows` count all ranks'."""
+
+    draw: Draw
+    tokens_BT1: np.ndarray
+    old_rows: int
+    rows: int
+
+
+def read_batch(step: int, options: Training, old: Rows | None, new: Rows, rank: int = 0, world: int = 1) -> Batch:
+    """The rows of optimizer step `step` for `rank`, in the order drawn."""
+    draw = mixture(step, options, len(old) if old else 0, len(new), rank, world)
+    tokens_BT1 = np.empty((len(draw.index), new.row_tokens + 1), np.int64)
+    tokens_BT1[~draw.is_old] = new.tokens(draw.index[~draw.is_old])
+    if old is not None:
+        tokens_BT1[draw.is_old] = old.tokens(draw.index[draw.is_old])
+    rate, first = old_rate(options), step * options.batch_rows
+    old_rows = old_rows_before(first + options.batch_rows, rate) - old_rows_before(first, rate)
+    return Batch(draw, tokens_BT1, old_rows, options.batch_rows)
+
+
+def batches(
+    first: int, options: Training, old: Rows | None, new: Rows, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """The batches of steps `first` to the last, each read by a thread while the step before it is computed."""
+    with ThreadPoolExecutor(1, "rows") as pool:
+        ahead = pool.submit(read_batch, first, options, old, new, rank, world)
+        for step in range(first, options.steps):
+            batch = ahead.result()
+            if step + 1 < options.steps:
+                ahead = pool.submit(read_batch, step + 1, options, old, new, rank, world)
+            yield batch
 
 
 # A step may touch two epochs of each of two domains.

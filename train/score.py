@@ -15,12 +15,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from models.backbone import COMPUTE, compute, load_backbone
-from models.extend import ExtendError, Extension, extend, load_trainable
+from models.adapter import Addition, attach
+from models.backbone import compute, compute_dtype, load_backbone
+from models.extend import ExtendError, Extension, extend
 from models.loss import token_nll
 from pipeline.cli import StageError
 from pipeline.config import read
 from pipeline.files import read_json
+from train.distributed import add_over_ranks, rank, world
 from train.options import Run
 from train.rows import Rows
 
@@ -30,20 +32,25 @@ def score_rows(
 ) -> dict[str, float]:
     """NLL of `limit` rows, evenly spread (None: all): `nats`, `tokens`, `bytes`, `nats_per_token` and `bpb`.
 
-    METHOD, Measures: bpb = total nats / ln 2 / UTF-8 bytes. Special tokens are not scored.
+    METHOD, Measures: bpb = total nats / ln 2 / UTF-8 bytes. Special tokens are not scored. Ranks share the
+    rows, and each returns the whole.
     """
     count = min(limit or len(rows), len(rows))
     chosen = np.arange(count) * len(rows) // count
     special = torch.tensor(rows.metadata["special_ids"], dtype=torch.int64, device=device)
     nats, tokens, size = 0.0, 0, 0
-    with torch.no_grad(), compute(device):
-        for start in range(0, count, batch_rows):
-            indices = chosen[start : start + batch_rows]
-            tokens_BT1 = torch.from_numpy(rows.tokens(indices)).to(device)
-            counted_BT = ~torch.isin(tokens_BT1[:, 1:], special)
+    with torch.no_grad(), compute(device, model):
+        for first in range(0, count, batch_rows * world()):
+            # All ranks compute as often, which sharded weights need; one that has no rows left repeats a row.
+            indices = chosen[first + rank() * batch_rows :][:batch_rows]
+            tokens_BT1 = torch.from_numpy(rows.tokens(indices if len(indices) else chosen[:1])).to(device)
+            counted_BT = ~torch.isin(tokens_BT1[:, 1:], special) & (len(indices) > 0)
             nats += (token_nll(model, tokens_BT1) * counted_BT).double().sum().item()
             tokens += int(counted_BT.sum())
             size += int(rows.bytes(indices).sum())
+    sums = torch.tensor([nats, tokens, size], dtype=torch.float64, device=device)
+    add_over_ranks([sums])
+    nats, tokens, size = sums[0].item(), int(sums[1]), int(sums[2])
     if not tokens or not size:
         raise StageError(f"{rows.path}: no text in {count} of its rows; nothing to measure")
     return {
@@ -62,11 +69,15 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def load_for(backbone: str, device: torch.device) -> Any:
-    """The backbone on `device`, in bf16. Raises StageError where it is no decoder that transformers loads."""
+def load_for(backbone: str, device: torch.device, stays: bool = False, dtype: torch.dtype | None = None) -> Any:
+    """The backbone in `dtype`, and on `device` already, unless it `stays` on the CPU to be sharded.
+
+    dtype: None is what `device` computes in. Raises StageError where it is no decoder that transformers loads.
+    """
     try:
         attention = "sdpa" if device.type == "cuda" else "eager"
-        return load_backbone(backbone, attention=attention).to(device)
+        model = load_backbone(backbone, dtype=dtype or compute_dtype(device), attention=attention)
+        return model if stays else model.to(device)
     except (OSError, ValueError) as error:
         raise StageError(f"backbone {backbone}: cannot be loaded as a decoder: {error}") from None
 
@@ -74,38 +85,49 @@ def load_for(backbone: str, device: torch.device) -> Any:
 def extend_for(model: Any, options: Run) -> Extension:
     """Extend the model in place as a run says. Raises StageError where its layers are not understood."""
     try:
-        return extend(
-            model,
-            options.method,
-            fraction=options.fraction,
-            gate=options.gate,
-            init=options.init,
-            seed=options.seed,
-        )
+        return extend(model, **how(options))
     except ExtendError as error:
         raise StageError(str(error)) from None
 
 
-def load_run(backbone: str, run_folder: str | None, device: torch.device) -> Any:
-    """The backbone, extended by the run in `run_folder` (None: as it is), all in bf16, ready for inference.
+def how(options: Run) -> dict[str, Any]:
+    """The arguments of models.extend.extend() that a run's options give."""
+    names = ("method", "fraction", "gate", "gate_bias", "init", "placement", "seed")
+    return {name: getattr(options, name) for name in names}
 
-    Every method is so measured with the same arithmetic, as it would be deployed. Raises StageError where
-    the run was not trained from this backbone or its folder is not a run's.
+
+def load_run(backbone: str, run_folder: str | None, device: torch.device, stays: bool = False) -> Any:
+    """The backbone, extended by the run in `run_folder` (None: as it is), all in what `device` computes in.
+
+    Every method is so measured with the same arithmetic, as it would be deployed. What the run goes on from
+    is added before it. `stays` as in load_for(). Raises StageError where the run was not trained from this
+    backbone or its folder is not a run's.
     """
-    model = load_for(backbone, device)
-    if run_folder is not None:
-        folder = Path(run_folder)
-        try:
-            options = read(Run, read_json(folder / "run.json")["options"], f"{folder}/run.json")
-            state = load_file(folder / "weights.safetensors")
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
-            raise StageError(f"{folder}: not a finished run ({error}); train it with `extend`") from None
-        extend_for(model, options)
-        try:
-            load_trainable(model, state)
-        except ExtendError as error:
-            raise StageError(f"{folder}: does not fit the backbone {backbone}: {error}") from None
-    # Weights alone, not model.to(): in bf16 the rotary frequencies would turn far positions wrong.
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(COMPUTE)
-    return model.requires_grad_(False).eval()
+    model = load_for(backbone, device, stays)
+    try:
+        attach(model, additions(run_folder) if run_folder is not None else [], compute_dtype(device))
+    except ExtendError as error:
+        raise StageError(f"{run_folder}: does not fit the backbone {backbone}: {error}") from None
+    return model
+
+
+def additions(run_folder: str | Path) -> list[Addition]:
+    """What the run added, and before it what the runs added that it goes on from.
+
+    Raises StageError where a folder is not a finished run's.
+    """
+    folder = Path(run_folder)
+    try:
+        run = read_json(folder / "run.json")
+        options = read(Run, run["options"], f"{folder}/run.json")
+        state = load_file(folder / "weights.safetensors")
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise StageError(f"{folder}: not a finished run ({error}); train it with `extend`") from None
+    training = {key: value for key, value in run.items() if key not in ("languages", "backbone")}
+    own = Addition(how(options), state, {"languages": run.get("languages"), "training": training})
+    return [*(additions(base_folder(folder, options.base)) if options.base else []), own]
+
+
+def base_folder(folder: Path, base: str) -> Path:
+    """Where the run lies that another one goes on from: where it lay then, or beside the other, if moved."""
+    return Path(base) if Path(base).is_dir() else folder.parent / Path(base).name

@@ -22,6 +22,7 @@ from pipeline.cli import StageError
 from pipeline.files import atomic, atomic_folder, read_arrow, write_json
 from pipeline.progress import progress
 from train.options import Domain, Tokens
+from train.rows import Rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -97,7 +98,7 @@ def tokenize(
         kinds: tuple[Any, ...] = (dtype, np.uint32, np.int64)
         ids, sizes, owners = (np.memmap(name, kind) for name, kind in zip(names, kinds, strict=True))
         fill = separator_id(encoder) if split == "validation" else None
-        kept = _write_rows(
+        kept = write_rows(
             output,
             ids,
             sizes,
@@ -108,10 +109,12 @@ def tokenize(
                 "row_tokens": row_tokens,
                 "vocabulary": len(encoder),
                 "special_ids": sorted(encoder.all_special_ids),
+                "separator": before[0],
                 "tokenizer_sha256": tokenizer_digest(tokenizer),
                 "documents": count,
                 "bytes": int(sizes.sum()),
                 "domain": Path(output).parent.name,
+                "language": options.language,
                 "split": split,
             },
         )
@@ -140,9 +143,22 @@ def spool_folder(output: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def tokenizer_digest(folder: str | Path) -> str:
-    """What tells two tokenizers apart: the sha256 of tokenizer.json."""
-    return hashlib.sha256((Path(folder) / "tokenizer.json").read_bytes()).hexdigest()
+def tokenizer_digest(source: str | Path) -> str:
+    """What tells two tokenizers apart: the sha256 of tokenizer.json, of a folder or a hub id."""
+    from transformers.utils import cached_file
+
+    try:
+        return hashlib.sha256(Path(str(cached_file(str(source), "tokenizer.json"))).read_bytes()).hexdigest()
+    except OSError as error:
+        raise StageError(f"{source}: has no tokenizer.json to compare with ({error})") from None
+
+
+def check_tokenizer(rows: Rows, backbone: str) -> None:
+    """Raises StageError where the rows were made with another tokenizer than the backbone's."""
+    if rows.metadata["tokenizer_sha256"] != tokenizer_digest(backbone):
+        raise StageError(
+            f"{rows.path}: made with another tokenizer than {backbone} has; run `python -m train tokenize` again"
+        )
 
 
 def separator_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -216,7 +232,7 @@ def _batched(texts: Iterator[str]) -> Iterator[list[str]]:
         yield pending
 
 
-def _write_rows(
+def write_rows(
     output: str,
     ids: np.ndarray,
     sizes: np.ndarray,

@@ -1,5 +1,6 @@
 # The model wing: shards -> rows -> backbone -> runs -> evaluation -> report. `python -m train STAGE`.
-from train.workflow import domain_shards, gpus
+from train.options import new_domain, old_domains
+from train.workflow import domain_shards, gpus, stage_options
 
 PRETRAIN = OPTIONS.backbone.pretrain
 BACKBONE = f"{OUT}/backbone"
@@ -15,7 +16,7 @@ TRAIN_DOMAINS = list(
         [
             *([PRETRAIN.domain] if PRETRAIN else []),
             OPTIONS.extend.old,
-            OPTIONS.extend.new,
+            *(new_domain(OPTIONS.extend, run) for run in RUNS),
         ]
     )
 )
@@ -44,6 +45,12 @@ rule backbone:
 rule extend:
     input:
         expand(f"{OUT}/runs/{{run}}/weights.safetensors", run=RUNS),
+    localrule: True
+
+
+rule export:
+    input:
+        expand(f"{OUT}/export/{{run}}", run=RUNS),
     localrule: True
 
 
@@ -161,8 +168,16 @@ rule tokenize:
 rule extend_run:
     input:
         backbone=BACKBONE,
-        old=f"{OUT}/tokens/{OPTIONS.extend.old}/train.arrow",
-        new=f"{OUT}/tokens/{OPTIONS.extend.new}/train.arrow",
+        old=lambda wildcards: [
+            f"{OUT}/tokens/{domain}/train.arrow"
+            for domain in old_domains(OPTIONS.extend, wildcards.run)
+        ],
+        new=lambda wildcards: f"{OUT}/tokens/{new_domain(OPTIONS.extend, wildcards.run)}/train.arrow",
+        base=lambda wildcards: (
+            f"{OUT}/runs/{RUNS[wildcards.run].base}/weights.safetensors"
+            if RUNS[wildcards.run].base
+            else []
+        ),
         validation=EVAL_ROWS,
     output:
         weights=f"{OUT}/runs/{{run}}/weights.safetensors",
@@ -177,7 +192,7 @@ rule extend_run:
         mem_mb=6000,
         gpu=lambda wildcards: gpus(RUNS[wildcards.run].device),
     params:
-        options=lambda wildcards: flags(RUNS[wildcards.run]),
+        options=lambda wildcards: flags(stage_options(OPTIONS, wildcards.run)),
         validation=EVAL_FLAGS,
         folder=lambda wildcards, output: Path(output.run).parent,
         code=fingerprint("train.trainer"),
@@ -221,6 +236,32 @@ rule evaluate_model:
     shell:
         "python -m train evaluate {params.options} --backbone {input.backbone} {params.run}"
         " --rows {params.rows} --output {output} > {log} 2>&1"
+
+
+rule export_run:
+    input:
+        backbone=BACKBONE,
+        run=f"{OUT}/runs/{{run}}/weights.safetensors",
+        evaluations=[
+            f"{OUT}/evaluate/backbone.json",
+            f"{OUT}/evaluate/{{run}}.json",
+        ],
+    output:
+        directory(f"{OUT}/export/{{run}}"),
+    log:
+        f"{OUT}/logs/export/{{run}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/export/{{run}}.tsv"
+    resources:
+        mem_mb=8000,
+    params:
+        folder=lambda wildcards, input: Path(input.run).parent,
+        code=fingerprint("train.export"),
+    message:
+        "Export {wildcards.run} for transformers"
+    shell:
+        "python -m train export --run {params.folder} --backbone {input.backbone}"
+        " --evaluations {input.evaluations} --output {output} > {log} 2>&1"
 
 
 rule report:

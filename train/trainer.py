@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import resource
 import shutil
 from pathlib import Path
@@ -13,17 +14,27 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from models.backbone import create_llama, load_tokenizer, save_backbone, unique_parameters, weights_digest
-from models.extend import trainable_state
+from models.backbone import (
+    compute_dtype,
+    create_llama,
+    load_tokenizer,
+    make_readable,
+    save_backbone,
+    unique_parameters,
+    weights_digest,
+)
 from pipeline.cli import StageError
 from pipeline.config import to_data
 from pipeline.files import atomic_folder, write_json
 from pipeline.fingerprint import fingerprint
 from train import checkpoint
+from train.distributed import processes, rank, trained_weights, world
 from train.loop import Task, train
+from train.metrics import metrics_log
 from train.options import Pretrain, Run, Training
-from train.rows import Rows, open_rows
-from train.score import extend_for, load_for, pick_device
+from train.rows import Rows, join_rows, open_rows
+from train.score import extend_for, load_run, pick_device
+from train.tokens import check_tokenizer
 
 
 def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str, output: str) -> None:
@@ -35,90 +46,109 @@ def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str
     """
     device = prepare(options)
     train_rows, held_out = open_rows(rows), open_validation(validation)
-    check_rows([train_rows, *held_out.values()])
+    check_rows([train_rows, *held_out.values()], options)
+    check_tokenizer(train_rows, tokenizer)
     encoder = load_tokenizer(tokenizer)
-    model = create_llama(
-        hidden_size=options.hidden_size,
-        layers=options.layers,
-        heads=options.heads,
-        ffn_size=options.ffn_size,
-        vocabulary=train_rows.metadata["vocabulary"],
-        row_tokens=train_rows.row_tokens,
-        bos=encoder.bos_token_id,
-        eos=encoder.eos_token_id,
-        seed=options.seed,
-    ).to(device)
-    task = Task(
-        title="pretrain",
-        model=model,
-        options=options,
-        old=None,
-        new=train_rows,
-        validations=held_out,
-        checkpoints=f"{output}.checkpoints",
-        identity=identity(options, [train_rows, *held_out.values()], model),
-        device=device,
-    )
-    state = train(task)
-    with atomic_folder(output) as folder:
-        save_backbone(model, encoder, folder)
-        write_metrics(folder, state)
-        about = {"options": to_data(options), "parameters": unique_parameters(model), "steps": state.step}
-        write_json(folder / "training.json", about | costs(task, state))
-    shutil.rmtree(task.checkpoints, ignore_errors=True)
+    with processes(device):
+        model = create_llama(
+            hidden_size=options.hidden_size,
+            layers=options.layers,
+            heads=options.heads,
+            ffn_size=options.ffn_size,
+            vocabulary=train_rows.metadata["vocabulary"],
+            row_tokens=train_rows.row_tokens,
+            bos=encoder.bos_token_id,
+            eos=encoder.eos_token_id,
+            seed=options.seed,
+        ).to(device)
+        task = Task(
+            title="pretrain",
+            model=model,
+            options=options,
+            old=None,
+            new=train_rows,
+            validations=held_out,
+            checkpoints=f"{output}.checkpoints",
+            identity=identity(options, [train_rows, *held_out.values()], model),
+            device=device,
+        )
+        state = train(task)
+        if rank() == 0:
+            about = {"options": to_data(options), "parameters": unique_parameters(model), "steps": state.step}
+            with atomic_folder(output) as folder:
+                save_backbone(model, encoder, folder)
+                write_metrics(folder, state)
+                write_json(folder / "training.json", about | costs(task, state))
+            shutil.rmtree(task.checkpoints, ignore_errors=True)
 
 
-def extend(options: Run, backbone: str, old_rows: str, new_rows: str, validation: list[str], output: str) -> None:
+def extend(
+    options: Run, backbone: str, old_rows: list[str], new_rows: str, validation: list[str], output: str
+) -> None:
     """Extend a backbone (folder or hub id) to the domain of `new_rows`; writes the folder `output`.
 
-    validation are 'name=path' of rows files. The folder holds weights.safetensors (what was trained, fp32),
-    run.json and metrics.jsonl. Checkpoints stand in `output`.checkpoints until then. Raises StageError on
-    inputs that do not fit each other and on a loss that is no number.
+    What options.base, the folder of an earlier run, added stays and is frozen; old_rows are then of several
+    domains. validation are 'name=path' of rows files. The folder holds weights.safetensors (what was
+    trained, fp32), run.json and metrics.jsonl. Checkpoints stand in `output`.checkpoints until then. Raises
+    StageError on inputs that do not fit each other and on a loss that is no number.
     """
     device = prepare(options)
-    old, new = open_rows(old_rows), open_rows(new_rows)
+    olds, new = [open_rows(path) for path in old_rows], open_rows(new_rows)
     held_out = open_validation(validation)
-    check_rows([new, old, *held_out.values()])
-    model = load_for(backbone, device)
-    check_vocabulary(model, new, backbone)
-    extension = extend_for(model, options)
-    task = Task(
-        title=f"extend {Path(output).name}",
-        model=model,
-        options=options,
-        old=old,
-        new=new,
-        validations=held_out,
-        checkpoints=f"{output}.checkpoints",
-        identity=identity(options, [old, new, *held_out.values()], model),
-        device=device,
-        context=extension.context if options.method in ("adapter", "neutral") else None,
-    )
-    state = train(task)
-    with atomic_folder(output) as folder:
-        weights = folder / "weights.safetensors"
-        save_file(trainable_state(model), weights)
-        weights.chmod(0o644)  # safetensors writes for the owner alone
-        write_metrics(folder, state)
-        about = {
-            "options": to_data(options),
-            "method": options.method,
-            "backbone": backbone,
-            "backbone_parameters": extension.backbone_parameters,
-            "extra_parameters": extension.extra_parameters,
-            "true_fraction": extension.fraction,
-            "width": extension.width,
-        }
-        write_json(folder / "run.json", about | costs(task, state))
-    shutil.rmtree(task.checkpoints, ignore_errors=True)
+    check_rows([new, *olds, *held_out.values()], options)
+    with processes(device):
+        model = load_run(backbone, options.base, device, stays=options.shard)
+        check_vocabulary(model, new, backbone)
+        check_tokenizer(new, backbone)
+        extension = extend_for(model, options)
+        task = Task(
+            title=f"extend {Path(output).name}",
+            model=model,
+            options=options,
+            old=join_rows(olds),
+            new=new,
+            validations=held_out,
+            checkpoints=f"{output}.checkpoints",
+            identity=identity(options, [*olds, new, *held_out.values()], model),
+            device=device,
+            context=extension.context if options.method in ("adapter", "neutral") else None,
+        )
+        state = train(task)
+        weights = trained_weights(model)
+        if rank() == 0:
+            about = {
+                "options": to_data(options),
+                "method": options.method,
+                "backbone": backbone,
+                "languages": {"old": [spoken(rows) for rows in olds], "new": spoken(new)},
+                "backbone_parameters": extension.backbone_parameters,
+                "extra_parameters": extension.extra_parameters,
+                "true_fraction": extension.fraction,
+                "width": extension.width,
+                "alpha": state.alpha,
+            }
+            with atomic_folder(output) as folder:
+                save_file(weights, folder / "weights.safetensors")
+                make_readable(folder)
+                write_metrics(folder, state)
+                write_json(folder / "run.json", about | costs(task, state))
+            shutil.rmtree(task.checkpoints, ignore_errors=True)
 
 
 # Before the training ------------------------------------------------------------------------------
 
 
 def prepare(options: Training) -> torch.device:
-    """Threads and device; sums depend on the number of threads, so it is an option and not the machine's."""
+    """Threads and device; sums depend on the number of threads, so it is an option and not the machine's.
+
+    Raises StageError where torchrun's processes cannot share the rows of a step equally.
+    """
     torch.set_num_threads(options.threads)
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if options.batch_rows % ranks:
+        raise StageError(
+            f"batch_rows: {options.batch_rows} is not a multiple of the {ranks} processes; make it one"
+        )
     return pick_device(options.device)
 
 
@@ -131,8 +161,12 @@ def open_validation(named: list[str]) -> dict[str, Rows]:
     return {name: open_rows(path) for name, _, path in pairs}
 
 
-def check_rows(files: list[Rows]) -> None:
-    """Raises StageError unless all rows have the length and the tokenizer of the first."""
+def check_rows(files: list[Rows], options: Training) -> None:
+    """Raises StageError unless all rows have the length and the tokenizer of the first, and what options need."""
+    if options.mask_documents and "separator" not in files[0].metadata:
+        raise StageError(
+            f"{files[0].path}: made before mask_documents was there; run `python -m train tokenize` again"
+        )
     for key in ("row_tokens", "vocabulary", "tokenizer_sha256"):
         for one in files[1:]:
             first, other = files[0].metadata[key], one.metadata[key]
@@ -152,10 +186,18 @@ def check_vocabulary(model: Any, rows: Rows, backbone: str) -> None:
         )
 
 
+# What may be changed in a training that ran out of memory, and it goes on.
+MEMORY_OPTIONS = ("micro_batch_rows", "activation_checkpointing", "shard")
+
+
 def identity(options: Training, rows: list[Rows], model: Any) -> str:
-    """A hash of all that decides the weights: options, rows, initial weights, code and torch."""
-    code = [fingerprint("train.trainer"), torch.__version__]
-    parts = [to_data(options), [one.digest() for one in rows], weights_digest(model), code]
+    """A hash of all that decides the weights: options, rows, initial weights, code and torch.
+
+    Not the number of ranks, nor what only decides where numbers are rounded when memory is short.
+    """
+    code = [fingerprint("train.trainer"), torch.__version__, str(next(model.parameters()).dtype)]
+    chosen = {name: value for name, value in to_data(options).items() if name not in MEMORY_OPTIONS}
+    parts = [chosen, [one.digest() for one in rows], weights_digest(model), code]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -169,6 +211,8 @@ def costs(task: Task, state: checkpoint.State) -> dict[str, Any]:
         "tokens": state.step * task.options.batch_rows * task.new.row_tokens,
         "seconds": round(state.seconds, 3),
         "peak_memory_mib": peak_memory_mib(task.device),
+        "ranks": world(),
+        "compute": str(compute_dtype(task.device)).removeprefix("torch."),
         "device": torch.cuda.get_device_name() if task.device.type == "cuda" else "cpu",
         "torch": torch.__version__,
         "versions": {name: importlib.metadata.version(name) for name in packages},
@@ -182,6 +226,12 @@ def peak_memory_mib(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10
 
 
+def spoken(rows: Rows) -> str:
+    """The language of the rows, or of older files the domain."""
+    return str(rows.metadata.get("language", rows.metadata["domain"]))
+
+
 def write_metrics(folder: Path, state: checkpoint.State) -> None:
-    lines = (json.dumps(line) + "\n" for line in state.metrics)
-    (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+    """metrics.jsonl and, for TensorBoard, an event file."""
+    with metrics_log(folder, state.metrics):
+        pass

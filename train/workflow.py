@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.config import ConfigError
-from train.options import Config
+from train.options import Config, Run, new_domain
 
 
 def domain_shards(config: Config, batches: Iterable[str], domain: str, split: str) -> list[str]:
@@ -22,6 +23,13 @@ def domain_shards(config: Config, batches: Iterable[str], domain: str, split: st
     if not found:
         raise ConfigError(f"domains.{domain}.corpus: no {options.language}/{split}-*.arrow in {options.corpus}")
     return found
+
+
+def stage_options(config: Config, name: str) -> Run:
+    """The options of a run as its stage takes them: with its base's folder and its new domain."""
+    run = config.extend.runs[name]
+    base = f"{config.output}/runs/{run.base}" if run.base else None
+    return dataclasses.replace(run, base=base, new=new_domain(config.extend, name))
 
 
 def gpus(device: str) -> int:

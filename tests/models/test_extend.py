@@ -1,63 +1,34 @@
 import pytest
 import torch
+from tiny import ARCHITECTURES, COMMON, POST_NORMED, logits, make, shake, tokens
 from torch import Tensor
 
 from models.backbone import create_llama, unique_parameters
-from models.block import MicroBatch
-from models.extend import ExtendedFFN, ExtendError, decoder_layers, extend, load_trainable, trainable_state
+from models.block import GATES, INITS, MicroBatch
+from models.extend import (
+    PLACEMENTS,
+    ExtendedFFN,
+    ExtendError,
+    decoder_layers,
+    extend,
+    load_trainable,
+    trainable_state,
+)
 from models.loss import sum_nll
 
 METHODS = ("finetune", "lora", "adapter", "neutral")
-COMMON = {
-    "vocab_size": 50,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "pad_token_id": None,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-}
-GPT2 = {"vocab_size": 50, "n_embd": 16, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
-ARCHITECTURES = {
-    "Llama": COMMON,
-    "Qwen2": COMMON,
-    "Gemma2": COMMON | {"head_dim": 8, "sliding_window": 4},
-    "Mistral": COMMON | {"sliding_window": 4},
-    "GPTNeoX": {key: value for key, value in COMMON.items() if key != "num_key_value_heads"},
-    "GPT2": GPT2,
-}
-
-
-def make(name: str = "Llama") -> torch.nn.Module:
-    import transformers
-
-    torch.manual_seed(1)
-    config = getattr(transformers, f"{name}Config")(**ARCHITECTURES[name])
-    # Gradients and caches of tiny models drown in noise at the usual 0.02.
-    config.initializer_range = 0.2
-    model = getattr(transformers, f"{name}ForCausalLM" if name != "GPT2" else "GPT2LMHeadModel")(config)
-    return model.eval()
-
-
-def shake(model: torch.nn.Module) -> None:
-    """Trainable weights moved at random, so that what was added does something."""
-    torch.manual_seed(2)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter) * 0.3)
-
-
-def logits(model: torch.nn.Module, tokens_BT: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(input_ids=tokens_BT).logits
+# Every block there is: what the options of a run can ask for beside the method.
+BLOCKS = [
+    {"gate": gate, "gate_bias": bias, "init": INITS[bias]}
+    for gate in GATES
+    for bias in (True, False)
+    if gate != "none" or bias
+]
 
 
 @pytest.fixture
 def tokens_BT() -> Tensor:
-    return torch.randint(1, 50, (2, 9), generator=torch.Generator().manual_seed(0))
+    return tokens()
 
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
@@ -82,11 +53,77 @@ def test_outputs_unchanged_at_first_in_bf16(method: str, tokens_BT: Tensor) -> N
     assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
 
 
-@pytest.mark.parametrize("name", list(ARCHITECTURES))
-@pytest.mark.parametrize("method", ["lora", "neutral"])
-def test_causal_and_cached_generation_equals_uncached(name: str, method: str, tokens_BT: Tensor) -> None:
+@pytest.mark.parametrize("name", POST_NORMED)
+def test_added_behind_the_norm(name: str, tokens_BT: Tensor) -> None:
+    """What the layer adds to its input is then the norm of the FFN's output plus the block's."""
     model = make(name)
-    extend(model, method)
+    before = logits(model, tokens_BT)
+    extend(model, "neutral", placement="after_norm")
+    assert torch.equal(logits(model, tokens_BT), before)
+    shake(model)
+    layer, seen = decoder_layers(model)[0], {}
+    for key, module in (
+        ("ffn", layer.mlp),
+        ("block", layer.mlp.block),
+        ("norm", layer.post_feedforward_layernorm),
+    ):
+        module.register_forward_hook(lambda *args, key=key: seen.__setitem__(key, args[-1]))
+    after = logits(model, tokens_BT)
+    norm = layer.post_feedforward_layernorm.norm
+    assert torch.equal(seen["norm"], norm(seen["ffn"]) + seen["block"])
+    other = make(name)
+    extend(other, "neutral")
+    load_trainable(other, trainable_state(model))
+    assert not torch.allclose(logits(other, tokens_BT), after)
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable")
+@pytest.mark.parametrize("name", POST_NORMED)
+def test_recomputed_behind_the_norm(name: str, tokens_BT: Tensor) -> None:
+    gradients = []
+    for recompute in (False, True):
+        model = make(name).train()
+        extend(model, "neutral", placement="after_norm")
+        extend(model, "neutral", placement="after_norm", seed=1)  # a second language
+        shake(model)
+        if recompute:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        sum_nll(model, tokens_BT).backward()
+        gradients.append([weight.grad for weight in model.parameters() if weight.requires_grad])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_every_method_and_gate_learns(name: str, tokens_BT: Tensor) -> None:
+    for method, how in [*((method, {}) for method in METHODS[:3]), *(("neutral", how) for how in BLOCKS)]:
+        for placement in PLACEMENTS if name in POST_NORMED and method == "neutral" else PLACEMENTS[:1]:
+            model = make(name)
+            extension = extend(model, method, fraction=0.5, placement=placement, **how)
+            assert extension.fraction == pytest.approx(0 if method == "finetune" else 0.5, rel=0.1)
+            model.train()
+            old_B11 = torch.tensor([1.0, 0.0]).view(-1, 1, 1)
+            extension.context.batch = MicroBatch(old_B11, 0.1 / 8, 0.1 / 16)
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            optimizer = torch.optim.AdamW(trained, 1e-2, fused=True)
+            losses = []
+            for _ in range(4):
+                optimizer.zero_grad()
+                loss = sum_nll(model, tokens_BT) / 16
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+            assert losses[-1] < losses[0], (method, how, placement, losses)
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+@pytest.mark.parametrize(
+    "method, placement", [("lora", ""), ("neutral", "before_norm"), ("neutral", "after_norm")]
+)
+def test_causal_and_cached_generation_equals_uncached(
+    name: str, method: str, placement: str, tokens_BT: Tensor
+) -> None:
+    model = make(name)
+    extend(model, method, placement=placement)
     shake(model)
     whole = logits(model, tokens_BT)
     changed = tokens_BT.clone()
@@ -167,20 +204,38 @@ def test_checkpointed_layers_have_the_same_gradients(gate: str, tokens_BT: Tenso
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_additions_stack(tokens_BT: Tensor) -> None:
-    model = make()
-    extend(model, "neutral")
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_additions_stack(placement: str, tokens_BT: Tensor) -> None:
+    """A second language: its blocks add to the first's, which stay as they are, and are not trained."""
+    model = make("Gemma2")
+    first = extend(model, "neutral", fraction=0.5, placement=placement)
     shake(model)
-    before = logits(model, tokens_BT)
-    second = extend(model, "neutral")
+    before, earlier = logits(model, tokens_BT), trainable_state(model)
+    kept = {name: weight.clone() for name, weight in earlier.items()}
+    second = extend(model, "neutral", fraction=0.5, gate="relu", placement=placement)
     assert torch.equal(logits(model, tokens_BT), before)
     layer = decoder_layers(model)[0].mlp
     assert isinstance(layer, ExtendedFFN) and isinstance(layer.ffn, ExtendedFFN)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == second.extra_parameters
+    assert (second.backbone_parameters, second.width) == (first.backbone_parameters, first.width)
+    second.context.batch = MicroBatch(torch.ones(2, 1, 1), 1.0, 0.0)
+    sum_nll(model, tokens_BT).backward()
+    shake(model)
+    assert not torch.equal(logits(model, tokens_BT), before)
+    inner = {name: p for name, p in model.named_parameters() if ".mlp.ffn.block." in name}
+    assert all(p.grad is None and torch.equal(p, kept[n.replace("ffn.block", "block")]) for n, p in inner.items())
+    assert len(inner) == len(kept)
 
 
 def test_models_that_are_not_understood_are_refused() -> None:
-    from transformers import MixtralConfig, MixtralForCausalLM, OPTConfig, OPTForCausalLM
+    from transformers import (
+        BloomConfig,
+        BloomForCausalLM,
+        MixtralConfig,
+        MixtralForCausalLM,
+        OPTConfig,
+        OPTForCausalLM,
+    )
 
     opt = OPTConfig(
         vocab_size=50,
@@ -192,8 +247,13 @@ def test_models_that_are_not_understood_are_refused() -> None:
     )
     with pytest.raises(ExtendError, match=r"OPTForCausalLM: no list of 2 layers that each have \.mlp"):
         extend(OPTForCausalLM(opt), "neutral")
+    bloom = BloomConfig(vocab_size=50, hidden_size=16, n_layer=2, n_head=2)
+    with pytest.raises(ExtendError, match=r"BloomForCausalLM: its BloomMLP does not take one tensor"):
+        extend(BloomForCausalLM(bloom), "neutral")
     mixtral = MixtralConfig(**COMMON, num_local_experts=2, num_experts_per_tok=1)
     with pytest.raises(ExtendError, match="mixture of experts"):
         extend(MixtralForCausalLM(mixtral), "neutral")
+    with pytest.raises(ExtendError, match="no placement 'above'"):
+        extend(make(), "neutral", placement="above")
     with pytest.raises(ExtendError, match="larger fraction"):
         extend(make(), "neutral", fraction=1e-6)

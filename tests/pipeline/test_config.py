@@ -100,6 +100,18 @@ def test_yaml_floats_without_a_dot_are_numbers():
     assert read(Run, yaml.safe_load("learning_rate: 1e-3")).learning_rate == 1e-3
 
 
+def test_alpha_is_a_number_or_auto():
+    rate = {"learning_rate": 1e-3}
+    assert [read(Run, rate | {"alpha": value}).alpha for value in ("1e1", 3, "auto")] == [10.0, 3.0, "auto"]
+    for value, problem in ((-1, "-1.0 is too small"), ("much", "'much' is no number"), ([], "number or text")):
+        with pytest.raises(ConfigError, match=f"alpha: .*{problem}"):
+            read(Run, rate | {"alpha": value})
+    parser = argparse.ArgumentParser()
+    add_arguments(parser.add_argument_group(), Run)
+    given = vars(parser.parse_args(["--learning-rate", "1", "--alpha", "auto"]))
+    assert "--alpha auto" in flags(read(Run, given))
+
+
 def test_bool_is_no_number():
     @dataclass(frozen=True)
     class One:

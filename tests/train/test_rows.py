@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.cli import StageError
 from train.options import Pretrain, Run
-from train.rows import mixture, old_rows_before, open_rows
+from train.rows import batches, mixture, old_rows_before, open_rows
 
 
 def run(rate: float = 0.1, batch_rows: int = 8, seed: int = 0) -> Run:
@@ -109,3 +109,33 @@ def test_a_domain_without_rows_is_refused() -> None:
     with pytest.raises(StageError, match="no rows"):
         mixture(0, run(0.1), 0, 5)
     assert not mixture(0, run(0.0), 0, 5).is_old.any()
+
+
+@settings(max_examples=20, deadline=None)
+@given(first=st.integers(0, 11), world=st.sampled_from([1, 2, 4]), rate=st.sampled_from([0.0, 0.1, 0.37]))
+def test_batches_begun_at_any_step_are_those_of_the_whole(
+    files: tuple[str, str], first: int, world: int, rate: float
+) -> None:
+    options = Run(learning_rate=1e-3, old_rate=rate, batch_rows=8, steps=12)
+    old, new = map(open_rows, files)
+    for rank in range(world):
+        for step, batch in enumerate(batches(first, options, old, new, rank, world), first):
+            draw = mixture(step, options, len(old), len(new))
+            source = [(old if is_old else new) for is_old in draw.is_old]
+            rows = np.array([one.tokens(np.array([i]))[0] for one, i in zip(source, draw.index, strict=True)])
+            assert np.array_equal(batch.tokens_BT1, rows[rank::world])
+            assert (batch.rows, batch.old_rows) == (8, int(draw.is_old.sum()))
+        assert step == 11
+
+
+def test_a_reader_that_fails_says_so(files: tuple[str, str]) -> None:
+    options = Run(learning_rate=1e-3, old_rate=0.5, batch_rows=8)
+    with pytest.raises(StageError, match="no rows"):
+        next(batches(0, options, None, open_rows(files[1])))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("files")
+    old = write_rows(folder / "old.arrow", language(1, 13))
+    return old, write_rows(folder / "new.arrow", language(5, 17, seed=1))

@@ -26,6 +26,7 @@ def write_rows(path: Path, tokens_NT1: np.ndarray, domain: str = "en", batch: in
         "tokens": int(tokens_NT1.size),
         "bytes": 2 * count * (width - 1),
         "domain": domain,
+        "language": domain,
         "split": "train",
     } | changes
     columns = [("tokens", pa.list_(pa.uint16(), width)), ("bytes", pa.int32()), ("document", pa.int64())]
@@ -53,10 +54,11 @@ def language(step: int, rows: int, seed: int = 0) -> np.ndarray:
 
 
 def write_tokenizer(folder: Path) -> str:
-    from tokenizers import Tokenizer, models
+    from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.WordLevel({SEPARATOR: 0} | {str(i): i for i in range(1, VOCABULARY)}))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SEPARATOR)
     fast.save_pretrained(folder)
     return str(folder)

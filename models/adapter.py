@@ -1,0 +1,153 @@
+"""What was added to a backbone, apart from it: attached again, or kept in a small folder of its own.
+
+The folder holds `adapter.safetensors` (bf16, `0.NAME` of the first addition, `1.NAME` of the second, …) and
+`adapter.json`: the backbone, and for each addition how it is made, its languages and how it was trained.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.backbone import COMPUTE, load_backbone, make_readable, unique_parameters, weights_digest
+from models.extend import ExtendError, Extension, extend, load_trainable
+
+FORMAT = 1
+
+
+class AdapterError(ValueError):
+    """A folder that is no adapter, or one that does not fit its backbone; the message says why."""
+
+
+@dataclass(frozen=True)
+class Addition:
+    """One extension: `how` are the arguments of extend(), `about` is what a reader should know of it.
+
+    about: languages {old, new} and training (options, tokens, versions, …), as plain JSON data.
+    """
+
+    how: dict[str, Any]
+    state: dict[str, Tensor]
+    about: dict[str, Any]
+
+
+def attach(model: Any, additions: list[Addition], dtype: torch.dtype = COMPUTE) -> list[Extension]:
+    """Add all of them in order, in place; the model is then all in `dtype`, frozen and ready for inference.
+
+    Raises ExtendError where weights do not fit.
+    """
+    found: list[Extension] = []
+    for addition in additions:
+        found.append(extend(model, **addition.how))
+        load_trainable(model, addition.state)
+        _round(model, dtype)
+    _round(model, dtype)
+    model.requires_grad_(False).eval()
+    return found
+
+
+def _round(model: Any, dtype: torch.dtype) -> None:
+    """Weights to `dtype`: them alone, since in bf16 the rotary frequencies would turn far positions wrong."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+def describe_backbone(model: Any) -> dict[str, Any]:
+    """What a backbone must have in common with the one that an adapter was trained on."""
+    config = model.config.get_text_config()
+    return {
+        "architecture": type(model).__name__,
+        "hidden_size": config.hidden_size,
+        "layers": config.num_hidden_layers,
+        "vocabulary": len(model.get_input_embeddings().weight),
+        "parameters": unique_parameters(model),
+        "digest": weights_digest(model),
+    }
+
+
+def save_adapter(
+    folder: str | Path, source: str, revision: str | None, backbone: Any, additions: list[Addition]
+) -> None:
+    """Write the folder. `backbone` is the model of `source` and `revision` in bf16; it gets the additions."""
+    about = {"source": source, "revision": revision, **describe_backbone(backbone)}
+    extensions = attach(backbone, additions)
+    entries = [
+        {
+            "how": addition.how,
+            "width": extension.width,
+            "extra_parameters": extension.extra_parameters,
+            "true_fraction": extension.fraction,
+            **addition.about,
+        }
+        for addition, extension in zip(additions, extensions, strict=True)
+    ]
+    tensors = {
+        f"{number}.{name}": weight.to(COMPUTE)
+        for number, addition in enumerate(additions)
+        for name, weight in addition.state.items()
+    }
+    save_file(tensors, Path(folder) / "adapter.safetensors", metadata={"format": "pt"})
+    make_readable(folder)
+    text = json.dumps({"format": FORMAT, "backbone": about, "additions": entries}, indent=1, ensure_ascii=False)
+    (Path(folder) / "adapter.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_adapter(folder: str | Path) -> tuple[dict[str, Any], list[Addition]]:
+    """The backbone's description and the additions. Raises AdapterError where the folder is no whole adapter."""
+    try:
+        content = json.loads((Path(folder) / "adapter.json").read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise AdapterError(f"{folder}: format {content['format']}, but this program reads {FORMAT}; update it")
+        tensors = load_file(Path(folder) / "adapter.safetensors")
+        additions = []
+        for number, entry in enumerate(content["additions"]):
+            prefix = f"{number}."
+            state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            about = {key: value for key, value in entry.items() if key != "how"}
+            additions.append(Addition(entry["how"], state, about))
+        return content["backbone"], additions
+    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise AdapterError(f"{folder}: not a saved adapter, or a damaged one ({error})") from None
+
+
+def load_adapter(
+    folder: str | Path, backbone: str | None = None, attention: str = "eager", dtype: torch.dtype = COMPUTE
+) -> Any:
+    """The backbone with the adapter of `folder` attached, in `dtype`, ready for inference, on the CPU.
+
+    backbone: where it lies now; None: the hub id or folder that the adapter names. Raises AdapterError
+    where that is another model than the adapter was trained on, and says in what they differ.
+    """
+    about, additions = read_adapter(folder)
+    source, revision = (about["source"], about["revision"]) if backbone is None else (backbone, None)
+    try:
+        model = load_backbone(source, revision, attention=attention)
+    except (OSError, ValueError) as error:
+        raise AdapterError(
+            f"{folder}: its backbone {source} cannot be loaded ({error}); say where it is"
+        ) from None
+    check_backbone(folder, about, model, source)
+    try:
+        attach(model, additions, dtype)
+    except (ExtendError, TypeError) as error:
+        raise AdapterError(f"{folder}: does not fit {source}: {error}") from None
+    return model
+
+
+def check_backbone(folder: str | Path, about: dict[str, Any], model: Any, source: str) -> None:
+    """Raises AdapterError unless the model is the backbone that `about` describes."""
+    found = describe_backbone(model)
+    differences = [f"{key} is {found[key]}, not {about.get(key)}" for key in found if found[key] != about.get(key)]
+    if differences:
+        if len(differences) == 1:  # the digest alone: same architecture, other weights
+            differences = ["its weights are others, though the architecture is the same"]
+        raise AdapterError(
+            f"{folder}: trained on {about.get('source')}, and {source} is another model: {', '.join(differences)}"
+        )

@@ -1,0 +1,57 @@
+"""What a training costs, by METHOD, Cost: floating point operations a token, and memory.
+
+A model need not have weights for it: the `meta` device is enough.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from models.extend import decoder_layers
+
+# Of one H100 in dense bf16, as NVIDIA gives it.
+H100_FLOPS = 989e12
+
+
+def flops_per_token(model: Any, row_tokens: int) -> int:
+    """6 for each trainable weight of a matrix product, 4 for each frozen one, and attention over T tokens.
+
+    The weights that only look up (embeddings) or scale (norms) take no part. Required operations, so
+    nothing for recomputation; attention over all T, though half of it is masked, as is usual. What needs
+    no backward pass below the first block is counted all the same: a part of one layer.
+    """
+    weights = [linear.weight for linear in _linears(model)]
+    products = sum((6 if weight.requires_grad else 4) * weight.numel() for weight in weights)
+    return products + attention_flops(model, row_tokens)
+
+
+def attention_flops(model: Any, row_tokens: int) -> int:
+    """Of a token: the scores and the values of T tokens, forward and backward, in all layers."""
+    config = model.config.get_text_config()
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 12 * config.num_hidden_layers * config.num_attention_heads * int(head) * row_tokens
+
+
+def state_bytes(model: nn.Module) -> int:
+    """Of weights, gradients and AdamW: 2 for each frozen weight (bf16), 16 for each trainable one (fp32)."""
+    return sum((16 if weight.requires_grad else 2) * weight.numel() for weight in model.parameters())
+
+
+def activation_bytes(model: Any, checkpointing: bool) -> int:
+    """Of a token in training, about: what goes into and comes out of each linear module, in bf16.
+
+    With activation checkpointing, the layers' inputs and the inside of one layer.
+    """
+    layers = decoder_layers(model)
+    inside = [2 * sum(sum(linear.weight.shape) for linear in _linears(layer)) for layer in layers]
+    if not checkpointing:
+        return sum(inside)
+    return max(inside) + 2 * len(layers) * int(model.config.get_text_config().hidden_size)
+
+
+def _linears(module: nn.Module) -> list[Any]:
+    from transformers.pytorch_utils import Conv1D
+
+    return [child for child in module.modules() if isinstance(child, nn.Linear | Conv1D)]

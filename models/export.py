@@ -1,0 +1,231 @@
+"""Export: a folder that transformers loads without this toolkit.
+
+What can be is folded into a plain model: LoRA into the weights it adapts, blocks without a gate into a wider
+FFN (the same sums in another order). Blocks with a gate cannot be: their model comes with its code.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models import exported
+from models.adapter import Addition
+from models.backbone import make_readable
+from models.block import NeutralBlock
+from models.extend import ACTIVATIONS, POST_NORMS, ExtendedFFN, decoder_layers, merge_lora, plain_ffn
+
+CODE = "modeling_neutral.py"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the model card says besides the sizes. `measures`: bits per byte by domain, before and after."""
+
+    name: str
+    backbone: str
+    revision: str | None
+    additions: list[Addition]
+    measures: dict[str, tuple[float, float]]
+
+
+def export(model: Any, tokenizer: Any, folder: str | Path, card: Card) -> bool:
+    """Write an extended model (models.adapter.attach) to an empty folder; the model itself is changed.
+
+    Returns whether it is a plain one, that needs no code of its own.
+    """
+    merge_lora(model)
+    plain = fold(model)
+    about = {} if plain else describe_blocks(model)
+    class_name = type(model).__name__
+    # Names as they are in memory: the renaming to a hub's older names is undone for native classes alone.
+    model.save_pretrained(folder, save_original_format=plain)
+    make_readable(folder)
+    tokenizer.save_pretrained(folder)
+    if not plain:
+        source = Path(exported.__file__).read_text(encoding="utf-8")
+        code = source.replace("import LlamaForCausalLM as", f"import {class_name} as")
+        (Path(folder) / CODE).write_text(code, encoding="utf-8")
+        entry = f"{Path(CODE).stem}.{exported.ExtendedForCausalLM.__name__}"
+        _change_config(
+            Path(folder),
+            architectures=[exported.ExtendedForCausalLM.__name__],
+            auto_map={"AutoModelForCausalLM": entry},
+            neutral_residues=about,
+        )
+    (Path(folder) / "README.md").write_text(_card(card, plain), encoding="utf-8")
+    return plain
+
+
+def _change_config(folder: Path, **entries: Any) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | entries
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def describe_blocks(model: Any) -> dict[str, Any]:
+    """What models/exported.py must know to build the model: the layers' place, and their blocks, inner first."""
+    layers = decoder_layers(model)
+    path = next(name for name, module in model.named_modules() if module is layers[0]).rpartition(".")[0]
+    ffn = plain_ffn(layers[0].mlp)
+    norm = next((name for name in POST_NORMS if hasattr(layers[0], name)), None)
+    blocks = [
+        {
+            "width": one.block.up_proj.out_features,
+            "gate": one.block.gate_name,
+            "bias": one.block.gate is not None and one.block.gate.bias is not None,
+            "norm": norm if one.waiting is not None else None,
+        }
+        for one in _extensions(layers[0])
+    ]
+    activation = next(name for name in ACTIVATIONS if callable(getattr(ffn, name, None)))
+    return {"layers": path, "activation": activation, "blocks": blocks}
+
+
+def _extensions(layer: Any) -> list[ExtendedFFN]:
+    """What was added to a layer's FFN, the first one first."""
+    found: list[ExtendedFFN] = []
+    ffn = layer.mlp
+    while isinstance(ffn, ExtendedFFN):
+        found.insert(0, ffn)
+        ffn = ffn.ffn
+    return found
+
+
+# Folding ------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def fold(model: Any) -> bool:
+    """Turn blocks without a gate into more width of the FFNs, in place. Returns whether none is left.
+
+    Exact but for the order of the sums. All blocks or none are folded: where one has a gate, is added behind
+    a norm, or stands beside an FFN that is not gated as it is, the model stays as it is.
+    """
+    layers = decoder_layers(model)
+    config = model.config.get_text_config()
+    if not _extensions(layers[0]):
+        return True
+    if not all(_folds(layer, config) for layer in layers):
+        return False
+    for layer in layers:
+        ffn: Any = plain_ffn(layer.mlp)
+        for extension in _extensions(layer):
+            _widen(ffn, extension.block)
+        layer.mlp = ffn
+    config.intermediate_size = layers[0].mlp.down_proj.in_features
+    return True
+
+
+def _folds(layer: Any, config: Any) -> bool:
+    if any(one.block.gate is not None or one.waiting is not None for one in _extensions(layer)):
+        return False
+    ffn: Any = plain_ffn(layer.mlp)
+    linear = {name for name, module in ffn.named_children() if isinstance(module, nn.Linear)}
+    if linear != {"gate_proj", "up_proj", "down_proj"} or not callable(getattr(ffn, "act_fn", None)):
+        return False
+    x_ND = torch.linspace(-2, 2, 4 * ffn.gate_proj.in_features).view(4, -1).to(ffn.gate_proj.weight)
+    as_a_block_ND = ffn.down_proj(ffn.act_fn(ffn.gate_proj(x_ND)) * ffn.up_proj(x_ND))
+    same = torch.equal(ffn(x_ND), as_a_block_ND)
+    return same and getattr(config, "intermediate_size", None) == ffn.down_proj.in_features
+
+
+def _widen(ffn: Any, block: NeutralBlock) -> None:
+    """METHOD, Block without a gate: act(gate x) * up x is taken width by width, and down sums them."""
+    dtype = ffn.down_proj.weight.dtype
+    width = block.up_proj.out_features
+    for name in ("gate_proj", "up_proj"):
+        linear = getattr(ffn, name)
+        linear.weight = _joined(linear.weight, getattr(block, name).weight.to(dtype), 0)
+        if linear.bias is not None:
+            linear.bias = _joined(linear.bias, linear.bias.new_zeros(width), 0)
+        linear.out_features += width
+    ffn.down_proj.weight = _joined(ffn.down_proj.weight, block.down_proj.weight.to(dtype), 1)
+    ffn.down_proj.in_features += width
+    ffn.intermediate_size = ffn.down_proj.in_features
+
+
+def _joined(one: Tensor, other: Tensor, dimension: int) -> nn.Parameter:
+    return nn.Parameter(torch.cat([one, other], dimension), requires_grad=False)
+
+
+# The card -----------------------------------------------------------------------------------------
+
+
+def _card(card: Card, plain: bool) -> str:
+    languages = list(dict.fromkeys(language for one in card.additions for language in _spoken(one)))
+    front = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "base_model": card.backbone,
+        **({"language": languages} if languages else {}),
+        "tags": ["neutral-residues"],
+    }
+    header = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items())
+    trust = "" if plain else ", trust_remote_code=True"
+    revision = f" (revision `{card.revision}`)" if card.revision else ""
+    code = (
+        "It is a plain model of its architecture, and needs no code of its own."
+        if plain
+        else f"It needs the code in `{CODE}`, which comes with it and imports torch and transformers alone."
+    )
+    added = "\n".join(_row(number, one) for number, one in enumerate(card.additions, 1))
+    return f"""---
+{header}
+---
+
+# {card.name}
+
+`{card.backbone}`{revision}, extended to another language as in *Neutral Residues: Revisiting Adapters for Model
+Extension* (Signe Talla, Jégou, Grave). {code}
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder", dtype="auto"{trust})
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+```
+
+| # | method | gate | extra weights | from | to | learning rate | steps | tokens |
+|---:|---|---|---:|---|---|---:|---:|---:|
+{added}
+{_measures(card.measures)}
+The license of the backbone and the terms of the training text apply.
+"""
+
+
+def _spoken(addition: Addition) -> list[str]:
+    languages = addition.about.get("languages") or {}
+    return [*languages.get("old", []), *([languages["new"]] if "new" in languages else [])]
+
+
+def _row(number: int, addition: Addition) -> str:
+    training = addition.about.get("training", {})
+    options, how = training.get("options", {}), addition.how
+    *old, new = _spoken(addition) or ["?"]
+    gate = how["gate"] if how["method"] == "neutral" else ""
+    share = f"{training['true_fraction']:.1%}" if training.get("true_fraction") else ""
+    cells = [number, how["method"], gate, share, ", ".join(old), new]
+    cells += [options.get("learning_rate", ""), options.get("steps", ""), f"{training.get('tokens', 0):,}"]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _measures(measures: dict[str, tuple[float, float]]) -> str:
+    if not measures:
+        return ""
+    rows = "\n".join(
+        f"| {name} | {before:.3f} | {after:.3f} | {after - before:+.3f} |"
+        for name, (before, after) in measures.items()
+    )
+    return f"""
+Bits per byte of held-out documents, lower is better:
+
+| domain | backbone | this model | change |
+|---|---:|---:|---:|
+{rows}
+"""

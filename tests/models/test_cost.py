@@ -1,0 +1,42 @@
+"""The formula of METHOD, Cost, against the operations that torch counts."""
+
+import pytest
+import torch
+from tiny import make, tokens
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.cost import activation_bytes, attention_flops, flops_per_token, state_bytes
+from models.extend import decoder_layers, extend
+from models.loss import sum_nll
+
+
+def weights(*modules: torch.nn.Module) -> int:
+    return sum(weight.numel() for module in modules for weight in module.parameters() if weight.ndim == 2)
+
+
+@pytest.mark.parametrize("name", ["Llama", "Qwen3", "Gemma", "Phi", "GPTNeoX", "GPT2"])
+@pytest.mark.parametrize("method", ["finetune", "neutral"])
+def test_flops_are_those_that_torch_counts(name: str, method: str) -> None:
+    model = make(name)
+    extend(model, method, fraction=0.5)
+    rows, length = 2, 8
+    with FlopCounterMode(display=False) as counter:
+        sum_nll(model, tokens(rows, length + 1)).backward()
+    layer = decoder_layers(model)[0]
+    unneeded = 0
+    if method == "neutral":  # nothing needs a gradient below the first block
+        attention = next(child for key, child in layer.named_children() if "att" in key and weights(child))
+        block = layer.mlp.block
+        first = weights(attention, layer.mlp.ffn, block.gate_proj, block.up_proj, block.gate)
+        unneeded = 2 * first + attention_flops(model, length) * 2 // 3 // 2
+    assert counter.get_total_flops() == rows * length * (flops_per_token(model, length) - unneeded)
+
+
+def test_memory() -> None:
+    model = make("Llama")
+    backbone = sum(weight.numel() for weight in model.parameters())
+    extension = extend(model, "adapter", fraction=0.5)
+    assert state_bytes(model) == 2 * backbone + 16 * extension.extra_parameters
+    attention, ffn, block = 2 * (16 + 16) + 2 * (16 + 8), 3 * (16 + 24), 3 * (16 + extension.width)
+    assert activation_bytes(model, checkpointing=False) == 2 * 2 * (attention + ffn + block)
+    assert activation_bytes(model, checkpointing=True) == 2 * (attention + ffn + block) + 2 * 2 * 16

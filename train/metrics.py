@@ -1,0 +1,76 @@
+"""What a training tells about itself: lines of JSON, curves for TensorBoard, and the blocks' statistics."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.block import Statistics
+from train.distributed import add_over_ranks
+
+Line = dict[str, Any]
+
+
+@contextmanager
+def metrics_log(folder: str | Path, lines: list[Line]) -> Iterator[Callable[[Line], None]]:
+    """metrics.jsonl and TensorBoard's events in `folder`, begun anew with `lines`; yields what adds a line."""
+    from tensorboardX import SummaryWriter
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("events.out.tfevents.*"):
+        old.unlink()
+    with (
+        (folder / "metrics.jsonl").open("w", encoding="utf-8", buffering=1) as file,
+        SummaryWriter(str(folder)) as events,
+    ):
+
+        def add(line: Line) -> None:
+            file.write(json.dumps(line) + "\n")
+            for name, value in _scalars(line):
+                events.add_scalar(name, value, line["step"])
+
+        for line in lines:
+            add(line)
+        yield add
+
+
+def _scalars(line: Line) -> Iterator[tuple[str, float]]:
+    for name, value in line.items():
+        if name == "evaluation":
+            for domain, measures in value.items():
+                yield from ((f"{measure}/{domain}", number) for measure, number in measures.items())
+        elif name != "step":
+            yield f"train/{name}", value
+
+
+def summarise(statistics: list[Statistics], old: int, new: int, model: Any) -> dict[str, float]:
+    """Means over tokens and layers of the step, all ranks together: l1 (also over width), gate_old, gate_new.
+
+    lm_gradient and l1_gradient are the norms of those two parts of the gradient at the blocks' outputs on old
+    tokens, all layers together, and l1_ratio is the second over the first. `old` and `new` count the step's
+    tokens.
+    """
+    forward = [sums for one in statistics for sums in one.forward.values()]
+    if not forward:
+        return {}
+    layers, size = len(statistics[0].forward), model.config.get_text_config().hidden_size
+    backward = [squares for one in statistics for squares in one.backward.values()]
+    sums = torch.cat([torch.stack(each).double().sum(0) for each in (forward, backward) if each])
+    add_over_ranks([sums])
+    absolute, gate_old, gate_new, *squares = sums.tolist()
+    found: dict[str, float] = {}
+    if old:
+        found |= {"l1": absolute / (old * layers * size), "gate_old": gate_old / (old * layers)}
+    if new:
+        found["gate_new"] = gate_new / (new * layers)
+    if squares and old:
+        lm, l1 = map(math.sqrt, squares)
+        found |= {"lm_gradient": lm, "l1_gradient": l1, "l1_ratio": l1 / lm if lm else 0.0}
+    return found
