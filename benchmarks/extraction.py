@@ -25,7 +25,7 @@ from benchmarks.report import write
 from pipeline.sample import fetch_language_model
 
 ROUNDS = 3
-REPEATS = 6  # of the mixed crawl, for two workers: a crawl long enough to forget the start of the cluster
+REPEATS = 4  # of the mixed crawl, for two workers: a crawl long enough to forget the start of the cluster
 
 
 def run(tool: str, warcs: list[str], model: str, python: str = sys.executable, workers: int = 1) -> dict[str, Any]:

@@ -74,3 +74,8 @@ def language_id(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("language") / "lid.176.ftz"
     fetch_language_model(str(path), str(ROOT / "downloads"))
     return str(path)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of the workflow, which take longest, first: the others fill the second process meanwhile."""
+    items.sort(key=lambda item: item.path.name != "test_workflow.py")
