@@ -3,8 +3,8 @@
     python -m benchmarks.extraction --output docs/benchmarks/extraction --peers .venv-peers/bin/python
 
 makes the crawls from packages (benchmarks/crawl.py), runs every tool in a process of its own, in turns, and takes
-the median of its times. benchmarks/peers.txt says how to make the peers' environment; without it datatrove is
-left out, in words.
+the median of its times (of two: their mean). benchmarks/peers.txt says how to make the peers' environment; without
+it datatrove is left out, in words.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.crawl import make_crawl
 from benchmarks.report import write
 from pipeline.sample import fetch_language_model
 
-ROUNDS = 3
+ROUNDS = 2
 REPEATS = 4  # of the mixed crawl, for two workers: a crawl long enough to forget the start of the cluster
 
 

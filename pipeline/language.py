@@ -14,7 +14,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-SAMPLE_BYTES, SAMPLE_CHARS = 100_000, 800
+SAMPLE_BYTES, SAMPLE_CHARS = 100_000, 600
 TOO_SHORT = 100  # characters of a sample that tell nothing
 RUN = re.compile(rb"<(?!script|style|!--)[^<>]*>([^<]{20,})", re.IGNORECASE)
 LANG = re.compile(rb"""<html[^>]{0,500}?\blang\s*=\s*["']?([a-z]{2,3})\b""", re.IGNORECASE)
