@@ -123,8 +123,7 @@ def reduce_hashes(
     """For each hash file a file of the same name in the folder `output`: what to drop; and the index."""
     for path in (*hashes, *options.against):
         _check_keys(options, path)
-    tables = [_map_file(path) for path in hashes]
-    size = sum(map(len, (*tables, *map(_map_file, options.against))))
+    size = sum(len(_map_file(path)) for path in (*hashes, *options.against))
     buckets = -(-size // HASHES_PER_BUCKET) or 1
     # The bounds are Python integers, since the last is 2**64.
     bounds = [(bucket << 64) // buckets for bucket in range(buckets + 1)]
@@ -137,10 +136,11 @@ def reduce_hashes(
     ]
     ends = map_items(_reduce_bucket, jobs, workers, scheduler, "reduce", "buckets")
     found = [np.load(job[4] + ".found.npy", mmap_mode="r") for job in jobs]
-    for position, (path, table) in enumerate(zip(hashes, tables, strict=True)):
+    for position, path in enumerate(hashes):
         # The buckets of a hash file, one after the other, are the file.
         own = [f[end[position] : end[position + 1]] for f, end in zip(found, ends, strict=True)]
-        _write_verdicts(str(Path(output, Path(path).name)), table, np.concatenate(own))
+        # Mapped one at a time, so that the process holds no more pages of a large crawl than of a small one.
+        _write_verdicts(str(Path(output, Path(path).name)), _map_file(path), np.concatenate(own))
     schema = stamp(INDEX_SCHEMA, "dedup-reduce", {"normalize": options.normalize})
     unique = (pa.record_batch([np.load(job[4] + ".unique.npy")], schema=INDEX_SCHEMA) for job in jobs)
     write_batches(index, schema, unique, compression=None)
