@@ -32,6 +32,7 @@ ENTRIES = manifest(OPTIONS.crawl.warcs)[0] or [sample_files(OUT, OPTIONS.sample.
 
 include: "pipeline/pipeline.smk"
 include: "train/train.smk"
+include: "train/paper.smk"
 
 
 rule all:

@@ -13,6 +13,11 @@ BACKBONE = File("backbone", "folder of the backbone")
 RUN = File("run", "folder of the run")
 RUNS_BACKBONE = File("backbone", "where the run's backbone lies now, if it was moved", required=False)
 
+GRID = File("grid", "the paper's tables and figures, as configs/paper/grid.yaml")
+TARGET = File("target", "name of one of them", metavar="NAME")
+GRID_RUNS = File("runs", "folders of its runs, row after row, for each row one a seed", many=True)
+GRID_OUTPUT = File("output", "where to write, without the ending")
+
 STAGES = (
     Stage(
         "tokenizer",
@@ -174,6 +179,27 @@ example:
         ),
         options.Report,
         "report",
+    ),
+    Stage(
+        "table",
+        "Write a table or figure of the paper from its runs: Markdown, CSV and a plot.",
+        "train.tables:write_table",
+        (
+            GRID,
+            TARGET,
+            GRID_RUNS,
+            File("evaluations", "their evaluations, in the same order", many=True),
+            File("base", "evaluation of the backbone"),
+            File("forgetting", "domain that measures forgetting"),
+            File("learning", "domain that measures learning"),
+            GRID_OUTPUT,
+        ),
+    ),
+    Stage(
+        "spectrum",
+        "Write the singular values of the gating matrices of runs: Markdown, CSV and a plot.",
+        "train.spectrum:write_spectrum",
+        (GRID, TARGET, GRID_RUNS, BACKBONE, GRID_OUTPUT),
     ),
     Stage(
         "schema",

@@ -64,6 +64,55 @@ def trade_off(points: Rows, forgetting: str, learning: str) -> Any:
     return alt.layer(way, steps, rates, ends, names).add_params(pick).properties(width=WIDTH, height=380)
 
 
+def paper_trade_off(points: Rows, forgetting: str, learning: str) -> Any:
+    """A table of the paper as a plot: learning against forgetting, ours and the paper's side by side.
+
+    Points: source, label, method, order (of the row), kind (a row's mean, or a single run of it), forgetting,
+    learning. The means of a method are joined in the order of the rows.
+    """
+    colour, shape = _by_method(points)
+    panels = []
+    for source in dict.fromkeys(point["source"] for point in points):
+        own = [point for point in points if point["source"] == source]
+        near = alt.Scale(zero=False, padding=30)
+        base = alt.Chart(alt.Data(values=own)).encode(
+            x=alt.X(
+                "forgetting:Q", title=f"{forgetting if source == 'ours' else 'EN'} (right: forgets)", scale=near
+            ),
+            y=alt.Y("learning:Q", title=f"{learning if source == 'ours' else 'FR'} (down: learns)", scale=near),
+            color=colour,
+        )
+        means = base.transform_filter("datum.kind == 'mean'")
+        marks = [
+            means.mark_line(strokeWidth=1.5, opacity=0.5).encode(order="order:Q"),
+            base.mark_point(size=22, filled=True, opacity=0.6).transform_filter("datum.kind == 'run'"),
+            means.mark_point(size=90, filled=True).encode(shape=shape),
+            means.mark_text(align="left", dx=7, dy=-5, fontSize=9).encode(text="label:N"),
+        ]
+        panels.append(alt.layer(*marks).properties(width=420, height=360, title=f"{source}, bits per byte"))
+    return alt.hconcat(*panels, background="white")
+
+
+def spectra(points: Rows) -> Any:
+    """Figure 3 of the paper: singular values over the largest, a panel a layer.
+
+    Points: label, layer, share (of the values that are greater), value.
+    """
+    labels = list(dict.fromkeys(point["label"] for point in points))
+    colours = alt.Scale(domain=labels, range=list(COLOURS[: len(labels)]))
+    lines = alt.Chart(alt.Data(values=points)).mark_line(strokeWidth=2)
+    return (
+        lines.encode(
+            x=alt.X("share:Q", title="rank, over the number of values"),
+            y=alt.Y("value:Q", title="singular value over the greatest"),
+            color=alt.Color("label:N", title=None, scale=colours),
+        )
+        .properties(width=220, height=160)
+        .facet(facet=alt.Facet("layer:O", title="layer"), columns=4)
+        .properties(background="white")
+    )
+
+
 def curves(points: Rows, value: str, title: str) -> Any:
     """One measure over the steps of training, a line a run. Points: model, method, step and the value."""
     colour, _ = _by_method(points)

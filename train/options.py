@@ -228,6 +228,18 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Paper:
+    """The paper's tables and figures: configs/paper/grid.yaml changes these runs row by row."""
+
+    seeds: list[int] = option([0], "seeds of every run; the tables then show means and ranges", low=0)
+    runs: dict[str, Run] = option({}, "a run of each method to start from; none: those of extend.runs")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            yield "seeds", f"{self.seeds} has none or one twice; give different numbers"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """The whole config file."""
 
@@ -247,6 +259,7 @@ class Config:
     extend: Extend = option(doc="the runs")
     evaluate: Evaluate = option(Evaluate, "what is measured")
     report: Report = option(Report, "the report")
+    paper: Paper = option(Paper, "the paper's tables and figures")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         used = {

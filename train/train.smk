@@ -1,11 +1,16 @@
 # The model wing: shards -> rows -> backbone -> runs -> evaluation -> report. `python -m train STAGE`.
 from train.options import new_domain, old_domains
+from train.paper import plan, with_runs
 from train.workflow import domain_shards, gpus, stage_options
 
 PRETRAIN = OPTIONS.backbone.pretrain
 BACKBONE = f"{OUT}/backbone"
 TOKENIZER = f"{OUT}/tokenizer" if PRETRAIN else BACKBONE
 RUNS = OPTIONS.extend.runs
+GRID = "configs/paper/grid.yaml"
+PAPER = plan(OPTIONS, GRID)
+# The config's runs, and those of the paper's tables (paper.smk): trained and evaluated by the same rules.
+TRAINED = with_runs(OPTIONS, PAPER)
 EVAL_DOMAINS = eval_domains(OPTIONS)
 EVAL_ROWS = [f"{OUT}/tokens/{domain}/validation.arrow" for domain in EVAL_DOMAINS]
 EVAL_FLAGS = [f"{domain}={path}" for domain, path in zip(EVAL_DOMAINS, EVAL_ROWS)]
@@ -170,12 +175,12 @@ rule extend_run:
         backbone=BACKBONE,
         old=lambda wildcards: [
             f"{OUT}/tokens/{domain}/train.arrow"
-            for domain in old_domains(OPTIONS.extend, wildcards.run)
+            for domain in old_domains(TRAINED.extend, wildcards.run)
         ],
-        new=lambda wildcards: f"{OUT}/tokens/{new_domain(OPTIONS.extend, wildcards.run)}/train.arrow",
+        new=lambda wildcards: f"{OUT}/tokens/{new_domain(TRAINED.extend, wildcards.run)}/train.arrow",
         base=lambda wildcards: (
-            f"{OUT}/runs/{RUNS[wildcards.run].base}/weights.safetensors"
-            if RUNS[wildcards.run].base
+            f"{OUT}/runs/{TRAINED.extend.runs[wildcards.run].base}/weights.safetensors"
+            if TRAINED.extend.runs[wildcards.run].base
             else []
         ),
         validation=EVAL_ROWS,
@@ -187,12 +192,12 @@ rule extend_run:
         f"{OUT}/logs/extend/{{run}}.log",
     benchmark:
         f"{OUT}/benchmarks/extend/{{run}}.tsv"
-    threads: lambda wildcards: RUNS[wildcards.run].threads
+    threads: lambda wildcards: TRAINED.extend.runs[wildcards.run].threads
     resources:
         mem_mb=6000,
-        gpu=lambda wildcards: gpus(RUNS[wildcards.run].device),
+        gpu=lambda wildcards: gpus(TRAINED.extend.runs[wildcards.run].device),
     params:
-        options=lambda wildcards: flags(stage_options(OPTIONS, wildcards.run)),
+        options=lambda wildcards: flags(stage_options(TRAINED, wildcards.run)),
         validation=EVAL_FLAGS,
         folder=lambda wildcards, output: Path(output.run).parent,
         code=fingerprint("train.trainer"),

@@ -3,13 +3,13 @@
 from typing import Any
 
 import pytest
-import yaml
 from conftest import ROOT
 
 from models.backbone import unique_parameters
 from pipeline.config import read, read_yaml
 from train.cost import cost_rows, print_cost, sketch
-from train.options import Config, Run
+from train.options import METHODS, Config, Run
+from train.paper import plan
 
 PAPER = ROOT / "configs" / "paper"
 # Table 9, and the numbers of weights: 0.96B is ours, Gemma-2B's is 2.51B as published.
@@ -49,44 +49,48 @@ def test_cost_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "| neutral | 3,007M | 501M |" in capsys.readouterr().out
 
 
-# Table, row, name of the run, and what makes the row.
-ROWS: list[tuple[int, str, str, dict[str, Any]]] = [
-    *((1, f"p {p}", name, {"method": "adapter", "old_rate": p}) for p, name in (
-        (0, "adapter-p0"), (0.01, "adapter-p0.01"), (0.1, "adapter"), (0.5, "adapter-p0.5"))),
-    *((2, f"{method} p {p}", method + suffix, {"method": method, "old_rate": p})
-      for method in ("finetune", "lora", "adapter", "neutral") for p, suffix in ((0, "-p0"), (0.1, ""))),
-    *((3, f"+{share:.0%}", name, {"method": "neutral", "fraction": share}) for share, name in (
-        (0.05, "neutral-5"), (0.1, "neutral-10"), (0.2, "neutral"), (0.5, "neutral-50"))),
-    (6, "none, l1", "none-l1-he", {"gate": "none", "alpha": 100, "init": "he"}),
-    (6, "none, l1, our init", "none-l1", {"gate": "none", "alpha": 100, "init": "low_variance"}),
-    (6, "sigmoid, CE", "sigmoid-ce-he", {"gate": "sigmoid", "alpha": 0, "beta": 1, "init": "he"}),
-    (6, "sigmoid, CE, our init", "sigmoid-ce", {"gate": "sigmoid", "alpha": 0, "beta": 1, "init": "low_variance"}),
-    (6, "sigmoid, l1, CE, our init", "sigmoid-ce-l1",
-     {"gate": "sigmoid", "alpha": 100, "beta": 1, "init": "low_variance"}),
-    (6, "ELU, l1", "elu-l1-he", {"gate": "elu", "alpha": 100, "init": "he"}),
-    (6, "ELU, our init", "elu", {"gate": "elu", "alpha": 0, "init": "low_variance"}),
-    (6, "ELU, l1, our init", "neutral", {"gate": "elu", "alpha": 100, "init": "low_variance"}),
-    *((7, f"alpha {alpha}", name, {"gate": "elu", "alpha": alpha}) for alpha, name in (
-        (0, "elu"), (1, "neutral-alpha1"), (10, "neutral-alpha10"), (100, "neutral"),
-        (1000, "neutral-alpha1000"))),
-    *((8, f"{method} {rate}", name, {"method": method, "learning_rate": float(rate)})
-      for method, own in (("finetune", "2e-4"), ("lora", "5e-5"), ("adapter", "5e-5"), ("neutral", "5e-5"))
-      for rate in ("2e-5", "5e-5", "2e-4", "5e-4")
-      for name in [method if rate == own else f"{method}-{rate}"]),
+# Table, row, and what makes the row in the paper's own setting.
+ROWS: list[tuple[str, str, dict[str, Any]]] = [
+    *(("table1", f"p{p}", {"method": "adapter", "old_rate": p}) for p in (0, 0.01, 0.1, 0.5)),
+    *(("table2", method + suffix, {"method": method, "old_rate": p})
+      for method in METHODS for p, suffix in ((0, "-p0"), (0.1, ""))),
+    *(("table3", f"f{share}", {"method": "neutral", "fraction": share}) for share in (0.05, 0.1, 0.2, 0.5)),
+    *((table, method, {"method": method}) for table in ("table4", "table5") for method in METHODS),
+    ("table6", "adapter", {"method": "adapter"}),
+    ("table6", "none-l1-he", {"gate": "none", "alpha": 100, "init": "he"}),
+    ("table6", "none-l1", {"gate": "none", "alpha": 100, "init": "low_variance"}),
+    ("table6", "sigmoid-ce-he", {"gate": "sigmoid", "alpha": 0, "beta": 1, "init": "he"}),
+    ("table6", "sigmoid-ce", {"gate": "sigmoid", "alpha": 0, "beta": 1, "init": "low_variance"}),
+    ("table6", "sigmoid-ce-l1", {"gate": "sigmoid", "alpha": 100, "beta": 1, "init": "low_variance"}),
+    ("table6", "elu-l1-he", {"gate": "elu", "alpha": 100, "init": "he"}),
+    ("table6", "elu", {"gate": "elu", "alpha": 0, "init": "low_variance"}),
+    ("table6", "elu-l1", {"gate": "elu", "alpha": 100, "init": "low_variance"}),
+    ("table6", "relu-l1", {"gate": "relu", "alpha": 100, "init": "low_variance"}),
+    *(("table7", f"a{factor}", {"method": "neutral", "gate": "elu", "alpha": alpha})
+      for factor, alpha in (("0", 0), ("0.01", 1), ("0.1", 10), ("1", 100), ("10", 1000))),
+    *((target, f"{method}-{rate}", {"method": method, "learning_rate": float(rate)})
+      for target in ("table8", "figure1") for method in METHODS for rate in ("2e-5", "5e-5", "2e-4", "5e-4")),
+    ("figure3", "adapter", {"method": "adapter"}),
+    ("figure3", "sigmoid-ce", {"gate": "sigmoid", "alpha": 0, "beta": 1, "init": "low_variance"}),
+    ("figure3", "elu-l1", {"gate": "elu", "alpha": 100, "init": "low_variance"}),
+    *(("budgets", f"{method}-{share}", {"method": method, "fraction": share})
+      for method in ("lora", "adapter", "neutral") for share in (0.05, 0.1, 0.2, 0.5)),
 ]  # fmt: skip
 
 
-def test_every_ablation_is_a_run_of_a_config() -> None:
-    data = yaml.safe_load((PAPER / "transf-en.yaml").read_text())
-    data["extend"]["runs"] |= yaml.safe_load((PAPER / "tables.yaml").read_text())["extend"]["runs"]
-    runs = read(Config, data).extend.runs
-    assert {name for _, _, name, _ in ROWS} == set(runs)
-    defaults: dict[str, Any] = {"fraction": 0.2, "old_rate": 0.1, "gate_bias": True, "steps": 100_000}
-    for table, row, name, expected in ROWS:
-        found = {key: getattr(runs[name], key) for key in defaults | expected}
-        assert found == defaults | expected, f"Table {table}, {row}"
-        if table in (6, 7):
-            assert runs[name].method == "neutral"
+@pytest.mark.parametrize("name", list(SETTINGS))
+def test_the_grid_is_the_papers_own_tables_in_the_papers_settings(name: str) -> None:
+    found = plan(read_yaml(Config, PAPER / f"{name}.yaml"), PAPER / "grid.yaml")
+    runs = found.runs | read_yaml(Config, PAPER / f"{name}.yaml").extend.runs
+    assert [(target, row) for target, rows in found.names.items() for row in rows] == [x[:2] for x in ROWS]
+    steps = SETTINGS[name][0][3]
+    defaults: dict[str, Any] = {"fraction": 0.2, "old_rate": 0.1, "gate_bias": True, "steps": steps, "seed": 0}
+    for target, row, expected in ROWS:
+        (run,) = found.names[target][row]
+        expected = defaults | {"method": "neutral", "new": "de" if target == "table5" else None} | expected
+        if target not in ("table8", "figure1"):
+            expected |= {"learning_rate": 2e-4 if expected["method"] == "finetune" else 5e-5}
+        assert {key: getattr(runs[run], key) for key in expected} == expected, f"{target}, {row}"
 
 
 def test_what_the_tables_leave_out_can_be_asked_for_too() -> None:

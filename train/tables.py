@@ -1,0 +1,196 @@
+"""The paper's tables and figures written out: CSV, Markdown and a plot, with the paper's numbers beside ours."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from pipeline.cli import StageError
+from pipeline.config import read_yaml
+from pipeline.files import atomic, read_json, write_text
+from train.claims import verdicts
+from train.paper import BACKBONE, Grid, Target
+
+AXES = ("forgetting", "learning")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run of a row: forgetting and learning in bits per byte, and its own record."""
+
+    seed: int
+    name: str
+    forgetting: float
+    learning: float
+    run: dict[str, Any]
+
+
+Results = dict[str, list[Result]]
+
+ABOUT = "Trained weights and seconds of training are means. Where the paper has numbers, they come last."
+
+
+def write_table(
+    grid: str,
+    target: str,
+    runs: list[str],
+    evaluations: list[str],
+    base: str,
+    forgetting: str,
+    learning: str,
+    output: str,
+) -> None:
+    """Write `output`.md, .csv, .svg and .png of a table or a figure of bits per byte.
+
+    runs are the folders of the target's rows, row after row and for each row one a seed; evaluations are
+    theirs, `base` is the backbone's. Raises StageError where their number does not fit the rows.
+    """
+    from train import charts
+
+    chosen = read_yaml(Grid, grid).targets[target]
+    measured = [measures(read_json(path), forgetting, learning, path) for path in evaluations]
+    results = {
+        key: [result(folder, *pair) for folder, pair in group]
+        for key, group in by_row(chosen, list(zip(runs, measured, strict=True))).items()
+    }
+    backbone = measures(read_json(base), forgetting, learning, base)
+    values = {
+        key: {axis: [getattr(found, axis) for found in seeds] for axis in AXES} for key, seeds in results.items()
+    }
+    text = heading(chosen, target, len(next(iter(results.values()))))
+    text += "Bits per byte of held-out text; `change` is against the backbone. " + ABOUT + "\n\n"
+    text += markdown(chosen, results, backbone, (forgetting, learning)) + "\n"
+    text += verdicts(chosen.claims, values, {key: row.method for key, row in chosen.rows.items()})
+    write_text(f"{output}.md", text)
+    write_text(f"{output}.csv", csv_text(chosen, results, backbone))
+    write_chart(charts.paper_trade_off(plot_points(chosen, results, backbone), forgetting, learning), output)
+
+
+def by_row(target: Target, items: list[Any]) -> dict[str, list[Any]]:
+    """Items in the order of the rows, as many a row as there are seeds. Raises StageError if they do not fit."""
+    seeds, left = divmod(len(items), len(target.rows))
+    if left or not seeds:
+        raise StageError(f"{len(items)} runs for {len(target.rows)} rows; give each row the same number")
+    return {key: items[i * seeds : (i + 1) * seeds] for i, key in enumerate(target.rows)}
+
+
+def measures(evaluation: dict[str, Any], forgetting: str, learning: str, path: str) -> tuple[float, float]:
+    """Bits per byte of both domains. Raises StageError where one was not measured."""
+    for domain in (forgetting, learning):
+        if domain not in evaluation["domains"]:
+            raise StageError(f"{path}: {domain} was not measured; add it to evaluate.others")
+    return evaluation["domains"][forgetting]["bpb"], evaluation["domains"][learning]["bpb"]
+
+
+def result(folder: str, forgetting: float, learning: float) -> Result:
+    run = read_json(Path(folder) / "run.json")
+    return Result(run["options"]["seed"], Path(folder).name, forgetting, learning, run)
+
+
+# The table ----------------------------------------------------------------------------------------
+
+
+def heading(target: Target, name: str, seeds: int) -> str:
+    """Title, the target's own note, and over how many seeds it goes."""
+    notes = [target.note] if target.note else []
+    spread = "each row's mean, and in brackets its least and its greatest" if seeds > 1 else "no spread"
+    return "\n\n".join([f"# {name}: {target.title}", *notes, f"Seeds: {seeds}; {spread}."]) + "\n\n"
+
+
+def markdown(target: Target, results: Results, backbone: tuple[float, float], domains: tuple[str, str]) -> str:
+    """A line a row, the backbone's first."""
+    columns = [cell for domain in domains for cell in (domain, "change")]
+    columns += ["trained weights", "training, s", *(f"paper: {name}" for name in target.columns)]
+    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    own = [cell for value in backbone for cell in (f"{value:.3f}", "")]
+    lines.append(_line("backbone", [*own, "", "", *_paper(target, target.backbone)]))
+    for key, row in target.rows.items():
+        cells = []
+        for axis, start in zip(AXES, backbone, strict=True):
+            values = [getattr(result, axis) for result in results[key]]
+            cells += [spread(values), f"{fmean(values) - start:+.3f}"]
+        runs = [result.run for result in results[key]]
+        cells.append(f"{fmean(r['extra_parameters'] or r['backbone_parameters'] for r in runs):,.0f}")
+        cells.append(f"{fmean(r['seconds'] for r in runs):,.0f}")
+        lines.append(_line(row.label, [*cells, *_paper(target, row.paper)]))
+    return "\n".join(lines) + "\n"
+
+
+def _line(label: str, cells: list[str]) -> str:
+    return f"| {label} | " + " | ".join(cells) + " |"
+
+
+def _paper(target: Target, numbers: list[float]) -> list[str]:
+    return [f"{x:g}" if x >= 2 else f"{x:.3f}" for x in numbers] or [""] * len(target.columns)
+
+
+def spread(values: list[float]) -> str:
+    """The mean, and of several values the least and the greatest."""
+    return f"{fmean(values):.3f}" + (f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else "")
+
+
+def csv_text(target: Target, results: Results, backbone: tuple[float, float]) -> str:
+    """A line a run; what the paper has for its row stands beside it."""
+    rows: list[dict[str, Any]] = [
+        {"row": BACKBONE, "forgetting": backbone[0], "learning": backbone[1]}
+        | _named(target.columns, target.backbone)
+    ]
+    for key, row in target.rows.items():
+        for found in results[key]:
+            options = found.run["options"]
+            rows.append(
+                {"row": key, "label": row.label, "method": row.method, "run": found.name, "seed": found.seed}
+                | {"forgetting": found.forgetting, "learning": found.learning}
+                | {name: options[name] for name in ("learning_rate", "old_rate", "fraction")}
+                | {"gate": options["gate"], "init": options["init"], "alpha": found.run["alpha"]}
+                | {"extra_parameters": found.run["extra_parameters"], "seconds": found.run["seconds"]}
+                | _named(target.columns, row.paper)
+            )
+    return csv_lines(rows)
+
+
+def _named(columns: list[str], numbers: list[float]) -> dict[str, float]:
+    return {f"paper {name}": number for name, number in zip(columns, numbers, strict=False)}
+
+
+def csv_lines(rows: list[dict[str, Any]]) -> str:
+    """Rows as CSV under the union of their keys, in order of appearance."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def plot_points(target: Target, results: Results, backbone: tuple[float, float]) -> list[dict[str, Any]]:
+    """Every run, the mean of every row, and the paper's points where it has them in bits per byte."""
+    ours = {"source": "ours", "label": "backbone", "method": "backbone", "order": 0, "kind": "mean"}
+    points = [ours | dict(zip(AXES, backbone, strict=True))]
+    paper = target.columns[:2] == ["EN", "FR"]
+    if paper:
+        points.append(ours | {"source": "the paper"} | dict(zip(AXES, target.backbone, strict=False)))
+    for order, (key, row) in enumerate(target.rows.items()):
+        point = ours | {"label": row.label, "method": row.method, "order": order}
+        means = {axis: fmean(getattr(found, axis) for found in results[key]) for axis in AXES}
+        points.append(point | means)
+        if len(results[key]) > 1:
+            points += [
+                point | {"kind": "run"} | {axis: getattr(found, axis) for axis in AXES} for found in results[key]
+            ]
+        if paper and row.paper:
+            points.append(point | {"source": "the paper"} | dict(zip(AXES, row.paper, strict=False)))
+    return points
+
+
+def write_chart(chart: Any, output: str) -> None:
+    """`output`.svg and `output`.png of an Altair chart."""
+    import vl_convert
+
+    specification = chart.to_dict()
+    write_text(f"{output}.svg", vl_convert.vegalite_to_svg(specification))
+    with atomic(f"{output}.png") as part:
+        part.write_bytes(vl_convert.vegalite_to_png(specification, scale=2))
