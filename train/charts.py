@@ -64,11 +64,11 @@ def trade_off(points: Rows, forgetting: str, learning: str) -> Any:
     return alt.layer(way, steps, rates, ends, names).add_params(pick).properties(width=WIDTH, height=380)
 
 
-def paper_trade_off(points: Rows, forgetting: str, learning: str) -> Any:
+def paper_trade_off(points: Rows, forgetting: str, learning: str, joined: bool) -> Any:
     """A table of the paper as a plot: learning against forgetting, ours and the paper's side by side.
 
     Points: source, label, method, order (of the row), kind (a row's mean, or a single run of it), forgetting,
-    learning. The means of a method are joined in the order of the rows.
+    learning. `joined`: the means of a method are joined in the order of the rows.
     """
     colour, shape = _by_method(points)
     panels = []
@@ -83,10 +83,11 @@ def paper_trade_off(points: Rows, forgetting: str, learning: str) -> Any:
             color=colour,
         )
         means = base.transform_filter("datum.kind == 'mean'")
+        lines = [means.mark_line(strokeWidth=1.5, opacity=0.5).encode(order="order:Q")] if joined else []
         marks = [
-            means.mark_line(strokeWidth=1.5, opacity=0.5).encode(order="order:Q"),
+            *lines,
             base.mark_point(size=22, filled=True, opacity=0.6).transform_filter("datum.kind == 'run'"),
-            means.mark_point(size=90, filled=True).encode(shape=shape),
+            means.mark_point(size=90, filled=True, opacity=1).encode(shape=shape),
             means.mark_text(align="left", dx=7, dy=-5, fontSize=9).encode(text="label:N"),
         ]
         panels.append(alt.layer(*marks).properties(width=420, height=360, title=f"{source}, bits per byte"))

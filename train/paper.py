@@ -65,6 +65,7 @@ class Target:
     new: str | None = option(None, "the new domain of its runs; null: extend.new")
     columns: list[str] = option([], "names of the paper's numbers")
     backbone: list[float] = option([], "the paper's numbers of the backbone, one for each column")
+    joined: bool = option(True, "whether the plot joins the rows of a method, as one quantity changes along them")
     spectrum: bool = option(False, "whether it shows singular values, not bits per byte")
     rows: dict[str, Row] = option(doc="its rows by name")
     claims: list[Claim] = option([], "what the paper says of it")

@@ -67,7 +67,8 @@ def write_table(
     text += verdicts(chosen.claims, values, {key: row.method for key, row in chosen.rows.items()})
     write_text(f"{output}.md", text)
     write_text(f"{output}.csv", csv_text(chosen, results, backbone))
-    write_chart(charts.paper_trade_off(plot_points(chosen, results, backbone), forgetting, learning), output)
+    points = plot_points(chosen, results, backbone)
+    write_chart(charts.paper_trade_off(points, forgetting, learning, chosen.joined), output)
 
 
 def by_row(target: Target, items: list[Any]) -> dict[str, list[Any]]:
@@ -173,8 +174,9 @@ def plot_points(target: Target, results: Results, backbone: tuple[float, float])
     paper = target.columns[:2] == ["EN", "FR"]
     if paper:
         points.append(ours | {"source": "the paper"} | dict(zip(AXES, target.backbone, strict=False)))
+    texts = plot_labels(target)
     for order, (key, row) in enumerate(target.rows.items()):
-        point = ours | {"label": row.label, "method": row.method, "order": order}
+        point = ours | {"label": texts[key], "method": row.method, "order": order}
         means = {axis: fmean(getattr(found, axis) for found in results[key]) for axis in AXES}
         points.append(point | means)
         if len(results[key]) > 1:
@@ -184,6 +186,16 @@ def plot_points(target: Target, results: Results, backbone: tuple[float, float])
         if paper and row.paper:
             points.append(point | {"source": "the paper"} | dict(zip(AXES, row.paper, strict=False)))
     return points
+
+
+def plot_labels(target: Target) -> dict[str, str]:
+    """The rows' labels without the name of a method that all its rows begin with: the colour says it."""
+    labels = {}
+    for key, row in target.rows.items():
+        first, _, rest = row.label.partition(", ")
+        own = [other.label for other in target.rows.values() if other.method == row.method]
+        labels[key] = rest if rest and all(label.startswith(f"{first}, ") for label in own) else row.label
+    return labels
 
 
 def write_chart(chart: Any, output: str) -> None:

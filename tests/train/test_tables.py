@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -61,6 +64,30 @@ def test_a_target_that_the_config_cannot_make_says_why_and_the_others_stay() -> 
     assert list(lacking.missing) == ["table5"]
     with pytest.raises(ConfigError, match="no domain 'de' to learn; add it to domains"):
         lacking.of("table5")
+
+
+def test_the_workflow_plans_every_run_once_and_says_what_is_left_out(tmp_path: Any) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "-n",
+        "--cores",
+        "1",
+        "--nolock",
+        "--configfile",
+        "configs/test.yaml",
+    ]
+    command += ["--config", f"output={tmp_path}", "--", "paper"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    jobs = dict(line.split() for line in done.stdout.splitlines() if len(line.split()) == 2)
+    found = plan(read_yaml(Config, ROOT / "configs" / "test.yaml"), GRID)
+    used = {name for target in found.names for name in found.of(target)}
+    assert int(jobs["extend_run"]) == len(used)
+    assert int(jobs["evaluate_model"]) == len(used) + 1
+    assert int(jobs["paper_table"]) + int(jobs["paper_spectrum"]) == len(found.names)
+    assert "left out: table5, no domain 'de' to learn" in done.stdout + done.stderr
 
 
 @given(st.sampled_from([1e-5, 5e-5, 1e-3, 0.7]), st.sampled_from([0.1, 0.25, 0.4, 1, 2.5, 4, 10]))
