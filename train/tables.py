@@ -170,9 +170,10 @@ def csv_lines(rows: list[dict[str, Any]]) -> str:
 def plot_points(target: Target, results: Results, backbone: tuple[float, float]) -> list[dict[str, Any]]:
     """Every run, the mean of every row, and the paper's points where it has them in bits per byte."""
     ours = {"source": "ours", "label": "backbone", "method": "backbone", "order": 0, "kind": "mean"}
-    points = [ours | dict(zip(AXES, backbone, strict=True))]
     paper = target.columns[:2] == ["EN", "FR"]
-    if paper:
+    # Far above rows that lie close together, it would hide what sets them apart.
+    points = [ours | dict(zip(AXES, backbone, strict=True))] if target.joined else []
+    if paper and target.joined:
         points.append(ours | {"source": "the paper"} | dict(zip(AXES, target.backbone, strict=False)))
     texts = plot_labels(target)
     for order, (key, row) in enumerate(target.rows.items()):
