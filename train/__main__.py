@@ -85,6 +85,7 @@ STAGES = (
             File("run", "folder of the run; without it the backbone alone", required=False),
             File("rows", "held-out rows, as DOMAIN=PATH", many=True),
             File("output", "JSON of the measures"),
+            File("speed", "JSON of its inference speed, which is measured if this is given", required=False),
         ),
         options.Evaluate,
         "evaluate",

@@ -213,7 +213,9 @@ rule evaluate_model:
         ),
         rows=EVAL_ROWS,
     output:
-        f"{OUT}/evaluate/{{model}}.json",
+        measures=f"{OUT}/evaluate/{{model}}.json",
+        # Not in the measures, which have the same bytes every time.
+        speed=f"{OUT}/speed/{{model}}.json",
     log:
         f"{OUT}/logs/evaluate/{{model}}.log",
     benchmark:
@@ -235,7 +237,7 @@ rule evaluate_model:
         "Evaluate {wildcards.model}"
     shell:
         "python -m train evaluate {params.options} --backbone {input.backbone} {params.run}"
-        " --rows {params.rows} --output {output} > {log} 2>&1"
+        " --rows {params.rows} --output {output.measures} --speed {output.speed} > {log} 2>&1"
 
 
 rule export_run:
