@@ -274,10 +274,26 @@ rule report:
         runs=expand(f"{OUT}/runs/{{run}}/run.json", run=RUNS),
         metrics=expand(f"{OUT}/runs/{{run}}/metrics.jsonl", run=RUNS),
         evaluations=expand(f"{OUT}/evaluate/{{model}}.json", model=["backbone", *RUNS]),
+        speeds=expand(f"{OUT}/speed/{{run}}.json", run=RUNS),
     output:
-        page=report(f"{OUT}/report.html", category="Report"),
-        figure=f"{OUT}/figure1.png",
-        table=f"{OUT}/results.md",
+        page=report(
+            f"{OUT}/report.html",
+            caption="captions/page.rst",
+            category="Results",
+            labels={"what": "the whole report"},
+        ),
+        figure=report(
+            f"{OUT}/figure1.png",
+            caption="captions/figure1.rst",
+            category="Results",
+            labels={"what": "learning against forgetting"},
+        ),
+        table=report(
+            f"{OUT}/results.md",
+            caption="captions/results.rst",
+            category="Results",
+            labels={"what": "table of results"},
+        ),
     log:
         f"{OUT}/logs/report.log",
     benchmark:
@@ -287,9 +303,9 @@ rule report:
         benchmarks=lambda wildcards, output: Path(output[0]).parent / "benchmarks",
         forgetting=OPTIONS.evaluate.forgetting,
         learning=OPTIONS.evaluate.learning,
-        config=lambda wildcards: (
-            workflow.configfiles[-1] if workflow.configfiles else ""
-        ),
+        configs=lambda wildcards: " ".join(map(str, workflow.configfiles)),
+        # Shown if they are there; nothing here makes them.
+        optional=f"--tasks {OUT}/tasks --paper {OUT}/paper",
         quality=lambda wildcards, input: (
             f"--quality {' '.join(input.quality)}" if input.quality else ""
         ),
@@ -298,6 +314,6 @@ rule report:
         "Write the report"
     shell:
         "python -m train report {params.options} --stats {input.stats} {params.quality}"
-        " --backbone {input.backbone} --runs {input.runs} --evaluations {input.evaluations}"
-        " --forgetting {params.forgetting} --learning {params.learning} --config-file {params.config}"
-        " --benchmarks {params.benchmarks} --output {output.page} > {log} 2>&1"
+        " --backbone {input.backbone} --runs {input.runs} --evaluations {input.evaluations} --speeds {input.speeds}"
+        " --forgetting {params.forgetting} --learning {params.learning} --config-files {params.configs}"
+        " --benchmarks {params.benchmarks} {params.optional} --output {output.page} > {log} 2>&1"
