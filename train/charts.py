@@ -22,9 +22,15 @@ COLOURS = (
     *("#009E73", "#E69F00", "#D55E00", "#0072B2", "#CC79A7", "#56B4E9", "#F0E442", GREY),
     *("#5D4A9C", "#7A5C3E", "#B3367A", "#2F6F4F"),  # beyond the eight of Okabe and Ito
 )
+KINDS = ("#CC79A7", "#56B4E9", "#5D4A9C", "#7A5C3E", "#B3367A", "#2F6F4F")  # those that no method has
 WIDTH: Any = "container"
 
 Rows = list[dict[str, Any]]
+
+
+def in_steps(chart: Any, step: int, points: Rows, name: str) -> Any:
+    """A chart as wide as its place on the page, with `step` pixels for each value of `name`."""
+    return chart.properties(width=WIDTH, height=step * len({point[name] for point in points}))
 
 
 def by_method(points: Rows) -> tuple[Any, Any]:
@@ -131,10 +137,14 @@ def gates(points: Rows) -> Any:
     )
 
 
-def by_domain(points: Rows, value: str, title: str, form: str) -> Any:
-    """One measure of each model, a point a domain. Points: model, method, domain and the value."""
+def by_domain(points: Rows, value: str, title: str, form: str, zero: bool) -> Any:
+    """One measure of each model, a point a domain. Points: model, method, domain, tokens and the value.
+
+    zero: whether the axis begins there.
+    """
     colour, shape = _kinds(points, "domain")
-    return _dots(points, value, title, colour, form, ["domain:N", "tokens:Q"]).encode(shape=shape)
+    dots = _dots(points, value, title, colour, form, ["domain:N", "tokens:Q"], zero)
+    return in_steps(dots.encode(shape=shape), 24, points, "model")
 
 
 def heat(points: Rows, value: str, title: str, form: str) -> Any:
@@ -153,7 +163,7 @@ def heat(points: Rows, value: str, title: str, form: str) -> Any:
         chart = alt.layer(
             cells, base.mark_text(fontSize=11).encode(text=alt.Text(f"{value}:Q", format=form), color=ink)
         )
-    return chart.properties(width=WIDTH, height={"step": 22})
+    return in_steps(chart, 22, points, "row")
 
 
 def sites(points: Rows) -> Any:
@@ -169,7 +179,7 @@ def sites(points: Rows) -> Any:
         opacity=picked(pick),
         tooltip=["model:N", "site:N", "tokens:Q", alt.Tooltip("bpb:Q", format="+.4f")],
     )
-    return alt.layer(_rule(0), dots.add_params(pick)).properties(width=WIDTH, height={"step": 24})
+    return in_steps(alt.layer(_rule(0), dots.add_params(pick)), 24, points, "site")
 
 
 def training_time(points: Rows) -> Any:
@@ -185,22 +195,24 @@ def training_time(points: Rows) -> Any:
         opacity=picked(pick),
         tooltip=["model:N", *tips],
     )
-    return chart.add_params(pick).properties(width=WIDTH, height={"step": 24})
+    return in_steps(chart.add_params(pick), 24, points, "model")
 
 
 def inference_speed(points: Rows) -> Any:
     """Speed over the backbone's, measured in turns. Points: model, method, kind, speed, backbone, relative."""
     colour, shape = _kinds(points, "kind")
     title = "tokens a second, over the backbone's"
-    dots = _dots(points, "relative", title, colour, ".2f", ["kind:N", alt.Tooltip("speed:Q", format=",.0f")])
-    return alt.layer(_rule(1), dots.encode(shape=shape)).properties(width=WIDTH, height={"step": 24})
+    dots = _dots(
+        points, "relative", title, colour, ".2f", ["kind:N", alt.Tooltip("speed:Q", format=",.0f")], False
+    )
+    return in_steps(alt.layer(_rule(1), dots.encode(shape=shape)), 24, points, "model")
 
 
 def _kinds(points: Rows, name: str) -> tuple[Any, Any]:
     """Colour and shape by something else than the method."""
     domain = list(dict.fromkeys(point[name] for point in points))
     shapes = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
-    colours = [COLOURS[i % len(COLOURS)] for i in range(len(domain))]
+    colours = [KINDS[i % len(KINDS)] for i in range(len(domain))]
     return (
         alt.Color(f"{name}:N", title=None, scale=alt.Scale(domain=domain, range=colours)),
         alt.Shape(
@@ -211,17 +223,17 @@ def _kinds(points: Rows, name: str) -> tuple[Any, Any]:
     )
 
 
-def _dots(points: Rows, value: str, title: str, colour: Any, form: str, tips: list[Any]) -> Any:
+def _dots(points: Rows, value: str, title: str, colour: Any, form: str, tips: list[Any], zero: bool) -> Any:
     pick = method_pick()
     dots = alt.Chart(alt.Data(values=points)).mark_point(size=90, filled=True)
     chart = dots.encode(
         y=alt.Y("model:N", title=None, sort=None, axis=alt.Axis(labelLimit=220, grid=True)),
-        x=alt.X(f"{value}:Q", title=title, scale=alt.Scale(zero=False, padding=12)),
+        x=alt.X(f"{value}:Q", title=title, scale=alt.Scale(zero=zero, nice=zero, padding=12)),
         color=colour,
         opacity=picked(pick),
         tooltip=["model:N", *tips, alt.Tooltip(f"{value}:Q", format=form)],
     )
-    return chart.add_params(pick).properties(width=WIDTH, height={"step": 24})
+    return chart.add_params(pick)
 
 
 def _rule(place: float) -> Any:

@@ -7,12 +7,14 @@ from typing import Any
 
 import altair as alt
 
-from train.charts import COLOURS, GREY, WIDTH, Rows
+from train.charts import COLOURS, GREY, WIDTH, Rows, in_steps
 
 
-def funnel(points: Rows, stages: Sequence[str]) -> alt.Chart:
+def funnel(points: Rows, stages: Sequence[str]) -> Any:
     """What each stage kept and dropped. Points: stage, outcome, share, documents, kept."""
-    return (
+    reasons = list(dict.fromkeys(point["outcome"] for point in points if point["outcome"] != "kept"))
+    colours = [COLOURS[1:][i % len(COLOURS[1:])] for i in range(len(reasons))]
+    chart = (
         alt.Chart(alt.Data(values=points))
         .mark_bar(cornerRadius=2)
         .encode(
@@ -23,10 +25,7 @@ def funnel(points: Rows, stages: Sequence[str]) -> alt.Chart:
                 title=None,
                 sort=None,
                 legend=alt.Legend(orient="bottom", columns=2, labelLimit=260),
-                scale=alt.Scale(
-                    domain=list(dict.fromkeys(p["outcome"] for p in points)),
-                    range=list(COLOURS),
-                ),
+                scale=alt.Scale(domain=["kept", *reasons], range=[COLOURS[0], *colours]),
             ),
             order=alt.Order("order:Q"),
             tooltip=[
@@ -37,8 +36,8 @@ def funnel(points: Rows, stages: Sequence[str]) -> alt.Chart:
                 alt.Tooltip("share:Q", format=".1%"),
             ],
         )
-        .properties(width=WIDTH, height={"step": 34})
     )
+    return in_steps(chart, 34, points, "stage")
 
 
 def languages(points: Rows) -> Any:
@@ -50,7 +49,7 @@ def languages(points: Rows) -> Any:
     )
     wanted = alt.Scale(domain=["kept", "not wanted"], range=[COLOURS[0], GREY])
     bars = base.mark_bar(cornerRadius=2).encode(color=alt.Color("wanted:N", title=None, scale=wanted))
-    return bars.properties(width=WIDTH, height={"step": 22})
+    return in_steps(bars, 22, points, "language")
 
 
 def precision_recall(points: Rows) -> Any:
@@ -72,9 +71,9 @@ def precision_recall(points: Rows) -> Any:
     return alt.layer(line, chosen).properties(width=WIDTH, height=240)
 
 
-def durations(points: Rows) -> alt.Chart:
+def durations(points: Rows) -> Any:
     """Wall time of each stage, summed over its jobs. Points: stage, seconds, memory."""
-    return (
+    chart = (
         alt.Chart(alt.Data(values=points))
         .mark_bar(cornerRadius=2, color=COLOURS[3])
         .encode(
@@ -87,5 +86,5 @@ def durations(points: Rows) -> alt.Chart:
                 alt.Tooltip("memory:Q", format=",.0f", title="peak MiB"),
             ],
         )
-        .properties(width=WIDTH, height={"step": 20})
     )
+    return in_steps(chart, 20, points, "stage")

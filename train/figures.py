@@ -55,12 +55,14 @@ def model_figures(
             "Bits per byte of the backbone over the steps of its pretraining",
         ),
         "divergence": (
-            lambda rows: charts.by_domain(rows, "kl", "KL(backbone || model), nats per token", ".4f"),
+            lambda rows: charts.by_domain(rows, "kl", "KL(backbone || model), nats per token", ".4f", True),
             points.change_points(runs),
             "KL divergence of each model's next-token distribution from the backbone's, by domain",
         ),
         "agreement": (
-            lambda rows: charts.by_domain(rows, "agreement", "same most probable token", ".1%"),
+            lambda rows: charts.by_domain(
+                rows, "agreement", "share with the same most probable token", ".1%", False
+            ),
             points.change_points(runs),
             "Share of tokens with the same most probable value as the backbone's, by domain",
         ),

@@ -8,8 +8,9 @@ function theme(isDark) {
   const ink = isDark ? "#c9d1d9" : "#3c454e", line = isDark ? "#343b42" : "#dfe3e7";
   return {
     background: null, font: "system-ui, sans-serif", view: { stroke: null },
-    axis: { labelColor: ink, titleColor: ink, gridColor: line, domainColor: line, tickColor: line, titleFontWeight: 500 },
-    legend: { labelColor: ink, titleColor: ink, orient: "top" },
+    axis: { labelColor: ink, titleColor: ink, gridColor: line, domainColor: line, tickColor: line, titleFontWeight: 500,
+      labelFontSize: 12, titleFontSize: 12 },
+    legend: { labelColor: ink, titleColor: ink, orient: "top", labelFontSize: 12, titleFontSize: 12 },
   };
 }
 

@@ -99,12 +99,15 @@ def write_page(output: str, content: dict[str, Any], figures: dict[str, Any]) ->
     import jinja2
     import vl_convert
 
+    from train.results import signed
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["signed"] = signed
     vega: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
     scripts = [vega.replace("</script", "<\\/script"), (Path(__file__).parent / "report.js").read_text()]
     page = environment.get_template("report.html.j2").render(

@@ -57,6 +57,11 @@ def flat_table(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def signed(value: float) -> str:
+    """A change with its sign; what rounds to nothing is +0.000."""
+    return f"{round(value, 3) + 0.0:+.3f}"
+
+
 def markdown_table(table: list[dict[str, Any]]) -> str:
     """The results as a Markdown table: bits per byte, and the change against the backbone in brackets."""
     domains = list(table[0]["bpb"])
@@ -65,7 +70,9 @@ def markdown_table(table: list[dict[str, Any]]) -> str:
         "|---|" + "---:|" * (len(domains) + 4),
     ]
     for row in table:
-        cells = [f"{row['bpb'][d]:.3f}" + (f" ({row['change'][d]:+.3f})" if row["run"] else "") for d in domains]
+        cells = [
+            f"{row['bpb'][d]:.3f}" + (f" ({signed(row['change'][d])})" if row["run"] else "") for d in domains
+        ]
         if run := row["run"]:
             weights = run["extra_parameters"] or run["backbone_parameters"]
             cells += [f"{run['options']['learning_rate']:g}", f"{weights:,}"]
@@ -141,8 +148,8 @@ def summary(table: list[dict[str, Any]], forgetting: str, learning: str) -> str:
     if not neutral:
         return ""
     text = (
-        f"Neutral residues change {forgetting} by {neutral['change'][forgetting]:+.3f} bits per byte "
-        f"and {learning} by {neutral['change'][learning]:+.3f}."
+        f"Neutral residues change {forgetting} by {signed(neutral['change'][forgetting])} bits per byte "
+        f"and {learning} by {signed(neutral['change'][learning])}."
     )
     for method in ("finetune", "adapter"):
         other = by_method.get(method)
@@ -150,7 +157,7 @@ def summary(table: list[dict[str, Any]], forgetting: str, learning: str) -> str:
             share = neutral["change"][learning] / other["change"][learning]
             text += (
                 f" They keep {share:.0%} of what {method} learns"
-                f" ({method}: {other['change'][forgetting]:+.3f} and {other['change'][learning]:+.3f})."
+                f" ({method}: {signed(other['change'][forgetting])} and {signed(other['change'][learning])})."
             )
     return text
 
