@@ -64,7 +64,7 @@ def trade_off(points: Rows, forgetting: str, learning: str) -> Any:
     """
     colour, shape = by_method(points)
     pick = method_pick(legend=True)
-    number, near = ".4f", alt.Scale(zero=False, padding=45)
+    number, near = ".4f", alt.Scale(zero=False, padding=55)
     x_title, y_title = f"{forgetting}, bits per byte (right: forgets)", f"{learning}, bits per byte (down: learns)"
     base = alt.Chart(alt.Data(values=points)).encode(color=colour, opacity=picked(pick))
     runs = base.encode(
@@ -228,7 +228,7 @@ def _dots(points: Rows, value: str, title: str, colour: Any, form: str, tips: li
     dots = alt.Chart(alt.Data(values=points)).mark_point(size=90, filled=True)
     chart = dots.encode(
         y=alt.Y("model:N", title=None, sort=None, axis=alt.Axis(labelLimit=220, grid=True)),
-        x=alt.X(f"{value}:Q", title=title, scale=alt.Scale(zero=zero, nice=zero, padding=12)),
+        x=alt.X(f"{value}:Q", title=title, scale=alt.Scale(zero=zero, nice=zero, padding=0 if zero else 12)),
         color=colour,
         opacity=picked(pick),
         tooltip=["model:N", *tips, alt.Tooltip(f"{value}:Q", format=form)],

@@ -1,7 +1,7 @@
 // The report's own script: charts, one picked method in all of them, tables that sort.
 const specs = JSON.parse(document.getElementById("specs").textContent);
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
-const views = {};
+const views = {}; // of the charts that show methods
 let method = null;
 
 function theme(isDark) {
@@ -10,7 +10,10 @@ function theme(isDark) {
     background: null, font: "system-ui, sans-serif", view: { stroke: null },
     axis: { labelColor: ink, titleColor: ink, gridColor: line, domainColor: line, tickColor: line, titleFontWeight: 500,
       labelFontSize: 12, titleFontSize: 12 },
-    legend: { labelColor: ink, titleColor: ink, orient: "top", labelFontSize: 12, titleFontSize: 12 },
+    legend: {
+      labelColor: ink, titleColor: ink, orient: "top", labelFontSize: 12, titleFontSize: 12,
+      columns: window.innerWidth < 500 ? 3 : undefined,
+    },
   };
 }
 
@@ -19,16 +22,12 @@ async function draw(isDark) {
     const place = document.getElementById(name);
     // ast: expressions are interpreted, so that the page needs no eval.
     const { view } = await vegaEmbed(place, spec, { config: theme(isDark), renderer: "svg", actions: false, ast: true });
+    if (!spec.params?.some((param) => param.name === "pick")) continue;
     views[name] = view;
-    if (!hasPick(view)) continue;
     show(view);
     // A click on a legend or a mark picks in one chart; the others follow.
     view.addSignalListener("pick", (_, picked) => pick(picked.method ? picked.method.at(-1) : null));
   }
-}
-
-function hasPick(view) {
-  return Object.hasOwn(view.getState().data, "pick_store");
 }
 
 function show(view) {
@@ -39,7 +38,7 @@ function show(view) {
 function pick(chosen) {
   if (chosen === method) return;
   method = chosen;
-  for (const view of Object.values(views)) if (hasPick(view)) show(view);
+  Object.values(views).forEach(show);
   for (const row of document.querySelectorAll("tr[data-method]")) {
     row.classList.toggle("faded", method !== null && row.dataset.method !== method);
   }
