@@ -7,6 +7,7 @@ and both its gradients while it is still in cache.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -140,6 +141,24 @@ def token_nll(model: nn.Module, tokens_BT1: Tensor) -> Tensor:
         count = len(x_CD)
         nll.append(_nll_and_probabilities(x_CD, head_VD, target_C1, logits[:count], probabilities[:count]))
     return torch.cat(nll).view(tokens_BT1[:, 1:].shape)
+
+
+@torch.no_grad()
+def log_probabilities(model: nn.Module, tokens_BT1: Tensor, chunk: int) -> Iterator[Tensor]:
+    """Log probabilities_CV of the next token of whole rows, for `chunk` tokens at a time; no gradient.
+
+    The product with the head is in fp32: in bf16 its rounding would be larger than small changes of a model.
+    """
+    head = plain_head(model)
+    if head is None:
+        for logits_CV in _call(model, tokens_BT1, None).logits.flatten(0, 1).split(chunk):
+            yield logits_CV.float().log_softmax(-1)
+        return
+    hidden_ND, head_VD = _hidden(model, tokens_BT1).flatten(0, 1).float(), head.float()
+    for x_CD in hidden_ND.split(chunk):
+        with torch.autocast(x_CD.device.type, enabled=False):
+            logits_CV = x_CD @ head_VD.T
+        yield logits_CV.log_softmax(-1)
 
 
 # Configs that change the logits after the head: Gemma caps them, Cohere and others scale them.

@@ -6,7 +6,6 @@ with any colour vision tell apart on light and dark ground.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -23,12 +22,18 @@ COLOURS = (
     *("#009E73", "#E69F00", "#D55E00", "#0072B2", "#CC79A7", "#56B4E9", "#F0E442", GREY),
     *("#5D4A9C", "#7A5C3E", "#B3367A", "#2F6F4F"),  # beyond the eight of Okabe and Ito
 )
+KINDS = ("#CC79A7", "#56B4E9", "#5D4A9C", "#7A5C3E", "#B3367A", "#2F6F4F")  # those that no method has
 WIDTH: Any = "container"
 
 Rows = list[dict[str, Any]]
 
 
-def _by_method(points: Rows) -> tuple[Any, Any]:
+def in_steps(chart: Any, step: int, points: Rows, name: str) -> Any:
+    """A chart as wide as its place on the page, with `step` pixels for each value of `name`."""
+    return chart.properties(width=WIDTH, height=step * len({point[name] for point in points}))
+
+
+def by_method(points: Rows) -> tuple[Any, Any]:
     """Colour and shape by method, of those methods that occur."""
     found = [name for name in METHODS if any(point["method"] == name for point in points)]
     colours, shapes = zip(*(METHODS[name] for name in found), strict=True)
@@ -38,29 +43,50 @@ def _by_method(points: Rows) -> tuple[Any, Any]:
     )
 
 
+def method_pick(legend: bool = False) -> Any:
+    """The selection of one method, by a click on a mark or the legend; the page keeps all charts' the same."""
+    if legend:
+        return alt.selection_point(name="pick", fields=["method"], bind="legend")
+    return alt.selection_point(name="pick", fields=["method"])
+
+
+def picked(pick: Any) -> Any:
+    """Opacity: what is not of the picked method fades."""
+    return alt.condition(pick, alt.value(1), alt.value(0.12))
+
+
 def trade_off(points: Rows, forgetting: str, learning: str) -> Any:
     """Figure 1 of the paper: learning against forgetting, each run's way through its training.
 
-    Points: model, method, rate, step, forgetting, learning (both in bits per byte), final (whether it is the
-    run's end). Ends of one method at several rates are joined by a line.
+    Points: model, method, setting (all options but rate and seed), label, rate, seed, step, forgetting, learning
+    (both in bits per byte), final (whether it is the run's end). Large points are the means of a setting at one
+    rate, over its seeds; several rates of a setting are joined by a line. Small points are single runs.
     """
-    colour, shape = _by_method(points)
-    pick = alt.selection_point(fields=["method"], bind="legend")
-    number, near = ".4f", alt.Scale(zero=False, padding=45)
-    base = alt.Chart(alt.Data(values=points)).encode(
-        x=alt.X("forgetting:Q", title=f"{forgetting}, bits per byte (right: forgets)", scale=near),
-        y=alt.Y("learning:Q", title=f"{learning}, bits per byte (down: learns)", scale=near),
-        color=colour,
-        opacity=alt.condition(pick, alt.value(1), alt.value(0.12)),
-        tooltip=["model:N", "rate:Q", "step:Q", alt.Tooltip("forgetting:Q", format=number),
+    colour, shape = by_method(points)
+    pick = method_pick(legend=True)
+    number, near = ".4f", alt.Scale(zero=False, padding=55)
+    x_title, y_title = f"{forgetting}, bits per byte (right: forgets)", f"{learning}, bits per byte (down: learns)"
+    base = alt.Chart(alt.Data(values=points)).encode(color=colour, opacity=picked(pick))
+    runs = base.encode(
+        x=alt.X("forgetting:Q", title=x_title, scale=near),
+        y=alt.Y("learning:Q", title=y_title, scale=near),
+        tooltip=["model:N", "rate:Q", "seed:N", "step:Q", alt.Tooltip("forgetting:Q", format=number),
                  alt.Tooltip("learning:Q", format=number)],
     )  # fmt: skip
-    way = base.mark_line(strokeWidth=1.2, strokeDash=[4, 3]).encode(detail="model:N", order="step:Q")
-    steps = base.mark_point(size=16, filled=True).transform_filter("!datum.final")
-    rates = base.mark_line(strokeWidth=2.5).encode(order="rate:Q").transform_filter("datum.final")
-    ends = base.mark_point(size=160, filled=True).encode(shape=shape).transform_filter("datum.final")
-    names = base.mark_text(align="left", dx=10, dy=-6, fontSize=12).encode(text="model:N")
-    names = names.transform_filter("datum.final")
+    way = runs.mark_line(strokeWidth=1.2, strokeDash=[4, 3]).encode(detail="model:N", order="step:Q")
+    steps = runs.mark_point(size=16, filled=True)
+    means = base.transform_filter("datum.final").encode(
+        x=alt.X("mean(forgetting):Q", title=x_title, scale=near),
+        y=alt.Y("mean(learning):Q", title=y_title, scale=near),
+    )
+    rates = means.mark_line(strokeWidth=2.5).encode(order="rate:Q", detail="setting:N")
+    ends = means.mark_point(size=160, filled=True).encode(
+        shape=shape,
+        detail=["label:N", "setting:N"],
+        tooltip=["label:N", "rate:Q", alt.Tooltip("count()", title="runs"),
+                 alt.Tooltip("mean(forgetting):Q", format=number), alt.Tooltip("mean(learning):Q", format=number)],
+    )  # fmt: skip
+    names = means.mark_text(align="left", dx=10, dy=-6, fontSize=12).encode(text="label:N", detail="setting:N")
     return alt.layer(way, steps, rates, ends, names).add_params(pick).properties(width=WIDTH, height=380)
 
 
@@ -116,11 +142,9 @@ def spectra(points: Rows) -> Any:
 
 def curves(points: Rows, value: str, title: str) -> Any:
     """One measure over the steps of training, a line a run. Points: model, method, step and the value."""
-    colour, _ = _by_method(points)
-    pick = alt.selection_point(fields=["method"], bind="legend")
-    chart = _lines(points, value, title, ["model:N"]).encode(
-        color=colour, detail="model:N", opacity=alt.condition(pick, alt.value(1), alt.value(0.12))
-    )
+    colour, _ = by_method(points)
+    pick = method_pick(legend=True)
+    chart = _lines(points, value, title, ["model:N"]).encode(color=colour, detail="model:N", opacity=picked(pick))
     return chart.add_params(pick).properties(width=WIDTH, height=220)
 
 
@@ -144,8 +168,9 @@ def _lines(points: Rows, value: str, title: str, names: list[str]) -> Any:
 
 
 def gates(points: Rows) -> Any:
-    """Mean gate on old and new tokens over the steps. Points: model, step, tokens, gate."""
+    """Mean gate on old and new tokens over the steps. Points: model, method, step, tokens, gate."""
     kinds = alt.Scale(domain=["new tokens", "old tokens"], range=[COLOURS[0], GREY])
+    pick = method_pick()
     return (
         alt.Chart(alt.Data(values=points))
         .mark_line(strokeWidth=2)
@@ -154,91 +179,115 @@ def gates(points: Rows) -> Any:
             y=alt.Y("gate:Q", title="mean gate"),
             color=alt.Color("tokens:N", title=None, scale=kinds),
             detail="model:N",
+            opacity=picked(pick),
             tooltip=["model:N", "tokens:N", "step:Q", alt.Tooltip("gate:Q", format=".3f")],
         )
+        .add_params(pick)
         .properties(width=WIDTH, height=220)
     )
 
 
-def funnel(points: Rows, stages: Sequence[str]) -> alt.Chart:
-    """What each stage kept and dropped. Points: stage, outcome, share, documents, kept."""
-    return (
-        alt.Chart(alt.Data(values=points))
-        .mark_bar(cornerRadius=2)
-        .encode(
-            y=alt.Y("stage:N", title=None, sort=list(stages)),
-            x=alt.X("share:Q", title="share of what came in", axis=alt.Axis(format="%"), stack="zero"),
-            color=alt.Color(
-                "outcome:N",
-                title=None,
-                sort=None,
-                legend=alt.Legend(orient="bottom", columns=2, labelLimit=260),
-                scale=alt.Scale(
-                    domain=list(dict.fromkeys(p["outcome"] for p in points)),
-                    range=list(COLOURS),
-                ),
-            ),
-            order=alt.Order("order:Q"),
-            tooltip=[
-                "stage:N",
-                "outcome:N",
-                alt.Tooltip("amount:Q", format=","),
-                "unit:N",
-                alt.Tooltip("share:Q", format=".1%"),
-            ],
-        )
-        .properties(width=WIDTH, height={"step": 34})
-    )
+def by_domain(points: Rows, value: str, title: str, form: str, zero: bool) -> Any:
+    """One measure of each model, a point a domain. Points: model, method, domain, tokens and the value.
 
-
-def languages(points: Rows) -> Any:
-    """Documents found in each language, wanted or not. Points: language, documents, wanted."""
-    base = alt.Chart(alt.Data(values=points)).encode(
-        y=alt.Y("language:N", title=None, sort="-x"),
-        x=alt.X("documents:Q", title="pages"),
-        tooltip=["language:N", alt.Tooltip("documents:Q", format=",")],
-    )
-    wanted = alt.Scale(domain=["kept", "not wanted"], range=[COLOURS[0], GREY])
-    bars = base.mark_bar(cornerRadius=2).encode(color=alt.Color("wanted:N", title=None, scale=wanted))
-    return bars.properties(width=WIDTH, height={"step": 22})
-
-
-def precision_recall(points: Rows) -> Any:
-    """The quality classifiers on held-out text, a large point at the threshold.
-
-    Points: language, precision, recall, kept, threshold, chosen (whether it is the threshold of the corpus).
+    zero: whether the axis begins there.
     """
+    colour, shape = _kinds(points, "domain")
+    dots = _dots(points, value, title, colour, form, ["domain:N", "tokens:Q"], zero)
+    return in_steps(dots.encode(shape=shape), 24, points, "model")
+
+
+def heat(points: Rows, value: str, title: str, form: str) -> Any:
+    """What blocks do, layer by layer, a line for each model and domain. Points: row, method, layer, the value."""
     base = alt.Chart(alt.Data(values=points)).encode(
-        x=alt.X("recall:Q", title="recall of good text", scale=alt.Scale(zero=False)),
-        y=alt.Y("precision:Q", title="precision", scale=alt.Scale(zero=False)),
-        color=alt.Color("language:N", title=None, scale=alt.Scale(range=list(COLOURS))),
-        tooltip=[
-            "language:N",
-            *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("threshold", "precision", "recall", "kept")),
-        ],
+        x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("row:N", title=None, sort=None, axis=alt.Axis(labelLimit=220)),
+        tooltip=["model:N", "domain:N", "layer:O", alt.Tooltip(f"{value}:Q", format=form)],
     )
-    line = base.mark_line(point={"size": 16}, strokeWidth=2).encode(order="threshold:Q")
-    chosen = base.mark_point(size=160, filled=True, shape="diamond").transform_filter("datum.chosen")
-    return alt.layer(line, chosen).properties(width=WIDTH, height=240)
-
-
-def durations(points: Rows) -> alt.Chart:
-    """Wall time of each stage, summed over its jobs. Points: stage, seconds, memory."""
-    return (
-        alt.Chart(alt.Data(values=points))
-        .mark_bar(cornerRadius=2, color=COLOURS[3])
-        .encode(
-            y=alt.Y("stage:N", title=None, sort=None, axis=alt.Axis(labelLimit=220)),
-            x=alt.X("seconds:Q", title="seconds, summed over jobs"),
-            tooltip=[
-                "stage:N",
-                "jobs:Q",
-                alt.Tooltip("seconds:Q", format=".1f"),
-                alt.Tooltip("memory:Q", format=",.0f", title="peak MiB"),
-            ],
+    top = max(point[value] for point in points)
+    scale = alt.Scale(scheme="viridis", domain=[0, top or 1])
+    cells = base.mark_rect().encode(color=alt.Color(f"{value}:Q", title=title, scale=scale))
+    chart = cells
+    if max(point["layer"] for point in points) < 12:  # where the numbers fit
+        ink = alt.condition(f"datum.{value} > {0.6 * top}", alt.value("#000"), alt.value("#fff"))
+        chart = alt.layer(
+            cells, base.mark_text(fontSize=11).encode(text=alt.Text(f"{value}:Q", format=form), color=ink)
         )
-        .properties(width=WIDTH, height={"step": 20})
+    return in_steps(chart, 22, points, "row")
+
+
+def sites(points: Rows) -> Any:
+    """Change in bits per byte on each site, a point a model. Points: model, method, site, tokens, bpb."""
+    colour, shape = by_method(points)
+    pick = method_pick(legend=True)
+    dots = alt.Chart(alt.Data(values=points)).mark_point(size=70, filled=True)
+    dots = dots.encode(
+        y=alt.Y("site:N", title=None, sort=None, axis=alt.Axis(labelLimit=240, grid=True)),
+        x=alt.X("bpb:Q", title="change, bits per byte", axis=alt.Axis(format="+.3~f")),
+        color=colour,
+        shape=shape,
+        opacity=picked(pick),
+        tooltip=["model:N", "site:N", "tokens:Q", alt.Tooltip("bpb:Q", format="+.4f")],
     )
+    return in_steps(alt.layer(_rule(0), dots.add_params(pick)), 24, points, "site")
+
+
+def training_time(points: Rows) -> Any:
+    """Seconds of training of each run. Points: model, method, seconds, tokens_per_second, peak_mib."""
+    colour, _ = by_method(points)
+    pick = method_pick()
+    bars = alt.Chart(alt.Data(values=points)).mark_bar(cornerRadius=2)
+    tips = [alt.Tooltip(f"{name}:Q", format=",.0f") for name in ("seconds", "tokens_per_second", "peak_mib")]
+    chart = bars.encode(
+        y=alt.Y("model:N", title=None, sort=None, axis=alt.Axis(labelLimit=220)),
+        x=alt.X("seconds:Q", title="training, seconds"),
+        color=colour.legend(None),
+        opacity=picked(pick),
+        tooltip=["model:N", *tips],
+    )
+    return in_steps(chart.add_params(pick), 24, points, "model")
+
+
+def inference_speed(points: Rows) -> Any:
+    """Speed over the backbone's, measured in turns. Points: model, method, kind, speed, backbone, relative."""
+    colour, shape = _kinds(points, "kind")
+    title = "tokens a second, over the backbone's"
+    dots = _dots(
+        points, "relative", title, colour, ".2f", ["kind:N", alt.Tooltip("speed:Q", format=",.0f")], False
+    )
+    return in_steps(alt.layer(_rule(1), dots.encode(shape=shape)), 24, points, "model")
+
+
+def _kinds(points: Rows, name: str) -> tuple[Any, Any]:
+    """Colour and shape by something else than the method."""
+    domain = list(dict.fromkeys(point[name] for point in points))
+    shapes = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+    colours = [KINDS[i % len(KINDS)] for i in range(len(domain))]
+    return (
+        alt.Color(f"{name}:N", title=None, scale=alt.Scale(domain=domain, range=colours)),
+        alt.Shape(
+            f"{name}:N",
+            title=None,
+            scale=alt.Scale(domain=domain, range=[shapes[i % len(shapes)] for i in range(len(domain))]),
+        ),
+    )
+
+
+def _dots(points: Rows, value: str, title: str, colour: Any, form: str, tips: list[Any], zero: bool) -> Any:
+    pick = method_pick()
+    dots = alt.Chart(alt.Data(values=points)).mark_point(size=90, filled=True)
+    chart = dots.encode(
+        y=alt.Y("model:N", title=None, sort=None, axis=alt.Axis(labelLimit=220, grid=True)),
+        x=alt.X(f"{value}:Q", title=title, scale=alt.Scale(zero=zero, nice=zero, padding=0 if zero else 12)),
+        color=colour,
+        opacity=picked(pick),
+        tooltip=["model:N", *tips, alt.Tooltip(f"{value}:Q", format=form)],
+    )
+    return chart.add_params(pick)
+
+
+def _rule(place: float) -> Any:
+    return alt.Chart(alt.Data(values=[{"at": place}])).mark_rule(color=GREY, strokeDash=[3, 3]).encode(x="at:Q")
 
 
 def for_print(chart: Any) -> dict[str, Any]:

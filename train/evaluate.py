@@ -1,4 +1,6 @@
-"""The evidence for one model: bits per byte of every held-out domain, and a few texts that it writes."""
+"""The evidence for one model: bits per byte of every held-out domain, what changed against the backbone, and a
+few texts that it writes.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +9,41 @@ import torch
 from models.backbone import load_tokenizer
 from pipeline.files import write_json
 from pipeline.progress import progress
+from train.change import measure_change
 from train.generate import write
 from train.options import Evaluate, Generate
 from train.rows import open_rows
-from train.score import load_run, pick_device, score_rows
+from train.score import load_for, load_run, pick_device, score_rows
+from train.speed import measure_speed
 from train.tokens import check_tokenizer
 
 BATCH_ROWS = 64
 
 
-def evaluate(options: Evaluate, backbone: str, run: str | None, rows: list[str], output: str) -> None:
-    """Measure the backbone, or the run on it, on `DOMAIN=PATH` rows, and continue the prompts."""
+def evaluate(
+    options: Evaluate, backbone: str, run: str | None, rows: list[str], output: str, speed: str | None
+) -> None:
+    """Measure the backbone, or the run on it, on `DOMAIN=PATH` rows, and continue the prompts.
+
+    `speed`: where its speed beside the backbone's is written, which is no two times the same.
+    """
     torch.set_num_threads(options.threads)
     device = pick_device(options.device)
     opened = {name: open_rows(path) for name, path in (pair.split("=", 1) for pair in rows)}
     for domain in opened.values():
         check_tokenizer(domain, backbone)
     model = load_run(backbone, run, device)
-    measures = {}
+    plain = model if run is None else load_for(backbone, device)
+    measures, change = {}, {}
     with progress(len(opened), "evaluate", "domains") as bar:
         for name, domain in opened.items():
             measures[name] = score_rows(model, domain, BATCH_ROWS, device)
+            if run is not None:
+                change[name] = measure_change(plain, model, domain, device)
             bar.update()
     tokenizer, how = load_tokenizer(backbone), Generate(tokens=options.generated_tokens)
     texts = [{"prompt": x, "continuation": write(model, tokenizer, x, how)} for x in options.prompts]
-    write_json(output, {"run": run, "domains": measures, "generations": texts})
+    if speed:
+        models = {"backbone": plain} | ({} if run is None else {"run": model})
+        write_json(speed, measure_speed(models, next(iter(opened.values())), device))
+    write_json(output, {"run": run, "domains": measures, "change": change, "generations": texts})

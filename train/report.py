@@ -6,12 +6,16 @@ the page makes no request of its own.
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import importlib.metadata
+import io
 import json
 import platform
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pipeline.files import atomic, read_json, write_text
 from train.options import Report
@@ -24,17 +28,24 @@ def write_report(
     backbone: str,
     runs: list[str],
     evaluations: list[str],
+    speeds: list[str],
     forgetting: str,
     learning: str,
-    config_file: str | None,
+    config_files: list[str],
     benchmarks: str | None,
+    tasks: str | None,
+    paper: str | None,
     output: str,
 ) -> None:
-    """Write the page, and beside it Figure 1 as `figure1.png` and the table as `results.md`."""
-    import jinja2
+    """Write the page, and beside it Figure 1 as `figure1.png` and the table as `results.md`.
+
+    evaluations: the backbone's first. speeds: of the runs, in their order, or none. tasks, paper: folders of
+    results that are shown if they are there.
+    """
     import vl_convert
 
     from train import charts, results
+    from train.figures import corpus_figures, model_figures
 
     found = [
         results.load_run_results(run, evaluation) for run, evaluation in zip(runs, evaluations[1:], strict=True)
@@ -42,58 +53,84 @@ def write_report(
     base = read_json(evaluations[0])
     corpus = read_json(stats)
     table = results.results_table(base, found, forgetting, learning)
-    figure = charts.trade_off(results.trade_off_points(found, forgetting, learning), forgetting, learning)
-    specs = {
-        "trade_off": figure,
-        "funnel": charts.funnel(results.funnel_points(corpus["ledgers"]), [x["stage"] for x in corpus["ledgers"]]),
-        "languages": charts.languages(results.language_points(corpus)),
-        "learning": charts.curves(results.evaluation_points(found, learning), "bpb", f"{learning}, bits per byte"),
-        "forgetting": charts.curves(
-            results.evaluation_points(found, forgetting), "bpb", f"{forgetting}, bits per byte"
-        ),
-        "loss": charts.curves(results.loss_points(found), "loss", "training loss, nats per token"),
-    }
-    if gate := results.gate_points(found):
-        specs["gates"] = charts.gates(gate)
-    if pretraining := results.pretraining_points(backbone):
-        specs["pretraining"] = charts.pretraining(pretraining)
-    if quality:
-        specs["precision_recall"] = charts.precision_recall(results.quality_points(quality))
+    answers = results.tasks_table(tasks, found)
     times = stage_times(benchmarks)
-    if times:
-        specs["durations"] = charts.durations(times)
-    vega: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+    figures = {
+        **model_figures(found, backbone, forgetting, learning, [read_json(path) for path in speeds]),
+        **corpus_figures(corpus, quality, times),
+    }
+    write_page(
+        output,
+        {
+            "title": options.title,
+            "summary": results.summary(table, forgetting, learning),
+            "forgetting": forgetting,
+            "learning": learning,
+            "table": table,
+            "table_data": data_link(results.flat_table(table)),
+            "others": [name for name in base["domains"] if name not in (forgetting, learning)],
+            "methods": list(dict.fromkeys(run["run"]["method"] for run in found)),
+            "tasks": answers,
+            "tasks_data": data_link(answers["flat"]),
+            "paper": results.paper_tables(paper),
+            "corpus": corpus,
+            "quality": [read_json(path) for path in quality],
+            "generations": results.generations(base, found),
+            "runs": found,
+            "training": pretrained_here(backbone),
+            "configs": {path: Path(path).read_text(encoding="utf-8") for path in config_files},
+            "times": times,
+            "versions": versions(),
+            "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        },
+        figures,
+    )
+    png = vl_convert.vegalite_to_png(charts.for_print(figures["trade_off"].chart), scale=2)
+    with atomic(Path(output).with_name("figure1.png")) as part:
+        part.write_bytes(png)
+    write_text(Path(output).with_name("results.md"), results.markdown_table(table))
+
+
+def write_page(output: str, content: dict[str, Any], figures: dict[str, Any]) -> None:
+    """Render the template with `content` and the figures (train/figures.py).
+
+    The page runs its own two scripts and no other: their hashes are in its Content-Security-Policy.
+    """
+    import jinja2
+    import vl_convert
+
+    from train.results import signed
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["signed"] = signed
+    vega: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+    scripts = [vega.replace("</script", "<\\/script"), (Path(__file__).parent / "report.js").read_text()]
     page = environment.get_template("report.html.j2").render(
-        title=options.title,
-        summary=results.summary(table, forgetting, learning),
-        forgetting=forgetting,
-        learning=learning,
-        table=table,
-        others=[name for name in base["domains"] if name not in (forgetting, learning)],
-        # "</" would end the script element that holds the data, whatever JSON says.
-        specs={name: json.dumps(chart.to_dict()).replace("<", "\\u003c") for name, chart in specs.items()},
-        vega=vega.replace("</script", "<\\/script"),
-        corpus=corpus,
-        quality=[read_json(path) for path in quality],
-        generations=results.generations(base, found),
-        runs=found,
-        training=pretrained_here(backbone),
-        config=Path(config_file).read_text(encoding="utf-8") if config_file else "",
-        times=times,
-        versions=versions(),
-        machine=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        content,
+        figures=figures,
+        data={name: data_link(figure.points) for name, figure in figures.items()},
+        # "</" would end the element that holds the data, whatever JSON says.
+        specs=json.dumps({name: figure.chart.to_dict() for name, figure in figures.items()}).replace(
+            "<", "\\u003c"
+        ),
+        scripts=scripts,
+        hashes=[base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts],
     )
-    png = vl_convert.vegalite_to_png(charts.for_print(figure), scale=2)
-    with atomic(Path(output).with_name("figure1.png")) as part:
-        part.write_bytes(png)
-    write_text(Path(output).with_name("results.md"), results.markdown_table(table))
     write_text(output, page)
+
+
+def data_link(rows: list[dict[str, Any]]) -> str:
+    """A `data:` URI of the rows as CSV, under the union of their keys."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return "data:text/csv;charset=utf-8," + quote(file.getvalue(), safe=",;:/ ").replace(" ", "%20")
 
 
 def pretrained_here(backbone: str) -> dict[str, Any] | None:

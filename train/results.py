@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import read_json
+from train.points import named
+
+# What the plots of the paper's targets may add to the page.
+IMAGE_BYTES = 1_500_000
 
 
 def load_run_results(run: str, evaluation: str) -> dict[str, Any]:
@@ -36,6 +41,27 @@ def results_table(
     return rows
 
 
+def flat_table(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results as plain rows, for CSV."""
+    names = ("method", "extra_parameters", "true_fraction", "alpha", "tokens", "seconds", "peak_memory_mib")
+    rows = []
+    for row in table:
+        flat: dict[str, Any] = {"model": row["name"]}
+        for domain, bpb in row["bpb"].items():
+            flat |= {f"{domain} bpb": bpb, f"{domain} change": row["change"][domain]}
+            flat[f"{domain} nats per token"] = row["nats"][domain]
+        if run := row["run"]:
+            flat |= {name: run.get(name) for name in names}
+            flat |= {name: run["options"][name] for name in ("learning_rate", "seed")}
+        rows.append(flat)
+    return rows
+
+
+def signed(value: float) -> str:
+    """A change with its sign; what rounds to nothing is +0.000."""
+    return f"{round(value, 3) + 0.0:+.3f}"
+
+
 def markdown_table(table: list[dict[str, Any]]) -> str:
     """The results as a Markdown table: bits per byte, and the change against the backbone in brackets."""
     domains = list(table[0]["bpb"])
@@ -44,7 +70,9 @@ def markdown_table(table: list[dict[str, Any]]) -> str:
         "|---|" + "---:|" * (len(domains) + 4),
     ]
     for row in table:
-        cells = [f"{row['bpb'][d]:.3f}" + (f" ({row['change'][d]:+.3f})" if row["run"] else "") for d in domains]
+        cells = [
+            f"{row['bpb'][d]:.3f}" + (f" ({signed(row['change'][d])})" if row["run"] else "") for d in domains
+        ]
         if run := row["run"]:
             weights = run["extra_parameters"] or run["backbone_parameters"]
             cells += [f"{run['options']['learning_rate']:g}", f"{weights:,}"]
@@ -55,15 +83,73 @@ def markdown_table(table: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def tasks_table(folder: str | None, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Accuracies on multiple-choice tasks, where {model}.json of them are in `folder`.
+
+    `tasks`: their names; `rows`: a model each, with its method and its headline accuracies, a task each or None;
+    `flat`: all accuracies as plain rows; `skipped`: why a task was left out.
+    """
+    models = {"backbone": None} | {run["name"]: run["run"]["method"] for run in runs}
+    paths = {model: Path(folder or "", f"{model}.json") for model in models}
+    found = {model: read_json(path) for model, path in paths.items() if folder and path.exists()}
+    tasks = list(dict.fromkeys(task for measured in found.values() for task in measured["tasks"]))
+    return {
+        "tasks": tasks,
+        "rows": [
+            {
+                "model": model,
+                "method": models[model],
+                "cells": [_headline(measured["tasks"].get(t)) for t in tasks],
+            }
+            for model, measured in found.items()
+        ],
+        "flat": [
+            {"model": model, "task": task, "count": entry["count"], "metric": metric, "accuracy": accuracy}
+            | {"stderr": entry["stderr"][metric], "headline": metric == entry["metric"]}
+            for model, measured in found.items()
+            for task, entry in measured["tasks"].items()
+            for metric, accuracy in entry["accuracy"].items()
+        ],
+        "skipped": {task: why for measured in found.values() for task, why in measured["skipped"].items()},
+    }
+
+
+def _headline(task: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Accuracy and standard error under the task's own metric."""
+    if task is None:
+        return None
+    own = {name: task[name][task["metric"]] for name in ("accuracy", "stderr")}
+    return own | {"metric": task["metric"], "count": task["count"]}
+
+
+def paper_tables(folder: str | None) -> list[dict[str, str]]:
+    """The paper's tables and figures, if their targets were made: `title`, `html` of the Markdown, `image`.
+
+    Plots are left out beyond IMAGE_BYTES in all, so that the page stays small.
+    """
+    from markdown_it import MarkdownIt
+
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink"])
+    found, room = [], IMAGE_BYTES
+    for path in sorted(Path(folder).glob("*.md")) if folder else []:
+        title, _, text = path.read_text(encoding="utf-8").partition("\n")
+        picture, image = path.with_suffix(".png"), ""
+        if picture.exists() and picture.stat().st_size <= room:
+            room -= picture.stat().st_size
+            image = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+        found.append({"title": title.lstrip("# "), "html": markdown.render(text), "image": image})
+    return found
+
+
 def summary(table: list[dict[str, Any]], forgetting: str, learning: str) -> str:
-    """The result in two sentences, for each neutral run against the others."""
-    by_method = {row["run"]["method"]: row for row in table[1:]}
+    """The result in two sentences: the first neutral run against the first of each other method."""
+    by_method = {row["run"]["method"]: row for row in reversed(table[1:])}
     neutral = by_method.get("neutral")
     if not neutral:
         return ""
     text = (
-        f"Neutral residues change {forgetting} by {neutral['change'][forgetting]:+.3f} bits per byte "
-        f"and {learning} by {neutral['change'][learning]:+.3f}."
+        f"Neutral residues change {forgetting} by {signed(neutral['change'][forgetting])} bits per byte "
+        f"and {learning} by {signed(neutral['change'][learning])}."
     )
     for method in ("finetune", "adapter"):
         other = by_method.get(method)
@@ -71,38 +157,14 @@ def summary(table: list[dict[str, Any]], forgetting: str, learning: str) -> str:
             share = neutral["change"][learning] / other["change"][learning]
             text += (
                 f" They keep {share:.0%} of what {method} learns"
-                f" ({method}: {other['change'][forgetting]:+.3f} and {other['change'][learning]:+.3f})."
+                f" ({method}: {signed(other['change'][forgetting])} and {signed(other['change'][learning])})."
             )
     return text
 
 
-def trade_off_points(runs: list[dict[str, Any]], forgetting: str, learning: str) -> list[dict[str, Any]]:
-    """Every evaluation during training of every run, all on the same rows; step 0 is the backbone."""
-    points = []
-    for run in runs:
-        evaluated = [line for line in run["metrics"] if "evaluation" in line]
-        for line in evaluated:
-            points.append(
-                _named(run)
-                | {
-                    "rate": run["run"]["options"]["learning_rate"],
-                    "step": line["step"],
-                    "forgetting": line["evaluation"][forgetting]["bpb"],
-                    "learning": line["evaluation"][learning]["bpb"],
-                    "final": line is evaluated[-1],
-                }
-            )
-    backbone = {"model": "backbone", "method": "backbone", "rate": 0, "final": True}
-    return [points[0] | backbone, *points]
-
-
-def _named(run: dict[str, Any]) -> dict[str, Any]:
-    return {"model": run["name"], "method": run["run"]["method"]}
-
-
 def evaluation_points(runs: list[dict[str, Any]], domain: str) -> list[dict[str, Any]]:
     return [
-        _named(run) | {"step": line["step"], "bpb": line["evaluation"][domain]["bpb"]}
+        named(run) | {"step": line["step"], "bpb": line["evaluation"][domain]["bpb"]}
         for run in runs
         for line in run["metrics"]
         if "evaluation" in line
@@ -115,13 +177,13 @@ def loss_points(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for run in runs:
         lines = [line for line in run["metrics"] if "loss" in line]
         every = max(1, len(lines) // 100)
-        points += [_named(run) | {"step": x["step"], "loss": x["loss"]} for x in lines[::every]]
+        points += [named(run) | {"step": x["step"], "loss": x["loss"]} for x in lines[::every]]
     return points
 
 
 def gate_points(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
-        {"model": run["name"], "step": line["step"], "tokens": f"{kind} tokens", "gate": line[f"gate_{kind}"]}
+        named(run) | {"step": line["step"], "tokens": f"{kind} tokens", "gate": line[f"gate_{kind}"]}
         for run in runs
         if run["run"]["method"] == "neutral"
         for line in run["metrics"]

@@ -23,6 +23,7 @@ from pipeline.files import atomic, atomic_folder, read_arrow, write_json
 from pipeline.progress import progress
 from train.options import Domain, Tokens
 from train.rows import Rows
+from train.sites import count_sites
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,7 +79,8 @@ def tokenize(
 
     Columns: `tokens` (T + 1 token ids), `bytes` (UTF-8 bytes of the text whose tokens the row predicts) and
     `document` (number of the document that the row begins in). Validation rows are filled up with
-    separators, so that every token counts; of training rows the unfinished last one is left out.
+    separators, so that every token counts; of training rows the unfinished last one is left out. The metadata of
+    validation rows say which site each document is of.
     Raises StageError where the domain has no document in this split.
     """
     from transformers import AutoTokenizer
@@ -116,6 +118,7 @@ def tokenize(
                 "domain": Path(output).parent.name,
                 "language": options.language,
                 "split": split,
+                **({"sites": count_sites(shards, options.urls)} if split == "validation" else {}),
             },
         )
         write_json(

@@ -218,7 +218,9 @@ rule evaluate_model:
         ),
         rows=EVAL_ROWS,
     output:
-        f"{OUT}/evaluate/{{model}}.json",
+        measures=f"{OUT}/evaluate/{{model}}.json",
+        # Not in the measures, which have the same bytes every time.
+        speed=f"{OUT}/speed/{{model}}.json",
     log:
         f"{OUT}/logs/evaluate/{{model}}.log",
     benchmark:
@@ -240,7 +242,7 @@ rule evaluate_model:
         "Evaluate {wildcards.model}"
     shell:
         "python -m train evaluate {params.options} --backbone {input.backbone} {params.run}"
-        " --rows {params.rows} --output {output} > {log} 2>&1"
+        " --rows {params.rows} --output {output.measures} --speed {output.speed} > {log} 2>&1"
 
 
 rule export_run:
@@ -277,10 +279,26 @@ rule report:
         runs=expand(f"{OUT}/runs/{{run}}/run.json", run=RUNS),
         metrics=expand(f"{OUT}/runs/{{run}}/metrics.jsonl", run=RUNS),
         evaluations=expand(f"{OUT}/evaluate/{{model}}.json", model=["backbone", *RUNS]),
+        speeds=expand(f"{OUT}/speed/{{run}}.json", run=RUNS),
     output:
-        page=report(f"{OUT}/report.html", category="Report"),
-        figure=f"{OUT}/figure1.png",
-        table=f"{OUT}/results.md",
+        page=report(
+            f"{OUT}/report.html",
+            caption="captions/page.rst",
+            category="Results",
+            labels={"what": "the whole report"},
+        ),
+        figure=report(
+            f"{OUT}/figure1.png",
+            caption="captions/figure1.rst",
+            category="Results",
+            labels={"what": "learning against forgetting"},
+        ),
+        table=report(
+            f"{OUT}/results.md",
+            caption="captions/results.rst",
+            category="Results",
+            labels={"what": "table of results"},
+        ),
     log:
         f"{OUT}/logs/report.log",
     benchmark:
@@ -290,9 +308,9 @@ rule report:
         benchmarks=lambda wildcards, output: Path(output[0]).parent / "benchmarks",
         forgetting=OPTIONS.evaluate.forgetting,
         learning=OPTIONS.evaluate.learning,
-        config=lambda wildcards: (
-            workflow.configfiles[-1] if workflow.configfiles else ""
-        ),
+        configs=lambda wildcards: " ".join(map(str, workflow.configfiles)),
+        # Shown if they are there; nothing here makes them.
+        optional=f"--tasks {OUT}/tasks --paper {OUT}/paper",
         quality=lambda wildcards, input: (
             f"--quality {' '.join(input.quality)}" if input.quality else ""
         ),
@@ -301,6 +319,6 @@ rule report:
         "Write the report"
     shell:
         "python -m train report {params.options} --stats {input.stats} {params.quality}"
-        " --backbone {input.backbone} --runs {input.runs} --evaluations {input.evaluations}"
-        " --forgetting {params.forgetting} --learning {params.learning} --config-file {params.config}"
-        " --benchmarks {params.benchmarks} --output {output.page} > {log} 2>&1"
+        " --backbone {input.backbone} --runs {input.runs} --evaluations {input.evaluations} --speeds {input.speeds}"
+        " --forgetting {params.forgetting} --learning {params.learning} --config-files {params.configs}"
+        " --benchmarks {params.benchmarks} {params.optional} --output {output.page} > {log} 2>&1"
