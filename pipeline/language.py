@@ -16,7 +16,8 @@ from collections.abc import Collection
 from typing import Any
 
 SAMPLE_BYTES, SAMPLE_CHARS = 100_000, 1000
-STRIDE = 6  # each such word of the sample is tried first
+STRIDE, SKETCH_WORDS = 6, 10  # every sixth word of the sample is tried first, if these are enough to tell
+WORD = re.compile(r"\S{1,12}")  # some scripts write a whole clause without a space
 TOO_SHORT = 100  # characters of a sample that tell nothing
 RUN = re.compile(rb">([^<]{20,})")  # behind any tag: to look at the tag here would take twice as long
 NO_TEXT = (b"script", b"style", b"!--")
@@ -64,7 +65,9 @@ def guess(model: Any, body: bytes, codec: str, wanted: Collection[str], min_scor
     if len(text) < TOO_SHORT:
         return None
     # Words from all over the sample say more than as many from its beginning; so few get half the threshold.
-    for part, least in ((" ".join(text.split()[::STRIDE]), min_score / 2), (text, min_score)):
+    sketch = WORD.findall(text)[::STRIDE]
+    tries = [(" ".join(sketch), min_score / 2)] if len(sketch) >= SKETCH_WORDS else []
+    for part, least in (*tries, (text, min_score)):
         found = _probabilities(model, part, 1 + int(1 / least), least)
         if found and found.keys().isdisjoint(wanted):
             return next(iter(found))
