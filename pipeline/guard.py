@@ -55,8 +55,8 @@ class Extractor:
 
     def _ask(self, body: bytes, codec: str) -> tuple[bool, str]:
         name = codec.encode()
-        self.socket.sendall(REQUEST.pack(len(name), len(body)) + name)
-        self.socket.sendall(body)
+        # In one piece, so that the helper wakes once for it.
+        self.socket.sendall(b"".join((REQUEST.pack(len(name), len(body)), name, body)))
         found, size = ANSWER.unpack(_receive(self.socket, ANSWER.size))
         text = _receive(self.socket, size).decode()
         self.pages += 1

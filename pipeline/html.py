@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import re
 
 BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
@@ -79,6 +80,7 @@ def _detect(body: bytes) -> str:
         return _codec(found) or _python_codec(found) or FALLBACK
 
 
+@functools.lru_cache(256)
 def _codec(label: str) -> str | None:
     """The name of Python's codec for a label of the web, or None for an unknown one."""
     from resiliparse.parse.encoding import map_encoding_to_html5
