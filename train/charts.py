@@ -96,7 +96,7 @@ def paper_trade_off(points: Rows, forgetting: str, learning: str, joined: bool) 
     Points: source, label, method, order (of the row), kind (a row's mean, or a single run of it), forgetting,
     learning. `joined`: the means of a method are joined in the order of the rows.
     """
-    colour, shape = _by_method(points)
+    colour, shape = by_method(points)
     panels = []
     for source in dict.fromkeys(point["source"] for point in points):
         own = [point for point in points if point["source"] == source]
