@@ -21,6 +21,9 @@ if not workflow.configfiles:
 container: "docker://python:3.12-slim"
 
 
+report: "train/captions/workflow.rst"
+
+
 try:
     OPTIONS = read(Config, config, ", ".join(map(str, workflow.configfiles)))
 except ConfigError as error:

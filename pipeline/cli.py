@@ -19,7 +19,9 @@ class StageError(RuntimeError):
 
 @dataclass(frozen=True)
 class File:
-    """An argument that names files (or a plain value): the interface of a stage."""
+    """An argument that names files (or a plain value): the interface of a stage. `flag`: given as `--name`, else
+    by its place alone.
+    """
 
     name: str
     doc: str
@@ -28,6 +30,7 @@ class File:
     default: Any = None
     required: bool = True
     metavar: str = ""
+    flag: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,9 @@ def _add_stage(commands: Any, stage: Stage) -> None:
     )
     files = command.add_argument_group("files")
     for file in stage.files:
+        if not file.flag:
+            files.add_argument(file.name, help=file.doc, type=file.kind, metavar=file.metavar or file.name.upper())
+            continue
         keywords: dict[str, Any] = {"help": file.doc, "type": file.kind, "dest": file.name}
         if file.many:
             keywords["nargs"] = "+" if file.required else "*"

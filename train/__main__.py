@@ -206,6 +206,19 @@ example:
         (GRID, TARGET, GRID_RUNS, BACKBONE, GRID_OUTPUT),
     ),
     Stage(
+        "compare",
+        "Compare two runs, or the output folders of two workflows: options that differ, and all measures.",
+        "train.compare:compare",
+        (
+            File("a", "folder of a run, or the output folder of a workflow", flag=False),
+            File("b", "another of the same kind", flag=False),
+        ),
+        example="""examples:
+  python -m train compare results/demo/runs/adapter results/demo/runs/neutral
+  python -m train compare results/demo results/breton > difference.md
+""",
+    ),
+    Stage(
         "schema",
         "Write the JSON Schema of a config, for editors.",
         "train.options:write_schema",

@@ -206,7 +206,9 @@ def heat(points: Rows, value: str, title: str, form: str) -> Any:
     )
     top = max(point[value] for point in points)
     scale = alt.Scale(scheme="viridis", domain=[0, top or 1])
-    cells = base.mark_rect().encode(color=alt.Color(f"{value}:Q", title=title, scale=scale))
+    cells = base.mark_rect().encode(
+        color=alt.Color(f"{value}:Q", title=title, scale=scale, legend=alt.Legend(tickCount=3))
+    )
     chart = cells
     if max(point["layer"] for point in points) < 12:  # where the numbers fit
         ink = alt.condition(f"datum.{value} > {0.6 * top}", alt.value("#000"), alt.value("#fff"))

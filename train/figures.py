@@ -68,12 +68,12 @@ def model_figures(
         ),
         "gate_layers": (
             lambda rows: charts.heat(rows, "gate", "mean |g|", ".2f"),
-            points.layer_points(runs, gated=True),
+            points.layer_points(runs, "gate"),
             "Mean absolute gate of each layer on each domain",
         ),
         "block_layers": (
             lambda rows: charts.heat(rows, "block", "|g A| / |FFN|", ".2f"),
-            points.layer_points(runs, gated=False),
+            points.layer_points(runs, "block"),
             "Mean absolute output of the blocks over that of the FFN, of each layer on each domain",
         ),
         "forgetting_sites": (
@@ -97,7 +97,7 @@ def model_figures(
             "Tokens a second of scoring and of writing, over the backbone's",
         ),
     }
-    return {name: Figure(draw(rows), rows, words) for name, (draw, rows, words) in found.items() if rows}
+    return _drawn(found)
 
 
 def corpus_figures(corpus: dict[str, Any], quality: list[str], times: list[dict[str, Any]]) -> dict[str, Figure]:
@@ -117,4 +117,13 @@ def corpus_figures(corpus: dict[str, Any], quality: list[str], times: list[dict[
         ),
         "durations": (corpus_charts.durations, times, "Seconds of each stage, summed over its jobs"),
     }
-    return {name: Figure(draw(rows), rows, words) for name, (draw, rows, words) in found.items() if rows}
+    return _drawn(found)
+
+
+def _drawn(drafts: dict[str, Draft]) -> dict[str, Figure]:
+    figures = {}
+    for name, (draw, rows, words) in drafts.items():
+        if rows:
+            shown = points.short(rows)
+            figures[name] = Figure(draw(shown), shown, words)
+    return figures

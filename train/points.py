@@ -60,12 +60,12 @@ def change_points(runs: list[dict[str, Any]]) -> Points:
     ]
 
 
-def layer_points(runs: list[dict[str, Any]], gated: bool) -> Points:
-    """What the blocks of each model do, by layer and domain; those that have a gate, if only `gated` are asked."""
+def layer_points(runs: list[dict[str, Any]], part: str) -> Points:
+    """What the blocks of each model do, by layer and domain. part: gate, of those that have one, or block."""
     return [
-        named(run) | {"domain": domain, "row": f"{run['name']}: {domain}", "layer": number} | layer
+        named(run) | {"domain": domain, "row": f"{run['name']}: {domain}", "layer": number, part: layer[part]}
         for run in runs
-        if not gated or (run["run"]["method"] == "neutral" and run["run"]["options"]["gate"] != "none")
+        if part != "gate" or (run["run"]["method"] == "neutral" and run["run"]["options"]["gate"] != "none")
         for domain, change in run["evaluation"]["change"].items()
         for number, layer in enumerate(change["layers"])
     ]
@@ -96,4 +96,11 @@ def speed_points(runs: list[dict[str, Any]], speeds: list[dict[str, Any]]) -> Po
         | {"relative": speed / measured["speeds"]["backbone"][kind]}
         for run, measured in zip(runs, speeds, strict=True)
         for kind, speed in measured["speeds"]["run"].items()
+    ]
+
+
+def short(points: Points) -> Points:
+    """The same rows with six digits of each number, which is more than is measured and less to load."""
+    return [
+        {key: float(f"{x:.6g}") if isinstance(x, float) else x for key, x in point.items()} for point in points
     ]

@@ -11,8 +11,8 @@ from typing import Any
 from pipeline.files import read_json
 from train.points import named
 
-# What the plots of the paper's targets may add to the page.
-IMAGE_BYTES = 1_500_000
+# What the plots and data of the paper's targets may add to the page, before a third more as base64.
+PAPER_BYTES = 1_500_000
 
 
 def load_run_results(run: str, evaluation: str) -> dict[str, Any]:
@@ -123,21 +123,24 @@ def _headline(task: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def paper_tables(folder: str | None) -> list[dict[str, str]]:
-    """The paper's tables and figures, if their targets were made: `title`, `html` of the Markdown, `image`.
+    """The paper's tables and figures, if their targets were made: `title`, `html` of the Markdown, and
+    as `data:` URIs `image` and `csv`.
 
-    Plots are left out beyond IMAGE_BYTES in all, so that the page stays small.
+    Files are left out beyond PAPER_BYTES in all, so that the page stays small.
     """
     from markdown_it import MarkdownIt
 
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink"])
-    found, room = [], IMAGE_BYTES
+    found, room = [], PAPER_BYTES
     for path in sorted(Path(folder).glob("*.md")) if folder else []:
         title, _, text = path.read_text(encoding="utf-8").partition("\n")
-        picture, image = path.with_suffix(".png"), ""
-        if picture.exists() and picture.stat().st_size <= room:
-            room -= picture.stat().st_size
-            image = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
-        found.append({"title": title.lstrip("# "), "html": markdown.render(text), "image": image})
+        entry = {"name": path.stem, "title": title.lstrip("# "), "html": markdown.render(text)}
+        for name, suffix, kind in (("image", ".png", "image/png"), ("csv", ".csv", "text/csv")):
+            file = path.with_suffix(suffix)
+            if file.exists() and file.stat().st_size <= room:
+                room -= file.stat().st_size
+                entry[name] = f"data:{kind};base64," + base64.b64encode(file.read_bytes()).decode()
+        found.append(entry)
     return found
 
 

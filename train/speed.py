@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -16,16 +15,17 @@ from models.backbone import compute
 from models.loss import token_nll
 from train.rows import Rows
 
-ROUNDS = 5
+ROUNDS = 7
 # Tokens of one scoring pass; tokens of a prompt, and those written behind it, one text at a time.
 SCORED, PROMPT, WRITTEN = 4096, 32, 64
 
 
 def measure_speed(models: dict[str, Any], rows: Rows, device: torch.device) -> dict[str, Any]:
-    """Tokens a second of `scoring` whole rows and of `writing`, for each model: the median of ROUNDS.
+    """Tokens a second of `scoring` whole rows and of `writing`, for each model: the fastest of ROUNDS.
 
-    The models take turns, so that a slow moment of the machine hits all of them; the first round, in which
-    caches fill, does not count. LoRA and blocks are measured beside the backbone's weights, not folded in.
+    The models take turns, so that a slow moment of the machine hits all of them, and what else runs there can
+    only slow them down; the first round, in which caches fill, does not count. LoRA and blocks are measured
+    beside the backbone's weights, not folded in.
     """
     count = max(1, min(SCORED // rows.row_tokens, len(rows)))
     tokens_BT1 = torch.from_numpy(rows.tokens(np.arange(count))).to(device)
@@ -38,7 +38,7 @@ def measure_speed(models: dict[str, Any], rows: Rows, device: torch.device) -> d
                 seconds[name]["writing"].append(_seconds(partial(_write, model, prompt_1T), device))
     amounts = {"scoring": tokens_BT1[:, 1:].numel(), "writing": written(next(iter(models.values())), prompt_1T)}
     speeds = {
-        name: {kind: amounts[kind] / median(found[1:]) for kind, found in kinds.items()}
+        name: {kind: amounts[kind] / min(found[1:]) for kind, found in kinds.items()}
         for name, kinds in seconds.items()
     }
     return {"device": device.type, "threads": torch.get_num_threads(), "tokens": amounts, "speeds": speeds}

@@ -5,16 +5,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from helpers import LENGTH, language, write_rows
+from helpers import LENGTH, VOCABULARY, language, write_rows, write_tokenizer
 from tiny import make, shake
 
+from models.backbone import create_llama, load_tokenizer, save_backbone
 from models.extend import extend
 from models.loss import plain_head
+from pipeline.files import read_json
 from train import change
 from train.change import measure_change
+from train.evaluate import evaluate
+from train.options import Evaluate, Run
 from train.rows import open_rows
 from train.sites import MOST, OTHERS, count_sites, host, site_places
 from train.speed import measure_speed
+from train.tokens import tokenizer_digest
+from train.trainer import extend as train_run
 
 CPU = torch.device("cpu")
 NAMES = ["a.example", "b.example", OTHERS]
@@ -186,3 +192,35 @@ def test_speed_of_each_model_is_positive_and_beside_the_amounts(rows):
     assert found["speeds"].keys() == {"backbone", "run"}
     assert all(speed > 0 for kinds in found["speeds"].values() for speed in kinds.values())
     assert found["tokens"] == {"scoring": 20 * LENGTH, "writing": 64}
+
+
+# The stage ----------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_has_the_change_and_no_time_in_it(tmp_path):
+    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    same = {"tokenizer_sha256": tokenizer_digest(tokenizer), "separator": 0, "sites": sites([0, 0, 1] * 20)}
+    old, new = (write_rows(tmp_path / f"{i}.arrow", language(i, 40), **same) for i in (1, 5))
+    model = create_llama(
+        hidden_size=16, layers=2, heads=2, ffn_size=24, vocabulary=VOCABULARY, row_tokens=LENGTH, bos=0, eos=0
+    )
+    backbone, run = str(tmp_path / "backbone"), str(tmp_path / "run")
+    save_backbone(model, load_tokenizer(tokenizer), backbone)
+    options = Run(
+        learning_rate=1e-2, steps=4, batch_rows=8, micro_batch_rows=8, alpha=1.0, threads=1, device="cpu"
+    )
+    held = [f"en={old}", f"fr={new}"]
+    train_run(options, backbone, [old], new, held, run)
+    how = Evaluate(prompts=["1 2"], generated_tokens=3, device="cpu")
+    speed = tmp_path / "speed.json"
+    evaluate(how, backbone, run, held, str(tmp_path / "a.json"), None)
+    evaluate(how, backbone, run, held, str(tmp_path / "b.json"), str(speed))
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    found = read_json(tmp_path / "a.json")
+    assert found["change"].keys() == found["domains"].keys() == {"en", "fr"}
+    assert found["change"]["en"]["kl"] > 0
+    assert [len(found["change"]["fr"][part]) for part in ("layers", "sites")] == [2, 2]
+    assert read_json(speed)["speeds"].keys() == {"backbone", "run"}
+    evaluate(how, backbone, None, held, str(tmp_path / "c.json"), str(speed))
+    assert read_json(tmp_path / "c.json")["change"] == {}
+    assert read_json(speed)["speeds"].keys() == {"backbone"}

@@ -75,6 +75,7 @@ def page(tmp_path_factory):
     (tmp_path / "paper").mkdir()
     (tmp_path / "paper/table1.md").write_text(PAPER)
     (tmp_path / "paper/table1.png").write_bytes(b"\x89PNG")
+    (tmp_path / "paper/table1.csv").write_text("a,b\n1,2\n")
     (tmp_path / "config.yaml").write_text(f"title: {HOSTILE}")
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks/card.tsv").write_text("s\tmax_rss\n2.5\t10\n")
@@ -144,6 +145,8 @@ def test_tasks_and_the_papers_tables_are_shown(page):
     assert "mmlu/fr was skipped: &lt;/script&gt;" in page
     assert "<td>&lt;/script&gt;&lt;script&gt;alert(1)" in page
     assert 'src="data:image/png;base64,' in page
+    link = re.search(r'href="data:text/csv;base64,([^"]+)" download="table1.csv"', page)[1]
+    assert base64.b64decode(link) == b"a,b\n1,2\n"
 
 
 def test_runs_that_differ_in_rate_and_seed_are_one_setting():
