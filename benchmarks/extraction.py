@@ -25,7 +25,7 @@ from benchmarks.report import write
 from pipeline.sample import fetch_language_model
 
 ROUNDS = 2
-REPEATS = 4  # of the mixed crawl, for two workers: a crawl long enough to forget the start of the cluster
+REPEATS = 8  # of the mixed crawl, for two workers: as many pages as in three files of CommonCrawl
 
 
 def run(tool: str, warcs: list[str], model: str, python: str = sys.executable, workers: int = 1) -> dict[str, Any]:
