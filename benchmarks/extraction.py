@@ -24,7 +24,7 @@ from benchmarks.report import write
 from pipeline.sample import fetch_language_model
 
 ROUNDS = 2
-REPEATS = 8  # of the mixed crawl, for two workers: as many pages as in three files of CommonCrawl
+REPEATS = 4  # of the mixed crawl, for two workers: a crawl long enough to forget the start of the cluster
 
 
 def run(tool: str, warcs: list[str], model: str, python: str = sys.executable, workers: int = 1) -> dict[str, Any]:
