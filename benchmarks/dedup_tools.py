@@ -1,7 +1,7 @@
 """One step of paragraph dedup in a process of its own, on one core: `… -m benchmarks.dedup_tools STEP FOLDER`.
 
-Prints a JSON line with its seconds (imports not counted) and its peak of memory: that of the process, and that
-which is its own (anonymous), without the pages of mapped files that the kernel may drop.
+Prints a JSON line with its processor time (imports not counted) and its peak of memory: that of the process, and
+that which is its own (anonymous), without the pages of mapped files that the kernel may drop.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import json
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from benchmarks.report import measure
 
 
 def _files(folder: str, kind: str) -> list[str]:
@@ -98,7 +99,12 @@ STEPS: dict[str, Callable[[str], None]] = {
 def main() -> None:
     step, folder = sys.argv[1:]
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    if not step.startswith("datatrove"):
+    if step.startswith("datatrove"):
+        import datatrove.executor
+        import datatrove.pipeline.dedup
+        import datatrove.pipeline.readers
+        import datatrove.pipeline.writers  # noqa: F401
+    else:
         import pipeline.dedup  # noqa: F401
     peak, ended = [0], threading.Event()
 
@@ -109,13 +115,11 @@ def main() -> None:
             peak[0] = max(peak[0], int(own.split()[1]))
 
     threading.Thread(target=watch, daemon=True).start()
-    started = time.perf_counter()
-    STEPS[step](folder)
-    seconds = time.perf_counter() - started
+    _, times = measure(lambda: STEPS[step](folder))
     ended.set()
     status = Path("/proc/self/status").read_text()
     high = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    record = {"seconds": seconds, "own_mib": peak[0] / 1024, "peak_mib": int(high.split()[1]) / 1024}
+    record = {"cpu_s": times["cpu_s"], "own_mib": peak[0] / 1024, "peak_mib": int(high.split()[1]) / 1024}
     sys.stdout.write(json.dumps(record) + "\n")
 
 

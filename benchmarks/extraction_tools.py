@@ -1,7 +1,8 @@
 """One tool over some WARC files, in a process of its own: who keeps which pages, and at what cost.
 
 `python -m benchmarks.extraction_tools TOOL …` prints a JSON line. Imports are not counted. All tools keep pages
-in French with a score of at least 0.5 and 200 characters of text.
+in French with a score of at least 0.5 and 200 characters of text. Processor time is that of all processes: what
+the tool takes of one core, whoever else uses the machine.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import os
 import resource
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from benchmarks.report import measure
 
 LANGUAGE, MIN_SCORE, MIN_CHARS = "fr", 0.5, 200
 
@@ -45,13 +47,14 @@ def plain(warcs: list[str], model: str, folder: str, workers: int) -> list[str]:
 
 def ours(warcs: list[str], model: str, folder: str, workers: int, cascade: bool = True) -> list[str]:
     """`python -m pipeline extract`, which also writes the pages and the ledger."""
-    from pipeline.extract import extract
+    from pipeline.extract import _extractor, extract
     from pipeline.files import read_arrow
     from pipeline.options import Extract
 
     options = Extract(languages=[LANGUAGE], language_min_score=MIN_SCORE, min_chars=MIN_CHARS, cascade=cascade)
     output = f"{folder}/pages.json"
     extract(options, warcs, model, output, f"{folder}/ledger.json", workers, None)
+    _extractor(options.page_seconds).stop()  # its processor time is known when it has ended
     return [url for batch in read_arrow(output) for url in batch.column("url").to_pylist()]
 
 
@@ -108,11 +111,12 @@ def main() -> None:
     if arguments.tool != "datatrove":
         import pipeline.extract  # noqa: F401
     with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        kept = TOOLS[arguments.tool](arguments.warcs, arguments.model, folder, arguments.workers)
-        seconds = time.perf_counter() - started
+        kept, times = measure(
+            lambda: TOOLS[arguments.tool](arguments.warcs, arguments.model, folder, arguments.workers)
+        )
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    sys.stdout.write(json.dumps({"seconds": seconds, "peak_mib": round(peak / 1024), "kept": kept}) + "\n")
+    found = times | {"peak_mib": round(peak / 1024), "kept": kept}
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

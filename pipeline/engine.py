@@ -22,8 +22,8 @@ def map_items(
     """`[function(item) for item in items]`, spread over processes; results keep the order of the items.
 
     Without a scheduler's address this starts a local cluster of `workers` processes, or just loops where
-    one worker or one item needs no cluster. The work must not depend on who does it, so that the bytes
-    written are the same either way.
+    one worker or one item needs no cluster. This process is the first worker, which works while the others
+    start. The work must not depend on who does it, so that the bytes written are the same either way.
     """
     if scheduler is None and min(workers, len(items)) <= 1:
         results = []
@@ -36,14 +36,15 @@ def map_items(
     import logging
 
     import dask
-    from distributed import Client, LocalCluster, as_completed
+    from distributed import Client, LocalCluster, Nanny, as_completed
 
-    # Workers must not outlive us, write no spill folders beside the user's files and open no dashboard.
+    # Workers must not outlive us, write no spill folders beside the user's files, open no dashboard, nor profile.
     logging.getLogger("distributed").setLevel(logging.ERROR)
     settings: dict[str, Any] = {
         "logging.distributed": "error",
         "distributed.worker.daemon": False,
         "distributed.dashboard.link": "",
+        "distributed.worker.profile.enabled": False,
         "distributed.comm.timeouts.connect": "60s",
     }
     with dask.config.set(settings):
@@ -51,12 +52,16 @@ def map_items(
             client = Client(scheduler)
         else:
             cluster = LocalCluster(
-                n_workers=min(workers, len(items)),
+                n_workers=1,
                 threads_per_worker=1,
-                processes=True,
+                processes=False,
+                protocol="tcp://",
                 dashboard_address=None,
                 memory_limit=0,
+                silence_logs=logging.ERROR,
             )
+            cluster.new_spec["cls"] = Nanny  # the others are processes of their own
+            cluster.scale(min(workers, len(items)))
             client = Client(cluster)
         with client, progress(len(items), title, unit) as bar:
             futures = [client.submit(function, item, pure=False) for item in items]

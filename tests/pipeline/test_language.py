@@ -54,6 +54,22 @@ def test_a_page_is_extracted_unless_every_wanted_language_is_improbable(model):
     assert guess(model, page(["court"]), "utf-8", ["de"], 0.05) is None  # too little to tell
 
 
+def test_a_page_that_begins_in_another_language_is_extracted(model):
+    english, french = (" ".join(prose(language, 1)) for language in ("en", "fr"))
+    half = page([english[:480], french[:480]])
+    assert guess(model, half, "utf-8", ["fr"], 0.02) is None
+    assert guess(model, half, "utf-8", ["en"], 0.02) is None
+    assert guess(model, half, "utf-8", ["de"], 0.02) in ("en", "fr")
+
+
+def test_scripts_and_styles_in_capitals_are_no_text():
+    body = (
+        b"<SCRIPT>var something = 'a long script that is no text';</SCRIPT>"
+        b"<Style>p { color: red; margin: 0 auto }</Style><P>The text of the page, 30 > 20"
+    )
+    assert sample_text(body, "utf-8") == "The text of the page, 30 > 20"
+
+
 def test_a_doubtful_beginning_leaves_it_to_the_whole_text(model):
     french, english = "\n".join(prose("fr", 1)), "\n".join(prose("en", 1))
     assert identify(model, french, 100)[0] == "fr"
