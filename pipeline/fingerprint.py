@@ -41,7 +41,7 @@ def _path(module: str) -> Path | None:
 def _read(module: str) -> tuple[str, list[str]]:
     """A hash of a module's code, and this project's modules imported anywhere in it, inside functions too.
 
-    Kept, since the rules' stages share most modules: this was half of the time that Snakemake takes to start.
+    Kept, since the rules' stages share most modules: read for each it was a fifth of Snakemake's start.
     """
     path = _path(module)
     if path is None:

@@ -84,7 +84,7 @@ def test_all_methods_learn_the_new_language(checkout):
         p.stem: read_json(p)["domains"]["fr"]["bpb"] for p in (checkout / "results/test/evaluate").glob("*.json")
     }
     assert set(bpb) == {"backbone", "finetune", "lora", "adapter", "neutral"}
-    assert all(value < bpb["backbone"] for name, value in bpb.items() if name != "backbone"), bpb
+    assert all(value < bpb["backbone"] - 0.05 for name, value in bpb.items() if name != "backbone"), bpb
 
 
 def test_the_shards_load_with_datasets_pyarrow_and_polars(checkout, tmp_path):
