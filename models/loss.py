@@ -46,7 +46,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             p_CV.scatter_add_(1, target_C1, torch.full_like(nll_C1, -1.0))
             if weight_C1 is not None:
                 p_CV *= weight_C1
-            logits_grad_CV = logits_CV.copy_(p_CV)
+            logits_grad_CV = p_CV if p_CV.dtype == dtype else logits_CV.copy_(p_CV)
             if hidden_grad_ND is not None:
                 torch.mm(logits_grad_CV, cast_VD, out=hidden_grad_ND[part])
             if head_grad_VD is not None:
@@ -71,24 +71,28 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def _buffers(rows: int, head_VD: Tensor) -> tuple[Tensor, Tensor]:
-    """Room for the logits and the probabilities of a chunk."""
+    """Room for the logits and the probabilities of a chunk: the same, where logits are in fp32."""
     logits_CV = head_VD.new_empty(rows, len(head_VD))
+    if logits_CV.dtype == torch.float32:
+        return logits_CV, logits_CV
     return logits_CV, logits_CV.new_empty(logits_CV.shape, dtype=torch.float32)
 
 
 def _nll_and_probabilities(
     x_CD: Tensor, head_VD: Tensor, target_C1: Tensor, logits_CV: Tensor, p_CV: Tensor
 ) -> Tensor:
-    """NLL_C1 in fp32; fills logits_CV, and p_CV (fp32) with their softmax.
+    """NLL_C1 in fp32; fills logits_CV, and then p_CV (fp32; it may be the same memory) with their softmax.
 
     The log of the sum of exponentials is taken from the largest probability, which is at least 1/V and
     so never underflows: six times as fast as logsumexp, which would go over the logits again.
     """
     torch.mm(x_CD, head_VD.T, out=logits_CV)
+    largest_C1, of_target_C1 = logits_CV.amax(-1, keepdim=True).float(), logits_CV.gather(1, target_C1).float()
     # In place, since softmax with a dtype would allocate room for the copy that it makes.
-    torch.softmax(p_CV.copy_(logits_CV), -1, out=p_CV)
-    normaliser_C1 = logits_CV.amax(-1, keepdim=True).float() - p_CV.amax(-1, keepdim=True).log()
-    return normaliser_C1 - logits_CV.gather(1, target_C1).float()
+    if p_CV.dtype != logits_CV.dtype:
+        p_CV.copy_(logits_CV)
+    torch.softmax(p_CV, -1, out=p_CV)
+    return largest_C1 - p_CV.amax(-1, keepdim=True).log() - of_target_C1
 
 
 def chunked_cross_entropy(

@@ -24,9 +24,8 @@ def fingerprint(*modules: str) -> str:
         name = pending.pop()
         if name in seen:
             continue
-        tree = _parse(name)
-        seen[name] = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-        pending += _imports(tree)
+        seen[name], imports = _read(name)
+        pending += imports
     return hashlib.sha256(repr(sorted(seen.items())).encode()).hexdigest()[:12]
 
 
@@ -39,23 +38,21 @@ def _path(module: str) -> Path | None:
 
 
 @functools.cache
-def _parse(module: str) -> ast.Module:
+def _read(module: str) -> tuple[str, list[str]]:
+    """A hash of a module's code, and this project's modules imported anywhere in it, inside functions too.
+
+    Kept, since the rules' stages share most modules: read for each it was a fifth of Snakemake's start.
+    """
     path = _path(module)
     if path is None:
         raise ModuleNotFoundError(f"no module {module} below {ROOT}")
-    tree = ast.parse(path.read_bytes())
+    tree, imports = ast.parse(path.read_bytes()), []
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
-    return tree
-
-
-def _imports(tree: ast.Module) -> list[str]:
-    """This project's modules imported anywhere in `tree`, inside functions too."""
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            imports += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in found if name.split(".")[0] in PACKAGES and _path(name)]
+            imports += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    own = [name for name in dict.fromkeys(imports) if name.split(".")[0] in PACKAGES and _path(name)]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), own

@@ -18,10 +18,10 @@ def exploded(
 ) -> str:
     """A message with the step, the documents that its rows begin in, and the last good checkpoint."""
     draw = mixture(step, options, len(old) if old else 0, len(new))
-    documents = sorted(set(new.documents(draw.index[~draw.is_old]).tolist()))
-    text = f"documents {documents} of {new.path}"
+    parts = [new.named_documents(draw.index[~draw.is_old])]
     if old is not None:
-        text += f" and {sorted(set(old.documents(draw.index[draw.is_old]).tolist()))} of {old.path}"
+        parts.append(old.named_documents(draw.index[draw.is_old]))
+    text = f"documents {' and '.join(filter(None, parts))}"
     good = checkpoint.newest(checkpoints) or "none yet"
     return (
         f"step {step + 1}: the loss is {loss} and the norm of its gradient {norm}, on {text}; "

@@ -27,6 +27,7 @@ class Rows:
     metadata: dict[str, Any]
     batches: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
     starts: np.ndarray
+    paths: list[str]
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -47,6 +48,14 @@ class Rows:
     def documents(self, indices: np.ndarray) -> np.ndarray:
         """The document in which each row begins."""
         return self._take(indices, 2)
+
+    def named_documents(self, indices: np.ndarray) -> str:
+        """For messages: the documents in which these rows begin, and the files that those are numbered in."""
+        found: dict[str, set[int]] = {}
+        batch = np.searchsorted(self.starts, indices, side="right") - 1
+        for b, document in zip(batch, self.documents(indices), strict=True):
+            found.setdefault(self.paths[b], set()).add(int(document))
+        return " and ".join(f"{sorted(documents)} of {path}" for path, documents in sorted(found.items()))
 
     def _take(self, indices: np.ndarray, column: int) -> np.ndarray:
         batch = np.searchsorted(self.starts, indices, side="right") - 1
@@ -79,7 +88,7 @@ def open_rows(path: str) -> Rows:
     if not batches:
         raise StageError(f"{path}: no rows in it; the domain has too little text for even one row")
     starts = np.cumsum([0, *(len(documents) for _, _, documents in batches)])
-    return Rows(path, metadata, batches, starts)
+    return Rows(path, metadata, batches, starts, [path] * len(batches))
 
 
 def join_rows(files: list[Rows]) -> Rows:
@@ -90,8 +99,9 @@ def join_rows(files: list[Rows]) -> Rows:
     largest = max(map(len, files))
     repeated = [(rows, round(largest / len(rows))) for rows in files]
     batches = [batch for rows, times in repeated for _ in range(times) for batch in rows.batches]
+    paths = [path for rows, times in repeated for _ in range(times) for path in rows.paths]
     starts = np.cumsum([0, *(len(documents) for _, _, documents in batches)])
-    return Rows(", ".join(rows.path for rows in files), files[0].metadata, batches, starts)
+    return Rows(", ".join(rows.path for rows in files), files[0].metadata, batches, starts, paths)
 
 
 def _views(batch: pa.RecordBatch, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -257,3 +257,21 @@ def test_models_that_are_not_understood_are_refused() -> None:
         extend(make(), "neutral", placement="above")
     with pytest.raises(ExtendError, match="larger fraction"):
         extend(make(), "neutral", fraction=1e-6)
+
+
+def test_blocks_behind_a_norm_compile() -> None:
+    found = []
+    for compiled in (False, True):
+        model = make("Gemma2")
+        extension = extend(model, "neutral", fraction=0.5, placement="after_norm")
+        shake(model)
+        if compiled:  # one layer stands for all: to trace takes seconds
+            decoder_layers(model)[0].compile(backend="aot_eager", fullgraph=True)
+        extension.context.batch = MicroBatch(torch.tensor([[[1.0]], [[0.0]]]), 3.0, 0.0)
+        loss = sum_nll(model, tokens())
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    torch._dynamo.reset()
+    assert len(found[0]) > 1
+    for plain, fast in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)

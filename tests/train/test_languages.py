@@ -97,6 +97,9 @@ def test_joined_rows_are_of_each_domain_about_equally(world: dict[str, str]) -> 
     assert np.array_equal(tokens[:60], files[0].tokens(np.arange(60)))
     assert all(np.array_equal(tokens[60 + 20 * i : 80 + 20 * i], french) for i in range(3))
     assert join_rows(files[:1]).digest() == files[0].digest()
+    assert joined.named_documents(np.array([3, 61, 82, 120, 5])) == (
+        f"[0] of {world['de']} and [3, 5] of {world['en']} and [1, 2] of {world['fr']}"
+    )
 
 
 def test_bases_in_a_config() -> None:
