@@ -90,6 +90,22 @@ STAGES = (
         "evaluate",
     ),
     Stage(
+        "tasks",
+        "Ask a backbone, or a run on it, multiple-choice questions.",
+        "train.accuracy:measure_tasks",
+        (
+            BACKBONE,
+            File("run", "folder of the run; without it the backbone alone", required=False),
+            File("downloads", "folder that keeps downloaded packages", default="downloads"),
+            File("output", "JSON of the accuracies"),
+        ),
+        options.Tasks,
+        example="""example:
+  python -m train tasks --backbone results/demo/backbone --run results/demo/runs/neutral --tasks arc_challenge \\
+      --tasks-languages en fr --output neutral.json
+""",
+    ),
+    Stage(
         "generate",
         "Let one or several models continue prompts, side by side.",
         "train.generate:generate",
