@@ -1,6 +1,13 @@
 # The model wing: shards -> rows -> backbone -> runs -> evaluation -> report. `python -m train STAGE`.
 from train.options import new_domain, old_domains
-from train.workflow import domain_shards, gpus, stage_options
+from train.tasks import task_path
+from train.workflow import (
+    domain_shards,
+    evaluate_options,
+    gpus,
+    stage_options,
+    task_options,
+)
 
 PRETRAIN = OPTIONS.backbone.pretrain
 BACKBONE = f"{OUT}/backbone"
@@ -19,6 +26,11 @@ TRAIN_DOMAINS = list(
             *(new_domain(OPTIONS.extend, run) for run in RUNS),
         ]
     )
+)
+TASK_SCORES = (
+    expand(f"{OUT}/tasks/{{model}}.json", model=["backbone", *RUNS])
+    if OPTIONS.evaluate.tasks
+    else []
 )
 TRAIN_ROWS = [f"{OUT}/tokens/{domain}/train.arrow" for domain in TRAIN_DOMAINS]
 
@@ -57,6 +69,7 @@ rule export:
 rule evaluate:
     input:
         expand(f"{OUT}/evaluate/{{model}}.json", model=["backbone", *RUNS]),
+        TASK_SCORES,
     localrule: True
 
 
@@ -223,7 +236,7 @@ rule evaluate_model:
         mem_mb=4000,
         gpu=gpus(OPTIONS.evaluate.device),
     params:
-        options=flags(OPTIONS.evaluate),
+        options=flags(evaluate_options(OPTIONS.evaluate)),
         run=lambda wildcards: (
             ""
             if wildcards.model == "backbone"
@@ -236,6 +249,40 @@ rule evaluate_model:
     shell:
         "python -m train evaluate {params.options} --backbone {input.backbone} {params.run}"
         " --rows {params.rows} --output {output} > {log} 2>&1"
+
+
+rule tasks_model:
+    input:
+        backbone=BACKBONE,
+        run=lambda wildcards: (
+            []
+            if wildcards.model == "backbone"
+            else f"{OUT}/runs/{wildcards.model}/weights.safetensors"
+        ),
+        tasks=[str(task_path(name)) for name in OPTIONS.evaluate.tasks],
+    output:
+        f"{OUT}/tasks/{{model}}.json",
+    log:
+        f"{OUT}/logs/tasks/{{model}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/tasks/{{model}}.tsv"
+    threads: OPTIONS.evaluate.threads
+    resources:
+        mem_mb=6000,
+        gpu=gpus(OPTIONS.evaluate.device),
+    params:
+        options=flags(task_options(OPTIONS.evaluate)),
+        run=lambda wildcards: (
+            ""
+            if wildcards.model == "backbone"
+            else f"--run {OUT}/runs/{wildcards.model}"
+        ),
+        code=fingerprint("train.accuracy"),
+    message:
+        "Ask {wildcards.model} the tasks"
+    shell:
+        "python -m train tasks {params.options} --backbone {input.backbone} {params.run}"
+        " --output {output} > {log} 2>&1"
 
 
 rule export_run:
@@ -272,6 +319,7 @@ rule report:
         runs=expand(f"{OUT}/runs/{{run}}/run.json", run=RUNS),
         metrics=expand(f"{OUT}/runs/{{run}}/metrics.jsonl", run=RUNS),
         evaluations=expand(f"{OUT}/evaluate/{{model}}.json", model=["backbone", *RUNS]),
+        tasks=TASK_SCORES,
     output:
         page=report(f"{OUT}/report.html", category="Report"),
         figure=f"{OUT}/figure1.png",
