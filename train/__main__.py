@@ -83,7 +83,11 @@ STAGES = (
         (
             BACKBONE,
             File("run", "folder of the run; without it the backbone alone", required=False),
-            File("rows", "held-out rows, as DOMAIN=PATH", many=True),
+            File(
+                "rows",
+                "held-out rows, .arrow shards, .jsonl or .txt (or a pattern of them), as DOMAIN=PATH",
+                many=True,
+            ),
             File("output", "JSON of the measures"),
         ),
         options.Evaluate,
