@@ -312,3 +312,16 @@ def test_scores_of_another_model_are_not_taken(tmp_path: Path) -> None:
         raise RuntimeError
     with kept_scores(str(tmp_path / "s"), "two") as (scores, _):
         assert scores == {}
+
+
+def test_the_harness_finds_the_same(folder: Path) -> None:
+    """Log-likelihoods and accuracies of lm-evaluation-harness on the same model, where it is installed."""
+    pytest.importorskip("lm_eval")
+    from benchmarks.evaluation import compare
+
+    options = Tasks(tasks=[str(folder / "quiz.yaml")], device="cpu", threads=1)
+    [row] = compare(options, str(folder / "backbone"), 3, str(folder))
+    assert row["requests"] == 240
+    assert row["largest difference of a log-likelihood, nats"] < 1e-4
+    assert row["accuracy (raw), ours"] == row["accuracy (raw), lm_eval"] > 0
+    assert row["headline, ours"] == row["headline, lm_eval"]
