@@ -14,7 +14,18 @@ from typing import Any, TypeVar
 from pipeline.files import write_json, write_text
 
 Result = TypeVar("Result")
-PACKAGES = ("numpy", "pyarrow", "xxhash", "fastwarc", "resiliparse", "fasttext-community", "datatrove")
+PACKAGES = (
+    "numpy",
+    "pyarrow",
+    "xxhash",
+    "fastwarc",
+    "resiliparse",
+    "fasttext-community",
+    "datatrove",
+    "torch",
+    "transformers",
+    "lm_eval",
+)
 
 
 def machine() -> dict[str, Any]:

@@ -88,12 +88,32 @@ STAGES = (
         (
             BACKBONE,
             File("run", "folder of the run; without it the backbone alone", required=False),
-            File("rows", "held-out rows, as DOMAIN=PATH", many=True),
+            File(
+                "rows",
+                "held-out rows, .arrow shards, .jsonl or .txt (or a pattern of them), as DOMAIN=PATH",
+                many=True,
+            ),
             File("output", "JSON of the measures"),
             File("speed", "JSON of its inference speed, which is measured if this is given", required=False),
         ),
         options.Evaluate,
         "evaluate",
+    ),
+    Stage(
+        "tasks",
+        "Ask a backbone, or a run on it, multiple-choice questions.",
+        "train.accuracy:measure_tasks",
+        (
+            BACKBONE,
+            File("run", "folder of the run; without it the backbone alone", required=False),
+            File("downloads", "folder that keeps downloaded packages", default="downloads"),
+            File("output", "JSON of the accuracies"),
+        ),
+        options.Tasks,
+        example="""example:
+  python -m train tasks --backbone results/demo/backbone --run results/demo/runs/neutral --tasks arc_challenge \\
+      --tasks-languages en fr --output neutral.json
+""",
     ),
     Stage(
         "generate",

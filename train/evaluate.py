@@ -4,15 +4,17 @@ few texts that it writes.
 
 from __future__ import annotations
 
+import tempfile
+
 import torch
 
 from models.backbone import load_tokenizer
 from pipeline.files import write_json
 from pipeline.progress import progress
 from train.change import measure_change
+from train.corpus import open_corpus
 from train.generate import write
 from train.options import Evaluate, Generate
-from train.rows import open_rows
 from train.score import load_for, load_run, pick_device, score_rows
 from train.speed import measure_speed
 from train.tokens import check_tokenizer
@@ -23,13 +25,15 @@ BATCH_ROWS = 64
 def evaluate(
     options: Evaluate, backbone: str, run: str | None, rows: list[str], output: str, speed: str | None
 ) -> None:
-    """Measure the backbone, or the run on it, on `DOMAIN=PATH` rows, and continue the prompts.
+    """Measure the backbone, or the run on it, on `DOMAIN=PATH` rows or texts, and continue the prompts.
 
     `speed`: where its speed beside the backbone's is written, which is no two times the same.
     """
     torch.set_num_threads(options.threads)
     device = pick_device(options.device)
-    opened = {name: open_rows(path) for name, path in (pair.split("=", 1) for pair in rows)}
+    with tempfile.TemporaryDirectory() as folder:  # what is mapped stays when it is gone
+        pairs = (pair.split("=", 1) for pair in rows)
+        opened = {name: open_corpus(path, backbone, f"{folder}/{name}") for name, path in pairs}
     for domain in opened.values():
         check_tokenizer(domain, backbone)
     model = load_run(backbone, run, device)

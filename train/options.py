@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.config import json_schema, option
+from pipeline.config import ConfigError, json_schema, option
 from pipeline.files import write_json
 from pipeline.options import Crawl, Dedup, Engine, Extract, Filter, Near, Quality, Sample, Shards, bad_regex
 
@@ -195,16 +195,37 @@ def old_domains(extend: Extend, name: str) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    """What is measured, on held-out documents."""
+class Tasks:
+    """Multiple choice."""
+
+    tasks: list[str] = option([], "multiple-choice tasks: names in configs/tasks, or paths of such YAML files")
+    tasks_languages: list[str] = option([], "languages to ask in; empty: all that a task has")
+    tasks_limit: int | None = option(None, "questions of a task and language, evenly spread; null: all", low=1)
+    device: str = option("auto", "where to evaluate", choices=("auto", "cpu", "cuda"))
+    threads: int = option(1, "CPU threads", low=1)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        from train.tasks import read_task
+
+        for number, name in enumerate(self.tasks):
+            try:
+                task = read_task(name)
+            except ConfigError as error:
+                yield f"tasks[{number}]", str(error)
+                continue
+            if self.tasks_languages and not set(self.tasks_languages) & set(task.languages):
+                yield "tasks_languages", f"{name} has none of them; it has {', '.join(task.languages)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Tasks):
+    """What is measured, on held-out documents and with questions."""
 
     forgetting: str = option("en", "domain that measures forgetting; best from other sites than the replay's")
     learning: str = option("fr", "domain that measures learning")
     others: list[str] = option([], "further domains to measure")
     prompts: list[str] = option([], "beginnings to continue, for the report")
     generated_tokens: int = option(40, "length of a continuation", unit="tokens", low=1)
-    device: str = option("auto", "where to evaluate", choices=("auto", "cpu", "cuda"))
-    threads: int = option(1, "CPU threads", low=1)
 
 
 @dataclass(frozen=True, kw_only=True)

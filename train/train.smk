@@ -1,7 +1,14 @@
 # The model wing: shards -> rows -> backbone -> runs -> evaluation -> report. `python -m train STAGE`.
 from train.options import new_domain, old_domains
 from train.paper import plan, with_runs
-from train.workflow import domain_shards, gpus, stage_options
+from train.tasks import task_path
+from train.workflow import (
+    domain_shards,
+    evaluate_options,
+    gpus,
+    stage_options,
+    task_options,
+)
 
 PRETRAIN = OPTIONS.backbone.pretrain
 BACKBONE = f"{OUT}/backbone"
@@ -24,6 +31,11 @@ TRAIN_DOMAINS = list(
             *(new_domain(OPTIONS.extend, run) for run in RUNS),
         ]
     )
+)
+TASK_SCORES = (
+    expand(f"{OUT}/tasks/{{model}}.json", model=["backbone", *RUNS])
+    if OPTIONS.evaluate.tasks
+    else []
 )
 TRAIN_ROWS = [f"{OUT}/tokens/{domain}/train.arrow" for domain in TRAIN_DOMAINS]
 
@@ -62,6 +74,7 @@ rule export:
 rule evaluate:
     input:
         expand(f"{OUT}/evaluate/{{model}}.json", model=["backbone", *RUNS]),
+        TASK_SCORES,
     localrule: True
 
 
@@ -230,7 +243,7 @@ rule evaluate_model:
         mem_mb=4000,
         gpu=gpus(OPTIONS.evaluate.device),
     params:
-        options=flags(OPTIONS.evaluate),
+        options=flags(evaluate_options(OPTIONS.evaluate)),
         run=lambda wildcards: (
             ""
             if wildcards.model == "backbone"
@@ -243,6 +256,40 @@ rule evaluate_model:
     shell:
         "python -m train evaluate {params.options} --backbone {input.backbone} {params.run}"
         " --rows {params.rows} --output {output.measures} --speed {output.speed} > {log} 2>&1"
+
+
+rule tasks_model:
+    input:
+        backbone=BACKBONE,
+        run=lambda wildcards: (
+            []
+            if wildcards.model == "backbone"
+            else f"{OUT}/runs/{wildcards.model}/weights.safetensors"
+        ),
+        tasks=[str(task_path(name)) for name in OPTIONS.evaluate.tasks],
+    output:
+        f"{OUT}/tasks/{{model}}.json",
+    log:
+        f"{OUT}/logs/tasks/{{model}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/tasks/{{model}}.tsv"
+    threads: OPTIONS.evaluate.threads
+    resources:
+        mem_mb=6000,
+        gpu=gpus(OPTIONS.evaluate.device),
+    params:
+        options=flags(task_options(OPTIONS.evaluate)),
+        run=lambda wildcards: (
+            ""
+            if wildcards.model == "backbone"
+            else f"--run {OUT}/runs/{wildcards.model}"
+        ),
+        code=fingerprint("train.accuracy"),
+    message:
+        "Ask {wildcards.model} the tasks"
+    shell:
+        "python -m train tasks {params.options} --backbone {input.backbone} {params.run}"
+        " --output {output} > {log} 2>&1"
 
 
 rule export_run:
@@ -280,6 +327,7 @@ rule report:
         metrics=expand(f"{OUT}/runs/{{run}}/metrics.jsonl", run=RUNS),
         evaluations=expand(f"{OUT}/evaluate/{{model}}.json", model=["backbone", *RUNS]),
         speeds=expand(f"{OUT}/speed/{{run}}.json", run=RUNS),
+        tasks=TASK_SCORES,
     output:
         page=report(
             f"{OUT}/report.html",
@@ -309,8 +357,8 @@ rule report:
         forgetting=OPTIONS.evaluate.forgetting,
         learning=OPTIONS.evaluate.learning,
         configs=lambda wildcards: " ".join(map(str, workflow.configfiles)),
-        # Shown if they are there; nothing here makes them.
-        optional=f"--tasks {OUT}/tasks --paper {OUT}/paper",
+        tasks=f"--tasks {OUT}/tasks" if TASK_SCORES else "",
+        paper=f"{OUT}/paper",  # shown if it is there; nothing here makes it
         quality=lambda wildcards, input: (
             f"--quality {' '.join(input.quality)}" if input.quality else ""
         ),
@@ -321,4 +369,4 @@ rule report:
         "python -m train report {params.options} --stats {input.stats} {params.quality}"
         " --backbone {input.backbone} --runs {input.runs} --evaluations {input.evaluations} --speeds {input.speeds}"
         " --forgetting {params.forgetting} --learning {params.learning} --config-files {params.configs}"
-        " --benchmarks {params.benchmarks} {params.optional} --output {output.page} > {log} 2>&1"
+        " --benchmarks {params.benchmarks} {params.tasks} --paper {params.paper} --output {output.page} > {log} 2>&1"

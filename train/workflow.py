@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.config import ConfigError
-from train.options import Config, Run, new_domain
+from train.options import Config, Evaluate, Run, Tasks, new_domain
 
 
 def domain_shards(config: Config, batches: Iterable[str], domain: str, split: str) -> list[str]:
@@ -30,6 +30,16 @@ def stage_options(config: Config, name: str) -> Run:
     run = config.extend.runs[name]
     base = f"{config.output}/runs/{run.base}" if run.base else None
     return dataclasses.replace(run, base=base, new=new_domain(config.extend, name))
+
+
+def task_options(options: Evaluate) -> Tasks:
+    """The options of multiple choice alone."""
+    return Tasks(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Tasks)})
+
+
+def evaluate_options(options: Evaluate) -> Evaluate:
+    """The options without the tasks, so that other ones do not make bits per byte be measured again."""
+    return dataclasses.replace(options, tasks=[], tasks_languages=[], tasks_limit=None)
 
 
 def gpus(device: str) -> int:

@@ -1,0 +1,217 @@
+"""Log-likelihoods of continuations: what contexts share is computed once.
+
+The contexts of a family (a task's questions behind the same shots) begin with the same tokens: their keys and
+values are computed once. Questions are batched by length: a batch computes as many tokens of each context as its
+shortest has, once a question; what is left goes with each answer. So no row has padding before its answer, and
+no mask or position differs from those of a plain forward pass, in any architecture.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.backbone import compute
+
+# Of a batch: tokens of its keys and values, and numbers of its logits. Measured on a 2-core CPU, larger ones
+# are not faster; a GPU has to be kept busy.
+BATCH_TOKENS = {"cpu": 2**13, "cuda": 2**16}
+BATCH_LOGITS = {"cpu": 2**26, "cuda": 2**29}
+# Contexts of a batch differ by at most so many tokens, which are computed once an answer.
+SPREAD = 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """A context and its continuations, in tokens. Requests of a `family` are likely to begin alike."""
+
+    family: tuple[str, ...]
+    context: np.ndarray
+    continuations: list[list[int]]
+    truncated: bool = False
+
+    @property
+    def longest(self) -> int:
+        return max(map(len, self.continuations))
+
+
+def beginning(tokenizer: Any) -> list[int]:
+    """The beginning-of-text token, if the tokenizer puts it before a text: then the model needs it.
+
+    Others were trained without, and must not have it: the rule of lm-evaluation-harness too.
+    """
+    first = tokenizer("a")["input_ids"][:1]
+    return list(first) if first == [tokenizer.bos_token_id] else []
+
+
+def encode_pairs(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+    """Tokens of each (context, continuation), as lm-evaluation-harness splits them.
+
+    The whole is encoded and cut where the context's own tokens end; white space at the end of the context goes
+    to the continuation, where the tokenizer joins it to the next word. An empty context becomes a separator.
+    """
+    start = beginning(tokenizer)
+    moved = [(context.rstrip(), context[len(context.rstrip()) :] + rest) for context, rest in pairs]
+    contexts = list(dict.fromkeys(context for context, _ in moved))
+    alone = dict(zip(contexts, _encode(tokenizer, contexts), strict=True))
+    whole = _encode(tokenizer, [context + rest for context, rest in moved])
+    empty = start or [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None][:1]
+    found = []
+    for (context, rest), tokens in zip(moved, whole, strict=True):
+        # A tokenizer that merges across the boundary may leave nothing behind it.
+        continuation = tokens[len(alone[context]) :] or _encode(tokenizer, [rest])[0]
+        found.append(([*start, *alone[context]] or empty, continuation))
+    return found
+
+
+def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    return list(tokenizer(texts, add_special_tokens=False)["input_ids"]) if texts else []
+
+
+def make_request(family: tuple[str, ...], pairs: list[tuple[list[int], list[int]]], room: int) -> Request:
+    """One question's answers as a request for a model of `room` tokens: what is too long loses its beginning."""
+    context = pairs[0][0]
+    continuations = [continuation[-room:] for _, continuation in pairs]
+    # The last token is predicted and not fed, so that a row of room + 1 fits.
+    kept = context[-(room + 1 - max(map(len, continuations))) :]
+    truncated = len(kept) < len(context) or any(
+        len(a) < len(b) for a, (_, b) in zip(continuations, pairs, strict=True)
+    )
+    return Request(
+        (*family, "truncated") if truncated else family, np.array(kept, np.int32), continuations, truncated
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Requests (by number) computed together, of a family whose contexts share the first `shared` tokens."""
+
+    family: tuple[str, ...]
+    shared: int
+    numbers: list[int]
+
+
+def plan(requests: Sequence[Request], vocabulary: int, device: str) -> list[Batch]:
+    """All requests in batches, each family's longest first: the same for the same requests, in any order."""
+    families: dict[tuple[str, ...], list[int]] = {}
+    for number, request in enumerate(requests):
+        families.setdefault(request.family, []).append(number)
+    batches = []
+    for family, numbers in families.items():
+        shared = _shared([requests[number].context for number in numbers])
+        numbers.sort(
+            key=lambda n: (-len(requests[n].context), -requests[n].longest, requests[n].context.tobytes())
+        )
+        while numbers:
+            count = _fitting([requests[number] for number in numbers], vocabulary, device)
+            batches.append(Batch(family, shared, numbers[:count]))
+            numbers = numbers[count:]
+    return batches
+
+
+def _shared(contexts: list[np.ndarray]) -> int:
+    """How many first tokens all contexts have in common; each keeps one token more."""
+    first, last = min(contexts, key=list), max(contexts, key=list)
+    length = min(map(len, contexts)) - 1
+    differ = np.flatnonzero(first[:length] != last[:length])
+    return int(differ[0]) if len(differ) else length
+
+
+def _fitting(requests: list[Request], vocabulary: int, device: str) -> int:
+    """How many of the requests, sorted by length, go into a batch."""
+    rows = longest = 0
+    context = len(requests[0].context)
+    for count, request in enumerate(requests):
+        rows += len(request.continuations)
+        longest = max(longest, request.longest)
+        if count and (
+            context - len(request.context) > SPREAD
+            or rows * (context + longest) > BATCH_TOKENS[device]
+            or rows * (SPREAD + longest) * vocabulary > BATCH_LOGITS[device]
+        ):
+            return count
+    return len(requests)
+
+
+def score(
+    model: Any, requests: Sequence[Request], done: Callable[[int], bool] = lambda number: False
+) -> Iterator[dict[int, list[float]]]:
+    """Log-likelihoods in nats of the continuations of each request, by its number; a batch at a time.
+
+    Batches whose requests are all `done` are passed over; the others are what they would have been without.
+    """
+    device = next(model.parameters()).device
+    family, cache = None, None
+    with torch.inference_mode(), compute(device, model):
+        for batch in plan(requests, model.config.get_text_config().vocab_size, device.type):
+            if all(map(done, batch.numbers)):
+                continue
+            chosen = [requests[number] for number in batch.numbers]
+            if family != batch.family:
+                family, cache = batch.family, _cache(model, chosen[0].context[None, : batch.shared])
+            found = _score_batch(model, chosen, cache, batch.shared)
+            yield dict(zip(batch.numbers, found, strict=True))
+
+
+def _cache(model: Any, tokens_BT: np.ndarray, cache: Any = None) -> Any:
+    """Keys and values of the tokens, after those of `cache`, which is extended."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config) if cache is None else cache
+    if tokens_BT.shape[1]:
+        _forward(model, tokens_BT, cache, 1)
+    return cache
+
+
+def _forward(model: Any, tokens_BT: np.ndarray, cache: Any, last: int) -> Tensor:
+    """Logits of the `last` tokens of each row; the cache grows by all."""
+    ids_BT = torch.from_numpy(tokens_BT.astype(np.int64)).to(model.device)
+    # What transformers called past_key_values is `cache` since 5.24.
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    return model(input_ids=ids_BT, use_cache=True, logits_to_keep=last, **{name: cache}).logits
+
+
+def _score_batch(model: Any, requests: list[Request], cache: Any, shared: int) -> list[list[float]]:
+    """`cache` holds the first `shared` tokens of every context, as one row."""
+    cut = min(len(request.context) for request in requests) - 1
+    cache = copy.deepcopy(cache)
+    owners = np.repeat(np.arange(len(requests)), [len(request.continuations) for request in requests])
+    if cut > shared:
+        _select(cache, np.zeros(len(requests), np.int64), model.device)
+        _cache(model, np.stack([request.context[shared:cut] for request in requests]), cache)
+        _select(cache, owners, model.device)
+    else:
+        _select(cache, np.zeros(len(owners), np.int64), model.device)
+    answers = [continuation for request in requests for continuation in request.continuations]
+    rests = [requests[owner].context[cut:] for owner in owners]
+    width = max(len(rest) + len(answer) - 1 for rest, answer in zip(rests, answers, strict=True))
+    tokens_BT = np.zeros((len(owners), width), np.int32)  # what is behind an answer does not matter
+    for row, (rest, answer) in enumerate(zip(rests, answers, strict=True)):
+        tokens_BT[row, : len(rest) + len(answer) - 1] = [*rest, *answer[:-1]]
+    first = min(map(len, rests)) - 1  # the token whose logits are of an answer's first token
+    logits_BTV = _forward(model, tokens_BT, cache, width - first)
+    rows = np.repeat(np.arange(len(answers)), list(map(len, answers)))
+    places = np.concatenate([len(r) - 1 - first + np.arange(len(a)) for r, a in zip(rests, answers, strict=True)])
+    target_N = torch.tensor([token for answer in answers for token in answer], device=model.device)
+    picked_NV = logits_BTV[torch.from_numpy(rows).to(model.device), torch.from_numpy(places).to(model.device)]
+    logp_N = _log_likelihood(picked_NV, target_N)
+    sums = np.bincount(rows, weights=logp_N.double().cpu().numpy(), minlength=len(answers))
+    return [sums[owners == owner].tolist() for owner in range(len(requests))]
+
+
+def _log_likelihood(logits_NV: Tensor, target_N: Tensor) -> Tensor:
+    logits_NV = logits_NV.float()
+    return logits_NV.gather(1, target_N[:, None])[:, 0] - logits_NV.logsumexp(1)
+
+
+def _select(cache: Any, rows: np.ndarray, device: torch.device) -> None:
+    """The cache with these of its rows; one that is empty stays so."""
+    if cache.get_seq_length():
+        cache.batch_select_indices(torch.from_numpy(rows).to(device))
