@@ -24,9 +24,8 @@ def fingerprint(*modules: str) -> str:
         name = pending.pop()
         if name in seen:
             continue
-        tree = _parse(name)
-        seen[name] = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-        pending += _imports(tree)
+        seen[name], imports = _module(name)
+        pending += imports
     return hashlib.sha256(repr(sorted(seen.items())).encode()).hexdigest()[:12]
 
 
@@ -39,6 +38,12 @@ def _path(module: str) -> Path | None:
 
 
 @functools.cache
+def _module(name: str) -> tuple[str, list[str]]:
+    """The hash of a module's code, and the modules that it imports."""
+    tree = _parse(name)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), _imports(tree)
+
+
 def _parse(module: str) -> ast.Module:
     path = _path(module)
     if path is None:

@@ -50,8 +50,16 @@ class Sample:
 class Crawl:
     """The archives to read: your own, or the sample."""
 
-    warcs: list[str] = option([], "WARC files or globs, in manifest order; empty: make the sample crawl")
-    warcs_per_job: int = option(2, "WARC files that one job reads, and that make one shard", low=1)
+    warcs: list[str] = option(
+        [],
+        "WARC files, globs, or lists (.txt, a path a line), in manifest order; empty: make the sample crawl",
+    )
+    warcs_per_job: int | None = option(
+        None,
+        "WARC files that one job reads, and that make one shard; null: 2, or so many that an entry of `warcs` "
+        "makes 256 jobs at most",
+        low=1,
+    )
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from (("warcs", problem) for problem in manifest(self.warcs)[1])

@@ -16,7 +16,7 @@ def project(tmp_path, monkeypatch):
 
     def write(**changes):
         module.fingerprint.cache_clear()
-        module._parse.cache_clear()
+        module._module.cache_clear()
         for path, text in (CODE | {k.replace("__", "/") + ".py": v for k, v in changes.items()}).items():
             (tmp_path / path).parent.mkdir(exist_ok=True)
             (tmp_path / path).write_text(text)
