@@ -179,6 +179,34 @@ STAGES = (
             File("stats", "JSON statistics"),
         ),
     ),
+    Stage(
+        "publish",
+        "Write a corpus as a folder ready for the hub, or as a recipe without its text.",
+        "pipeline.publish:publish",
+        (
+            File("corpus", "folder of the corpus, `corpus` in the output of a workflow"),
+            File("configfile", "the config that it was made with"),
+            File("output", "the folder to write"),
+        ),
+        options.Publish,
+    ),
+    Stage(
+        "rebuild",
+        "Make the shards of a recipe again, to the byte, from the archives.",
+        "pipeline.rebuild:rebuild",
+        (
+            File("recipe", "folder of the recipe (publish --recipe)"),
+            File(
+                "warcs",
+                "the archives, found by their names; those that no document is from are not read",
+                many=True,
+            ),
+            File("output", "folder for the shards"),
+            File("ledger", "JSON ledger: the documents that could not be made again, by reason"),
+            WORKERS,
+            SCHEDULER,
+        ),
+    ),
 )
 
 if __name__ == "__main__":

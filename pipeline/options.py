@@ -265,3 +265,11 @@ class Shards:
     validation_share: float = option(
         0.03, "share of documents held out, chosen by the hash of their text", low=0.0, high=0.5
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publish:
+    """What is published of a corpus."""
+
+    recipe: bool = option(False, "the places and paragraphs of each document in the archives instead of its text")
+    license: str = option("other", "licence, as the hub names them, of all but the text, which keeps its own")
