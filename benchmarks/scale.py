@@ -1,10 +1,10 @@
-"""What a larger crawl costs: the plan of the workflow at 1,000, 10,000 and 90,000 WARCs, and each stage of the corpus
-on 1, 4 and 16 times the same number of pages.
+"""What a larger crawl costs: the plan of the workflow at 1,000, 10,000 and 90,000 WARCs, and each stage of the
+corpus on 1, 4 and 16 times the same number of pages.
 
     python -m benchmarks.scale --output docs/benchmarks/scale
 
 The plan is Snakemake's dry-run of everything on empty files. The stages run on real pages in 23 languages, all of
-which are kept, each stage in a process of its own on one core. Beside the table is a plot with both axes logarithmic.
+which are kept, each stage in a process of its own on one core. Beside the table is a plot, both axes logarithmic.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from pipeline import options
@@ -177,6 +178,19 @@ STAGES = (
             File("decontamination", "report of decontaminate-index", required=False),
             File("card", "README.md of the dataset"),
             File("stats", "JSON statistics"),
+        ),
+    ),
+    Stage(
+        "plan",
+        "Predict core-hours, time, disk and transfer of a config, from an earlier run or from a few of its WARCs.",
+        "pipeline.plan:plan",
+        (
+            File("configfile", "the config"),
+            File("measured", "output folder of an earlier run; without it, some WARCs are tried", required=False),
+            File("calibrate", "WARCs to try, into {output}/calibration", kind=int, default=2),
+            File("warc_bytes", "of a WARC that is not here yet", kind=int, default=1_000_000_000),
+            File("cores", "cores that the run will have", kind=int, default=os.cpu_count() or 1),
+            File("output", "JSON for the report; without it, plan.json in the output folder", required=False),
         ),
     ),
     Stage(
