@@ -1,4 +1,4 @@
-"""A real dask cluster, scheduler and two workers in processes of their own: what becomes of work if one is lost."""
+"""A real dask cluster, scheduler and two workers each a process: what becomes of work when one is lost."""
 
 from __future__ import annotations
 
