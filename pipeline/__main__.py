@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from pipeline import options
@@ -177,6 +178,47 @@ STAGES = (
             File("decontamination", "report of decontaminate-index", required=False),
             File("card", "README.md of the dataset"),
             File("stats", "JSON statistics"),
+        ),
+    ),
+    Stage(
+        "plan",
+        "Predict core-hours, time, disk and transfer of a config, from an earlier run or from a few of its WARCs.",
+        "pipeline.plan:plan",
+        (
+            File("configfile", "the config"),
+            File("measured", "output folder of an earlier run; without it, some WARCs are tried", required=False),
+            File("calibrate", "WARCs to try, into {output}/calibration", kind=int, default=2),
+            File("warc_bytes", "of a WARC that is not here yet", kind=int, default=1_000_000_000),
+            File("cores", "cores that the run will have", kind=int, default=os.cpu_count() or 1),
+            File("output", "JSON for the report; without it, plan.json in the output folder", required=False),
+        ),
+    ),
+    Stage(
+        "publish",
+        "Write a corpus as a folder ready for the hub, or as a recipe without its text.",
+        "pipeline.publish:publish",
+        (
+            File("corpus", "folder of the corpus, `corpus` in the output of a workflow"),
+            File("configfile", "the config that it was made with"),
+            File("output", "the folder to write"),
+        ),
+        options.Publish,
+    ),
+    Stage(
+        "rebuild",
+        "Make the shards of a recipe again, to the byte, from the archives.",
+        "pipeline.rebuild:rebuild",
+        (
+            File("recipe", "folder of the recipe (publish --recipe)"),
+            File(
+                "warcs",
+                "the archives, found by their names; those that no document is from are not read",
+                many=True,
+            ),
+            File("output", "folder for the shards"),
+            File("ledger", "JSON ledger: the documents that could not be made again, by reason"),
+            WORKERS,
+            SCHEDULER,
         ),
     ),
 )

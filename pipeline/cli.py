@@ -6,7 +6,7 @@ import argparse
 import importlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,7 @@ def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | Non
     stage = next(s for s in stages if s.name == name)
     try:
         values = {f.name: arguments.pop(f.name) for f in stage.files}
+        values |= {f.name: list(_listed(values[f.name])) for f in stage.files if _is_list(f)}
         if stage.options is not None:
             values["options"] = _options(stage, stage.options, arguments)
         module, function = stage.run.split(":")
@@ -75,6 +76,22 @@ def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | Non
         print(f"{wing} {stage.name}: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
         return 1
     return 0
+
+
+def _is_list(file: File) -> bool:
+    """Whether the argument names files, several of them."""
+    return file.many and file.kind is str and not file.metavar
+
+
+def _listed(paths: Iterable[str]) -> Iterator[str]:
+    """The paths, with those that the file `name` lists, one a line, for each `@name`: a whole crawl has more files
+    than a command line may name."""
+    for path in paths:
+        if path.startswith("@"):
+            with open(path[1:], encoding="utf-8") as lines:  # noqa: PTH123
+                yield from filter(None, map(str.strip, lines))
+        else:
+            yield path
 
 
 def _add_stage(commands: Any, stage: Stage) -> None:
@@ -90,7 +107,8 @@ def _add_stage(commands: Any, stage: Stage) -> None:
         if not file.flag:
             files.add_argument(file.name, help=file.doc, type=file.kind, metavar=file.metavar or file.name.upper())
             continue
-        keywords: dict[str, Any] = {"help": file.doc, "type": file.kind, "dest": file.name}
+        doc = f"{file.doc}; or @LIST, a file that names them, one a line" if _is_list(file) else file.doc
+        keywords: dict[str, Any] = {"help": doc, "type": file.kind, "dest": file.name}
         if file.many:
             keywords["nargs"] = "+" if file.required else "*"
         metavar = file.metavar or ("N" if file.kind is int else "PATH")

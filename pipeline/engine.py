@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline.cli import StageError
 from pipeline.progress import progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+CONNECT_SECONDS = 60  # until a scheduler that does not answer counts as lost
 
 
 def map_items(
@@ -36,7 +42,7 @@ def map_items(
     import logging
 
     import dask
-    from distributed import Client, LocalCluster, Nanny, as_completed
+    from distributed import Client, KilledWorker, LocalCluster, Nanny, as_completed
 
     # Workers must not outlive us, write no spill folders beside the user's files, open no dashboard, nor profile.
     logging.getLogger("distributed").setLevel(logging.ERROR)
@@ -45,11 +51,11 @@ def map_items(
         "distributed.worker.daemon": False,
         "distributed.dashboard.link": "",
         "distributed.worker.profile.enabled": False,
-        "distributed.comm.timeouts.connect": "60s",
+        "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
     }
     with dask.config.set(settings):
         if scheduler:
-            client = Client(scheduler)
+            client = _connect(scheduler)
         else:
             cluster = LocalCluster(
                 n_workers=1,
@@ -64,11 +70,42 @@ def map_items(
             cluster.scale(min(workers, len(items)))
             client = Client(cluster)
         with client, progress(len(items), title, unit) as bar:
-            futures = [client.submit(function, item, pure=False) for item in items]
-            for future in as_completed(futures):
-                future.result()  # the first error ends the stage
-                bar.update()
-            results = [future.result() for future in futures]
+            here = str(Path.cwd())
+            futures = [client.submit(_run_here, here, function, item, pure=False) for item in items]
+            try:
+                for future in as_completed(futures):
+                    future.result()  # the first error ends the stage
+                    bar.update()
+                results = [future.result() for future in futures]
+            except KilledWorker as error:
+                raise StageError(
+                    f"{title}: {error.allowed_failures + 1} workers in a row died of the same {unit}, most likely "
+                    "for want of memory; give a worker more of it, or run fewer on a machine"
+                ) from None
+            except CancelledError:
+                raise StageError(
+                    f"{title}: the connection to the dask scheduler {scheduler or ''} was lost; run again when it "
+                    "is back: what is finished stays"
+                ) from None
         if not scheduler:
             cluster.close()
     return results
+
+
+def _connect(scheduler: str) -> Any:
+    """Raises StageError where the scheduler does not answer."""
+    from distributed import Client
+
+    try:
+        return Client(scheduler)
+    except (OSError, ValueError) as error:  # a wrong address is a ValueError
+        raise StageError(
+            f"engine.scheduler: no dask scheduler answers at {scheduler} ({error}); start one (`dask scheduler`), "
+            "or leave engine.scheduler out to run on this machine"
+        ) from None
+
+
+def _run_here(folder: str, function: Callable[[Item], Result], item: Item) -> Result:
+    """In the folder where the workflow runs, as its paths are relative to it, wherever the worker was started."""
+    os.chdir(folder)
+    return function(item)

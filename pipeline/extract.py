@@ -9,6 +9,7 @@ last time extracts only those that are new. The batch's own output is a list of 
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -81,13 +82,17 @@ def _extract_one(job: tuple[Extract, str, str, str, str]) -> None:
     if Path(output).exists() and (read_schema(output).metadata or {}).get(b"key") == key.encode():
         return
     ledger = Ledger("extract")
-    pages = _pages(options, warc, load_model(language_id), _extractor(options.page_seconds), ledger)
+    extractor = _extractor(options.page_seconds, threading.get_ident())
+    pages = _pages(options, warc, load_model(language_id), extractor, ledger)
     schema = schema.with_metadata(schema.metadata | {b"key": key.encode()})
     # The ledger is complete only at the last page, and pages that are there must have their ledger.
     write_arrow(output, schema, pages, before_rename=lambda: ledger.write(_ledger_path(output)))
 
 
-_extractor = functools.cache(Extractor)  # one for all the WARCs of this process
+@functools.cache
+def _extractor(page_seconds: int, thread: int) -> Extractor:
+    """One for all the WARCs of a thread: it takes one page at a time, and a dask worker may have many threads."""
+    return Extractor(page_seconds)
 
 
 def _identity(warc: str) -> str:

@@ -50,8 +50,16 @@ class Sample:
 class Crawl:
     """The archives to read: your own, or the sample."""
 
-    warcs: list[str] = option([], "WARC files or globs, in manifest order; empty: make the sample crawl")
-    warcs_per_job: int = option(2, "WARC files that one job reads, and that make one shard", low=1)
+    warcs: list[str] = option(
+        [],
+        "WARC files, globs, or lists (.txt, a path a line), in manifest order; empty: make the sample crawl",
+    )
+    warcs_per_job: int | None = option(
+        None,
+        "WARC files that one job reads, and that make one shard; null: 2, or so many that an entry of `warcs` "
+        "makes 256 jobs at most",
+        low=1,
+    )
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from (("warcs", problem) for problem in manifest(self.warcs)[1])
@@ -257,3 +265,11 @@ class Shards:
     validation_share: float = option(
         0.03, "share of documents held out, chosen by the hash of their text", low=0.0, high=0.5
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Publish:
+    """What is published of a corpus."""
+
+    recipe: bool = option(False, "the places and paragraphs of each document in the archives instead of its text")
+    license: str = option("other", "licence, as the hub names them, of all but the text, which keeps its own")

@@ -1,4 +1,6 @@
 # The corpus wing: WARC files -> pages -> documents -> shards. Every rule calls `python -m pipeline STAGE`.
+# A job that reads a file of each batch gets their names through `@<(printf …)`: printf is a builtin of bash, so that
+# no number of names is too long for it.
 from pipeline.manifest import batches
 from pipeline.shards import SPLITS, shard_path
 
@@ -76,7 +78,7 @@ rule extract:
         f"{OUT}/logs/extract/{{batch}}.log",
     benchmark:
         f"{OUT}/benchmarks/extract/{{batch}}.tsv"
-    threads: min(OPTIONS.engine.workers, OPTIONS.crawl.warcs_per_job)
+    threads: lambda wildcards: min(OPTIONS.engine.workers, len(BATCHES[wildcards.batch]))
     resources:
         mem_mb=4000,
     params:
@@ -86,8 +88,9 @@ rule extract:
     message:
         "Extract the text of batch {wildcards.batch} and identify its languages"
     shell:
-        "python -m pipeline extract {params.options} --warcs {input.warcs} --language-id {input.language_id}"
-        " --output {output.pages} --ledger {output.ledger} --workers {threads} {params.scheduler} > {log} 2>&1"
+        "python -m pipeline extract {params.options} --warcs @<(printf '%s\\n' {input.warcs:q})"
+        " --language-id {input.language_id} --output {output.pages} --ledger {output.ledger}"
+        " --workers {threads} {params.scheduler} > {log} 2>&1"
 
 
 rule dedup_hash:
@@ -109,9 +112,7 @@ rule dedup_hash:
         "python -m pipeline dedup-hash {params.options} --pages {input} --output {output} > {log} 2>&1"
 
 
-# A checkpoint, since Snakemake decides again after it: what it wrote with the same bytes as before, as it does
-# for all earlier batches when WARCs are added, reruns nothing (up to `max-checksum-file-size`).
-checkpoint dedup_reduce:
+rule dedup_reduce:
     input:
         hashes=expand(f"{OUT}/hashes/{{batch}}.arrow", batch=BATCHES),
         against=OPTIONS.dedup.against,
@@ -133,16 +134,31 @@ checkpoint dedup_reduce:
     message:
         "Find the duplicate paragraphs of the whole crawl"
     shell:
-        "python -m pipeline dedup-reduce {params.options} --against {input.against} --hashes {input.hashes}"
+        "python -m pipeline dedup-reduce {params.options} --against {input.against}"
+        " --hashes @<(printf '%s\\n' {input.hashes:q})"
         " --output {params.folder} --index {output.index} --workers {threads} {params.scheduler} > {log} 2>&1"
+
+
+# A checkpoint, since Snakemake decides again after it: what the reduce wrote with the same bytes as before, as it
+# does for all earlier batches when WARCs are added, reruns nothing (up to `max-checksum-file-size`). It has one
+# output, since Snakemake goes through all of them for each batch.
+checkpoint dedup_reduced:
+    input:
+        f"{OUT}/hashes/index.arrow",
+    output:
+        touch(f"{OUT}/hashes/.reduced"),
+    localrule: True
+
+
+def duplicates(wildcards):
+    checkpoints.dedup_reduced.get()
+    return f"{OUT}/duplicates/{wildcards.batch}.arrow"
 
 
 rule dedup_apply:
     input:
         pages=f"{OUT}/pages/{{batch}}.json",
-        duplicates=lambda wildcards: (
-            checkpoints.dedup_reduce.get().output.duplicates[int(wildcards.batch)]
-        ),
+        duplicates=duplicates,
     output:
         documents=f"{OUT}/documents/{{batch}}.arrow",
         ledger=f"{OUT}/documents/{{batch}}.ledger.json",
@@ -254,8 +270,9 @@ if OPTIONS.near.enabled:
         message:
             "Find the near-duplicates of the whole crawl"
         shell:
-            "python -m pipeline near-reduce {params.options} --signatures {input.signatures}"
-            " --documents {input.documents} --output {output.duplicates} --clusters {output.clusters}"
+            "python -m pipeline near-reduce {params.options} --signatures @<(printf '%s\\n' {input.signatures:q})"
+            " --documents @<(printf '%s\\n' {input.documents:q})"
+            " --output {output.duplicates} --clusters {output.clusters}"
             " > {log} 2>&1"
 
     rule near_apply:
@@ -302,7 +319,8 @@ rule quality_train:
     message:
         "Train the quality classifier of {wildcards.language}"
     shell:
-        "python -m pipeline quality-train {params.options} --documents {input} --language {wildcards.language}"
+        "python -m pipeline quality-train {params.options} --documents @<(printf '%s\\n' {input:q})"
+        " --language {wildcards.language}"
         " --output {output.model} --report {output.report} > {log} 2>&1"
 
 
@@ -368,5 +386,6 @@ rule card:
     message:
         "Write the dataset card and the statistics of the corpus"
     shell:
-        "python -m pipeline card --shards {input.shards} --ledgers {input.ledgers} {params.decontamination}"
+        "python -m pipeline card --shards @<(printf '%s\\n' {input.shards:q})"
+        " --ledgers @<(printf '%s\\n' {input.ledgers:q}) {params.decontamination}"
         " --card {output.card} --stats {output.stats} > {log} 2>&1"

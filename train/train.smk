@@ -102,7 +102,8 @@ if PRETRAIN:
         message:
             "Train the tokenizer"
         shell:
-            "python -m train tokenizer {params.options} --shards {input} {params.urls} --output {output}"
+            "python -m train tokenizer {params.options} --shards @<(printf '%s\\n' {input:q})"
+            " {params.urls} --output {output}"
             " > {log} 2>&1"
 
     rule pretrain:
@@ -178,7 +179,8 @@ rule tokenize:
     message:
         "Pack the {wildcards.split} text of {wildcards.domain} into rows of tokens"
     shell:
-        "python -m train tokenize {params.options} --shards {input.shards} --tokenizer {input.tokenizer}"
+        "python -m train tokenize {params.options} --shards @<(printf '%s\\n' {input.shards:q})"
+        " --tokenizer {input.tokenizer}"
         " --split {wildcards.split} --row-tokens {params.row_tokens} --output {output.rows}"
         " --ledger {output.ledger} > {log} 2>&1"
 

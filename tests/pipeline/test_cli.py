@@ -1,6 +1,11 @@
 """What a person sees first when something is wrong is the cure."""
 
+import shlex
+import subprocess
+import sys
+
 import pytest
+from conftest import ROOT
 
 from pipeline.__main__ import STAGES, main
 
@@ -43,3 +48,24 @@ def test_every_stage_explains_itself(stage, capsys):
         main("pipeline", "", STAGES, [stage, "--help"])
     assert caught.value.code == 0
     assert "--output" in capsys.readouterr().out or stage == "card"
+
+
+def test_more_files_than_a_command_line_may_name_come_from_a_list(tmp_path, monkeypatch):
+    """As the rules call it: bash hands on a list made by its builtin printf."""
+    (tmp_path / "show.py").write_text(
+        "import sys\nfrom pipeline.cli import File, Stage, main\n"
+        "stage = Stage('show', '', 'show:show', (File('files', '', many=True),))\n"
+        "def show(files): print(len(files), files[-1])\n"
+        "if __name__ == '__main__': sys.exit(main('x', '', (stage,)))\n"
+    )
+    names = [f"{'folder' * 20}/{number} of a 'crawl'.arrow" for number in range(20_000)]  # 2.9 MB
+    script = f"{sys.executable} show.py show --files first @<(printf '%s\\n' {shlex.join(names)})"
+    (tmp_path / "script.sh").write_text(script)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}")
+    done = subprocess.run(["bash", "script.sh"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"20001 {names[-1]}\n"
+
+
+def test_a_missing_list_is_named(capsys, tmp_path):
+    status, line = run(capsys, "dedup-reduce", "--hashes", f"@{tmp_path}/none", "--output", "x", "--index", "y")
+    assert (status, line) == (1, f"pipeline dedup-reduce: No such file or directory: {tmp_path}/none")

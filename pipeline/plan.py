@@ -1,0 +1,264 @@
+"""What a corpus will cost, before anybody pays: core-hours, time, disk and transfer, from what a run has measured.
+
+The rates come from the `benchmark:` files of an earlier run, or of a calibration: the same workflow on a few of
+the WARCs. Each stage's work is taken to be in proportion to the archives' bytes, beyond the start of each job.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.cli import StageError
+from pipeline.config import read
+from pipeline.files import read_json, read_schema, write_json, write_text
+from pipeline.manifest import batches, manifest, sample_files
+from pipeline.options import Crawl, Engine, Filter, Near, Quality, Sample
+
+# What a stage writes, by the name of its rule, in the order of the stages; those after the first list run once.
+WRITES = {
+    "extract": "pages/**/*",
+    "dedup_hash": "hashes/*",
+    "dedup_apply": "documents/*",
+    "filter": "filtered/*",
+    "near_hash": "near/*.npy",
+    "near_apply": "near/*.arrow",
+    "shards": "corpus/*/*",
+    "dedup_reduce": "duplicates/*",
+    "near_reduce": "near/clusters.jsonl",
+    "quality_train": "quality/*",
+    "card": "corpus/README.md",
+}
+DOCUMENTS = ("near_apply", "filter", "dedup_apply")  # who writes what quality_train reads: the last that runs
+ONCE = ("dedup_reduce", "near_reduce", "quality_train", "card")
+START_SECONDS = 1.0  # of a job, most of it imports: docs/benchmarks/scale.md
+READ_RATE = 100e6  # bytes/s of documents that quality_train reads, twice
+ASSUMPTIONS = (
+    f"each job takes {START_SECONDS:g} s to start; beyond that, work and files grow with the archives",
+    "stages follow each other; their jobs fill the cores in turns of equal length",
+    "core-seconds of a job: its wall or its CPU time, whichever is more (a busy machine measures too much)",
+    "duplicates grow with a crawl, so that files after dedup are at most what is said here",
+    "dedup_reduce and near_reduce are one job each; quality_train reads everything twice, but trains on "
+    "max_examples at most",
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A stage of an earlier run: its jobs, their core-seconds, the peak MiB of one, the bytes that it wrote."""
+
+    jobs: int
+    seconds: float
+    memory: float
+    written: int = 0
+    examples: int = 0  # of quality_train
+
+
+def plan(configfile: str, measured: str | None, calibrate: int, warc_bytes: int, cores: int, output: str) -> None:
+    """Print the prediction as a table in Markdown, with what it assumes, and write it as JSON.
+
+    Raises StageError where nothing was measured.
+    """
+    import yaml
+
+    data = yaml.safe_load(Path(configfile).read_text(encoding="utf-8")) or {}
+    crawl = read(Crawl, data.get("crawl", {}), configfile)
+    out = data.get("output", "results")
+    entries, problems = manifest(crawl.warcs)
+    if problems:
+        raise StageError(f"{configfile}: crawl.warcs: {problems[0]}")
+    entries = entries or [sample_files(out, read(Sample, data.get("sample", {})).files)]
+    if measured is None:
+        measured = run_calibration(data, entries, calibrate, cores, f"{out}/calibration")
+    stages = measured_stages(measured)
+    known = archive_bytes(measured)
+    sizes = [
+        Path(warc).stat().st_size if Path(warc).is_file() else warc_bytes for part in entries for warc in part
+    ]
+    counts = [len(part) for part in batches(entries, crawl.warcs_per_job).values()]
+    workers = min(read(Engine, data.get("engine", {})).workers, cores)
+    rows = predict(
+        stages, sum(sizes) / known, counts, workers, cores, read(Quality, data.get("quality", {})).max_examples
+    )
+    unmeasured = sorted(set(expected(data)).difference(stages))
+    notes = [*ASSUMPTIONS, f"rates of {measured}: {known / 1e9:.3g} GB of archives"]
+    if unmeasured:
+        notes.append(f"NOT in the plan, since that run had no such stage: {', '.join(unmeasured)}")
+    found = {"warcs": len(sizes), "bytes": sum(sizes), "cores": cores, "stages": rows, "assumptions": notes}
+    write_json(output or f"{out}/plan.json", found)
+    print("\n".join(table(found)))
+    command = [sys.executable, "-m", "train", "cost", "--configfile", configfile]
+    cost = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(f"\n## Training\n\n{cost.stdout or cost.stderr.strip().splitlines()[-1]}")
+
+
+def expected(data: dict[str, Any]) -> list[str]:
+    """The stages that a config has."""
+    off = {
+        "filter": not read(Filter, data.get("filter", {})).active,
+        **dict.fromkeys(("near_hash", "near_reduce", "near_apply"), not read(Near, data.get("near", {})).enabled),
+        "quality_train": not data.get("quality", {}).get("positives")
+        and not data.get("quality", {}).get("models"),
+    }
+    return [stage for stage in WRITES if not off.get(stage)]
+
+
+def measured_stages(folder: str) -> dict[str, Measured]:
+    """The stages of the corpus that the run in `folder` went through. Raises StageError where there is none."""
+    found = {}
+    for stage, pattern in WRITES.items():
+        rows = [row for path in _benchmarks(Path(folder, "benchmarks"), stage) for row in _read_tsv(path)]
+        if rows:
+            files = (path for path in Path(folder).glob(pattern) if path.is_file())
+            found[stage] = Measured(
+                jobs=len(rows),
+                seconds=sum(max(_number(row["s"]), _number(row["cpu_time"])) for row in rows),
+                memory=max(_number(row["max_rss"]) for row in rows),
+                written=sum(path.stat().st_size for path in files),
+                examples=_examples(folder) if stage == "quality_train" else 0,
+            )
+    if "extract" not in found:
+        raise StageError(f"{folder}: no benchmarks/extract/*.tsv; name the output folder of a run of the workflow")
+    return found
+
+
+def _examples(folder: str) -> int:
+    reports = [read_json(path) for path in Path(folder, "quality").glob("*.json")]
+    return sum(count for report in reports for key in ("examples", "held_out") for count in report[key].values())
+
+
+def _benchmarks(folder: Path, stage: str) -> list[Path]:
+    return sorted([*folder.glob(f"{stage}.tsv"), *folder.glob(f"{stage}/*.tsv")])
+
+
+def _read_tsv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def _number(value: str | None) -> float:
+    """Of a benchmark file, where `-` and `NA` stand for what was over before it was measured."""
+    return float(value) if value and value not in ("-", "NA") else 0.0
+
+
+def archive_bytes(folder: str) -> int:
+    """Bytes of the archives that a run has read; each file of pages has its archive's in its key (extract)."""
+    total = 0
+    for batch in sorted(Path(folder, "pages").glob("*.json")):
+        for name in read_json(batch).get("files", ()):
+            total += int((read_schema(batch.parent / name).metadata or {})[b"key"].split()[-2])
+    if not total:
+        raise StageError(f"{folder}: no pages/*.json, or of empty archives; name the output folder of a whole run")
+    return total
+
+
+def predict(
+    stages: dict[str, Measured], scale: float, batch_sizes: list[int], workers: int, cores: int, max_examples: int
+) -> list[dict[str, Any]]:
+    """For each stage jobs, core-seconds, seconds of wall time, bytes to write and the peak MiB measured.
+
+    `scale`: bytes of the archives over those of the run that was measured; `batch_sizes`: WARCs of each job.
+    """
+    rows = []
+    for stage, found in stages.items():
+        jobs = found.jobs if stage == "quality_train" else 1 if stage in ONCE else len(batch_sizes)
+        threads = workers if stage in ("extract", "dedup_reduce") else 1
+        if stage == "extract":
+            threads = min(threads, max(batch_sizes))
+        work = max(0.0, found.seconds - START_SECONDS * found.jobs)
+        seconds = START_SECONDS * jobs + work * scale
+        if stage == "quality_train":
+            most = 2 * max_examples * jobs / max(1, found.examples)
+            documents = next(stages[name].written for name in DOCUMENTS if name in stages)
+            seconds = jobs * (START_SECONDS + 2 * documents * scale / READ_RATE) + work * min(scale, most)
+        turns = math.ceil(jobs / max(1, cores // threads))
+        rows.append(
+            {
+                "stage": stage,
+                "jobs": jobs,
+                "core_seconds": seconds,
+                "wall_seconds": turns * seconds / jobs / threads,
+                "bytes": round(found.written if stage in ("quality_train", "card") else found.written * scale),
+                "memory_mib": found.memory,
+            }
+        )
+    return rows
+
+
+def table(found: dict[str, Any]) -> list[str]:
+    """The lines of a prediction in Markdown."""
+    stages = found["stages"]
+    total = {key: sum(row[key] for row in stages) for key in ("jobs", "core_seconds", "wall_seconds", "bytes")}
+    total |= {"stage": "all", "memory_mib": max(row["memory_mib"] for row in stages)}
+    return [
+        f"{found['warcs']:,} WARCs, {found['bytes'] / 1e9:,.3g} GB to transfer or read; {found['cores']} cores",
+        "",
+        "| stage | jobs | core-hours | hours | files, GB | MiB a job, measured |",
+        "|---|---:|---:|---:|---:|---:|",
+        *(
+            f"| {row['stage']} | {row['jobs']:,} | {row['core_seconds'] / 3600:,.3g} "
+            f"| {row['wall_seconds'] / 3600:,.3g} | {row['bytes'] / 1e9:,.3g} | {row['memory_mib']:,.0f} |"
+            for row in [*stages, total]
+        ),
+        "",
+        *(f"- {note}" for note in found["assumptions"]),
+    ]
+
+
+def compare(found: dict[str, Any], folder: str) -> list[dict[str, Any]]:
+    """For the report: each stage's predicted and real core-seconds and bytes; the real ones are None where the run
+    in `folder` has not come so far."""
+    try:
+        real = measured_stages(folder)
+    except StageError:
+        real = {}
+    rows = []
+    for row in found["stages"]:
+        done = real.get(row["stage"])
+        rows.append(
+            {
+                "stage": row["stage"],
+                "predicted_seconds": row["core_seconds"],
+                "real_seconds": done.seconds if done else None,
+                "predicted_bytes": row["bytes"],
+                "real_bytes": done.written if done else None,
+            }
+        )
+    return rows
+
+
+# Calibration --------------------------------------------------------------------------------------
+
+
+def run_calibration(data: dict[str, Any], entries: list[list[str]], count: int, cores: int, output: str) -> str:
+    """Make the corpus of a few of the WARCs in the folder `output`, which is returned; a second time does nothing.
+
+    Raises StageError where that fails.
+    """
+    import yaml
+
+    config = Path(output, "config.yaml")
+    config.parent.mkdir(parents=True, exist_ok=True)
+    write_text(config, yaml.safe_dump(calibration(data, entries, count, output), allow_unicode=True))
+    snakemake = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--nolock", "--configfile", str(config)]
+    done = subprocess.run([*snakemake, "--", f"{output}/corpus/stats.json"], stdout=sys.stderr, check=False)
+    if done.returncode:
+        raise StageError(f"the calibration in {output} failed (see above); try more WARCs, or give --measured")
+    return output
+
+
+def calibration(data: dict[str, Any], entries: list[list[str]], count: int, output: str) -> dict[str, Any]:
+    """The config with `count` of its WARCs, evenly spread, one a job."""
+    warcs = [warc for part in entries for warc in part if Path(warc).is_file()]
+    if not warcs:
+        raise StageError(
+            "none of the WARCs is here yet, so none can be tried; give --measured, the output of an earlier run"
+        )
+    step = max(1.0, len(warcs) / count)
+    chosen = [warcs[int(i * step)] for i in range(min(count, len(warcs)))]
+    return data | {"output": output, "crawl": {"warcs": chosen, "warcs_per_job": 1}}

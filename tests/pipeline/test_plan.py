@@ -1,0 +1,108 @@
+"""A prediction is that of the measured rates, and says what it cannot know."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.cli import StageError
+from pipeline.config import read
+from pipeline.extract import extract
+from pipeline.options import Crawl, Extract
+from pipeline.plan import (
+    START_SECONDS,
+    Measured,
+    archive_bytes,
+    calibration,
+    compare,
+    measured_stages,
+    plan,
+    predict,
+)
+
+HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
+
+
+def tsv(folder: Path, name: str, seconds: float, cpu: str = "-", memory: str = "100.5") -> None:
+    path = folder / f"benchmarks/{name}.tsv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{HEADER}{seconds}\t0:00\t{memory}\t-\t-\t-\t-\t-\t-\t{cpu}\n")
+
+
+@pytest.fixture
+def run(tmp_path, make_warc, language_id) -> Path:
+    """Two batches of one WARC each, of which only the extraction is real."""
+    folder = tmp_path / "run"
+    for i in range(2):
+        warc = make_warc(f"{i}.warc.gz", count=4 + i, first=9 * i)
+        extract(Extract(languages=["fr"], min_chars=1), [str(warc)], language_id, f"{folder}/pages/{i}.json",
+                f"{folder}/pages/{i}.ledger.json", 1, None)  # fmt: skip
+        tsv(folder, f"extract/0000{i}", 11.0, cpu="21.0")
+    tsv(folder, "dedup_reduce", 3.0, memory="-")
+    (folder / "duplicates").mkdir()
+    (folder / "duplicates/00000.arrow").write_bytes(bytes(1000))
+    return folder
+
+
+def test_a_run_tells_the_bytes_of_its_archives_and_what_each_stage_took_and_wrote(run, tmp_path):
+    assert archive_bytes(str(run)) == sum(path.stat().st_size for path in tmp_path.glob("*.warc.gz"))
+    stages = measured_stages(str(run))
+    written = sum(path.stat().st_size for path in (run / "pages").rglob("*") if path.is_file())
+    assert stages == {"extract": Measured(2, 42.0, 100.5, written), "dedup_reduce": Measured(1, 3.0, 0.0, 1000)}
+
+
+def test_work_grows_with_the_archives_and_each_job_starts_once():
+    stages = {
+        "extract": Measured(jobs=2, seconds=42.0, memory=1.0, written=100),
+        "dedup_apply": Measured(jobs=2, seconds=1.0, memory=1.0, written=10**9),
+        "quality_train": Measured(jobs=1, seconds=101.0, memory=1.0, written=7, examples=200),
+    }
+    rows = {row["stage"]: row for row in predict(stages, 10.0, [5, 5, 5], workers=2, cores=4, max_examples=400)}
+    assert rows["extract"]["core_seconds"] == pytest.approx(10 * 40 + 3 * START_SECONDS)
+    # Two jobs of two workers each at a time: the third waits.
+    assert rows["extract"]["wall_seconds"] == pytest.approx(2 * 403 / 3 / 2)
+    assert (rows["extract"]["bytes"], rows["extract"]["jobs"]) == (1000, 3)
+    assert rows["dedup_apply"]["core_seconds"] == pytest.approx(3 * START_SECONDS)  # it was all start
+    # 800 examples at most, of which 200 were measured; and ten times the documents read twice.
+    assert rows["quality_train"]["core_seconds"] == pytest.approx(START_SECONDS + 2 * 10**10 / 100e6 + 100 * 4)
+    assert rows["quality_train"]["bytes"] == 7
+
+
+def test_a_plan_prints_its_assumptions_and_what_was_not_measured_and_compares(run, tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    warcs = [f"{tmp_path}/*.warc.gz"]
+    config.write_text(yaml.safe_dump({"output": f"{tmp_path}/out", "crawl": {"warcs": warcs, "warcs_per_job": 1}}))
+    plan(str(config), str(run), 2, 10**9, 1, "")
+    text = capsys.readouterr().out
+    assert "- NOT in the plan, since that run had no such stage: card, dedup_apply, dedup_hash, shards" in text
+    assert "extend: missing; it is the runs" in text  # this config has no training to predict
+    found = json.loads((tmp_path / "out/plan.json").read_text())
+    assert found["bytes"] == archive_bytes(str(run))
+    # The same archives in the same jobs: what was measured is what is predicted.
+    for row in compare(found, str(run)):
+        assert row["predicted_seconds"] == pytest.approx(row["real_seconds"])
+        assert row["predicted_bytes"] == row["real_bytes"]
+    assert {row["real_seconds"] for row in compare(found, str(tmp_path))} == {None}
+
+
+def test_a_calibration_takes_warcs_from_all_of_the_crawl_one_a_job(tmp_path):
+    paths = [tmp_path / f"{i:02d}.warc.gz" for i in range(10)]
+    entries = [list(map(str, paths[:4])), list(map(str, paths[4:]))]
+    with pytest.raises(StageError, match="none of the WARCs is here yet"):
+        calibration({}, entries, 2, "out")
+    for path in paths:
+        path.touch()
+    data = calibration({"crawl": {"warcs": ["*"]}, "near": {"enabled": True}}, entries, 3, "out")
+    assert data["crawl"]["warcs"] == [str(paths[i]) for i in (0, 3, 6)]
+    assert (data["output"], data["near"], data["crawl"]["warcs_per_job"]) == ("out", {"enabled": True}, 1)
+    assert read(Crawl, data["crawl"]).warcs_per_job == 1
+
+
+def test_a_folder_that_no_run_has_filled_is_refused(tmp_path):
+    with pytest.raises(StageError, match=r"no benchmarks/extract/\*.tsv"):
+        measured_stages(str(tmp_path))
+    with pytest.raises(StageError, match=r"no pages/\*.json"):
+        archive_bytes(str(tmp_path))

@@ -1,0 +1,91 @@
+"""The profiles for clusters plan the whole workflow with their resources; a stand-in for kubectl runs it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+PLUGINS = {
+    "slurm": "snakemake_executor_plugin_slurm",
+    "kubernetes": "snakemake_executor_plugin_cluster_generic",
+}
+# Runs the job at once, as a cluster would in time, and keeps what it was asked for.
+KUBECTL = """#!{python}
+import pathlib, subprocess, sys, yaml
+folder = pathlib.Path({folder!r})
+if sys.argv[1] == "create":
+    name = f"neutral-residues-{{len(list(folder.glob('*.yaml')))}}"
+    text = sys.stdin.read()
+    (folder / f"{{name}}.yaml").write_text(text)
+    (container,) = yaml.safe_load(text)["spec"]["template"]["spec"]["containers"]
+    done = subprocess.run(container["command"], cwd=container["workingDir"], capture_output=True)
+    (folder / name).write_text("Failed" if done.returncode else "SuccessCriteriaMet Complete")
+    print("job.batch/" + name)
+elif sys.argv[1] == "get":
+    print((folder / sys.argv[3]).read_text())
+"""
+
+
+def snakemake(profile: str, *arguments: str, **environment: str) -> str:
+    if importlib.util.find_spec(PLUGINS[profile]) is None:
+        pytest.skip(f"{PLUGINS[profile]} is not installed: pip install -e '.[{profile}]'")
+    command = [sys.executable, "-m", "snakemake", "--nolock", "--workflow-profile", f"configs/profiles/{profile}"]
+    done = subprocess.run(
+        [*command, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def config(tmp_path) -> Path:
+    """25 empty WARCs, all in one job."""
+    for i in range(25):
+        (tmp_path / f"{i:02d}.warc.gz").touch()
+    data = yaml.safe_load((ROOT / "configs/test.yaml").read_text())
+    data |= {
+        "output": f"{tmp_path}/out",
+        "engine": {"workers": 5},
+        "crawl": {"warcs": [f"{tmp_path}/*.warc.gz"], "warcs_per_job": 25},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(data))
+    return tmp_path / "config.yaml"
+
+
+@pytest.mark.parametrize("profile", list(PLUGINS))
+def test_the_whole_workflow_is_planned_with_the_resources_of_every_rule(profile, config):
+    """Snakemake evaluates them all in a dry-run, and would stop at one that is wrong."""
+    plan = snakemake(profile, "-n", "--quiet", "rules", "--configfile", str(config), "--", "all")
+    rules = dict(re.findall(r"^(\w+) +(\d+)$", plan, re.M))
+    profiled = yaml.safe_load((ROOT / f"configs/profiles/{profile}/config.yaml").read_text())["set-resources"]
+    assert set(profiled) <= set(rules)
+    assert (rules["extract"], rules["extend_run"]) == ("1", "4")
+
+
+def test_a_kubernetes_job_asks_for_its_resources_and_runs(config, tmp_path):
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    kubectl = folder / "kubectl"
+    kubectl.write_text(KUBECTL.format(python=sys.executable, folder=str(folder)))
+    kubectl.chmod(kubectl.stat().st_mode | stat.S_IXUSR)
+    path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    index = f"{tmp_path}/out/filtered/sets.npy"
+    snakemake("kubernetes", "--configfile", str(config), "--", index, PATH=path, VOLUME="claim", MOUNT="/mnt")
+    assert Path(index).is_file()
+    (job,) = [yaml.safe_load(p.read_text())["spec"]["template"]["spec"] for p in folder.glob("*.yaml")]
+    assert job["containers"][0]["resources"]["limits"] == {"cpu": "1", "memory": "2000Mi", "nvidia.com/gpu": "0"}
+    assert job["volumes"][0]["persistentVolumeClaim"] == {"claimName": "claim"}
