@@ -42,9 +42,14 @@ class Client:
     """At most `connections` transfers at once, over all processes that share the folder `slots`."""
 
     def __init__(
-        self, connections: int, slots: str | Path | None = None, sleep: Callable[[float], None] = time.sleep
+        self,
+        connections: int,
+        slots: str | Path | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        retries: int = RETRIES,
     ) -> None:
-        self.connections, self.sleep = connections, sleep
+        self.connections, self.sleep, self.retries = connections, sleep, retries
+        self.stopped = threading.Event()  # set it to break off all transfers
         self.slots = Path(slots) if slots else None
         if self.slots:
             self.slots.mkdir(parents=True, exist_ok=True)
@@ -77,11 +82,11 @@ class Client:
             with self._open(url, start + kept, stop, validator) as answer:
                 if validator and answer.validator != validator:
                     raise FetchError(f"{url}: it changed while it was read; run again")
+                if answer.total is not None and stop > answer.total:
+                    raise FetchError(f"{url}: {stop} bytes expected, it has {answer.total}", 416)
                 skip = start + kept - answer.start
                 if skip and skip + stop - start > WHOLE_MAX:
                     raise FetchError(f"{url}: the server ignores Range; fetch whole files (crawl.commoncrawl)")
-                if answer.total is not None and stop > answer.total:
-                    raise FetchError(f"{url}: {stop} bytes expected, it has {answer.total}")
                 with self._keep(lambda: len(data) - kept):
                     for piece in answer.pieces:
                         data.extend(piece[skip:])
@@ -165,6 +170,8 @@ class Client:
             with self.lock:
                 self.bytes += len(piece)
             yield piece
+            if self.stopped.is_set():
+                raise FetchError("broken off")
             seconds = time.monotonic() - begin
             if seconds > SLOW_SECONDS and count < SLOW_RATE * seconds:
                 raise Interrupted(f"only {count} bytes in {seconds:.0f} s")
@@ -181,14 +188,14 @@ class Client:
             raise
 
     def _persist(self, url: str, attempt: Callable[[], T]) -> T:
-        """Try until it succeeds or has failed RETRIES times without progress, with waits between."""
+        """Try until it succeeds or has failed `retries` times without progress, with waits between."""
         failures = 0
         while True:
             try:
                 return attempt()
             except Interrupted as error:
                 failures = 1 if error.gained >= PROGRESS else failures + 1
-                if failures > RETRIES:
+                if failures > self.retries:
                     cure = "check the network, or crawl.connections (fewer), and run again: it goes on from here"
                     raise FetchError(f"{url}: {error}, {failures} times; {cure}") from None
                 backoff = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (failures - 1)) * random.uniform(0.5, 1)

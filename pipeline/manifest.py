@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.urls import is_url, url_problem
+
 
 def manifest(patterns: list[str]) -> tuple[list[list[str]], list[str]]:
-    """The paths of the WARCs of each pattern, globs expanded and sorted, and a problem for each that is wrong."""
+    """The WARCs of each pattern, and a problem for each pattern that is wrong.
+
+    A pattern is a glob of paths, which is expanded and sorted, a URL, or a list (.txt) of URLs, one a line.
+    """
     found: list[list[str]] = []
     known: set[str] = set()
     problems = []
     for pattern in patterns:
-        matches = sorted(str(path) for path in expand(pattern) if path.is_file())
+        matches = [pattern] if is_url(pattern) else sorted(str(p) for p in expand(pattern) if p.is_file())
         if not matches:
             problems.append(f"no file matches {pattern}; paths are relative to {Path.cwd()}")
-        if twice := sorted(known.intersection(matches)):
+        if pattern.endswith(".txt"):
+            matches = [
+                line for path in matches for line in Path(path).read_text("utf-8").split("\n") if line.strip()
+            ]
+            problems += [f"{pattern}: {line} is no URL" for line in matches if not is_url(line)][:1]
+        urls = [match for match in matches if is_url(match)]
+        problems += [f"{url}: {problem}" for url in urls if (problem := url_problem(url))][:3]
+        counts = Counter(matches)
+        if twice := sorted(name for name in counts if counts[name] > 1 or name in known):
             problems.append(f"{twice[0]} is named twice; its pages would count twice")
         found.append(matches)
         known.update(matches)

@@ -114,7 +114,7 @@ def _answer(url: str, response: Any, start: int) -> Answer:
         return Answer(start, total, validator, digest, iter(()))
     if status == 416:
         if start and total is not None:  # the file became shorter: the caller starts again
-            return Answer(0, None, "", None, _failing("the file became shorter"))
+            return Answer(0, total, "", None, _failing("the file became shorter"))
         raise FetchError(f"{url}: no such range from {start} on (HTTP 416)", 416)
     if status in BUSY:
         retry = urllib3.Retry()

@@ -160,7 +160,7 @@ def test_a_slow_body_is_given_up_and_a_long_answer_is_not_read(server, client, w
     monkeypatch.setattr(client_module, "SLOW_SECONDS", 0.05)
     monkeypatch.setattr(client_module, "SLOW_RATE", 10**9)
     server.faults["/a.warc.gz"] = ["slow 0.02"] * 2
-    monkeypatch.setattr(client_module, "RETRIES", 1)
+    client.retries = 1
     with pytest.raises(FetchError, match=r"only \d+ bytes in 0 s, 2 times"):
         client.read_whole(f"{server.url}/a.warc.gz", 10**6)
     with pytest.raises(FetchError, match="longer than 1000 bytes"):
