@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.config import option
 from pipeline.manifest import manifest
-from pipeline.urls import url_problem
+from pipeline.urls import is_url, url_problem
 
 COMMONCRAWL = "https://data.commoncrawl.org/"
 TEXT_KINDS = (".parquet", ".jsonl", ".json", ".ndjson")
@@ -119,6 +119,8 @@ class Texts:
         for name in self.files:
             if not re.search(rf"({'|'.join(map(re.escape, TEXT_KINDS))})(\.gz|\.zst)?$", name):
                 yield "files", f"{name}: not a known kind of file; known are {', '.join(TEXT_KINDS)} (.gz, .zst)"
+        if len({is_url(name) for name in self.files}) > 1:
+            yield "files", "local files and URLs in one entry; make two entries of them"
         yield from (("files", problem) for problem in manifest(self.files)[1])
 
 

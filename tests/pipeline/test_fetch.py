@@ -84,9 +84,7 @@ def test_the_list_is_fetched_once_and_another_seed_chooses_others(server, tmp_pa
     first = choose(server, tmp_path, files="all")
     assert choose(server, tmp_path, files="all", seed=1) != first
     assert len(server.requests) == 1
-    with pytest.raises(
-        StageError, match=r"files: 5, but CC-MAIN-2026-30 has 4; give that or all"
-    ):
+    with pytest.raises(StageError, match=r"files: 5, but CC-MAIN-2026-30 has 4; give that or all"):
         choose(server, tmp_path, files=5)
 
 
@@ -122,7 +120,7 @@ def test_the_manifest_has_own_files_then_commoncrawl_then_records_and_texts_by_t
         warcs=["https://own.example/x.warc.gz", str(tmp_path / "*.warc.gz"), str(tmp_path / "list.txt")],
         commoncrawl=CommonCrawl(crawl=CRAWL, files=2, base_url=server.url),
         index=Index(crawl=CRAWL, languages=["fra"], files=3),
-        texts=[Texts(files=[str(tmp_path / "*.jsonl"), "https://t.example/a.parquet"])],
+        texts=[Texts(files=[str(tmp_path / "*.jsonl")]), Texts(files=["https://t.example/a.parquet"])],
         cache=str(tmp_path / "cache"),
     )
     entries = archives(crawl)
@@ -133,7 +131,7 @@ def test_the_manifest_has_own_files_then_commoncrawl_then_records_and_texts_by_t
     ]
     assert [len(entry) for entry in entries[3:]] == [2, 3]
     assert entries[4][0] == f"{RECORDS}0"
-    assert texts(crawl) == [[str(tmp_path / "wiki.jsonl"), "https://t.example/a.parquet"]]
+    assert texts(crawl) == [[str(tmp_path / "wiki.jsonl")], ["https://t.example/a.parquet"]]
 
 
 def test_wrong_addresses_and_duplicates_are_problems_of_the_config(tmp_path):
@@ -145,7 +143,7 @@ def test_wrong_addresses_and_duplicates_are_problems_of_the_config(tmp_path):
     bad = {
         "commoncrawl": {"crawl": "CC/../x", "files": "many", "base_url": "ftp://x"},
         "index": {"crawl": CRAWL, "languages": ["fr"]},
-        "texts": [{"files": ["a.docx"]}],
+        "texts": [{"files": ["a.docx", "https://a.example/a.docx"]}],
         "connections": 50,
     }
     with pytest.raises(ConfigError) as caught:
@@ -155,6 +153,7 @@ def test_wrong_addresses_and_duplicates_are_problems_of_the_config(tmp_path):
         "commoncrawl.files: 'many'; give a number or all",
         "commoncrawl.base_url: ftp scheme",
         "index.languages: 'fr'; the index names languages by three letters",
+        "texts[0].files: local files and URLs in one entry",
         "texts[0].files: a.docx: not a known kind of file",
         "connections: 50 is too large; the most is 10",
     ):
