@@ -55,6 +55,7 @@ STAGES = (
             File("rate", "bytes a second of one connection, for the same", False, float, 8e6, metavar="N"),
         ),
         options.Index,
+        "crawl.index",
     ),
     Stage(
         "fetch-records",
@@ -68,6 +69,7 @@ STAGES = (
             CONNECTIONS,
         ),
         options.Index,
+        "crawl.index",
     ),
     Stage(
         "extract",

@@ -5,16 +5,19 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from index_files import CRAWL, SCHEMA, index_rows, make_crawl, parquet, paths_gz
 from server import serving
 
 from pipeline import records as records_module
-from pipeline.cli import StageError
+from pipeline.__main__ import STAGES
+from pipeline.cli import StageError, main
 from pipeline.files import read_json
 from pipeline.index import coalesce, plan, read_plan
 from pipeline.options import Index
@@ -323,3 +326,17 @@ def test_a_part_without_records_is_an_empty_folder(server, tmp_path):
     folders = [read_folder(fetch(tmp_path, chosen, part)) for part in range(3)]
     assert sorted(len(files) for files, _ in folders) == [0, 0, 1]
     assert json.dumps(folders)
+
+
+def test_the_plan_is_printed_for_a_config_before_anything_is_fetched(server, tmp_path, caplog, capsys):
+    caplog.set_level("INFO")
+    index = {"crawl": CRAWL, "languages": ["fra"], "base_url": server.url, "gap": 5000}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"output": "x", "crawl": {"index": index}}))
+    out = [f"--{name}={tmp_path / name}" for name in ("output", "report", "cache")]
+    assert main("pipeline", "", STAGES, ["index-plan", "--config", str(tmp_path / "c.yaml"), *out]) == 0
+    assert "32 records, " in caplog.text
+    assert re.search(r"gap +5,000: .* requests, .* MB, .* min  <- crawl\.index\.gap", caplog.text)
+    assert "www.site0.fr: " in caplog.text
+    assert not [path for path, _ in server.requests if path.endswith(".warc.gz")]
+    assert main("pipeline", "", STAGES, ["index-plan", "--config", str(tmp_path / "c.yaml"), "--tlds", "xx", *out])
+    assert "no record of 2 index files has languages ['fra'], tlds ['xx']" in capsys.readouterr().err
