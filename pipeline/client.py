@@ -54,8 +54,6 @@ class Client:
         if self.slots:
             self.slots.mkdir(parents=True, exist_ok=True)
         self.pool = urllib3.PoolManager(maxsize=connections, block=True, retries=False)
-        self.requests = self.bytes = 0
-        self.lock = threading.Lock()
 
     # What callers use ------------------------------------------------------------------------------
 
@@ -158,8 +156,6 @@ class Client:
             raise FetchError(f"{url}: {problem}")
         opened = open_http if url.lower().startswith("http") else open_fsspec
         with self._slot(), opened(self.pool, url, start, stop, validator) as answer:
-            with self.lock:
-                self.requests += 1
             answer.pieces = self._watched(answer.pieces)
             yield answer
 
@@ -167,8 +163,6 @@ class Client:
         begin, count = time.monotonic(), 0
         for piece in pieces:
             count += len(piece)
-            with self.lock:
-                self.bytes += len(piece)
             yield piece
             if self.stopped.is_set():
                 raise FetchError("broken off")

@@ -41,7 +41,7 @@ PLAN_SCHEMA = pa.schema(
         ("warc", pa.dictionary(pa.int32(), pa.string())),
         ("offset", pa.int64()),
         ("length", pa.int64()),
-        ("digest", pa.string()),
+        ("digest", pa.large_string()),  # more than 2 GiB of them in a whole crawl
     ]
 )
 GAPS = (0, 2**14, 2**17, 2**20)  # what the plan compares
@@ -61,28 +61,29 @@ def plan(
     client = Client(connections, Path(cache, "slots"))
     files = index_files(options, cache, connections)
     matches = side_by_side(client, functools.partial(_matches, options, client), files, "read the index", "files")
-    found, problems = _sound(pa.concat_tables(matches))
+    found, problems = _sound(pa.concat_tables(matches).unify_dictionaries())
+    del matches
     found = first_records(found, options.limit, options.seed)
     if not len(found):
         asked = f"languages {options.languages}, tlds {options.tlds}, hosts {options.hosts}, mimes {options.mimes}"
         raise StageError(f"no record of {len(files)} index files has {asked}; widen crawl.index")
-    lengths = found["warc_record_length"].to_numpy().astype(np.int64)
+    warcs, offsets, lengths, digests, hosts = (found[name] for name in KEPT)
+    lengths = lengths.to_numpy().astype(np.int64)
     ends = np.cumsum(lengths)
     part = np.minimum((ends - 1) * options.files // ends[-1], options.files - 1).astype(np.int32)
-    names = found["warc_filename"].combine_chunks().dictionary_encode()
-    columns = [pa.array(part), names, found["warc_record_offset"].cast(pa.int64()), pa.array(lengths)]
-    table = pa.table([*columns, found["content_digest"]], schema=stamp(PLAN_SCHEMA, "index-plan", options))
+    columns = [pa.array(part), warcs, offsets.cast(pa.int64()), pa.array(lengths), digests]
+    table = pa.table(columns, schema=stamp(PLAN_SCHEMA, "index-plan", options))
     write_batches(output, table.schema, table.to_batches(max_chunksize=2**16))
     costs = {gap: cost(table, gap, options.max_range) for gap in sorted({*GAPS, options.gap})}
     summary = {
         "records": len(table),
         "bytes": int(ends[-1]),
         "rows_left_out": problems,
-        "warcs": len(pc.unique(names)),
+        "warcs": len(set(_codes(warcs).tolist())),
         "gap": options.gap,
         "by_gap": {str(gap): costs[gap] for gap in costs},
-        "by_host": _largest(found["url_host_name"], lengths),
-        "by_warc": _largest(found["warc_filename"], lengths),
+        "by_host": _largest(hosts, lengths),
+        "by_warc": _largest(warcs, lengths),
     }
     write_json(report, summary)
     for line in describe(summary, connections, latency, rate):
@@ -137,15 +138,35 @@ def _matches(options: Index, client: Client, path: str) -> pa.Table:
             for batch in fragment.scanner(
                 columns=list(KEPT), filter=wanted(options), batch_readahead=2, fragment_readahead=1
             ).to_batches():
-                parts.append(pa.Table.from_batches([batch]))
+                parts.append(_compact(batch))
                 rows += batch.num_rows
                 if options.limit and rows > TRIM_ROWS + options.limit:
                     parts = [first_records(pa.concat_tables(parts), options.limit, options.seed)]
                     rows = len(parts[0])
-            table = pa.concat_tables(parts) if parts else fragment.physical_schema.empty_table().select(list(KEPT))
+            empty = pa.RecordBatch.from_pylist([], schema=fragment.physical_schema).select(list(KEPT))
+            table = pa.concat_tables([_compact(empty), *parts])
     except (pa.ArrowInvalid, OSError) as error:
         raise StageError(f"{path}: not a Parquet file of the index, or a damaged one: {error}") from None
     return first_records(table, options.limit, options.seed)
+
+
+def _compact(batch: pa.RecordBatch) -> pa.Table:
+    """The rows in about 60 bytes each: every name once, and codes in its place."""
+    table = pa.Table.from_batches([batch])
+    for column in ("warc_filename", "url_host_name"):
+        names = pc.fill_null(table[column].cast(pa.string()), "").combine_chunks().dictionary_encode()
+        table = table.set_column(table.schema.get_field_index(column), column, names)
+    place = table.schema.get_field_index("content_digest")
+    return table.set_column(place, "content_digest", table["content_digest"].cast(pa.large_string()))
+
+
+def _codes(names: Any) -> np.ndarray:
+    """The codes of a column of one dictionary."""
+    return np.concatenate([chunk.indices.to_numpy() for chunk in names.chunks] or [np.zeros(0, np.int32)])
+
+
+def _words(names: Any) -> list[str]:
+    return names.chunk(0).dictionary.to_pylist() if names.num_chunks else []
 
 
 def wanted(options: Index) -> Any:
@@ -168,29 +189,27 @@ def wanted(options: Index) -> Any:
 
 def _sound(table: pa.Table) -> tuple[pa.Table, dict[str, int]]:
     """The rows that can be fetched, each record once, and how many others there are, by reason."""
-    names, offsets, lengths = (table[name] for name in KEPT[:3])
-    possible = pc.and_(pc.greater_equal(offsets, 0), pc.greater(lengths, 0))
-    plain = pc.and_(
-        pc.match_substring_regex(names, f"^{PATH.pattern}$"), pc.invert(pc.match_substring(names, ".."))
+    codes = _codes(table["warc_filename"])
+    plain = np.array(
+        [bool(PATH.fullmatch(word)) and ".." not in word for word in _words(table["warc_filename"])], bool
     )
-    good = table.filter(pc.fill_null(pc.and_(possible, plain), False))
-    rows = pa.table({"w": good["warc_filename"], "o": good["warc_record_offset"], "row": np.arange(len(good))})
-    once = rows.group_by(["w", "o"], use_threads=False).aggregate([("row", "min")])["row_min"]
-    unique = good.take(pc.sort_indices(once) if not len(once) else pa.array(np.sort(once.to_numpy())))
-    problems = {"no such place in a WARC": len(table) - len(good), "named twice": len(good) - len(unique)}
-    return unique, {why: count for why, count in problems.items() if count}
+    offsets, lengths = (pc.fill_null(table[name], -1).to_numpy() for name in KEPT[1:3])
+    good = np.flatnonzero((offsets >= 0) & (lengths > 0) & (plain[codes] if len(plain) else False))
+    # Equal records side by side, the first row of them first.
+    order = good[np.lexsort((good, offsets[good], codes[good]))]
+    first = np.ones(len(order), bool)
+    first[1:] = (np.diff(codes[order]) != 0) | (np.diff(offsets[order]) != 0)
+    problems = {"no such place in a WARC": len(table) - len(good), "named twice": len(good) - int(first.sum())}
+    return table.take(pa.array(order[first])), {why: count for why, count in problems.items() if count}
 
 
 def first_records(table: pa.Table, limit: int, seed: int) -> pa.Table:
     """The first `limit` records (0: all) in the order of the seeded hashes of their files, and of offsets."""
-    names = table["warc_filename"].combine_chunks().dictionary_encode()
-    if isinstance(names, pa.ChunkedArray):
-        names = names.combine_chunks()
-    words = names.dictionary.to_pylist()
-    keys = np.array([xxhash.xxh3_64_intdigest((word or "").encode(), seed) for word in words], np.uint64)
-    codes = names.indices.fill_null(0).to_numpy(zero_copy_only=False)
-    offsets = table["warc_record_offset"].fill_null(0).to_numpy()
-    order = np.lexsort((offsets, codes, keys[codes] if len(words) else codes))
+    table = table.unify_dictionaries()
+    codes, words = _codes(table["warc_filename"]), _words(table["warc_filename"])
+    keys = np.array([xxhash.xxh3_64_intdigest(word.encode(), seed) for word in words], np.uint64)
+    offsets = pc.fill_null(table["warc_record_offset"], -1).to_numpy()
+    order = np.lexsort((offsets, codes, keys[codes]))
     return table.take(pa.array(order[:limit] if limit else order))
 
 
@@ -230,12 +249,13 @@ def cost(table: pa.Table, gap: int, max_range: int) -> dict[str, int]:
 
 def _largest(names: Any, lengths: np.ndarray) -> list[dict[str, Any]]:
     """The names with most bytes."""
-    sums = pa.table({"name": names, "bytes": lengths}).group_by("name", use_threads=False)
-    table = sums.aggregate([("bytes", "count"), ("bytes", "sum")])
-    table = table.sort_by([("bytes_sum", "descending"), ("name", "ascending")]).slice(0, SHOWN)
+    codes, words = _codes(names), _words(names)
+    records, sizes = np.bincount(codes, minlength=len(words)), np.bincount(codes, lengths, len(words))
+    order = sorted(range(len(words)), key=lambda code: (-sizes[code], words[code]))[:SHOWN]
     return [
-        {"name": row["name"], "records": row["bytes_count"], "bytes": row["bytes_sum"]}
-        for row in table.to_pylist()
+        {"name": words[code], "records": int(records[code]), "bytes": int(sizes[code])}
+        for code in order
+        if records[code]
     ]
 
 
