@@ -115,7 +115,7 @@ class Client:
         """Fetch a whole file to `path`, going on where an earlier try, of this process or another, stopped.
 
         Returns its length and validator. `path` is written in place, with what is known of it in `path`.json:
-        the caller renames it. Raises FetchError, and OSError where the disk is full.
+        the caller moves it and deletes that. Raises FetchError, and OSError where the disk is full.
         """
         known = Path(f"{path}.json")
         path.touch()
@@ -142,7 +142,6 @@ class Client:
                 if answer.total is not None and length != answer.total:
                     raise Interrupted(f"{length} bytes came of {answer.total}", gained=length - answer.start)
             self._check_digest(path, known, answer)
-            known.unlink(missing_ok=True)
             return {"bytes": length, "validator": answer.validator}
 
         return self._persist(url, attempt)

@@ -89,20 +89,20 @@ def archives(paths: list[str]) -> tuple[list[Archive], list[dict[str, Any]]]:
     found, failed = [], []
     for path in map(Path, paths):
         if not path.is_dir():
-            found.append(Archive(str(path), path.name, None, pages_name(path.name, str(path))))
+            found.append(Archive(str(path), path.name, None, pages_name(str(path))))
             continue
         files, missing = read_folder(path)
         failed += missing
         for entry in files:
             source, origins = entry["source"], entry.get("origins")
-            name = pages_name(entry["file"], source)
+            name = pages_name(source, entry["file"])
             found.append(Archive(str(path / entry["file"]), source, origins and str(path / origins), name))
     return found, failed
 
 
-def pages_name(name: str, place: str) -> str:
+def pages_name(place: str, name: str | None = None) -> str:
     """The file of pages of a WARC; the hash tells apart files of one name from several places."""
-    return f"{name}-{xxhash.xxh3_64_hexdigest(place.encode())[:8]}.arrow"
+    return f"{name or Path(place).name}-{xxhash.xxh3_64_hexdigest(place.encode())[:8]}.arrow"
 
 
 def _ledger_path(pages: str) -> str:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import xxhash
 
 from pipeline.client import Client
+from pipeline.files import naming_full_disk
 from pipeline.origins import finish_folder
 from pipeline.progress import progress
 from pipeline.transports import FetchError
@@ -95,19 +96,18 @@ def side_by_side(
 
 def _fetch_one(client: Client, source: str, target: Path, part: Path, kept: Path | None) -> None:
     """Put the file at `target`, from the cache or the network, and into the cache."""
-    with part.open("ab") as lock:
+    with naming_full_disk(target), part.open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another run may be fetching it: then it is in the cache afterwards
-        if target.exists() or (kept and _take(kept, target)):
-            part.unlink(missing_ok=True)
-            return
-        client.download(source, part)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        if kept:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            _link(part, kept)
-        _link(part, target)
-        part.unlink()
+        if not target.exists() and not (kept and _take(kept, target)):
+            client.download(source, part)
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            if kept:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                _link(part, kept)
+            _link(part, target)
+        part.unlink(missing_ok=True)
+        Path(f"{part}.json").unlink(missing_ok=True)
 
 
 def _take(kept: Path, target: Path) -> bool:

@@ -81,7 +81,7 @@ def open_http(
     else:
         raise FetchError(f"{url}: more than {REDIRECTS_MAX} redirects, the last one to {place}")
     try:
-        yield _answer(url, response, start)
+        yield _answer(url, response, start, validator)
     finally:
         _finish(response)
 
@@ -95,7 +95,7 @@ def _finish(response: Any) -> None:
     response.release_conn()
 
 
-def _answer(url: str, response: Any, start: int) -> Answer:
+def _answer(url: str, response: Any, start: int, asked: str) -> Answer:
     status, headers = response.status, response.headers
     match = re.fullmatch(r"bytes (?:(\d{1,19})-\d{1,19}|\*)/(\d{1,19}|\*)", headers.get("Content-Range", ""))
     total = int(match[2]) if match and match[2] != "*" else None
@@ -110,8 +110,8 @@ def _answer(url: str, response: Any, start: int) -> Answer:
         if int(match[1]) != start:
             raise Interrupted(f"bytes from {match[1]} on came, {start} was asked for")
         return Answer(start, total, validator, digest, pieces)
-    if status == 416 and total == start:  # everything is there already, or the file is empty
-        return Answer(start, total, validator, digest, iter(()))
+    if status == 416 and total == start:  # all of the state asked for is there, or the file is empty
+        return Answer(start, total, asked, digest, iter(()))
     if status == 416:
         if start and total is not None:  # the file became shorter: the caller starts again
             return Answer(0, total, "", None, _failing("the file became shorter"))

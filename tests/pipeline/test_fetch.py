@@ -246,15 +246,17 @@ def test_a_cache_on_another_disk_is_copied_from(server, tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_said_and_the_next_run_goes_on(server, tmp_path, monkeypatch):
-    def full(self):
+    def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pipeline.fetch.os.fsync", lambda _: full(None))
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr("pipeline.fetch.os.fsync", full)
+    with pytest.raises(OSError, match="make room and run again") as caught:
         fetch(tmp_path, urls(server, 1))
+    assert caught.value.filename.startswith(str(tmp_path / "00000.part"))
     monkeypatch.undo()
     monkeypatch.setattr("pipeline.client.FIRST_WAIT", 0.0)
     assert len(contents(fetch(tmp_path, urls(server, 1)))) == 1
+    assert server.sent == len(server.files[urls(server, 1)[0].removeprefix(server.url)])  # once
 
 
 # Pages ---------------------------------------------------------------------------------------------
