@@ -4,9 +4,11 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
+from pipeline.cli import StageError
+from pipeline.commoncrawl import archives, texts
 from pipeline.config import ConfigError, flags, read
 from pipeline.fingerprint import fingerprint
-from pipeline.manifest import manifest, sample_files
+from pipeline.manifest import sample_files
 from train.options import Config, eval_domains
 
 min_version("9.0")
@@ -26,11 +28,15 @@ report: "train/captions/workflow.rst"
 
 try:
     OPTIONS = read(Config, config, ", ".join(map(str, workflow.configfiles)))
-except ConfigError as error:
+    OUT = OPTIONS.output
+    ARCHIVES = (
+        archives(OPTIONS.crawl)
+        if OPTIONS.crawl.given
+        else [sample_files(OUT, OPTIONS.sample.files)]
+    )
+    TEXTS = texts(OPTIONS.crawl)
+except (ConfigError, StageError) as error:
     raise WorkflowError(str(error)) from None
-
-OUT = OPTIONS.output
-ENTRIES = manifest(OPTIONS.crawl.warcs)[0] or [sample_files(OUT, OPTIONS.sample.files)]
 
 
 include: "pipeline/pipeline.smk"

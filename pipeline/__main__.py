@@ -9,6 +9,8 @@ from pipeline import options
 from pipeline.cli import File, Stage, main
 
 WORKERS = File("workers", "processes on this machine", kind=int, default=1)
+CONNECTIONS = File("connections", "transfers at once, over all jobs of this machine", kind=int, default=4)
+CACHE = File("cache", "folder of transfers that can go on, and of fetched files", default="downloads/crawl")
 SCHEDULER = File("scheduler", "address of a dask scheduler instead", required=False)
 
 STAGES = (
@@ -30,16 +32,75 @@ STAGES = (
         ),
     ),
     Stage(
+        "fetch",
+        "Fetch files by URL into a folder, which extract and text read.",
+        "pipeline.fetch:fetch_files",
+        (
+            File("sources", "URLs (https, http, s3, hf)", many=True, metavar="URL"),
+            File("output", "folder"),
+            CACHE,
+            File("cache_gb", "GB of fetched files that stay in the cache; 0: none", kind=int, default=20),
+            CONNECTIONS,
+        ),
+    ),
+    Stage(
+        "index-plan",
+        "Find the wanted records in CommonCrawl's columnar index, and say what it costs to fetch them.",
+        "pipeline.index:plan",
+        (
+            File("output", "Arrow file of the records"),
+            File("report", "JSON: records, bytes and requests, by host and file"),
+            CACHE,
+            CONNECTIONS,
+            File("latency", "seconds of a request without its bytes, for the predicted time", False, float, 0.15),
+            File("rate", "bytes a second of one connection, for the same", False, float, 8e6, metavar="N"),
+        ),
+        options.Index,
+        "crawl.index",
+    ),
+    Stage(
+        "fetch-records",
+        "Fetch the records of one part of a plan and write them as a WARC file, in a folder that extract reads.",
+        "pipeline.records:fetch_records",
+        (
+            File("plan", "Arrow file of the records (index-plan)"),
+            File("part", "number of the part, from 0", kind=int),
+            File("output", "folder"),
+            CACHE,
+            CONNECTIONS,
+        ),
+        options.Index,
+        "crawl.index",
+    ),
+    Stage(
         "extract",
         "WARC files to pages: main text, charset and language of each page in a wanted language.",
         "pipeline.extract:extract",
         (
-            File("warcs", "WARC files", many=True),
+            File("warcs", "WARC files, or folders of them (fetch, fetch-records)", many=True),
             File("language_id", "fastText language identification model"),
             File("output", "list (.json) of the files of pages, which lie in warcs/ beside it"),
             File("ledger", "JSON ledger"),
             WORKERS,
             SCHEDULER,
+        ),
+        options.Extract,
+        "extract",
+    ),
+    Stage(
+        "text",
+        "Plain text in Parquet or JSON lines to pages, as extract makes them.",
+        "pipeline.text:read_texts",
+        (
+            File("files", "files, or folders of them (fetch)", many=True),
+            File("language_id", "fastText language identification model"),
+            File("text", "column (or key) of the text", default="text", metavar="NAME"),
+            File("url", "column (or key) of the URL, if there is one", default="url", metavar="NAME"),
+            File(
+                "language", "the language of all of it, instead of identifying it", required=False, metavar="NAME"
+            ),
+            File("output", "list (.json) of the file of pages, which lies in texts/ beside it"),
+            File("ledger", "JSON ledger"),
         ),
         options.Extract,
         "extract",

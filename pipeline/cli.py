@@ -37,8 +37,8 @@ class File:
 class Stage:
     """One stage: `run` is 'module:function', called with the files by name and, if any, `options`.
 
-    `section` is the key of a config that holds the options, so that `--config` can be given by hand. `example`
-    ends the help.
+    `section` is the key of a config (with dots: a key in a key) that holds the options, so that `--config` can be
+    given by hand. `example` ends the help.
     """
 
     name: str
@@ -135,6 +135,7 @@ def _options(stage: Stage, cls: type, given: dict[str, Any]) -> Any:
         import yaml
 
         with open(config, encoding="utf-8") as file:  # noqa: PTH123
-            whole = yaml.safe_load(file) or {}
-        data = whole.get(stage.section) or {}
+            data = yaml.safe_load(file) or {}
+        for key in stage.section.split("."):
+            data = data.get(key) or {}
     return read(cls, data | given, config or "command line")

@@ -2,8 +2,9 @@
 
 Source: paper, section 4.1 (text with resiliparse, then language identification with fastText).
 
-A batch of WARCs is one job, and each WARC one file of pages, which is kept: a batch whose WARCs are others than
-last time extracts only those that are new. The batch's own output is a list of its files of pages.
+WARCs are local files, or those of a folder that `fetch` filled, which says where they come from. A batch of them
+is one job, and each WARC one file of pages, which is kept: a batch whose WARCs are others than last time extracts
+only those that are new. The batch's own output is a list of its files of pages.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from pipeline.html import charset_of, clean_lines, is_html
 from pipeline.language import guess, identify, load_model
 from pipeline.ledger import Ledger, merge_files
 from pipeline.options import Extract
+from pipeline.origins import read_folder, read_origins
 from pipeline.warc import Damage, Response, responses
 
 PAGE_SCHEMA = pa.schema(
@@ -60,30 +63,62 @@ def extract(
     """
     folder = Path(output).parent / "warcs"
     code = fingerprint("pipeline.extract")
-    jobs = [(options, warc, language_id, str(folder / pages_name(warc)), code) for warc in warcs]
+    found, failed = archives(warcs)
+    jobs = [(options, archive, language_id, str(folder / archive.pages_name), code) for archive in found]
     map_items(_extract_one, jobs, workers, scheduler, "extract", "WARCs")
-    merge_files("extract", [_ledger_path(pages) for _, _, _, pages, _ in jobs]).write(ledger)
+    book = merge_files("extract", [_ledger_path(pages) for _, _, _, pages, _ in jobs])
+    for failure in failed:
+        counts = {unit: failure[unit] for unit in ("documents", "bytes")}
+        book.enter(**counts)
+        book.fail(failure["reason"], **counts)
+    book.write(ledger)
     write_list(output, [pages for _, _, _, pages, _ in jobs])
 
 
-def pages_name(warc: str) -> str:
-    """The file of pages of a WARC; the hash tells apart files of one name in several folders."""
-    return f"{Path(warc).name}-{xxhash.xxh3_64_hexdigest(warc.encode())[:8]}.arrow"
+@dataclass(frozen=True)
+class Archive:
+    """An archive and what provenance calls it: `source`, or for each of its records what `origins` says."""
+
+    path: str
+    source: str
+    origins: str | None
+    pages_name: str  # of the file of its pages
+
+
+def archives(paths: list[str]) -> tuple[list[Archive], list[dict[str, Any]]]:
+    """The archives that `paths` name, and what was not fetched: reason, documents and bytes."""
+    found, failed = [], []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(Archive(str(path), path.name, None, pages_name(str(path))))
+            continue
+        files, missing = read_folder(path)
+        failed += missing
+        for entry in files:
+            source, origins = entry["source"], entry.get("origins")
+            name = pages_name(source, entry["file"])
+            found.append(Archive(str(path / entry["file"]), source, origins and str(path / origins), name))
+    return found, failed
+
+
+def pages_name(place: str, name: str | None = None) -> str:
+    """The file of pages of a WARC; the hash tells apart files of one name from several places."""
+    return f"{name or Path(place).name}-{xxhash.xxh3_64_hexdigest(place.encode())[:8]}.arrow"
 
 
 def _ledger_path(pages: str) -> str:
     return pages.removesuffix(".arrow") + ".ledger.json"
 
 
-def _extract_one(job: tuple[Extract, str, str, str, str]) -> None:
-    options, warc, language_id, output, code = job
+def _extract_one(job: tuple[Extract, Archive, str, str, str]) -> None:
+    options, archive, language_id, output, code = job
     schema = stamp(PAGE_SCHEMA, "extract", options)
-    key = f"{code} {options} {Path(language_id).name} {_identity(warc)}"
+    key = f"{code} {options} {Path(language_id).name} {_identity(archive.path)}"
     if Path(output).exists() and (read_schema(output).metadata or {}).get(b"key") == key.encode():
         return
     ledger = Ledger("extract")
     extractor = _extractor(options.page_seconds, threading.get_ident())
-    pages = _pages(options, warc, load_model(language_id), extractor, ledger)
+    pages = _pages(options, archive, load_model(language_id), extractor, ledger)
     schema = schema.with_metadata(schema.metadata | {b"key": key.encode()})
     # The ledger is complete only at the last page, and pages that are there must have their ledger.
     write_arrow(output, schema, pages, before_rename=lambda: ledger.write(_ledger_path(output)))
@@ -107,10 +142,10 @@ def _identity(warc: str) -> str:
 
 
 def _pages(
-    options: Extract, warc: str, model: Any, extractor: Extractor, ledger: Ledger
+    options: Extract, archive: Archive, model: Any, extractor: Extractor, ledger: Ledger
 ) -> Iterator[dict[str, Any]]:
-    name = Path(warc).name
-    for record in responses(warc):
+    origins = read_origins(archive.origins) if archive.origins else {}
+    for record in responses(archive.path):
         if isinstance(record, Damage):
             ledger.enter(documents=record.records, bytes=record.length)
             ledger.fail(record.reason, documents=record.records, bytes=record.length)
@@ -124,7 +159,8 @@ def _pages(
             continue
         ledger.keep(documents=1, bytes=size)
         ledger.sample("kept", record.url, page["text"])
-        yield page | {"warc": name}
+        warc, offset = origins.get(record.offset, (archive.source, record.offset))
+        yield page | {"warc": warc, "offset": offset}
 
 
 def _page(
@@ -170,7 +206,6 @@ def _page(
         "language": language,
         "language_score": score,
         "charset": f"{codec} ({decided_by})",
-        "offset": record.offset,
         "record_id": record.record_id,
         "digest": record.digest,
     }

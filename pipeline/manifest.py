@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+from pipeline.urls import is_url, url_problem
 
 # Batches of one entry at most, unless the config says otherwise: Snakemake plans their jobs in seconds, and
 # of a whole crawl of 90,000 WARCs a job reads 352, which a node does in some hours.
@@ -14,9 +16,9 @@ LEAST_WARCS = 2
 
 
 def manifest(patterns: Sequence[str]) -> tuple[list[list[str]], list[str]]:
-    """The paths of the WARCs of each entry, and a problem for each entry that is wrong.
+    """The paths or URLs of the WARCs of each entry, and a problem for each entry that is wrong.
 
-    An entry is a file, a glob, whose matches are sorted, or a list (.txt) with a path a line, in its order.
+    An entry is a file, a glob, whose matches are sorted, a URL, or a list (.txt) of paths or URLs in its order.
     """
     found: list[list[str]] = []
     known: set[str] = set()
@@ -25,6 +27,9 @@ def manifest(patterns: Sequence[str]) -> tuple[list[list[str]], list[str]]:
         if pattern.endswith(".txt"):
             warcs, wrong = _listed(pattern)
             problems += wrong
+        elif is_url(pattern):
+            warcs = [pattern]
+            problems += _wrong_urls(warcs)
         else:
             warcs = sorted(_files(map(str, expand(pattern))))
             if not warcs:
@@ -41,19 +46,27 @@ def _listed(path: str) -> tuple[list[str], list[str]]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        return [], [f"{path}: cannot be read as a list of WARCs, a path a line: {error}"]
-    warcs = [str(Path(line)) for line in map(str.strip, lines) if line]
-    problems = []
+        return [], [f"{path}: cannot be read as a list of WARCs, a path or URL a line: {error}"]
+    warcs = [line if is_url(line) else str(Path(line)) for line in map(str.strip, lines) if line]
+    local = [warc for warc in warcs if not is_url(warc)]
+    problems = _wrong_urls(warc for warc in warcs if is_url(warc))
     if not warcs:
-        problems.append(f"{path}: names no file; give a path a line")
+        problems.append(f"{path}: names no file; give a path or URL a line")
     if twice := [warc for warc, count in Counter(warcs).items() if count > 1]:
         problems.append(f"{path}: names {len(twice)} files twice, such as {twice[0]}; take the second away")
-    if missing := sorted(set(warcs).difference(_files(warcs))):
+    if 0 < len(local) < len(warcs):
+        problems.append(f"{path}: names local files and URLs; make two lists of it")
+    elif missing := sorted(set(local).difference(_files(local))):
         problems.append(
             f"{path}: {len(missing)} of its {len(warcs)} files are missing, such as {missing[0]}; paths are "
             f"relative to {Path.cwd()}"
         )
     return warcs, problems
+
+
+def _wrong_urls(urls: Iterable[str]) -> list[str]:
+    """What is wrong with the first of them that nothing is fetched from."""
+    return [f"{url}: {problem}" for url in urls if (problem := url_problem(url))][:1]
 
 
 def _files(paths: Iterator[str] | Sequence[str]) -> Iterator[str]:

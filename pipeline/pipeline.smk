@@ -1,10 +1,8 @@
 # The corpus wing: WARC files -> pages -> documents -> shards. Every rule calls `python -m pipeline STAGE`.
 # A job that reads a file of each batch gets their names through `@<(printf …)`: printf is a builtin of bash, so that
 # no number of names is too long for it.
-from pipeline.manifest import batches
 from pipeline.shards import SPLITS, shard_path
 
-BATCHES = batches(ENTRIES, OPTIONS.crawl.warcs_per_job)
 LANGUAGES = OPTIONS.extract.languages
 FILTERED = sorted({*OPTIONS.quality.positives, *OPTIONS.quality.models})
 LANGUAGE_MODEL = (
@@ -21,32 +19,14 @@ wildcard_constraints:
     split="train|validation",
 
 
+include: "crawl.smk"
+
+
 rule corpus:
     input:
         f"{OUT}/corpus/README.md",
         f"{OUT}/corpus/stats.json",
     localrule: True
-
-
-if not OPTIONS.crawl.warcs:
-
-    rule sample_crawl:
-        output:
-            ENTRIES[0],
-        log:
-            f"{OUT}/logs/sample_crawl.log",
-        benchmark:
-            f"{OUT}/benchmarks/sample_crawl.tsv"
-        retries: 1
-        resources:
-            mem_mb=2000,
-        params:
-            options=flags(OPTIONS.sample),
-            code=fingerprint("pipeline.sample"),
-        message:
-            "Fetch real web pages and write them as WARC files"
-        shell:
-            "python -m pipeline sample {params.options} --output {output} > {log} 2>&1"
 
 
 if not OPTIONS.extract.language_model:
@@ -69,7 +49,7 @@ if not OPTIONS.extract.language_model:
 
 rule extract:
     input:
-        warcs=lambda wildcards: BATCHES[wildcards.batch],
+        warcs=lambda wildcards: local_files(wildcards.batch),
         language_id=LANGUAGE_MODEL,
     output:
         pages=f"{OUT}/pages/{{batch}}.json",
@@ -78,6 +58,8 @@ rule extract:
         f"{OUT}/logs/extract/{{batch}}.log",
     benchmark:
         f"{OUT}/benchmarks/extract/{{batch}}.tsv"
+    # Before the next batch is fetched, so that few batches lie on the disk at once.
+    priority: 1
     threads: lambda wildcards: min(OPTIONS.engine.workers, len(BATCHES[wildcards.batch]))
     resources:
         mem_mb=4000,

@@ -34,10 +34,16 @@ def test_the_config_for_ones_own_crawl_is_valid(tmp_path, monkeypatch):
     (tmp_path / "crawl").mkdir()
     (tmp_path / "crawl" / "a.warc.gz").touch()
     monkeypatch.chdir(tmp_path)
-    for name in ("lists/adult.txt.gz", "eval/arc.jsonl"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).touch()
-    example, optional = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    for name, text in (
+        ("lists/adult.txt.gz", ""),
+        ("eval/arc.jsonl", ""),
+        ("lists/urls.txt", "https://a.example/b"),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    example, optional, commoncrawl = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     config = read(Config, yaml.safe_load(example) | yaml.safe_load(optional))
     assert config.extend.new == "br"
     assert config.filter.active
+    crawl = read(Config, yaml.safe_load(example) | yaml.safe_load(commoncrawl)).crawl
+    assert crawl.commoncrawl and crawl.index and crawl.texts

@@ -1,0 +1,131 @@
+"""A web server as a crawl's: ranges, ETags, redirects, and the faults that a long transfer meets.
+
+`files` maps paths to bytes. `faults` maps a path to faults, one for each request in order; after the last one the
+file is served as it should be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class CrawlServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.faults: dict[str, list[str]] = {}
+        self.requests: list[tuple[str, str]] = []  # path and Range
+        self.sent = self.open = self.most_open = 0
+        self.lock = threading.Lock()
+        self.latency = 0.0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, *_) -> None:
+        """A client that went away is no news."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: CrawlServer
+
+    def log_message(self, *_) -> None:
+        pass
+
+    def version_string(self) -> str:
+        return "AmazonS3"  # whose ETags are the MD5 of the file
+
+    def do_GET(self) -> None:
+        server = self.server
+        with server.lock:
+            server.requests.append((self.path, self.headers.get("Range", "")))
+            faults = server.faults.get(self.path, [])
+            fault = faults.pop(0) if faults else ""
+            server.open += 1
+            server.most_open = max(server.most_open, server.open)
+        time.sleep(server.latency)
+        try:
+            self._serve(fault)
+        finally:
+            with server.lock:
+                server.open -= 1
+
+    def _serve(self, fault: str) -> None:
+        kind, _, value = fault.partition(" ")
+        if kind == "status":  # "status 503 Retry-After: 7"
+            code, _, header = value.partition(" ")
+            self._answer(int(code), b"no", dict([header.split(": ", 1)]) if header else {})
+        elif kind == "redirect":
+            self._answer(302, b"", {"Location": value})
+        elif kind == "refuse":
+            self.close_connection = True
+        elif kind == "change":  # from now on another file
+            self.server.files[self.path] = value.encode() * 1000
+            self._file(fault="")
+        elif self.path not in self.server.files:
+            self._answer(404, b"not found")
+        else:
+            self._file(fault)
+
+    def _file(self, fault: str) -> None:
+        body = self.server.files[self.path]
+        etag = f'"{hashlib.md5(body).hexdigest()}"'  # noqa: S324
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if_range = self.headers.get("If-Range", etag)
+        headers = {"ETag": "W/" + etag if fault == "weak" else etag}
+        if fault == "corrupt":
+            body = b"\x00" * len(body)
+        if not match or if_range != etag or fault == "ignore range":
+            self._answer(200, body, headers, fault)
+            return
+        start, stop = int(match[1]), min(int(match[2]) + 1 if match[2] else len(body), len(body))
+        if start >= len(body):
+            self._answer(416, b"", {"Content-Range": f"bytes */{len(body)}"})
+            return
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(body)}"
+        if fault == "wrong range":
+            headers["Content-Range"] = f"bytes {start + 1}-{stop - 1}/{len(body)}"
+        self._answer(206, body[start:stop], headers, fault)
+
+    def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None, fault: str = "") -> None:
+        self.send_response(status)
+        for key, value in (headers or {}).items():
+            self.send_header(key, value)
+        if fault == "no length":
+            self.close_connection = True
+        else:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        kind, _, value = fault.partition(" ")
+        sent = body[: int(value)] if kind == "drop" else body  # "drop 1000": the connection ends after them
+        if kind == "slow":
+            for i in range(0, len(body), max(1, len(body) // 20)):
+                self.wfile.write(body[i : i + max(1, len(body) // 20)])
+                time.sleep(float(value))
+        else:
+            self.wfile.write(sent)
+            with self.server.lock:
+                self.server.sent += len(sent)
+        if kind == "drop":
+            self.wfile.flush()
+            self.close_connection = True
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[CrawlServer]:
+    with CrawlServer() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
