@@ -70,14 +70,17 @@ def parquet(rows: list[dict], schema: pa.Schema = SCHEMA, row_group_size: int = 
 
 
 def index_rows(path: str, body: bytes) -> list[dict]:
-    """The rows of the index of one WARC with a record in each gzip member."""
-    found = [
-        (record.stream_pos, record.headers["WARC-Target-URI"], record.headers["WARC-Payload-Digest"])
-        for record in ArchiveIterator(io.BytesIO(body), record_types=WarcRecordType.response)
+    """The rows of the index of one WARC with a record in each gzip member: its responses."""
+    records = [
+        (record.stream_pos, record.record_type == WarcRecordType.response, dict(record.headers))
+        for record in ArchiveIterator(io.BytesIO(body), parse_http=False)
     ]
-    ends = [start for start, _, _ in found[1:]] + [len(body)]
+    ends = [start for start, _, _ in records[1:]] + [len(body)]
     rows = []
-    for (start, url, digest), end in zip(found, ends, strict=True):
+    for (start, is_response, headers), end in zip(records, ends, strict=True):
+        if not is_response:
+            continue
+        url, digest = headers["WARC-Target-URI"], headers["WARC-Payload-Digest"]
         host = urlsplit(url).hostname or ""
         tld = host.rsplit(".", 1)[1]
         rows.append(
