@@ -24,8 +24,9 @@ from models.backbone import compute
 # are not faster; a GPU has to be kept busy.
 BATCH_TOKENS = {"cpu": 2**13, "cuda": 2**16}
 BATCH_LOGITS = {"cpu": 2**26, "cuda": 2**29}
-# Contexts of a batch differ by at most so many tokens, which are computed once an answer.
-SPREAD = 8
+# Contexts of a batch differ by at most so many tokens, which are computed once an answer; rows of a forward pass
+# too, so that few of their tokens are padding.
+SPREAD = 4
 
 
 @dataclass(frozen=True)
@@ -181,29 +182,47 @@ def _forward(model: Any, tokens_BT: np.ndarray, cache: Any, last: int) -> Tensor
 def _score_batch(model: Any, requests: list[Request], cache: Any, shared: int) -> list[list[float]]:
     """`cache` holds the first `shared` tokens of every context, as one row."""
     cut = min(len(request.context) for request in requests) - 1
-    cache = copy.deepcopy(cache)
-    owners = np.repeat(np.arange(len(requests)), [len(request.continuations) for request in requests])
-    if cut > shared:
-        _select(cache, np.zeros(len(requests), np.int64), model.device)
-        _cache(model, np.stack([request.context[shared:cut] for request in requests]), cache)
-        _select(cache, owners, model.device)
-    else:
-        _select(cache, np.zeros(len(owners), np.int64), model.device)
-    answers = [continuation for request in requests for continuation in request.continuations]
-    rests = [requests[owner].context[cut:] for owner in owners]
+    own = cut > shared
+    if own:
+        cache = _select(cache, np.zeros(len(requests), np.int64), model.device)
+        cache = _cache(model, np.stack([request.context[shared:cut] for request in requests]), cache)
+    rows = [
+        (owner if own else 0, request.context[cut:].tolist(), continuation)
+        for owner, request in enumerate(requests)
+        for continuation in request.continuations
+    ]
+    sums = np.empty(len(rows))
+    for chosen in _alike([len(rest) + len(answer) for _, rest, answer in rows]):
+        sums[chosen] = _score_rows(model, [rows[i] for i in chosen], cache)
+    ends = np.cumsum([len(request.continuations) for request in requests])
+    return [part.tolist() for part in np.split(sums, ends[:-1])]
+
+
+def _alike(lengths: list[int]) -> Iterator[np.ndarray]:
+    """All places, the longest first, in parts whose lengths differ by at most SPREAD."""
+    order = np.argsort(-np.array(lengths), kind="stable")
+    while len(order):
+        part = [i for i in order if lengths[order[0]] - lengths[i] <= SPREAD]
+        yield np.array(part)
+        order = order[len(part) :]
+
+
+def _score_rows(model: Any, rows: list[tuple[int, list[int], list[int]]], cache: Any) -> np.ndarray:
+    """Log-likelihoods of rows: the row of `cache` that each goes on from, the rest of its context, its answer."""
+    _, rests, answers = zip(*rows, strict=True)
+    cache = _select(cache, np.array([row for row, _, _ in rows]), model.device)
     width = max(len(rest) + len(answer) - 1 for rest, answer in zip(rests, answers, strict=True))
-    tokens_BT = np.zeros((len(owners), width), np.int32)  # what is behind an answer does not matter
-    for row, (rest, answer) in enumerate(zip(rests, answers, strict=True)):
-        tokens_BT[row, : len(rest) + len(answer) - 1] = [*rest, *answer[:-1]]
+    tokens_BT = np.zeros((len(rows), width), np.int32)  # what is behind an answer does not matter
+    for i, (rest, answer) in enumerate(zip(rests, answers, strict=True)):
+        tokens_BT[i, : len(rest) + len(answer) - 1] = [*rest, *answer[:-1]]
     first = min(map(len, rests)) - 1  # the token whose logits are of an answer's first token
     logits_BTV = _forward(model, tokens_BT, cache, width - first)
-    rows = np.repeat(np.arange(len(answers)), list(map(len, answers)))
-    places = np.concatenate([len(r) - 1 - first + np.arange(len(a)) for r, a in zip(rests, answers, strict=True)])
+    row_N = np.repeat(np.arange(len(rows)), list(map(len, answers)))
+    place_N = np.concatenate([len(r) - 1 - first + np.arange(len(a)) for r, a in zip(rests, answers, strict=True)])
     target_N = torch.tensor([token for answer in answers for token in answer], device=model.device)
-    picked_NV = logits_BTV[torch.from_numpy(rows).to(model.device), torch.from_numpy(places).to(model.device)]
-    logp_N = _log_likelihood(picked_NV, target_N)
-    sums = np.bincount(rows, weights=logp_N.double().cpu().numpy(), minlength=len(answers))
-    return [sums[owners == owner].tolist() for owner in range(len(requests))]
+    picked_NV = logits_BTV[torch.from_numpy(row_N).to(model.device), torch.from_numpy(place_N).to(model.device)]
+    logp_N = _log_likelihood(picked_NV, target_N).double().cpu().numpy()
+    return np.bincount(row_N, weights=logp_N, minlength=len(rows))
 
 
 def _log_likelihood(logits_NV: Tensor, target_N: Tensor) -> Tensor:
@@ -211,7 +230,9 @@ def _log_likelihood(logits_NV: Tensor, target_N: Tensor) -> Tensor:
     return logits_NV.gather(1, target_N[:, None])[:, 0] - logits_NV.logsumexp(1)
 
 
-def _select(cache: Any, rows: np.ndarray, device: torch.device) -> None:
-    """The cache with these of its rows; one that is empty stays so."""
+def _select(cache: Any, rows: np.ndarray, device: torch.device) -> Any:
+    """A copy of the cache, of these of its rows."""
+    cache = copy.deepcopy(cache)
     if cache.get_seq_length():
         cache.batch_select_indices(torch.from_numpy(rows).to(device))
+    return cache

@@ -138,7 +138,13 @@ def test_wrong_addresses_and_duplicates_are_problems_of_the_config(tmp_path):
     (tmp_path / "list.txt").write_text("https://a.example/1\nhttps://a.example/1\nfile:///etc/passwd\nplain\n")
     _, problems = manifest([str(tmp_path / "list.txt"), "ftp://x/y", "https://a.example/1"])
     text = "\n".join(problems)
-    for part in ("plain is no URL", "file scheme", "ftp scheme", "https://a.example/1 is named twice"):
+    for part in (
+        "names local files and URLs",
+        "names 1 files twice",
+        "file scheme",
+        "ftp scheme",
+        "https://a.example/1 is named twice",
+    ):
         assert part in text
     bad = {
         "commoncrawl": {"crawl": "CC/../x", "files": "many", "base_url": "ftp://x"},
