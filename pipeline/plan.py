@@ -41,7 +41,7 @@ READ_RATE = 100e6  # bytes/s of documents that quality_train reads, twice
 ASSUMPTIONS = (
     f"each job takes {START_SECONDS:g} s to start; beyond that, work and files grow with the archives",
     "stages follow each other; their jobs fill the cores in turns of equal length",
-    "core-seconds of a job: its wall or its CPU time, whichever is more (a busy machine measures too much)",
+    "core-seconds of a job: its CPU time, or its wall time where that was not measured; disks are fast enough",
     "duplicates grow with a crawl, so that files after dedup are at most what is said here",
     "dedup_reduce and near_reduce are one job each; quality_train reads everything twice, but trains on "
     "max_examples at most",
@@ -117,7 +117,7 @@ def measured_stages(folder: str) -> dict[str, Measured]:
             files = (path for path in Path(folder).glob(pattern) if path.is_file())
             found[stage] = Measured(
                 jobs=len(rows),
-                seconds=sum(max(_number(row["s"]), _number(row["cpu_time"])) for row in rows),
+                seconds=sum(_number(row["cpu_time"]) or _number(row["s"]) for row in rows),
                 memory=max(_number(row["max_rss"]) for row in rows),
                 written=sum(path.stat().st_size for path in files),
                 examples=_examples(folder) if stage == "quality_train" else 0,
