@@ -83,7 +83,8 @@ def first(mark: Path) -> bool:
 
 def in_process(arguments: list[str], seconds: float | None) -> int | None:
     """The exit status of a process with all its children; None if it was killed after `seconds`."""
-    child = subprocess.Popen([sys.executable, *arguments], start_new_session=True)
+    # With the files that the shell has opened for it: lists of names come as /dev/fd/63.
+    child = subprocess.Popen([sys.executable, *arguments], start_new_session=True, close_fds=False)
     try:
         return child.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -93,7 +94,12 @@ def in_process(arguments: list[str], seconds: float | None) -> int | None:
 
 
 def in_fork(folder: Path, arguments: list[str], seconds: float | None) -> int | None:
-    """The same in a fork of the server."""
+    """The same in a fork of the server, which has not the lists that the shell has opened for this process."""
+    arguments = [
+        name
+        for argument in arguments
+        for name in (Path(argument[1:]).read_text().split() if argument.startswith("@/dev/fd/") else [argument])
+    ]
     with connected(folder) as server:
         message = json.dumps({"arguments": arguments, "folder": str(Path.cwd()), "environment": dict(os.environ)})
         socket.send_fds(server, [len(message.encode()).to_bytes(4, "big")], [1, 2])

@@ -72,9 +72,8 @@ def test_a_text_is_evaluated_with_an_interval(backbone: str, tmp_path: Path) -> 
     texts = write(tmp_path, "txt")
     for name in ("a", "b"):
         options = Evaluate(device="cpu", prompts=[])
-        evaluate(
-            options, backbone, None, [f"many={texts}", f"one={tmp_path}/5.txt"], str(tmp_path / f"{name}.json")
-        )
+        rows = [f"many={texts}", f"one={tmp_path}/5.txt"]
+        evaluate(options, backbone, None, rows, str(tmp_path / f"{name}.json"), None)
     found = json.loads((tmp_path / "a.json").read_text())["domains"]
     assert found["many"]["bpb_low"] < found["many"]["bpb"] < found["many"]["bpb_high"]
     assert found["one"]["bpb_low"] == pytest.approx(found["one"]["bpb"]) == found["one"]["bpb_high"]
