@@ -99,6 +99,7 @@ def test_the_list_is_fetched_once_and_another_seed_chooses_others(server, tmp_pa
         (paths_gz(["https://elsewhere.example/x"]), "it holds 'https://elsewhere"),
         (None, "HTTP 404: it does not exist; check the name of the crawl"),
     ],
+    ids=["html", "cut", "empty", "climbing", "absolute", "elsewhere", "missing"],
 )
 def test_a_list_that_is_none_is_named_and_not_kept(server, tmp_path, body, message):
     path = f"/crawl-data/{CRAWL}/warc.paths.gz"
