@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli import StageError
+from pipeline.commoncrawl import RECORDS, archives
 from pipeline.config import read
 from pipeline.files import read_json, read_schema, write_json, write_text
-from pipeline.manifest import batches, manifest, sample_files
+from pipeline.manifest import batches, sample_files
 from pipeline.options import Crawl, Engine, Filter, Near, Quality, Sample
+from pipeline.urls import is_url
 
 # What a stage writes, by the name of its rule, in the order of the stages; those after the first list run once.
 WRITES = {
@@ -46,6 +48,10 @@ ASSUMPTIONS = (
     "dedup_reduce and near_reduce are one job each; quality_train reads everything twice, but trains on "
     "max_examples at most",
 )
+LEFT_OUT = {
+    "index": "NOT in the plan: crawl.index; `python -m pipeline index-plan` prints its records, bytes and time",
+    "texts": "NOT in the plan: crawl.texts",
+}
 
 
 @dataclass(frozen=True)
@@ -69,10 +75,11 @@ def plan(configfile: str, measured: str | None, calibrate: int, warc_bytes: int,
     data = yaml.safe_load(Path(configfile).read_text(encoding="utf-8")) or {}
     crawl = read(Crawl, data.get("crawl", {}), configfile)
     out = data.get("output", "results")
-    entries, problems = manifest(crawl.warcs)
-    if problems:
-        raise StageError(f"{configfile}: crawl.warcs: {problems[0]}")
-    entries = entries or [sample_files(out, read(Sample, data.get("sample", {})).files)]
+    entries = archives(crawl) if crawl.given else [sample_files(out, read(Sample, data.get("sample", {})).files)]
+    left_out = [LEFT_OUT[name] for name in LEFT_OUT if getattr(crawl, name)]
+    entries = [part for part in entries if not part[0].startswith(RECORDS)]
+    if not entries:
+        raise StageError(f"{configfile}: {'; '.join(left_out)}; and it has nothing else")
     if measured is None:
         measured = run_calibration(data, entries, calibrate, cores, f"{out}/calibration")
     stages = measured_stages(measured)
@@ -86,7 +93,9 @@ def plan(configfile: str, measured: str | None, calibrate: int, warc_bytes: int,
         stages, sum(sizes) / known, counts, workers, cores, read(Quality, data.get("quality", {})).max_examples
     )
     unmeasured = sorted(set(expected(data)).difference(stages))
-    notes = [*ASSUMPTIONS, f"rates of {measured}: {known / 1e9:.3g} GB of archives"]
+    notes = [*ASSUMPTIONS, f"rates of {measured}: {known / 1e9:.3g} GB of archives", *left_out]
+    if any(is_url(part[0]) for part in entries):
+        notes.append("NOT in the plan: the time that transfers take")
     if unmeasured:
         notes.append(f"NOT in the plan, since that run had no such stage: {', '.join(unmeasured)}")
     found = {"warcs": len(sizes), "bytes": sum(sizes), "cores": cores, "stages": rows, "assumptions": notes}
@@ -254,7 +263,7 @@ def run_calibration(data: dict[str, Any], entries: list[list[str]], count: int, 
 
 def calibration(data: dict[str, Any], entries: list[list[str]], count: int, output: str) -> dict[str, Any]:
     """The config with `count` of its WARCs, evenly spread, one a job."""
-    warcs = [warc for part in entries for warc in part if Path(warc).is_file()]
+    warcs = [warc for part in entries for warc in part if is_url(warc) or Path(warc).is_file()]
     if not warcs:
         raise StageError(
             "none of the WARCs is here yet, so none can be tried; give --measured, the output of an earlier run"

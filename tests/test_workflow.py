@@ -35,9 +35,12 @@ def snakemake(folder: Path, *arguments: str, check: bool = True, **environment: 
     return output
 
 
-def run_all(folder: Path, python: str, *arguments: str) -> None:
-    """Run the workflow with the `python` of tests/preloaded.py."""
-    snakemake(folder, *arguments, PATH=f"{python}:{os.environ['PATH']}", PYTHONPATH=str(folder))
+def run_all(folder: Path, python: str, *arguments: str, times: int = 1) -> None:
+    """Run the workflow with the `python` of tests/preloaded.py, again as long as it fails, `times` at most."""
+    environment = {"PATH": f"{python}:{os.environ['PATH']}", "PYTHONPATH": str(folder)}
+    for left in reversed(range(times)):
+        if "Error in rule" not in snakemake(folder, *arguments, check=not left, **environment):
+            return
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -170,8 +173,10 @@ def test_every_stage_killed_at_any_point_and_one_core_give_the_same_bytes(checko
     config["extend"]["runs"] = {"neutral": config["extend"]["runs"]["neutral"]}  # one run stands for all
     (copy / "configs/test.yaml").write_text(yaml.safe_dump(config))
     with preloaded(tmp_path / "preloaded", usual=usual) as python:
-        run_all(copy, python, "--cores", "1", "--retries", "2", "corpus")
-        run_all(copy, python, "--cores", "2", "--retries", "2", "all")
+        # Some kills are met by a retry, others by a run started again, as its user would: with retries alone
+        # Snakemake 9.27 may lose count of its jobs behind a checkpoint ("Out of jobs", its issue 823).
+        run_all(copy, python, "--cores", "1", "--retries", "1", "corpus", times=5)
+        run_all(copy, python, "--cores", "2", "--retries", "1", "all", times=5)
     stages = killed(tmp_path / "preloaded")
     assert len(stages) >= 10, stages  # of some twenty stages; a job that ends before its time is not killed
     ours, reference = digests(copy), digests(checkout)

@@ -106,3 +106,19 @@ def test_a_folder_that_no_run_has_filled_is_refused(tmp_path):
         measured_stages(str(tmp_path))
     with pytest.raises(StageError, match=r"no pages/\*.json"):
         archive_bytes(str(tmp_path))
+
+
+def test_files_elsewhere_are_planned_by_their_usual_size_and_what_cannot_be_is_said(run, tmp_path, capsys):
+    index = {"crawl": "CC-MAIN-2026-30", "languages": ["fra"]}
+    urls = [f"https://a.example/{i}.warc.gz" for i in range(6)]
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"output": str(tmp_path / "out"), "crawl": {"warcs": urls, "index": index}}))
+    plan(str(config), str(run), 2, 10**9, 4, "")
+    text = capsys.readouterr().out
+    assert "6 WARCs, 6 GB to transfer or read" in text
+    assert "NOT in the plan: crawl.index" in text
+    assert "NOT in the plan: the time that transfers take" in text
+    config.write_text(yaml.safe_dump({"crawl": {"index": index}}))
+    with pytest.raises(StageError, match="nothing else"):
+        plan(str(config), str(run), 2, 10**9, 4, "")
+    assert calibration({}, [urls], 2, "out")["crawl"]["warcs"] == [urls[0], urls[3]]
