@@ -11,8 +11,9 @@ from pipeline.config import read
 from pipeline.files import write_arrow
 from pipeline.shards import SHARD_SCHEMA, shard_path
 from train.options import Config
+from train.tasks import read_task
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, GUIDE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/guide.md"))
 
 
 def test_the_example_reads_shards(tmp_path):
@@ -41,9 +42,12 @@ def test_the_config_for_ones_own_crawl_is_valid(tmp_path, monkeypatch):
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    example, optional, _, commoncrawl = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    example, optional = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    commoncrawl, task = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
     config = read(Config, yaml.safe_load(example) | yaml.safe_load(optional))
     assert config.extend.new == "br"
     assert config.filter.active
     crawl = read(Config, yaml.safe_load(example) | yaml.safe_load(commoncrawl)).crawl
     assert crawl.commoncrawl and crawl.index and crawl.texts
+    (tmp_path / "task.yaml").write_text(task)
+    assert read_task(str(tmp_path / "task.yaml")).metric == "char"

@@ -39,7 +39,7 @@ def run_all(folder: Path, python: str, *arguments: str, times: int = 1) -> None:
     """Run the workflow with the `python` of tests/preloaded.py, again as long as it fails, `times` at most."""
     environment = {"PATH": f"{python}:{os.environ['PATH']}", "PYTHONPATH": str(folder)}
     for left in reversed(range(times)):
-        if "Error in rule" not in snakemake(folder, *arguments, check=not left, **environment):
+        if "WorkflowError" not in snakemake(folder, *arguments, check=not left, **environment):
             return
 
 
