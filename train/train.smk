@@ -1,4 +1,6 @@
 # The model wing: shards -> rows -> backbone -> runs -> evaluation -> report. `python -m train STAGE`.
+from os.path import relpath
+
 from train.options import new_domain, old_domains
 from train.paper import plan, with_runs
 from train.tasks import task_path
@@ -358,7 +360,8 @@ rule report:
         benchmarks=lambda wildcards, output: Path(output[0]).parent / "benchmarks",
         forgetting=OPTIONS.evaluate.forgetting,
         learning=OPTIONS.evaluate.learning,
-        configs=lambda wildcards: " ".join(map(str, workflow.configfiles)),
+        # Relative, so that a folder that is moved makes nothing again.
+        configs=lambda wildcards: " ".join(map(relpath, workflow.configfiles)),
         tasks=f"--tasks {OUT}/tasks" if TASK_SCORES else "",
         paper=f"{OUT}/paper",  # shown if it is there; nothing here makes it
         quality=lambda wildcards, input: (
