@@ -84,7 +84,8 @@ def test_a_kubernetes_job_asks_for_its_resources_and_runs(config, tmp_path):
     kubectl.chmod(kubectl.stat().st_mode | stat.S_IXUSR)
     path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     index = f"{tmp_path}/out/filtered/sets.npy"
-    snakemake("kubernetes", "--configfile", str(config), "--", index, PATH=path, VOLUME="claim", MOUNT="/mnt")
+    quick = ("--seconds-between-status-checks", "1", "--configfile", str(config), "--", index)
+    snakemake("kubernetes", *quick, PATH=path, VOLUME="claim", MOUNT="/mnt")
     assert Path(index).is_file()
     (job,) = [yaml.safe_load(p.read_text())["spec"]["template"]["spec"] for p in folder.glob("*.yaml")]
     assert job["containers"][0]["resources"]["limits"] == {"cpu": "1", "memory": "2000Mi", "nvidia.com/gpu": "0"}
