@@ -199,6 +199,7 @@ example:
             File("benchmarks", "folder of Snakemake's benchmark files", required=False),
             File("tasks", "folder of {model}.json of the multiple-choice tasks, if there is one", required=False),
             File("paper", "folder of the paper's tables, if there is one", required=False),
+            File("plan", "prediction of `python -m pipeline plan`, if there is one", required=False),
             File("output", "the HTML page"),
         ),
         options.Report,

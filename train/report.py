@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.files import atomic, read_json, write_text
+from pipeline.plan import compare
 from train.options import Report
 
 
@@ -36,11 +37,12 @@ def write_report(
     tasks: str | None,
     paper: str | None,
     output: str,
+    plan: str | None = None,
 ) -> None:
     """Write the page, and beside it Figure 1 as `figure1.png` and the table as `results.md`.
 
     evaluations: the backbone's first. speeds: of the runs, in their order, or none. tasks, paper: folders of
-    results that are shown if they are there.
+    results that are shown if they are there. plan: a prediction (pipeline plan), shown beside what was real.
     """
     import vl_convert
 
@@ -80,6 +82,7 @@ def write_report(
             "training": pretrained_here(backbone),
             "configs": {path: Path(path).read_text(encoding="utf-8") for path in config_files},
             "times": times,
+            "plan": compare(read_json(plan), str(Path(output).parent)) if plan and Path(plan).exists() else [],
             "versions": versions(),
             "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         },

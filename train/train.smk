@@ -363,7 +363,9 @@ rule report:
         # Relative, so that a folder that is moved makes nothing again.
         configs=lambda wildcards: " ".join(map(relpath, workflow.configfiles)),
         tasks=f"--tasks {OUT}/tasks" if TASK_SCORES else "",
-        paper=f"{OUT}/paper",  # shown if it is there; nothing here makes it
+        # Shown if they are there; nothing here makes them.
+        paper=f"{OUT}/paper",
+        plan=f"{OUT}/plan.json",
         quality=lambda wildcards, input: (
             f"--quality {' '.join(input.quality)}" if input.quality else ""
         ),
@@ -374,4 +376,5 @@ rule report:
         "python -m train report {params.options} --stats {input.stats} {params.quality}"
         " --backbone {input.backbone} --runs {input.runs} --evaluations {input.evaluations} --speeds {input.speeds}"
         " --forgetting {params.forgetting} --learning {params.learning} --config-files {params.configs}"
-        " --benchmarks {params.benchmarks} {params.tasks} --paper {params.paper} --output {output.page} > {log} 2>&1"
+        " --benchmarks {params.benchmarks} {params.tasks} --paper {params.paper} --plan {params.plan}"
+        " --output {output.page} > {log} 2>&1"
