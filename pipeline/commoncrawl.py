@@ -10,6 +10,7 @@ import gzip
 import io
 import logging
 import re
+import shlex
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.client import Client
 from pipeline.files import atomic
 from pipeline.manifest import manifest
 from pipeline.options import CommonCrawl, Crawl, Texts
+from pipeline.urls import is_url
 
 LIST_BYTES, LIST_UNPACKED = 2**26, 2**28
 PATH = re.compile(r"[\w.=%+@-]+(?:/[\w.=%+@-]+)+", re.ASCII)
@@ -111,3 +113,16 @@ def _expanded(pattern: str, crawl: Crawl) -> Iterator[str]:
         with atomic(kept) as part:
             part.write_text("\n".join(found), encoding="utf-8")
     yield from kept.read_text("utf-8").split("\n")
+
+
+def local_files(output: str, batch: str, files: list[str]) -> str | list[str]:
+    """What a batch is read from: its local files, or the folders of those that are fetched."""
+    if files[0].startswith(RECORDS):
+        return [f"{output}/records/{name.removeprefix(RECORDS)}" for name in files]
+    return f"{output}/fetched/{batch}" if is_url(files[0]) else files
+
+
+def text_flags(entry: Texts) -> str:
+    """Where the text is in the files of an entry of `texts`, and its language, as flags."""
+    known = {"text": entry.text, "url": entry.url, "language": entry.language}
+    return " ".join(f"--{key} {shlex.quote(value)}" for key, value in known.items() if value)

@@ -1,10 +1,7 @@
 # Where the pages come from: the sample, archives of one's own, CommonCrawl, plain text. It makes folders that
 # `extract` and `text` read; a batch of local files needs none.
-import shlex
-
-from pipeline.commoncrawl import RECORDS
+from pipeline.commoncrawl import local_files, text_flags
 from pipeline.manifest import batches
-from pipeline.urls import is_url
 
 PER_JOB = OPTIONS.crawl.warcs_per_job
 BATCHES = batches(ARCHIVES + TEXTS, PER_JOB)
@@ -21,24 +18,6 @@ TEXT_BATCHES = dict(
     )
 )
 PLAN = f"{OUT}/records/plan.arrow"
-
-
-def local_files(batch):
-    """What a batch is read from: its local files, or the folder of those that are fetched."""
-    first = BATCHES[batch][0]
-    if first.startswith(RECORDS):
-        return [
-            f"{OUT}/records/{name.removeprefix(RECORDS)}" for name in BATCHES[batch]
-        ]
-    return f"{OUT}/fetched/{batch}" if is_url(first) else BATCHES[batch]
-
-
-def text_flags(entry):
-    """Where the text is in the files of an entry of `texts`, and its language."""
-    known = {"text": entry.text, "url": entry.url, "language": entry.language}
-    return " ".join(
-        f"--{key} {shlex.quote(value)}" for key, value in known.items() if value
-    )
 
 
 if not OPTIONS.crawl.given:
@@ -141,7 +120,9 @@ if TEXT_BATCHES:
 
     rule text:
         input:
-            files=lambda wildcards: local_files(wildcards.batch),
+            files=lambda wildcards: local_files(
+                OUT, wildcards.batch, BATCHES[wildcards.batch]
+            ),
             language_id=LANGUAGE_MODEL,
         output:
             pages=f"{OUT}/pages/{{batch}}.json",

@@ -49,7 +49,9 @@ if not OPTIONS.extract.language_model:
 
 rule extract:
     input:
-        warcs=lambda wildcards: local_files(wildcards.batch),
+        warcs=lambda wildcards: local_files(
+            OUT, wildcards.batch, BATCHES[wildcards.batch]
+        ),
         language_id=LANGUAGE_MODEL,
     output:
         pages=f"{OUT}/pages/{{batch}}.json",
@@ -132,15 +134,14 @@ checkpoint dedup_reduced:
     localrule: True
 
 
-def duplicates(wildcards):
-    checkpoints.dedup_reduced.get()
-    return f"{OUT}/duplicates/{wildcards.batch}.arrow"
-
-
 rule dedup_apply:
     input:
         pages=f"{OUT}/pages/{{batch}}.json",
-        duplicates=duplicates,
+        # Not before the checkpoint, which raises until it has been passed.
+        duplicates=lambda wildcards: (
+            checkpoints.dedup_reduced.get(),
+            f"{OUT}/duplicates/{wildcards.batch}.arrow",
+        )[1],
     output:
         documents=f"{OUT}/documents/{{batch}}.arrow",
         ledger=f"{OUT}/documents/{{batch}}.ledger.json",

@@ -5,13 +5,12 @@ TABLES = [name for name in PAPER.grid.targets if name not in SPECTRA]
 ENDINGS = ("md", "csv", "svg", "png")
 
 
-def made(*names):
-    return [f"{OUT}/paper/{name}.md" for name in names]
+MADE = f"{OUT}/paper/{{name}}.md"
 
 
 rule paper:
     input:
-        made(*PAPER.names),
+        expand(MADE, name=PAPER.names),
     localrule: True
     message:
         "The paper's tables and figures"
@@ -20,7 +19,7 @@ rule paper:
 
 rule paper_subset:
     input:
-        made(*SUBSET),
+        expand(MADE, name=SUBSET),
     localrule: True
 
 
@@ -30,7 +29,7 @@ for name in PAPER.grid.targets:
         name:
             f"paper/{name}"
         input:
-            made(name),
+            expand(MADE, name=name),
         localrule: True
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from conftest import ROOT
 
 from pipeline.cli import StageError
@@ -283,9 +282,3 @@ def test_expressions_reach_nothing_but_the_row(tmp_path: Path) -> None:
     task = with_source(path=str(tmp_path / "a.jsonl"), fields={"question": "q.__class__.__mro__"})
     with pytest.raises(StageError, match="question: "):
         load_set(task, "en", DOWNLOADS)
-
-
-def test_the_readmes_task_is_read() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = text.split("<!-- a task, read by tests/train/test_tasks.py -->\n```yaml\n")[1].split("```")[0]
-    assert read(Task, yaml.safe_load(block)).languages
