@@ -16,11 +16,9 @@ from torch import Tensor, nn
 
 from models import exported
 from models.adapter import Addition
-from models.backbone import make_readable
+from models.backbone import EXPORTED, EXPORTED_CLASS, make_readable
 from models.block import NeutralBlock
 from models.extend import ACTIVATIONS, POST_NORMS, ExtendedFFN, decoder_layers, merge_lora, plain_ffn
-
-CODE = "modeling_neutral.py"
 
 
 @dataclass(frozen=True)
@@ -50,12 +48,11 @@ def export(model: Any, tokenizer: Any, folder: str | Path, card: Card) -> bool:
     if not plain:
         source = Path(exported.__file__).read_text(encoding="utf-8")
         code = source.replace("import LlamaForCausalLM as", f"import {class_name} as")
-        (Path(folder) / CODE).write_text(code, encoding="utf-8")
-        entry = f"{Path(CODE).stem}.{exported.ExtendedForCausalLM.__name__}"
+        (Path(folder) / EXPORTED).write_text(code, encoding="utf-8")
         _change_config(
             Path(folder),
             architectures=[exported.ExtendedForCausalLM.__name__],
-            auto_map={"AutoModelForCausalLM": entry},
+            auto_map=EXPORTED_CLASS,
             neutral_residues=about,
         )
     (Path(folder) / "README.md").write_text(_card(card, plain), encoding="utf-8")
@@ -172,7 +169,7 @@ def _card(card: Card, plain: bool) -> str:
     code = (
         "It is a plain model of its architecture, and needs no code of its own."
         if plain
-        else f"It needs the code in `{CODE}`, which comes with it and imports torch and transformers alone."
+        else f"It needs the code in `{EXPORTED}`, which comes with it and imports torch and transformers alone."
     )
     added = "\n".join(_row(number, one) for number, one in enumerate(card.additions, 1))
     return f"""---

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from tiny import ARCHITECTURES, POST_NORMED, logits, make, rounded, shake, tokens
 
 from models.adapter import AdapterError, Addition, attach, load_adapter, save_adapter
-from models.export import CODE, Card, describe_blocks, export, fold
+from models.backbone import EXPORTED
+from models.export import Card, describe_blocks, export, fold
 from models.extend import decoder_layers, extend, trainable_state
 
 GATED = ("Llama", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3", "Mistral", "Olmo2")
@@ -133,7 +134,7 @@ def test_exports_run_elsewhere_to_the_same_tokens(tmp_path: Path) -> None:
         folders.append(tmp_path / str(number))
         folders[-1].mkdir()
         assert export(rounded(model), Words(), folders[-1], card(*additions)) == (number in plain_ones), name
-        assert (folders[-1] / CODE).exists() == (number not in plain_ones)
+        assert (folders[-1] / EXPORTED).exists() == (number not in plain_ones)
     found = read_elsewhere(folders, tmp_path)
     for number, ((name, _), (out, sample), seen) in enumerate(zip(cases, expected, found, strict=True)):
         if number in plain_ones:  # other sums, so other bits

@@ -33,3 +33,12 @@ def test_what_does_not_run_does_not_count(project):
     same = project()
     assert same == project(train__other="x = 2\n")
     assert same == project(train__c='"""Why."""\n# a comment\ndef h():\n    """Doc."""\n    return  1\n')
+
+
+def test_files_beside_the_code_that_it_names_count(project, tmp_path):
+    names = {"pipeline__b": "def g():\n    return open('page.html.j2'), open('0.5')\n"}
+    without = project(**names)
+    (tmp_path / "pipeline" / "page.html.j2").write_text("one")
+    one = project(**names)
+    (tmp_path / "pipeline" / "page.html.j2").write_text("two")
+    assert len({without, one, project(**names)}) == 3

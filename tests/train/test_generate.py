@@ -75,13 +75,30 @@ def test_draws_follow_the_seed(world: Path, capsys: pytest.CaptureFixture[str]) 
     assert found[0] == found[1] != found[2]
 
 
-def test_an_export_with_code_is_not_taken_for_its_plain_architecture(
+def test_an_export_writes_what_its_run_writes(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without its code, transformers would draw the FFNs' weights at random, and only warn."""
     assert shell(f"export --run {world}/neutral --output {tmp_path}/whole") == 0
+    capsys.readouterr()
+    assert shell(f"generate --model {world}/neutral {tmp_path}/whole --tokens 6 --device cpu --prompt", "3 4") == 0
+    run, whole = (part.split("]\n")[1].strip() for part in capsys.readouterr().out.split("\n[")[1:])
+    assert run == whole
+
+
+@pytest.mark.parametrize("changed", ["code", "entry"])
+def test_no_code_is_run_but_our_own(
+    changed: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without it, transformers would draw the FFNs' weights at random, and only warn."""
+    assert shell(f"export --run {world}/neutral --output {tmp_path}/whole") == 0
+    evil = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+    code, config = tmp_path / "whole" / "modeling_neutral.py", tmp_path / "whole" / "config.json"
+    (code if changed == "code" else code.with_name("other.py")).write_text(code.read_text() + evil)
+    if changed == "entry":
+        config.write_text(config.read_text().replace('"modeling_neutral.', '"other.'))
     assert shell(f"generate --model {tmp_path}/whole --prompt 3") == 1
-    assert "an export with code of its own" in capsys.readouterr().err
+    assert "an export whose code is not this version's" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(
