@@ -6,10 +6,12 @@ import contextlib
 import json
 import re
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 # Products are in bf16 wherever it is fast: on a CPU with AVX512-BF16 five times as fast as fp32.
@@ -78,15 +80,21 @@ def load_backbone(
     """
     from transformers import AutoModelForCausalLM
 
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        path,
-        revision=revision or "main",
-        dtype=dtype,
-        use_safetensors=True,
-        trust_remote_code=is_own_export(path),
-        attn_implementation=attention,
-        output_loading_info=True,
-    )
+    # Of main, if it has no safetensors, transformers asks a bot of the hub to make some; of a commit it does not.
+    commit = find_commit(path, revision)
+    try:
+        with network_errors():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path,
+                revision=commit or "main",
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=is_own_export(path),
+                attn_implementation=attention,
+                output_loading_info=True,
+            )
+    except SafetensorError as error:
+        raise ValueError(f"damaged weights ({error}); delete them, also from the hub's cache") from None
     model, missing = loaded[0], loaded[1]["missing_keys"]
     if missing:
         raise ValueError(
@@ -108,6 +116,33 @@ def is_own_export(folder: str | Path) -> bool:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     own = Path(__file__).with_name("exported.py").read_text(encoding="utf-8")
     return code == own and config.get("auto_map") == EXPORTED_CLASS
+
+
+def find_commit(path: str, revision: str | None = None) -> str | None:
+    """The commit of a hub id that `revision` (None: main) is now; of a folder, the revision as it is.
+
+    Raises OSError of transformers where the hub has no such model or revision, or cannot be reached.
+    """
+    from transformers.utils import cached_file, extract_commit_hash
+
+    with network_errors():
+        config = cached_file(path, "config.json", revision=revision or "main")
+    return extract_commit_hash(config, None) or revision
+
+
+@contextlib.contextmanager
+def network_errors() -> Iterator[None]:
+    """Errors of the hub's HTTP client as OSError, which they are not; transformers lets some through, and hides
+    some behind a message of its own."""
+    from huggingface_hub.utils import httpx
+
+    try:
+        yield
+    except Exception as error:
+        for cause in (error, error.__context__):
+            if isinstance(cause, httpx.TransportError):
+                raise OSError(f"{cause}; check the network, and run again") from error
+        raise
 
 
 def load_gguf(path: str | Path) -> tuple[Any, Any]:
@@ -153,7 +188,8 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
     """The tokenizer of a hub id or a folder."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
+    with network_errors():
+        return AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
 
 
 def unique_parameters(model: nn.Module) -> int:

@@ -53,7 +53,7 @@ class Stage:
 def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | None = None) -> int:
     """Run one stage; a wrong use or a stage's own error is one clear line and exit status 1 or 2."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for chatty in ("distributed", "httpx", "filelock", "datasets"):
+    for chatty in ("distributed", "httpx", "httpx2", "filelock", "datasets"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(f"python -m {wing}", description=doc)
     commands = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
@@ -69,8 +69,11 @@ def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | Non
             values["options"] = _options(stage, stage.options, arguments)
         module, function = stage.run.split(":")
         getattr(importlib.import_module(module), function)(**values)
-    except (StageError, ConfigError) as error:
+    except ConfigError as error:  # a line for each key
         print(f"{wing} {stage.name}: {error}", file=sys.stderr)
+        return 1
+    except StageError as error:  # it may quote a library of many lines
+        print(f"{wing} {stage.name}: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 1
     except OSError as error:  # full disk, missing file, read-only folder: the system's words say it best
         print(f"{wing} {stage.name}: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import urllib3
 
-from pipeline.transports import Answer, FetchError, Interrupted, first_line, open_fsspec, open_http
+from pipeline.transports import Answer, FetchError, Interrupted, find_fsspec, one_line, open_fsspec, open_http
 from pipeline.urls import url_problem
 
 T = TypeVar("T")
@@ -56,6 +56,10 @@ class Client:
         self.pool = urllib3.PoolManager(maxsize=connections, block=True, retries=False)
 
     # What callers use ------------------------------------------------------------------------------
+
+    def find(self, pattern: str) -> list[str]:
+        """URLs of the files of a hub or an object store that match, in order. Raises FetchError."""
+        return self._persist(pattern, lambda: find_fsspec(pattern))
 
     def size(self, url: str) -> tuple[int, str]:
         """Length and validator of a file of which ranges will be read. Raises FetchError."""
@@ -175,7 +179,7 @@ class Client:
         try:
             yield
         except urllib3.exceptions.HTTPError as error:
-            raise Interrupted(first_line(error), gained=gained()) from error
+            raise Interrupted(one_line(error), gained=gained()) from error
         except Interrupted as error:
             error.gained = gained()
             raise

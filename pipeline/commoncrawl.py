@@ -22,6 +22,7 @@ from pipeline.client import Client
 from pipeline.files import atomic
 from pipeline.manifest import manifest
 from pipeline.options import CommonCrawl, Crawl, Texts
+from pipeline.transports import FetchError
 from pipeline.urls import is_url
 
 LIST_BYTES, LIST_UNPACKED = 2**26, 2**28
@@ -96,20 +97,19 @@ def _texts(entry: Texts, crawl: Crawl) -> list[str]:
 
 
 def _expanded(pattern: str, crawl: Crawl) -> Iterator[str]:
-    """The files of a pattern; a glob on a hub or an object store is looked up once and then kept."""
+    """The files of a pattern; a glob on a hub or an object store is looked up once and then kept, with the hub's
+    commit of that time."""
     if not pattern.startswith(("s3://", "hf://")) or not {"*", "?", "["}.intersection(pattern):
         yield from manifest([pattern])[0][0]
         return
-    import fsspec
-
     kept = Path(crawl.cache, "lists", f"{xxhash.xxh3_64_hexdigest(pattern.encode())}.txt")
     if not kept.exists():
         try:
-            found = sorted(file.full_name for file in fsspec.open_files(pattern))
-        except Exception as error:  # each file system has errors of its own
-            raise StageError(f"crawl.texts: {pattern}: {error}; check it, or name the files") from error
+            found = _client(crawl.cache, crawl.connections).find(pattern)
+        except FetchError as error:
+            raise StageError(f"crawl.texts: {error}") from None
         if not found:
-            raise StageError(f"crawl.texts: {pattern}: no such files")
+            raise StageError(f"crawl.texts: {pattern}: no file matches; check its name, or name the files")
         with atomic(kept) as part:
             part.write_text("\n".join(found), encoding="utf-8")
     yield from kept.read_text("utf-8").split("\n")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def open_http(
                 "GET", place, headers=headers, redirect=False, preload_content=False, timeout=timeout
             )
         except urllib3.exceptions.HTTPError as error:
-            raise Interrupted(first_line(error)) from error
+            raise Interrupted(one_line(error)) from error
         location = response.headers.get("Location")
         if response.status not in (301, 302, 303, 307, 308) or not location:
             break
@@ -149,35 +150,67 @@ def _stated_digest(headers: Any) -> tuple[str, bytes] | None:
 
 @contextlib.contextmanager
 def open_fsspec(_: Any, url: str, start: int, stop: int | None, validator: str) -> Iterator[Answer]:
+    with _file_system(url) as (system, path):
+        system.invalidate_cache(path)  # it keeps lists of folders, and would not see that the file has changed
+        info = system.info(path)
+    total = int(info["size"])
+    now = str(info.get("ETag") or info.get("blob_id") or f"{total} {info.get('LastModified', '')}")
+    digest = ("sha256", bytes.fromhex(info["lfs"].sha256)) if info.get("lfs") else None
+    begin = start if not validator or validator == now else 0
+    end = total if stop is None else min(stop, total)
+    yield Answer(begin, total, now, digest, _blocks(url, begin, end))
+
+
+def _blocks(url: str, begin: int, end: int) -> Iterator[bytes]:
+    # Without its cache: that reads ahead what is asked for again as the next block.
+    with _file_system(url) as (system, path), system.open(path, "rb", cache_type="none") as file:
+        file.seek(begin)
+        for place in range(begin, end, BLOCK):
+            yield file.read(min(BLOCK, end - place))
+
+
+def find_fsspec(pattern: str) -> list[str]:
+    """URLs of the files that match, on the hub at the commit that they have now, in order.
+
+    Raises FetchError or Interrupted.
+    """
+    with _file_system(pattern) as (system, path):
+        if pattern.startswith("hf://"):
+            path = _at_commit(system.resolve_path(path))
+        found = system.glob(path, detail=True)
+    return sorted(system.unstrip_protocol(name) for name, info in found.items() if info["type"] == "file")
+
+
+def _at_commit(place: Any) -> str:
+    """A path of the hub with its branch's or tag's commit instead; a bucket has none."""
+    from huggingface_hub import HfApi
+
+    if not hasattr(place, "revision"):
+        return str(place.unresolve())
+    commit = HfApi().repo_info(place.repo_id, repo_type=place.repo_type, revision=place.revision).sha
+    return str(dataclasses.replace(place, revision=commit, _raw_revision=None).unresolve())
+
+
+@contextlib.contextmanager
+def _file_system(url: str) -> Iterator[tuple[Any, str]]:
+    """fsspec's file system of a URL, and the path in it; its errors become FetchError and Interrupted."""
     import fsspec
 
     try:
-        system, path = fsspec.core.url_to_fs(url)
-        info = system.info(path)
+        yield fsspec.core.url_to_fs(url)
     except ImportError as error:
         raise FetchError(f"{url}: {error}; pip install s3fs") from None
-    except FileNotFoundError:
-        raise FetchError(f"{url}: no such file", 404) from None
+    except FileNotFoundError as error:  # of the hub perhaps the repository or the revision
+        raise FetchError(f"{url}: no such file{''.join(re.findall(r' [(].*', one_line(error)))}", 404) from None
     except PermissionError as error:
         raise FetchError(f"{url}: {error}; s3:// needs an account's credentials, https:// does not", 403) from None
     except Exception as error:  # each file system has errors of its own
-        raise Interrupted(first_line(error)) from error
-    total = int(info["size"])
-    now = str(info.get("ETag") or info.get("blob_id") or f"{total} {info.get('LastModified', '')}")
-    begin = start if not validator or validator == now else 0
-    end = total if stop is None else min(stop, total)
-    yield Answer(begin, total, now, None, _blocks(system, path, begin, end))
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        if not 400 <= status < 500 or status in BUSY:
+            raise Interrupted(one_line(error)) from error
+        cure = "; log in with `hf auth login`, or set HF_TOKEN" if status in (401, 403) else ""
+        raise FetchError(f"{url}: {one_line(error)}{cure}", status) from None
 
 
-def _blocks(system: Any, path: str, begin: int, end: int) -> Iterator[bytes]:
-    for place in range(begin, end, BLOCK):
-        try:
-            yield system.cat_file(path, start=place, end=min(end, place + BLOCK))
-        except GeneratorExit:
-            raise
-        except Exception as error:
-            raise Interrupted(first_line(error)) from error
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:300]
+def one_line(error: BaseException) -> str:
+    return " ".join((str(error) or type(error).__name__).split())[:300]

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from models.backbone import load_backbone, load_gguf, load_tokenizer, save_backbone
+from models.backbone import find_commit, load_backbone, load_gguf, load_tokenizer, save_backbone
 from models.extend import ExtendError, decoder_layers
 from pipeline.cli import StageError
 from pipeline.files import atomic_folder, read_json, write_json
@@ -34,23 +34,25 @@ def fetch_backbone(source: str, revision: str | None, downloads: str, output: st
     Raises StageError where there is no such model, it is no decoder, or its layers are not understood.
     """
     try:
-        model, tokenizer = _load(source, revision, Path(downloads))
+        model, tokenizer, commit = _load(source, revision, Path(downloads))
         decoder_layers(model)
     except (OSError, ValueError, ExtendError) as error:
-        raise StageError(f"backbone.source {source}: {error}") from None
-    commit = getattr(model.config, "_commit_hash", None)
+        why = f"cannot be loaded as a decoder (safetensors or GGUF): {error}"
+        raise StageError(f"backbone.source {source}: {why}") from None
     with atomic_folder(output) as folder:
         save_backbone(model, tokenizer, folder)
-        write_json(folder / ORIGIN, {"source": source, "revision": commit or revision})
+        write_json(folder / ORIGIN, {"source": source, "revision": commit})
 
 
 def origin(backbone: str) -> dict[str, Any]:
     """`source` and `revision` of a backbone: where a copy came from, else what it is called."""
     path = Path(backbone) / ORIGIN
-    return dict(read_json(path)) if path.is_file() else {"source": backbone, "revision": None}
+    if path.is_file():
+        return dict(read_json(path))
+    return {"source": backbone, "revision": None if Path(backbone).exists() else find_commit(backbone)}
 
 
-def _load(source: str, revision: str | None, downloads: Path) -> tuple[Any, Any]:
+def _load(source: str, revision: str | None, downloads: Path) -> tuple[Any, Any, str | None]:
     if source in PACKAGED:
         package, name = PACKAGED[source]
         needs_gguf(source)
@@ -58,13 +60,14 @@ def _load(source: str, revision: str | None, downloads: Path) -> tuple[Any, Any]
         with tempfile.TemporaryDirectory(dir=downloads) as folder:
             file = Path(folder) / name
             file.write_bytes(body)
-            return load_gguf(file)
+            return *load_gguf(file), None
     if source.endswith(".gguf"):
         if not Path(source).is_file():
-            raise StageError(f"backbone.source {source}: no such file")
+            raise StageError(f"backbone.source {source}: no such file; one of the hub has to be fetched first")
         needs_gguf(source)
-        return load_gguf(source)
-    return load_backbone(source, revision), load_tokenizer(source, revision)
+        return *load_gguf(source), None
+    commit = find_commit(source, revision)
+    return load_backbone(source, commit), load_tokenizer(source, commit), commit
 
 
 def needs_gguf(source: str) -> None:

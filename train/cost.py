@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from models.backbone import create_llama, unique_parameters
+from models.backbone import create_llama, network_errors, unique_parameters
 from models.cost import H100_FLOPS, activation_bytes, flops_per_token, state_bytes
 from models.extend import extend
 from pipeline.cli import StageError
@@ -92,7 +92,8 @@ def sketch(config: Config, configfile: str) -> Any:
                 sizes = json.loads(beside.read_text(encoding="utf-8"))
                 return AutoModelForCausalLM.from_config(AutoConfig.for_model(**sizes))
             source = str(config.backbone.source)
-            found = AutoConfig.from_pretrained(source, revision=config.backbone.revision or "main")
+            with network_errors():
+                found = AutoConfig.from_pretrained(source, revision=config.backbone.revision or "main")
             return AutoModelForCausalLM.from_config(found)
         except (OSError, ValueError) as error:
             cure = f"put its config.json beside the config, as {beside}"

@@ -21,6 +21,7 @@ from typing import Any
 from pipeline.cli import StageError
 from pipeline.config import option
 from pipeline.sources import OWN_WARCS, Package, fetch
+from pipeline.transports import one_line
 
 Row = Mapping[str, Any]
 FORMATS = (".json", ".jsonl", ".arrow", ".parquet")
@@ -132,13 +133,14 @@ def _all_rows(source: Source, downloads: str) -> Iterator[Row]:
 def _hub_rows(source: Source) -> Iterator[Row]:
     try:
         import datasets
+        from huggingface_hub.utils import httpx
     except ImportError:
         raise MissingSet(f"{source}: needs the package datasets; pip install '.[eval]'") from None
     try:
         yield from datasets.load_dataset(source.hub, source.config, split=source.split or "train")
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise MissingSet(f"{source}: not to be had from the hub ({first}); check the network") from None
+    except (OSError, ValueError, httpx.TransportError, datasets.exceptions.DatasetsError) as error:
+        cure = "check hub, config and split in the task, and the network"
+        raise MissingSet(f"{source}: not to be had from the hub ({one_line(error)}); {cure}") from None
 
 
 def _files(source: Source, downloads: str) -> Iterator[tuple[str, bytes]]:

@@ -220,7 +220,8 @@ def test_missing_sets_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyP
     sources = [{"path": str(tmp_path / "none.json")}, {"hub": "nobody/nothing", "split": "test"}]
     task = quiz(languages={"en": QUIZ["languages"]["en"] | {"sources": sources}})
     with pytest.raises(
-        MissingSet, match=r"none.json: no such file; put it there; or nobody/nothing:test: .*\(no network\); "
+        MissingSet,
+        match=r"none.json: no such file; put it there; or nobody/nothing:test: .*\(no network at all\); ",
     ):
         load_set(task, "en", DOWNLOADS)
     package = with_source(package="no-such==1", path="a.json")

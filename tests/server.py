@@ -18,8 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class CrawlServer(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, handler: type[Handler] | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), handler or Handler)
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list[str]] = {}
         self.requests: list[tuple[str, str]] = []  # path and Range
@@ -50,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         with server.lock:
             server.requests.append((self.path, self.headers.get("Range", "")))
-            faults = server.faults.get(self.path, [])
+            faults = server.faults.get(self.path.partition("?")[0], [])
             fault = faults.pop(0) if faults else ""
             server.open += 1
             server.most_open = max(server.most_open, server.open)
@@ -107,6 +107,8 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if self.command == "HEAD":
+            return
         kind, _, value = fault.partition(" ")
         sent = body[: int(value)] if kind == "drop" else body  # "drop 1000": the connection ends after them
         if kind == "slow":
