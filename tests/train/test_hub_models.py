@@ -165,6 +165,16 @@ def test_a_broken_transfer_of_a_model_is_gone_on_with_or_said_in_a_line(place, t
         assert weights((tmp_path / "out" / WEIGHTS).read_bytes()) == weights(files[WEIGHTS])
 
 
+def test_no_code_of_the_hub_is_run(place, tmp_path):
+    server, shell, _, name, (files, _) = place
+    config = json.loads(files["config.json"]) | {"auto_map": {"AutoModelForCausalLM": "modeling_neutral.Model"}}
+    code = f"from pathlib import Path\nPath({str(tmp_path / 'run')!r}).touch()\n"
+    server.push(name, files | {"config.json": json.dumps(config).encode(), "modeling_neutral.py": code.encode()})
+    backbone(shell, tmp_path / "out", name)
+    assert server.asked(WEIGHTS) or server.asked("config.json")
+    assert not (tmp_path / "run").exists()
+
+
 def test_damaged_weights_are_named(place, tmp_path):
     server, shell, _, name, (files, _) = place
     server.push(name, files | {WEIGHTS: files[WEIGHTS][:5000]})
