@@ -13,6 +13,7 @@ import os
 import resource
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def ours(warcs: list[str], model: str, folder: str, workers: int, cascade: bool 
     options = Extract(languages=[LANGUAGE], language_min_score=MIN_SCORE, min_chars=MIN_CHARS, cascade=cascade)
     output = f"{folder}/pages.json"
     extract(options, warcs, model, output, f"{folder}/ledger.json", workers, None)
-    _extractor(options.page_seconds).stop()  # its processor time is known when it has ended
+    _extractor(options.page_seconds, threading.get_ident()).stop()  # its processor time is known when it has ended
     return [url for batch in read_arrow(output) for url in batch.column("url").to_pylist()]
 
 

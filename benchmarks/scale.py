@@ -35,19 +35,21 @@ LANGUAGES = [
     *("ru", "sv", "tr", "vi", "zh"),
 ]
 LAUNCH = """
-import json, resource, subprocess, sys
+import json, resource, subprocess, sys, time
+started = time.perf_counter()
 status = subprocess.run(sys.argv[1:], stdout=sys.stderr).returncode
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps({"CPU s": used.ru_utime + used.ru_stime, "peak MiB": used.ru_maxrss / 1024}))
+wall = time.perf_counter() - started
+print(json.dumps({"wall s": wall, "CPU s": used.ru_utime + used.ru_stime, "peak MiB": used.ru_maxrss / 1024}))
 sys.exit(status)
 """
 
 
 def measured(command: list[str]) -> dict[str, float]:
-    """CPU seconds and peak memory of a command and the processes that it waits for.
+    """Wall and CPU seconds and peak memory of a command and the processes that it waits for.
 
-    CPU and not wall time, which other work on the machine changes more. It is started by a small process, since a
-    child's peak counts from its parent's size.
+    Growth is by CPU time: other work on the machine changes wall time more. It is started by a small process,
+    since a child's peak counts from its parent's size.
     """
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())}
     done = subprocess.run(

@@ -7,6 +7,7 @@ time: the kernel ends it when a page uses up its processor time or memory, and t
 
 from __future__ import annotations
 
+import atexit
 import math
 import resource
 import signal
@@ -44,8 +45,7 @@ class Extractor:
             try:
                 return self._ask(body, codec)
             except TimeoutError:
-                helper.kill()
-                self.stop()
+                self.kill()
                 return False, "extractor_hung"
             except (EOFError, OSError):
                 self.stop()
@@ -75,7 +75,13 @@ class Extractor:
                 stderr=subprocess.DEVNULL,  # a panic's own words; the reason goes in the ledger
             )
         self.pages = 0
+        atexit.register(self.kill)  # waited for, its processor time counts as ours
         return self.helper
+
+    def kill(self) -> None:
+        if self.helper is not None:
+            self.helper.kill()
+            self.stop()
 
     def stop(self) -> None:
         """Wait for the helper to end, which it does by itself when its socket closes."""
