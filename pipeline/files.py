@@ -56,13 +56,17 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     part = path.with_name(path.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    yield part
-    for file in filter(Path.is_file, part.rglob("*")):
-        with file.open("rb+") as opened:
-            os.fsync(opened.fileno())
-    shutil.rmtree(path, ignore_errors=True)
-    part.replace(path)
-    _sync_folder(path.parent)
+    try:
+        with naming_full_disk(path):
+            yield part
+            for file in filter(Path.is_file, part.rglob("*")):
+                with file.open("rb+") as opened:
+                    os.fsync(opened.fileno())
+            shutil.rmtree(path, ignore_errors=True)
+            part.replace(path)
+            _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

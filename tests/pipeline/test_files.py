@@ -3,7 +3,7 @@ import json
 import pyarrow as pa
 import pytest
 
-from pipeline.files import ROWS_PER_BATCH, arrow_rows, atomic, read_arrow, write_arrow, write_list
+from pipeline.files import ROWS_PER_BATCH, arrow_rows, atomic, atomic_folder, read_arrow, write_arrow, write_list
 from pipeline.ledger import Ledger, LedgerError, merge
 
 SCHEMA = pa.schema([("text", pa.string())])
@@ -24,6 +24,19 @@ def test_a_part_left_by_a_killed_run_is_overwritten(tmp_path):
     with atomic(tmp_path / "a") as part:
         part.write_text("new")
     assert (tmp_path / "a").read_text() == "new"
+
+
+def test_a_full_disk_leaves_the_old_folder_and_is_named(tmp_path):
+    path = tmp_path / "a"
+    with atomic_folder(path) as folder:
+        (folder / "file").write_text("old")
+    with pytest.raises(OSError, match="make room and run again") as caught, atomic_folder(path) as folder:
+        (folder / "file").write_text("new")
+        with open("/dev/full", "w") as file:  # noqa: PTH123
+            file.write("whose every write says that the disk is full")
+    assert caught.value.filename == str(path)
+    assert (path / "file").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_rows_come_back_in_order_and_in_batches(tmp_path):
