@@ -225,7 +225,7 @@ def sites(points: Rows) -> Any:
     dots = alt.Chart(alt.Data(values=points)).mark_point(size=70, filled=True)
     dots = dots.encode(
         y=alt.Y("site:N", title=None, sort=None, axis=alt.Axis(labelLimit=240, grid=True)),
-        x=alt.X("bpb:Q", title="change, bits per byte", axis=alt.Axis(format="+.3~f")),
+        x=alt.X("bpb:Q", title="change, bits per byte", axis=alt.Axis(format="+.3~f", tickCount=6)),
         color=colour,
         shape=shape,
         opacity=picked(pick),
@@ -242,7 +242,7 @@ def training_time(points: Rows) -> Any:
     tips = [alt.Tooltip(f"{name}:Q", format=",.0f") for name in ("seconds", "tokens_per_second", "peak_mib")]
     chart = bars.encode(
         y=alt.Y("model:N", title=None, sort=None, axis=alt.Axis(labelLimit=220)),
-        x=alt.X("seconds:Q", title="training, seconds"),
+        x=alt.X("seconds:Q", title="training, seconds", axis=alt.Axis(tickCount=6)),
         color=colour.legend(None),
         opacity=picked(pick),
         tooltip=["model:N", *tips],
@@ -280,7 +280,12 @@ def _dots(points: Rows, value: str, title: str, colour: Any, form: str, tips: li
     dots = alt.Chart(alt.Data(values=points)).mark_point(size=90, filled=True)
     chart = dots.encode(
         y=alt.Y("model:N", title=None, sort=None, axis=alt.Axis(labelLimit=220, grid=True)),
-        x=alt.X(f"{value}:Q", title=title, scale=alt.Scale(zero=zero, nice=zero, padding=0 if zero else 12)),
+        x=alt.X(
+            f"{value}:Q",
+            title=title,
+            scale=alt.Scale(zero=zero, nice=zero, padding=0 if zero else 12),
+            axis=alt.Axis(tickCount=6),
+        ),
         color=colour,
         opacity=picked(pick),
         tooltip=["model:N", *tips, alt.Tooltip(f"{value}:Q", format=form)],
