@@ -17,7 +17,7 @@ from safetensors import deserialize
 
 MODULES = (
     *("transformers.models.llama.modeling_llama", "transformers.models.auto.tokenization_auto"),
-    *("transformers.convert_slow_tokenizer", "datasets", "fsspec.implementations.http"),
+    *("transformers.convert_slow_tokenizer", "datasets"),
     *("train.accuracy", "train.backbone", "train.export", "train.generate", "train.trainer"),
 )
 MAKE = """
