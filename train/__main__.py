@@ -13,6 +13,7 @@ BACKBONE = File("backbone", "folder of the backbone")
 RUN = File("run", "folder of the run")
 RUNS_BACKBONE = File("backbone", "where the run's backbone lies now, if it was moved", required=False)
 
+TASKS = File("tasks", "folder of {model}.json of the multiple-choice tasks, if there is one", required=False)
 GRID = File("grid", "the paper's tables and figures, as configs/paper/grid.yaml")
 TARGET = File("target", "name of one of them", metavar="NAME")
 GRID_RUNS = File("runs", "folders of its runs, row after row, for each row one a seed", many=True)
@@ -197,7 +198,7 @@ example:
             File("learning", "domain that measures learning"),
             File("config_files", "the configs, to show", many=True, required=False),
             File("benchmarks", "folder of Snakemake's benchmark files", required=False),
-            File("tasks", "folder of {model}.json of the multiple-choice tasks, if there is one", required=False),
+            TASKS,
             File("paper", "folder of the paper's tables, if there is one", required=False),
             File("plan", "prediction of `python -m pipeline plan`, if there is one", required=False),
             File("output", "the HTML page"),
@@ -217,6 +218,8 @@ example:
             File("base", "evaluation of the backbone"),
             File("forgetting", "domain that measures forgetting"),
             File("learning", "domain that measures learning"),
+            TASKS,
+            File("languages", "languages whose mean accuracies are shown", many=True, required=False, metavar="CODE"),
             GRID_OUTPUT,
         ),
     ),

@@ -43,6 +43,14 @@ rule paper_table:
             f"{OUT}/evaluate/{{run}}.json", run=PAPER.of(wildcards.table)
         ),
         base=f"{OUT}/evaluate/backbone.json",
+        tasks=lambda wildcards: (
+            expand(
+                f"{OUT}/tasks/{{model}}.json",
+                model=["backbone", *PAPER.of(wildcards.table)],
+            )
+            if OPTIONS.evaluate.tasks
+            else []
+        ),
     output:
         multiext(f"{OUT}/paper/{{table}}", *(f".{ending}" for ending in ENDINGS)),
     log:
@@ -61,6 +69,12 @@ rule paper_table:
         forgetting=OPTIONS.evaluate.forgetting,
         learning=lambda wildcards: PAPER.grid.targets[wildcards.table].new
         or OPTIONS.evaluate.learning,
+        # Mean accuracies in the old and in the new language, where tasks are asked.
+        tasks=lambda wildcards: (
+            f"--tasks {OUT}/tasks --languages {' '.join(task_languages(OPTIONS, PAPER.grid.targets[wildcards.table].new))}"
+            if OPTIONS.evaluate.tasks
+            else ""
+        ),
         output=f"{OUT}/paper/{{table}}",
         code=fingerprint("train.tables"),
     message:
@@ -68,7 +82,7 @@ rule paper_table:
     shell:
         "python -m train table --grid {input.grid} --target {wildcards.table} --runs {params.runs}"
         " --evaluations {params.evaluations} --base {input.base} --forgetting {params.forgetting}"
-        " --learning {params.learning} --output {params.output} > {log} 2>&1"
+        " --learning {params.learning} {params.tasks} --output {params.output} > {log} 2>&1"
 
 
 rule paper_spectrum:

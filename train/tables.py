@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -18,20 +19,26 @@ from train.paper import BACKBONE, Grid, Target
 AXES = ("forgetting", "learning")
 
 
+# By language, the mean accuracy over its tasks in percent, and its standard error; None where none was asked.
+Accuracies = dict[str, tuple[float, float] | None]
+
+
 @dataclass(frozen=True)
 class Result:
-    """One run of a row: forgetting and learning in bits per byte, and its own record."""
+    """The backbone or a run of a row: forgetting and learning in bits per byte, accuracies; a run's own record."""
 
-    seed: int
     name: str
     forgetting: float
     learning: float
+    tasks: Accuracies
     run: dict[str, Any]
 
 
 Results = dict[str, list[Result]]
 
+
 ABOUT = "Trained weights and seconds of training are means. Where the paper has numbers, they come last."
+TASKS_ABOUT = " Of tasks, the mean accuracy over those in the language, in percent, ± its standard error."
 
 
 def write_table(
@@ -42,27 +49,34 @@ def write_table(
     base: str,
     forgetting: str,
     learning: str,
+    tasks: str | None,
+    languages: list[str],
     output: str,
 ) -> None:
     """Write `output`.md, .csv, .svg and .png of a table or a figure of bits per byte.
 
     runs are the folders of the target's rows, row after row and for each row one a seed; evaluations are
-    theirs, `base` is the backbone's. Raises StageError where their number does not fit the rows.
+    theirs, `base` is the backbone's. tasks: folder of {model}.json of multiple choice, whose mean accuracies
+    in these languages are shown too. Raises StageError where the number of runs does not fit the rows.
     """
     from train import charts
 
+    def result(folder: str, evaluation: str) -> Result:
+        name = Path(folder).name
+        run = read_json(Path(folder) / "run.json") if folder != BACKBONE else {}
+        old, new = measures(read_json(evaluation), forgetting, learning, evaluation)
+        return Result(name, old, new, accuracies(tasks, name, languages), run)
+
     chosen = read_yaml(Grid, grid).targets[target]
-    measured = [measures(read_json(path), forgetting, learning, path) for path in evaluations]
-    results = {
-        key: [result(folder, *pair) for folder, pair in group]
-        for key, group in by_row(chosen, list(zip(runs, measured, strict=True))).items()
-    }
-    backbone = measures(read_json(base), forgetting, learning, base)
+    pairs = by_row(chosen, list(zip(runs, evaluations, strict=True)))
+    results = {key: [result(*pair) for pair in group] for key, group in pairs.items()}
+    backbone = result(BACKBONE, base)
     values = {
         key: {axis: [getattr(found, axis) for found in seeds] for axis in AXES} for key, seeds in results.items()
     }
     text = heading(chosen, target, len(next(iter(results.values()))))
-    text += "Bits per byte of held-out text; `change` is against the backbone. " + ABOUT + "\n\n"
+    text += "Bits per byte of held-out text; `change` is against the backbone. " + ABOUT
+    text += TASKS_ABOUT * bool(tasks) + "\n\n"
     text += markdown(chosen, results, backbone, (forgetting, learning)) + "\n"
     text += verdicts(chosen.claims, values, {key: row.method for key, row in chosen.rows.items()})
     write_text(f"{output}.md", text)
@@ -87,9 +101,18 @@ def measures(evaluation: dict[str, Any], forgetting: str, learning: str, path: s
     return evaluation["domains"][forgetting]["bpb"], evaluation["domains"][learning]["bpb"]
 
 
-def result(folder: str, forgetting: float, learning: float) -> Result:
-    run = read_json(Path(folder) / "run.json")
-    return Result(run["options"]["seed"], Path(folder).name, forgetting, learning, run)
+def accuracies(folder: str | None, model: str, languages: list[str]) -> Accuracies:
+    """By language, the mean of the headline accuracies of its tasks and its standard error, in percent."""
+    if not folder:
+        return {}
+    asked = read_json(Path(folder) / f"{model}.json")["tasks"]
+    found: Accuracies = {}
+    for language in languages:
+        tasks = [entry for name, entry in asked.items() if name.rpartition("/")[2] == language]
+        errors = [entry["stderr"][entry["metric"]] for entry in tasks]
+        error = math.sqrt(sum(x**2 for x in errors)) / len(errors) if errors and None not in errors else math.nan
+        found[language] = (100 * fmean(x["headline"] for x in tasks), 100 * error) if tasks else None
+    return found
 
 
 # The table ----------------------------------------------------------------------------------------
@@ -102,18 +125,20 @@ def heading(target: Target, name: str, seeds: int) -> str:
     return "\n\n".join([f"# {name}: {target.title}", *notes, f"Seeds: {seeds}; {spread}."]) + "\n\n"
 
 
-def markdown(target: Target, results: Results, backbone: tuple[float, float], domains: tuple[str, str]) -> str:
+def markdown(target: Target, results: Results, backbone: Result, domains: tuple[str, str]) -> str:
     """A line a row, the backbone's first."""
     columns = [cell for domain in domains for cell in (domain, "change")]
+    columns += [f"{language} tasks" for language in backbone.tasks]
     columns += ["trained weights", "training, s", *(f"paper: {name}" for name in target.columns)]
     lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
-    own = [cell for value in backbone for cell in (f"{value:.3f}", "")]
-    lines.append(_line("backbone", [*own, "", "", *_paper(target, target.backbone)]))
+    own = [cell for axis in AXES for cell in (f"{getattr(backbone, axis):.3f}", "")]
+    lines.append(_line("backbone", [*own, *_tasks([backbone]), "", "", *_paper(target, target.backbone)]))
     for key, row in target.rows.items():
         cells = []
-        for axis, start in zip(AXES, backbone, strict=True):
+        for axis in AXES:
             values = [getattr(result, axis) for result in results[key]]
-            cells += [spread(values), f"{fmean(values) - start:+.3f}"]
+            cells += [spread(values), f"{fmean(values) - getattr(backbone, axis):+.3f}"]
+        cells += _tasks(results[key])
         runs = [result.run for result in results[key]]
         cells.append(f"{fmean(r['extra_parameters'] or r['backbone_parameters'] for r in runs):,.0f}")
         cells.append(f"{fmean(r['seconds'] for r in runs):,.0f}")
@@ -129,26 +154,39 @@ def _paper(target: Target, numbers: list[float]) -> list[str]:
     return [f"{x:g}" if x >= 2 else f"{x:.3f}" for x in numbers] or [""] * len(target.columns)
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float], digits: int = 3) -> str:
     """The mean, and of several values the least and the greatest."""
-    return f"{fmean(values):.3f}" + (f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else "")
+    mean, *ends = (f"{x:.{digits}f}" for x in (fmean(values), min(values), max(values)))
+    return f"{mean} ({' to '.join(ends)})" if len(values) > 1 else mean
 
 
-def csv_text(target: Target, results: Results, backbone: tuple[float, float]) -> str:
+def _tasks(results: list[Result]) -> list[str]:
+    """By language, accuracies over the seeds; their questions are the same, so the error is one run's, on average."""
+    cells = []
+    for language in results[0].tasks:
+        found = [pair for result in results if (pair := result.tasks[language])]
+        means, errors = zip(*found, strict=True) if found else ((), ())
+        cells.append(f"{spread(list(means), 1)} ± {fmean(errors):.1f}" if found else "none")
+    return cells
+
+
+def csv_text(target: Target, results: Results, backbone: Result) -> str:
     """A line a run; what the paper has for its row stands beside it."""
     rows: list[dict[str, Any]] = [
-        {"row": BACKBONE, "forgetting": backbone[0], "learning": backbone[1]}
+        {"row": BACKBONE, "forgetting": backbone.forgetting, "learning": backbone.learning}
+        | _percent(backbone.tasks)
         | _named(target.columns, target.backbone)
     ]
     for key, row in target.rows.items():
         for found in results[key]:
             options = found.run["options"]
             rows.append(
-                {"row": key, "label": row.label, "method": row.method, "run": found.name, "seed": found.seed}
+                {"row": key, "label": row.label, "method": row.method, "run": found.name, "seed": options["seed"]}
                 | {"forgetting": found.forgetting, "learning": found.learning}
                 | {name: options[name] for name in ("learning_rate", "old_rate", "fraction")}
                 | {"gate": options["gate"], "init": options["init"], "alpha": found.run["alpha"]}
                 | {"extra_parameters": found.run["extra_parameters"], "seconds": found.run["seconds"]}
+                | _percent(found.tasks)
                 | _named(target.columns, row.paper)
             )
     return csv_lines(rows)
@@ -156,6 +194,11 @@ def csv_text(target: Target, results: Results, backbone: tuple[float, float]) ->
 
 def _named(columns: list[str], numbers: list[float]) -> dict[str, float]:
     return {f"paper {name}": number for name, number in zip(columns, numbers, strict=False)}
+
+
+def _percent(tasks: Accuracies) -> dict[str, float]:
+    parts = {name: pair for name, pair in tasks.items() if pair}
+    return {f"{name} tasks{what}": pair[i] for name, pair in parts.items() for i, what in enumerate(("", " stderr"))}
 
 
 def csv_lines(rows: list[dict[str, Any]]) -> str:
@@ -167,12 +210,12 @@ def csv_lines(rows: list[dict[str, Any]]) -> str:
     return file.getvalue()
 
 
-def plot_points(target: Target, results: Results, backbone: tuple[float, float]) -> list[dict[str, Any]]:
+def plot_points(target: Target, results: Results, backbone: Result) -> list[dict[str, Any]]:
     """Every run, the mean of every row, and the paper's points where it has them in bits per byte."""
     ours = {"source": "ours", "label": "backbone", "method": "backbone", "order": 0, "kind": "mean"}
     paper = target.columns[:2] == ["EN", "FR"]
     # Far above rows that lie close together, it would hide what sets them apart.
-    points = [ours | dict(zip(AXES, backbone, strict=True))] if target.joined else []
+    points = [ours | {axis: getattr(backbone, axis) for axis in AXES}] if target.joined else []
     if paper and target.joined:
         points.append(ours | {"source": "the paper"} | dict(zip(AXES, target.backbone, strict=False)))
     texts = plot_labels(target)

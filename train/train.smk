@@ -9,6 +9,7 @@ from train.workflow import (
     evaluate_options,
     gpus,
     stage_options,
+    task_languages,
     task_options,
 )
 

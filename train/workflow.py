@@ -37,6 +37,12 @@ def task_options(options: Evaluate) -> Tasks:
     return Tasks(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Tasks)})
 
 
+def task_languages(config: Config, new: str | None) -> list[str]:
+    """The languages of the old and of the new domain, each once."""
+    domains = (config.extend.old, new or config.extend.new)
+    return list(dict.fromkeys(config.domains[name].language for name in domains))
+
+
 def evaluate_options(options: Evaluate) -> Evaluate:
     """The options without the tasks, so that other ones do not make bits per byte be measured again."""
     return dataclasses.replace(options, tasks=[], tasks_languages=[], tasks_limit=None)

@@ -14,6 +14,7 @@ from tiny import ARCHITECTURES, logits, make, shake
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from models import backbone
 from models.backbone import create_llama, load_tokenizer, save_backbone
 from models.extend import extend
 from train import choices
@@ -23,6 +24,13 @@ from train.options import Tasks
 from train.tasks import Question, Set, read_task
 
 Pairs = list[tuple[list[int], list[int]]]
+
+
+@pytest.fixture(autouse=True)
+def precision(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """fp32 on every CPU, or what a test asks for: bf16 differs by the order of sums in the third digit."""
+    wanted = getattr(request, "param", torch.float32)
+    monkeypatch.setattr(backbone, "compute_dtype", lambda device: wanted)
 
 
 def requests_at_random(seed: int = 0, count: int = 14) -> list[Request]:
@@ -51,16 +59,25 @@ def scored(model: Any, requests: list[Request]) -> dict[int, list[float]]:
     return {number: values for found in score(model, requests) for number, values in found.items()}
 
 
-def assert_equal(found: dict[int, list[float]], expected: list[list[float]]) -> None:
+def assert_equal(found: dict[int, list[float]], expected: list[list[float]], within: float = 2e-5) -> None:
     assert sorted(found) == list(range(len(expected)))
     for number, values in enumerate(expected):
-        assert found[number] == pytest.approx(values, abs=2e-5)
+        assert found[number] == pytest.approx(values, abs=within)
 
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_scores_are_those_of_whole_sequences(name: str) -> None:
     model, requests = make(name), requests_at_random()
     assert_equal(scored(model, requests), [plain(model, request) for request in requests])
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16], indirect=True)
+def test_scores_in_bf16_are_those_of_fp32_but_for_rounding() -> None:
+    model, requests = make(), requests_at_random()
+    found, expected = scored(model, requests), [plain(model, request) for request in requests]
+    assert_equal(found, expected, within=0.2)
+    with pytest.raises(AssertionError):
+        assert_equal(found, expected)  # else fp32 was measured
 
 
 @pytest.mark.parametrize("method", ["lora", "adapter", "neutral"])

@@ -67,17 +67,10 @@ def test_a_target_that_the_config_cannot_make_says_why_and_the_others_stay() -> 
 
 
 def test_the_workflow_plans_every_run_once_and_says_what_is_left_out(tmp_path: Any) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "-n",
-        "--cores",
-        "1",
-        "--nolock",
-        "--configfile",
-        "configs/test.yaml",
-    ]
+    asked = tmp_path / "tasks.yaml"
+    asked.write_text("evaluate: {tasks: [arc_challenge]}")
+    command = [sys.executable, "-m", "snakemake", "-n", "--cores", "1", "--nolock"]
+    command += ["--configfile", "configs/test.yaml", str(asked)]
     command += ["--config", f"output={tmp_path}", "--", "paper"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
@@ -85,7 +78,7 @@ def test_the_workflow_plans_every_run_once_and_says_what_is_left_out(tmp_path: A
     found = plan(read_yaml(Config, ROOT / "configs" / "test.yaml"), GRID)
     used = {name for target in found.names for name in found.of(target)}
     assert int(jobs["extend_run"]) == len(used)
-    assert int(jobs["evaluate_model"]) == len(used) + 1
+    assert int(jobs["evaluate_model"]) == int(jobs["tasks_model"]) == len(used) + 1
     assert int(jobs["paper_table"]) + int(jobs["paper_spectrum"]) == len(found.names)
     assert "left out: table5, no domain 'de' to learn" in done.stdout + done.stderr
 
@@ -167,7 +160,8 @@ def test_a_table_of_made_up_results(tmp_path: Any) -> None:
     base = evaluation(tmp_path / "base.json", 1.2, 4.0)
     runs, evaluations = (list(paths) for paths in zip(*found, strict=True))
     output = str(tmp_path / "table9")
-    write_table(str(tmp_path / "grid.yaml"), "table9", runs, evaluations, base, "old", "new", output)
+    grid = str(tmp_path / "grid.yaml")
+    write_table(grid, "table9", runs, evaluations, base, "old", "new", None, [], output)
     lines = (tmp_path / "table9.md").read_text().splitlines()
     assert lines[0] == "# table9: Made up"
     assert "A note." in lines
@@ -193,9 +187,45 @@ def test_a_table_of_made_up_results(tmp_path: Any) -> None:
     assert (tmp_path / "table9.png").read_bytes().startswith(b"\x89PNG")
     assert "the paper" in (tmp_path / "table9.svg").read_text()
     with pytest.raises(StageError, match="3 runs for 2 rows"):
-        write_table(str(tmp_path / "grid.yaml"), "table9", runs[:3], evaluations[:3], base, "old", "new", output)
+        write_table(grid, "table9", runs[:3], evaluations[:3], base, "old", "new", None, [], output)
     with pytest.raises(StageError, match=r"de was not measured; add it to evaluate\.others"):
-        write_table(str(tmp_path / "grid.yaml"), "table9", runs, evaluations, base, "old", "de", output)
+        write_table(grid, "table9", runs, evaluations, base, "old", "de", None, [], output)
+
+
+def test_accuracies_stand_beside_bits_per_byte(tmp_path: Any) -> None:
+    """The mean over a language's tasks by the configured metric, the errors of independent tasks, spread by seed."""
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"targets": {"table9": MADE_UP}}))
+    (tmp_path / "tasks").mkdir()
+
+    def asked(model: str, arc: float, belebele: float, french: dict[str, float]) -> None:
+        def entry(value: float) -> dict[str, Any]:
+            return {"headline": value, "metric": "per_byte", "stderr": {"raw": 9.0, "per_byte": 0.03}}
+
+        tasks = {"arc/en": entry(arc), "belebele/en": entry(belebele)} | {k: entry(v) for k, v in french.items()}
+        (tmp_path / "tasks" / f"{model}.json").write_text(json.dumps({"tasks": tasks, "skipped": {}}))
+
+    asked("backbone", 0.5, 0.3, {"arc/fr": 0.25})
+    found = []
+    for name, seed, arc in (("a-0", 0, 0.2), ("a-1", 1, 0.3), ("n-0", 0, 0.4), ("n-1", 1, 0.4)):
+        asked(name, arc, 0.3, {"arc/fr": arc})
+        found.append(run_folder(tmp_path, name, seed, 1.5, 2.0, 10))
+    base = evaluation(tmp_path / "base.json", 1.2, 4.0)
+    runs, evaluations = (list(paths) for paths in zip(*found, strict=True))
+    arguments = (str(tmp_path / "grid.yaml"), "table9", runs, evaluations, base, "old", "new")
+    write_table(*arguments, str(tmp_path / "tasks"), ["en", "fr", "de"], str(tmp_path / "table9"))
+    text = (tmp_path / "table9.md").read_text()
+    table = [[cell.strip() for cell in line.split("|")[6:9]] for line in text.splitlines() if line[:2] == "| "]
+    assert table == [
+        ["en tasks", "fr tasks", "de tasks"],
+        ["40.0 ± 2.1", "25.0 ± 3.0", "none"],
+        ["27.5 (25.0 to 30.0) ± 2.1", "25.0 (20.0 to 30.0) ± 3.0", "none"],
+        ["35.0 (35.0 to 35.0) ± 2.1", "40.0 (40.0 to 40.0) ± 3.0", "none"],
+    ]
+    assert "± its standard error" in text
+    with (tmp_path / "table9.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["fr tasks"]) for row in rows] == pytest.approx([25, 20, 30, 40, 40])
+    assert [float(row["en tasks stderr"]) for row in rows] == pytest.approx([3 / 2**0.5] * 5)
 
 
 def test_claims_of_the_paper_hold_on_the_papers_own_numbers() -> None:
