@@ -219,7 +219,7 @@ example:
             File("forgetting", "domain that measures forgetting"),
             File("learning", "domain that measures learning"),
             TASKS,
-            File("languages", "languages whose mean accuracies are shown", many=True, required=False, metavar="CODE"),
+            File("languages", "languages to show the accuracies of", many=True, required=False, metavar="CODE"),
             GRID_OUTPUT,
         ),
     ),

@@ -161,7 +161,7 @@ def spread(values: list[float], digits: int = 3) -> str:
 
 
 def _tasks(results: list[Result]) -> list[str]:
-    """By language, accuracies over the seeds; their questions are the same, so the error is one run's, on average."""
+    """By language, accuracies over the seeds; the questions are the same for all, so the error is one run's."""
     cells = []
     for language in results[0].tasks:
         found = [pair for result in results if (pair := result.tasks[language])]
@@ -197,8 +197,11 @@ def _named(columns: list[str], numbers: list[float]) -> dict[str, float]:
 
 
 def _percent(tasks: Accuracies) -> dict[str, float]:
-    parts = {name: pair for name, pair in tasks.items() if pair}
-    return {f"{name} tasks{what}": pair[i] for name, pair in parts.items() for i, what in enumerate(("", " stderr"))}
+    found: dict[str, float] = {}
+    for language, pair in tasks.items():
+        if pair:
+            found[f"{language} tasks"], found[f"{language} tasks stderr"] = pair
+    return found
 
 
 def csv_lines(rows: list[dict[str, Any]]) -> str:

@@ -193,7 +193,7 @@ def test_a_table_of_made_up_results(tmp_path: Any) -> None:
 
 
 def test_accuracies_stand_beside_bits_per_byte(tmp_path: Any) -> None:
-    """The mean over a language's tasks by the configured metric, the errors of independent tasks, spread by seed."""
+    """The mean over a language's tasks by the configured metric, its error, and the range over the seeds."""
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"targets": {"table9": MADE_UP}}))
     (tmp_path / "tasks").mkdir()
 
