@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.report import measure, write
+from models import backbone
 from models.backbone import load_backbone, load_tokenizer
 from train.accuracy import Asked, load_tasks, make_requests
 from train.accuracy import measure as accuracies
@@ -113,7 +114,10 @@ def compare(options: Tasks, folder: str, batch_size: int, downloads: str) -> Ite
         batch_size=batch_size,
     )
     for name, one in asked.items():
-        (requests, scores), own = measure(lambda one=one, name=name: ours({name: one}, model, tokenizer))
+        with mock.patch.object(
+            backbone, "compute_dtype", lambda device: torch.float32
+        ):  # else bf16, where there is
+            (requests, scores), own = measure(lambda one=one, name=name: ours({name: one}, model, tokenizer))
         likelihoods, accuracy, seconds = harness(name, one, peer, batch_size)
         result = accuracies(one, requests, scores)
         both = [
