@@ -114,9 +114,8 @@ def compare(options: Tasks, folder: str, batch_size: int, downloads: str) -> Ite
         batch_size=batch_size,
     )
     for name, one in asked.items():
-        with mock.patch.object(
-            backbone, "compute_dtype", lambda device: torch.float32
-        ):  # else bf16, where there is
+        # Ours would compute in bf16 where the CPU can; the harness computes in what the weights are.
+        with mock.patch.object(backbone, "compute_dtype", lambda device: torch.float32):
             (requests, scores), own = measure(lambda one=one, name=name: ours({name: one}, model, tokenizer))
         likelihoods, accuracy, seconds = harness(name, one, peer, batch_size)
         result = accuracies(one, requests, scores)
