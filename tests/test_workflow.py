@@ -163,7 +163,7 @@ def test_wrong_config_fails_at_once_with_every_error(copy):
     )
     output = snakemake(copy, "--cores", "1", "all", check=False)
     assert "extrct: unknown key; did you mean extract?" in output
-    assert "tokens.domain: no domain 'xx'" in output or "extend.runs: no run" in output
+    assert "extend.runs: no run" in output
 
 
 def test_every_stage_killed_at_any_point_and_one_core_give_the_same_bytes(checkout, copy, tmp_path):

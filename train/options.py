@@ -284,7 +284,6 @@ class Config:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         used = {
-            "tokens.domain": self.tokens.domain,
             "extend.old": self.extend.old,
             "extend.new": self.extend.new,
             "evaluate.forgetting": self.evaluate.forgetting,
@@ -292,7 +291,8 @@ class Config:
             **{f"evaluate.others[{i}]": name for i, name in enumerate(self.evaluate.others)},
             **{f"extend.runs.{name}.new": run.new for name, run in self.extend.runs.items() if run.new},
         }
-        if self.backbone.pretrain:
+        if self.backbone.pretrain:  # else the tokenizer is the backbone's own
+            used["tokens.domain"] = self.tokens.domain
             used["backbone.pretrain.domain"] = self.backbone.pretrain.domain
         for key, name in used.items():
             if name not in self.domains:

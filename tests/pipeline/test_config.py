@@ -19,7 +19,7 @@ DOMAINS = {"en": {"language": "en"}, "en-replay": {"language": "en"}, "fr": {"la
 GOOD = {"output": "x", "backbone": BACKBONE, "extend": RUNS, "domains": DOMAINS}
 
 
-@pytest.mark.parametrize("name", ["demo", "test"])
+@pytest.mark.parametrize("name", ["demo", "smollm2", "test"])
 def test_shipped_configs_are_valid(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert read_yaml(Config, f"configs/{name}.yaml").output == f"results/{name}"
