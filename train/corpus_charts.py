@@ -19,7 +19,13 @@ def funnel(points: Rows, stages: Sequence[str]) -> Any:
         .mark_bar(cornerRadius=2)
         .encode(
             y=alt.Y("stage:N", title=None, sort=list(stages)),
-            x=alt.X("share:Q", title="share of what came in", axis=alt.Axis(format="%"), stack="zero"),
+            x=alt.X(
+                "share:Q",
+                title="share of what came in",
+                axis=alt.Axis(format="%"),
+                scale=alt.Scale(domain=[0, 1]),
+                stack="zero",
+            ),
             color=alt.Color(
                 "outcome:N",
                 title=None,
