@@ -24,7 +24,7 @@ from benchmarks.report import write
 SMALL = {"hidden_size": 128, "layers": 4, "heads": 2, "ffn_size": 384, "vocabulary": 4096}
 M135 = {"hidden_size": 576, "layers": 30, "heads": 9, "ffn_size": 1536, "vocabulary": 49152}
 B1 = {"hidden_size": 2048, "layers": 16, "heads": 32, "ffn_size": 8192, "vocabulary": 128256}
-CPU = {"name": "1.4M Llama", "sizes": SMALL, "rows": 8, "row_tokens": 128, "steps": 24, "device": "cpu"}
+CPU = {"name": "1.4M Llama", "sizes": SMALL, "rows": 8, "row_tokens": 128, "steps": 64, "device": "cpu"}
 GPU = {"name": "135M Llama", "sizes": M135, "rows": 16, "row_tokens": 2048, "steps": 40, "device": "cuda"}
 MFU = [
     {"name": f"{name} Llama, T = {length}", "sizes": sizes, "rows": 32768 // length, "row_tokens": length}
