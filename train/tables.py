@@ -36,7 +36,6 @@ class Result:
 
 Results = dict[str, list[Result]]
 
-
 ABOUT = "Trained weights and seconds of training are means. Where the paper has numbers, they come last."
 TASKS_ABOUT = " Of tasks, the mean accuracy over those in the language, in percent, ± its standard error."
 
@@ -174,7 +173,7 @@ def csv_text(target: Target, results: Results, backbone: Result) -> str:
     """A line a run; what the paper has for its row stands beside it."""
     rows: list[dict[str, Any]] = [
         {"row": BACKBONE, "forgetting": backbone.forgetting, "learning": backbone.learning}
-        | _percent(backbone.tasks)
+        | _task_columns(backbone.tasks)
         | _named(target.columns, target.backbone)
     ]
     for key, row in target.rows.items():
@@ -186,7 +185,7 @@ def csv_text(target: Target, results: Results, backbone: Result) -> str:
                 | {name: options[name] for name in ("learning_rate", "old_rate", "fraction")}
                 | {"gate": options["gate"], "init": options["init"], "alpha": found.run["alpha"]}
                 | {"extra_parameters": found.run["extra_parameters"], "seconds": found.run["seconds"]}
-                | _percent(found.tasks)
+                | _task_columns(found.tasks)
                 | _named(target.columns, row.paper)
             )
     return csv_lines(rows)
@@ -196,7 +195,8 @@ def _named(columns: list[str], numbers: list[float]) -> dict[str, float]:
     return {f"paper {name}": number for name, number in zip(columns, numbers, strict=False)}
 
 
-def _percent(tasks: Accuracies) -> dict[str, float]:
+def _task_columns(tasks: Accuracies) -> dict[str, float]:
+    """Accuracies and their standard errors by the names of their columns in the CSV."""
     found: dict[str, float] = {}
     for language, pair in tasks.items():
         if pair:

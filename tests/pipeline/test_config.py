@@ -47,6 +47,10 @@ def test_all_errors_are_listed_at_once_with_key_and_cure():
     [
         ({"evaluate": {"learning": "it"}}, "evaluate.learning: no domain 'it'"),
         ({"backbone": {}}, "backbone.source: give exactly one of source and pretrain"),
+        (
+            {"backbone": {"pretrain": {"learning_rate": 1e-3}}, "tokens": {"domain": "it"}},
+            "tokens.domain: no domain 'it'",
+        ),
         ({"extract": {"language_model": "no/such.bin"}}, "extract.language_model: no such file: no/such.bin"),
         (
             {"domains": DOMAINS | {"it": {"language": "it"}}},
