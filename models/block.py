@@ -42,11 +42,12 @@ class MicroBatch:
     """What blocks must know of the rows in flight.
 
     old_B11: 1 where the row is of the old domain, else 0. l1: alpha over the old-domain tokens of the whole
-    optimizer step (0 where it has none). cross_entropy: beta over all tokens of the step.
+    optimizer step (0 where it has none), a tensor, since compiled code would be made anew for each number;
+    None without l1 loss. cross_entropy: beta over all tokens of the step.
     """
 
     old_B11: Tensor
-    l1: float
+    l1: Tensor | None
     cross_entropy: float
     statistics: Statistics | None = None
 
@@ -131,11 +132,11 @@ class NeutralBlock(nn.Module):
             return out_BTD
         if batch.statistics is not None:
             _record_forward(batch.statistics.forward, self.layer, batch.old_B11, out_BTD, g_BT1)
-        return self._add_l1(out_BTD, batch) if batch.l1 else out_BTD
+        return out_BTD if batch.l1 is None else self._add_l1(out_BTD, batch, batch.l1)
 
-    def _add_l1(self, out_BTD: Tensor, batch: MicroBatch) -> Tensor:
+    def _add_l1(self, out_BTD: Tensor, batch: MicroBatch, l1: Tensor) -> Tensor:
         """METHOD, Loss: alpha times the mean of |out| over old tokens, layers and width."""
-        coefficient_B11 = batch.old_B11 * (batch.l1 / (self.layers * out_BTD.shape[-1]))
+        coefficient_B11 = batch.old_B11 * (l1 / (self.layers * out_BTD.shape[-1]))
         with torch.no_grad():
             gradient_BTD = out_BTD.sign().mul_(coefficient_B11.to(out_BTD.dtype))
         return _AddGradient.apply(out_BTD, gradient_BTD, self._backward_record(batch))

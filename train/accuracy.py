@@ -26,7 +26,7 @@ from pipeline.fingerprint import fingerprint
 from pipeline.progress import progress
 from train.choices import Request, encode_pairs, make_request, score
 from train.options import Tasks
-from train.score import load_run, pick_device
+from train.score import load_run, measuring_device
 from train.sets import MissingSet
 from train.tasks import METRICS, Question, Set, Task, load_set, read_task
 
@@ -50,7 +50,7 @@ def measure_tasks(options: Tasks, backbone: str, run: str | None, downloads: str
     torch.set_num_threads(options.threads)
     asked, skipped = load_tasks(options, downloads)
     tokenizer = load_tokenizer(backbone)
-    model = load_run(backbone, run, pick_device(options.device))
+    model = load_run(backbone, run, measuring_device(options.device))
     requests = make_requests(asked, tokenizer, model.config.get_text_config().max_position_embeddings)
     with (
         kept_scores(f"{output}.scores.jsonl", _key(model, requests)) as (scores, keep),

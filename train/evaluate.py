@@ -15,7 +15,7 @@ from train.change import measure_change
 from train.corpus import open_corpus
 from train.generate import write
 from train.options import Evaluate, Generate
-from train.score import load_for, load_run, pick_device, score_rows
+from train.score import load_for, load_run, measuring_device, score_rows
 from train.speed import measure_speed
 from train.tokens import check_tokenizer
 
@@ -30,7 +30,7 @@ def evaluate(
     `speed`: where its speed beside the backbone's is written, which is no two times the same.
     """
     torch.set_num_threads(options.threads)
-    device = pick_device(options.device)
+    device = measuring_device(options.device)
     with tempfile.TemporaryDirectory() as folder:  # what is mapped stays when it is gone
         pairs = (pair.split("=", 1) for pair in rows)
         opened = {name: open_corpus(path, backbone, f"{folder}/{name}") for name, path in pairs}

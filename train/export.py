@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from models.adapter import attach, save_adapter
-from models.backbone import COMPUTE, compute_dtype, load_tokenizer
+from models.backbone import COMPUTE, attention_on, compute_dtype, load_tokenizer
 from models.export import Card, export
 from models.extend import ExtendError
 from pipeline.cli import StageError
@@ -86,8 +86,7 @@ def open_model(path: str, device: Any) -> tuple[Any, Any]:
             return load_run(backbone, path, device), load_tokenizer(backbone)
         if (Path(path) / "adapter.json").exists():
             about, _ = read_adapter(path)
-            attention = "sdpa" if device.type == "cuda" else "eager"
-            model = load_adapter(path, attention=attention, dtype=compute_dtype(device)).to(device)
+            model = load_adapter(path, attention=attention_on(device), dtype=compute_dtype(device)).to(device)
             return model, load_tokenizer(about["source"], about["revision"])
         return load_run(path, None, device), load_tokenizer(path)
     except (AdapterError, OSError, ValueError) as error:

@@ -10,7 +10,7 @@ from models.backbone import compute
 from pipeline.cli import StageError
 from train.export import open_model
 from train.options import Generate
-from train.score import pick_device
+from train.score import measuring_device
 from train.tokens import separators
 
 
@@ -20,7 +20,7 @@ def generate(options: Generate, model: list[str], prompt: list[str]) -> None:
     Raises StageError where a model cannot be loaded or a prompt leaves no room.
     """
     torch.set_num_threads(options.threads)
-    device = pick_device(options.device)
+    device = measuring_device(options.device)
     written: dict[str, list[str]] = {}
     for path in model:
         loaded, tokenizer = open_model(path, device)

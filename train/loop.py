@@ -38,6 +38,8 @@ from train.score import score_rows
 STATISTICS_EVERY = 10
 # Batches with old-domain rows that set `alpha: auto`.
 ALPHA_BATCHES = 8
+# Graphs of a layer: with and without gradients, and for micro-batches of two sizes.
+RECOMPILE_LIMIT = 16
 # A loss of more than this many times ln(vocabulary), what guessing costs, has exploded.
 EXPLODED = 3.0
 
@@ -116,6 +118,11 @@ def set_up_layers(task: Task) -> None:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     if options.compile:
+        # What an earlier training in this process compiled counts towards the limit, behind which layers would run
+        # uncompiled with no more than a line in a log.
+        torch.compiler.reset()
+        torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
         for layer in layers:
             layer.compile()
     if isinstance(options, Run) and options.shard:
@@ -157,11 +164,12 @@ def accumulate(task: Task, batch: Batch, alpha: float, measure: bool) -> tuple[f
     tokens, old_tokens = batch.rows * length, batch.old_rows * length
     parts = math.ceil(len(batch.tokens_BT1) / options.micro_batch_rows)
     loss, statistics = torch.zeros((), device=task.device), []
+    l1 = torch.tensor(alpha / old_tokens if old_tokens else 0.0, device=task.device) if alpha else None
     with plainly(task, measure):
         for part in range(parts):
             tokens_BT1 = to_device(batch.tokens_BT1[part::parts], task.device)
             old_B11 = to_device(batch.draw.is_old[part::parts, None, None].astype(np.float32), task.device)
-            micro = MicroBatch(old_B11, alpha / old_tokens if old_tokens else 0.0, cross_entropy(options) / tokens)
+            micro = MicroBatch(old_B11, l1, cross_entropy(options) / tokens)
             if measure and task.context is not None:
                 micro.statistics = Statistics()
                 statistics.append(micro.statistics)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from models.adapter import Addition, attach
-from models.backbone import compute, compute_dtype, load_backbone
+from models.backbone import attention_on, compute, compute_dtype, load_backbone
 from models.extend import ExtendError, Extension, extend
 from models.loss import token_nll
 from pipeline.cli import StageError
@@ -95,14 +95,19 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def measuring_device(name: str) -> torch.device:
+    """pick_device() for stages that meet texts of every length: cuDNN's attention would plan a kernel for each."""
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    return pick_device(name)
+
+
 def load_for(backbone: str, device: torch.device, stays: bool = False, dtype: torch.dtype | None = None) -> Any:
     """The backbone in `dtype`, and on `device` already, unless it `stays` on the CPU to be sharded.
 
     dtype: None is what `device` computes in. Raises StageError where it is no decoder that transformers loads.
     """
     try:
-        attention = "sdpa" if device.type == "cuda" else "eager"
-        model = load_backbone(backbone, dtype=dtype or compute_dtype(device), attention=attention)
+        model = load_backbone(backbone, dtype=dtype or compute_dtype(device), attention=attention_on(device))
         return model if stays else model.to(device)
     except (OSError, ValueError) as error:
         raise StageError(f"backbone {backbone}: cannot be loaded as a decoder: {error}") from None

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.backbone import (
+    attention_on,
     compute_dtype,
     create_llama,
     load_tokenizer,
@@ -60,6 +61,7 @@ def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str
             bos=encoder.bos_token_id,
             eos=encoder.eos_token_id,
             seed=options.seed,
+            attention=attention_on(device),
         ).to(device)
         task = Task(
             title="pretrain",

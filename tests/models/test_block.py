@@ -58,7 +58,7 @@ def test_injected_gradient_is_that_of_the_explicit_loss(gate: str, recompute: bo
 
     tokens, old_tokens = x_BTD.shape[0] * x_BTD.shape[1], old_B11.sum().item() * x_BTD.shape[1]
     for part in torch.arange(4).split(micro):
-        context.batch = MicroBatch(old_B11[part], ALPHA / old_tokens, BETA / tokens)
+        context.batch = MicroBatch(old_B11[part], torch.tensor(ALPHA / old_tokens), BETA / tokens)
         h_BTD = x_BTD[part].clone().requires_grad_()
         for block in blocks:
             out_BTD = checkpoint(block, h_BTD, use_reentrant=False) if recompute else block(h_BTD)
@@ -74,7 +74,7 @@ def test_without_a_batch_there_is_no_local_loss() -> None:
     block, (x_BTD, _) = make("sigmoid", context), rows()
     block(x_BTD).sum().backward()
     plain = gradients([block])
-    context.batch = MicroBatch(torch.zeros(4, 1, 1), 0.0, 0.0)
+    context.batch = MicroBatch(torch.zeros(4, 1, 1), None, 0.0)
     block(x_BTD).sum().backward()
     assert all(torch.equal(a, b) for a, b in zip(plain, gradients([block]), strict=True))
 
@@ -96,7 +96,7 @@ def test_only_down_has_a_gradient_at_first(gate: str) -> None:
     block = make(gate, context)
     nn.init.zeros_(block.down_proj.weight)
     x_BTD, old_B11 = rows()
-    context.batch = MicroBatch(old_B11, 1.0, 1.0)
+    context.batch = MicroBatch(old_B11, torch.tensor(1.0), 1.0)
     (block(x_BTD) * torch.randn_like(x_BTD)).sum().backward()
     moved = [name for name, weight in block.named_parameters() if weight.grad is not None and weight.grad.any()]
     assert moved == ["down_proj.weight"]
@@ -111,7 +111,7 @@ def test_statistics(recompute: bool) -> None:
     g_BT1 = functional.elu(block.gate(x_BTD))
     out_BTD = block(x_BTD)
     statistics = Statistics()
-    context.batch = MicroBatch(old_B11, 3.0, 0.0, statistics)
+    context.batch = MicroBatch(old_B11, torch.tensor(3.0), 0.0, statistics)
     x_BTD.requires_grad_()
     upstream_BTD = torch.randn_like(x_BTD)
     again_BTD = checkpoint(block, x_BTD, use_reentrant=False) if recompute else block(x_BTD)

@@ -102,7 +102,7 @@ def test_every_method_and_gate_learns(name: str, tokens_BT: Tensor) -> None:
             assert extension.fraction == pytest.approx(0 if method == "finetune" else 0.5, rel=0.1)
             model.train()
             old_B11 = torch.tensor([1.0, 0.0]).view(-1, 1, 1)
-            extension.context.batch = MicroBatch(old_B11, 0.1 / 8, 0.1 / 16)
+            extension.context.batch = MicroBatch(old_B11, torch.tensor(0.1 / 8), 0.1 / 16)
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             optimizer = torch.optim.AdamW(trained, 1e-2, fused=True)
             losses = []
@@ -197,7 +197,7 @@ def test_checkpointed_layers_have_the_same_gradients(gate: str, tokens_BT: Tenso
         if recompute:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
-        extension.context.batch = MicroBatch(torch.tensor([1.0, 0.0]).view(-1, 1, 1), 5.0, 0.5)
+        extension.context.batch = MicroBatch(torch.tensor([1.0, 0.0]).view(-1, 1, 1), torch.tensor(5.0), 0.5)
         sum_nll(model, tokens_BT).backward()
         results.append([p.grad for p in model.parameters() if p.requires_grad])
     assert calls == [2, 4]
@@ -218,7 +218,7 @@ def test_additions_stack(placement: str, tokens_BT: Tensor) -> None:
     assert isinstance(layer, ExtendedFFN) and isinstance(layer.ffn, ExtendedFFN)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == second.extra_parameters
     assert (second.backbone_parameters, second.width) == (first.backbone_parameters, first.width)
-    second.context.batch = MicroBatch(torch.ones(2, 1, 1), 1.0, 0.0)
+    second.context.batch = MicroBatch(torch.ones(2, 1, 1), torch.tensor(1.0), 0.0)
     sum_nll(model, tokens_BT).backward()
     shake(model)
     assert not torch.equal(logits(model, tokens_BT), before)
@@ -267,7 +267,7 @@ def test_blocks_behind_a_norm_compile() -> None:
         shake(model)
         if compiled:  # one layer stands for all: to trace takes seconds
             decoder_layers(model)[0].compile(backend="aot_eager", fullgraph=True)
-        extension.context.batch = MicroBatch(torch.tensor([[[1.0]], [[0.0]]]), 3.0, 0.0)
+        extension.context.batch = MicroBatch(torch.tensor([[[1.0]], [[0.0]]]), torch.tensor(3.0), 0.0)
         loss = sum_nll(model, tokens())
         loss.backward()
         found.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from models.backbone import create_llama
-from models.loss import chunked_cross_entropy, plain_head, sum_nll, token_nll
+from models.loss import chunked_cross_entropy, nll_and_gradient, plain_head, sum_nll, token_nll
 
 SIZES = {"hidden_size": 16, "layers": 2, "heads": 2, "ffn_size": 24, "vocabulary": 50, "row_tokens": 12}
 
@@ -97,3 +97,16 @@ def test_model_loss_equals_logits(make) -> None:
 def test_softcapped_head_is_not_plain() -> None:
     assert plain_head(softcapped()) is None
     assert plain_head(create_llama(**SIZES)) is not None
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_gradient_for_a_gpu_is_that_of_torch(weighted: bool) -> None:
+    """What is compiled on a GPU, here as it is."""
+    torch.manual_seed(0)
+    logits_CV, target_C1 = torch.randn(6, 11).requires_grad_(), torch.randint(11, (6, 1))
+    weight_C1 = torch.rand(6, 1) if weighted else None
+    nll_C = functional.cross_entropy(logits_CV, target_C1.flatten(), reduction="none")
+    (nll_C if weight_C1 is None else nll_C * weight_C1.flatten()).sum().backward()
+    ours_C1, gradient_CV = nll_and_gradient(logits_CV.detach(), target_C1, weight_C1)
+    torch.testing.assert_close(ours_C1.flatten(), nll_C.detach())
+    torch.testing.assert_close(gradient_CV, logits_CV.grad)
