@@ -4,11 +4,11 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from pipeline.cli import StageError
-from pipeline.commoncrawl import archives, texts
-from pipeline.config import ConfigError, flags, read
-from pipeline.fingerprint import fingerprint
-from pipeline.manifest import sample_files
+from pipeline.common.cli import StageError
+from pipeline.crawl.commoncrawl import archives, texts
+from pipeline.common.config import ConfigError, flags, read
+from pipeline.common.fingerprint import fingerprint
+from pipeline.crawl.manifest import sample_files
 from train.options import Config, eval_domains
 
 min_version("9.0")

@@ -21,7 +21,7 @@ def _files(folder: str, kind: str) -> list[str]:
 
 
 def hash_step(folder: str, normalize: str = "none") -> None:
-    from pipeline.dedup import hash_paragraphs
+    from pipeline.corpus.dedup import hash_paragraphs
     from pipeline.options import Dedup
 
     for path in _files(folder, "pages"):
@@ -35,7 +35,7 @@ def hash_ccnet(folder: str) -> None:
 
 
 def reduce_step(folder: str) -> None:
-    from pipeline.dedup import reduce_hashes
+    from pipeline.corpus.dedup import reduce_hashes
     from pipeline.options import Dedup
 
     files = _files(folder, "hashes-none")
@@ -43,7 +43,7 @@ def reduce_step(folder: str) -> None:
 
 
 def apply_step(folder: str) -> None:
-    from pipeline.dedup import apply_duplicates
+    from pipeline.corpus.dedup import apply_duplicates
     from pipeline.options import Dedup
 
     for path in _files(folder, "pages"):
@@ -105,7 +105,7 @@ def main() -> None:
         import datatrove.pipeline.readers
         import datatrove.pipeline.writers  # noqa: F401
     else:
-        import pipeline.dedup  # noqa: F401
+        import pipeline.corpus.dedup  # noqa: F401
     peak, ended = [0], threading.Event()
 
     def watch() -> None:

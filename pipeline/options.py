@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import option
-from pipeline.manifest import manifest
-from pipeline.urls import is_url, url_problem
+from pipeline.common.config import option
+from pipeline.crawl.manifest import manifest
+from pipeline.network.urls import is_url, url_problem
 
 COMMONCRAWL = "https://data.commoncrawl.org/"
 TEXT_KINDS = (".parquet", ".jsonl", ".json", ".ndjson")
@@ -41,7 +41,7 @@ class Sample:
             "fiches-travail",
             "web-pages",
         ],
-        "packages to take pages from; pipeline/sources.py lists them",
+        "packages to take pages from; pipeline/crawl/catalogue.py lists them",
     )
     files: int = option(4, "WARC files to write", low=1)
     pages_per_source: int = option(4000, "at most so many pages of each source, evenly spread", low=1)
@@ -202,7 +202,7 @@ class Dedup:
     min_chars: int = option(200, "drop documents with less text left", unit="characters", low=1)
 
 
-# The rules of pipeline/filters.py by their source; a config names groups or single rules.
+# The rules of pipeline/corpus/filters.py by their source; a config names groups or single rules.
 RULE_GROUPS: dict[str, tuple[str, ...]] = {
     "gopher_quality": (
         *("gopher_word_count", "gopher_word_length", "gopher_hashes", "gopher_ellipses", "gopher_bullet_lines"),
@@ -246,7 +246,7 @@ class Filter:
 
     rules: list[str] = option(
         [],
-        "rules with published thresholds, by group or one by one; pipeline/filters.py has them",
+        "rules with published thresholds, by group or one by one; pipeline/corpus/filters.py has them",
         choices=(*RULE_GROUPS, *RULE_NAMES),
     )
     min_words: int = option(0, "drop documents with fewer words", unit="words", low=0)

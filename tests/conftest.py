@@ -69,7 +69,7 @@ def make_warc(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def language_id(tmp_path_factory: pytest.TempPathFactory) -> str:
     """lid.176.ftz, from the folder of downloads."""
-    from pipeline.sample import fetch_language_model
+    from pipeline.crawl.sample import fetch_language_model
 
     path = tmp_path_factory.mktemp("language") / "lid.176.ftz"
     fetch_language_model(str(path), str(ROOT / "downloads"))

@@ -7,9 +7,9 @@ import sys
 import yaml
 from conftest import ROOT, prose
 
-from pipeline.config import read
-from pipeline.files import write_arrow
-from pipeline.shards import SHARD_SCHEMA, shard_path
+from pipeline.common.config import read
+from pipeline.common.files import write_arrow
+from pipeline.corpus.shards import SHARD_SCHEMA, shard_path
 from train.options import Config
 from train.tasks import read_task
 

@@ -82,7 +82,7 @@ def test_the_report_shows_every_part_and_escapes_the_crawl(checkout):
 
 
 def test_all_methods_learn_the_new_language(checkout):
-    from pipeline.files import read_json
+    from pipeline.common.files import read_json
 
     bpb = {
         p.stem: read_json(p)["domains"]["fr"]["bpb"] for p in (checkout / "results/test/evaluate").glob("*.json")
@@ -108,7 +108,7 @@ def test_the_shards_load_with_datasets_pyarrow_and_polars(checkout, tmp_path):
 
 
 def test_ledgers_follow_on_from_each_other(checkout):
-    from pipeline.files import read_json
+    from pipeline.common.files import read_json
 
     stats = read_json(checkout / "results/test/corpus/stats.json")
     extract, dedup, selection, near, quality = stats["ledgers"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.cli import File, Stage, main
+from pipeline.common.cli import File, Stage, main
 from train import options
 
 SHARDS = File("shards", "Arrow shards of the corpus", many=True)

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from models.backbone import load_tokenizer, weights_digest
-from pipeline.files import write_json
-from pipeline.fingerprint import fingerprint
-from pipeline.progress import progress
+from pipeline.common.files import write_json
+from pipeline.common.fingerprint import fingerprint
+from pipeline.common.progress import progress
 from train.choices import Request, encode_pairs, make_request, score
 from train.options import Tasks
 from train.score import load_run, pick_device

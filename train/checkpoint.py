@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from models.extend import load_trainable
-from pipeline.files import atomic
+from pipeline.common.files import atomic
 from train.distributed import laid_out_as, rank, trained_weights, whole
 
 KEPT = 2

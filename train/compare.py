@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli import StageError
-from pipeline.files import read_json, read_schema
+from pipeline.common.cli import StageError
+from pipeline.common.files import read_json, read_schema
 from train.report import stage_times
 from train.rows import open_rows
 

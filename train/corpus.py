@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from models.backbone import load_tokenizer
-from pipeline.cli import StageError
-from pipeline.files import read_schema, write_arrow
+from pipeline.common.cli import StageError
+from pipeline.common.files import read_schema, write_arrow
 from train.options import Domain
 from train.rows import Rows, open_rows
 from train.tokens import tokenize

@@ -11,8 +11,8 @@ import torch
 from models.backbone import create_llama, network_errors, unique_parameters
 from models.cost import H100_FLOPS, activation_bytes, flops_per_token, state_bytes
 from models.extend import extend
-from pipeline.cli import StageError
-from pipeline.config import read_yaml
+from pipeline.common.cli import StageError
+from pipeline.common.config import read_yaml
 from train.options import Config, Training, ancestors
 from train.score import how
 

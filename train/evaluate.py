@@ -9,8 +9,8 @@ import tempfile
 import torch
 
 from models.backbone import load_tokenizer
-from pipeline.files import write_json
-from pipeline.progress import progress
+from pipeline.common.files import write_json
+from pipeline.common.progress import progress
 from train.change import measure_change
 from train.corpus import open_corpus
 from train.generate import write

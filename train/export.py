@@ -10,8 +10,8 @@ from models.adapter import attach, save_adapter
 from models.backbone import COMPUTE, compute_dtype, load_tokenizer
 from models.export import Card, export
 from models.extend import ExtendError
-from pipeline.cli import StageError
-from pipeline.files import atomic_folder, read_json
+from pipeline.common.cli import StageError
+from pipeline.common.files import atomic_folder, read_json
 from train.backbone import origin
 from train.score import additions, load_for, pick_device
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from pipeline.cli import StageError
+from pipeline.common.cli import StageError
 from train import checkpoint
 from train.options import Run, Training
 from train.rows import Rows, mixture

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from models.backbone import compute
-from pipeline.cli import StageError
+from pipeline.common.cli import StageError
 from train.export import open_model
 from train.options import Generate
 from train.score import pick_device

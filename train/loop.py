@@ -23,8 +23,8 @@ from models.block import Context, MicroBatch, Statistics
 from models.cost import flops_per_token
 from models.extend import decoder_layers
 from models.loss import sum_nll
-from pipeline.cli import StageError
-from pipeline.progress import progress
+from pipeline.common.cli import StageError
+from pipeline.common.progress import progress
 from train import checkpoint
 from train.distributed import add_gradients, add_over_ranks, clip_gradients, rank, shard, world
 from train.failures import exploded, memory_advice

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.config import ConfigError, json_schema, option
-from pipeline.files import write_json
+from pipeline.common.config import ConfigError, json_schema, option
+from pipeline.common.files import write_json
 from pipeline.options import Crawl, Dedup, Engine, Extract, Filter, Near, Quality, Sample, Shards, bad_regex
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import ConfigError, option, read, read_yaml, to_data
+from pipeline.common.config import ConfigError, option, read, read_yaml, to_data
 from train.options import METHODS, Config, Run, eval_domains
 
 # Rows of figure 3 may be compared with the backbone's own gating matrices, and tables show its measures.

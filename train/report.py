@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.files import atomic, read_json, write_text
+from pipeline.common.files import atomic, read_json, write_text
 from pipeline.plan import compare
 from train.options import Report
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import read_json
+from pipeline.common.files import read_json
 from train.points import named
 
 # What the plots and data of the paper's targets may add to the page, before a third more as base64.

@@ -19,9 +19,9 @@ from models.adapter import Addition, attach
 from models.backbone import compute, compute_dtype, load_backbone
 from models.extend import ExtendError, Extension, extend
 from models.loss import token_nll
-from pipeline.cli import StageError
-from pipeline.config import read
-from pipeline.files import read_json
+from pipeline.common.cli import StageError
+from pipeline.common.config import read
+from pipeline.common.files import read_json
 from train.distributed import add_over_ranks, rank, world
 from train.options import Run
 from train.rows import Rows

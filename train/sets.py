@@ -18,10 +18,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli import StageError
-from pipeline.config import option
-from pipeline.sources import OWN_WARCS, Package, fetch
-from pipeline.transports import one_line
+from pipeline.common.cli import StageError
+from pipeline.common.config import option
+from pipeline.crawl.catalogue import OWN_WARCS, Package, fetch
+from pipeline.network.transports import one_line
 
 Row = Mapping[str, Any]
 FORMATS = (".json", ".jsonl", ".arrow", ".parquet")

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from pipeline.files import read_arrow
+from pipeline.common.files import read_arrow
 from train.rows import Rows
 
 MOST = 12

@@ -9,8 +9,8 @@ from statistics import fmean
 import torch
 from safetensors import safe_open
 
-from pipeline.config import read_yaml
-from pipeline.files import write_text
+from pipeline.common.config import read_yaml
+from pipeline.common.files import write_text
 from train import charts
 from train.claims import verdicts
 from train.paper import BACKBONE, Grid

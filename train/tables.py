@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from pipeline.cli import StageError
-from pipeline.config import read_yaml
-from pipeline.files import atomic, read_json, write_text
+from pipeline.common.cli import StageError
+from pipeline.common.config import read_yaml
+from pipeline.common.files import atomic, read_json, write_text
 from train.claims import verdicts
 from train.paper import BACKBONE, Grid, Target
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli import StageError
-from pipeline.config import ConfigError, option, read_yaml
+from pipeline.common.cli import StageError
+from pipeline.common.config import ConfigError, option, read_yaml
 from train.sets import MissingSet, Row, Source, bad_expression, environment, expression, read_rows
 
 TASKS = Path(__file__).resolve().parent.parent / "configs" / "tasks"

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.cli import StageError
-from pipeline.files import atomic, atomic_folder, read_arrow, write_json
-from pipeline.progress import progress
+from pipeline.common.cli import StageError
+from pipeline.common.files import atomic, atomic_folder, read_arrow, write_json
+from pipeline.common.progress import progress
 from train.options import Domain, Tokens
 from train.rows import Rows
 from train.sites import count_sites

@@ -23,10 +23,10 @@ from models.backbone import (
     unique_parameters,
     weights_digest,
 )
-from pipeline.cli import StageError
-from pipeline.config import to_data
-from pipeline.files import atomic_folder, write_json
-from pipeline.fingerprint import fingerprint
+from pipeline.common.cli import StageError
+from pipeline.common.config import to_data
+from pipeline.common.files import atomic_folder, write_json
+from pipeline.common.fingerprint import fingerprint
 from train import checkpoint
 from train.distributed import processes, rank, trained_weights, world
 from train.loop import Task, train

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.config import ConfigError
+from pipeline.common.config import ConfigError
 from train.options import Config, Evaluate, Run, Tasks, new_domain
 
 

@@ -3,11 +3,11 @@ import json
 import pytest
 from conftest import prose
 
-from pipeline.card import write_card
-from pipeline.cli import StageError
-from pipeline.files import write_arrow
-from pipeline.ledger import Ledger
-from pipeline.shards import SHARD_SCHEMA, shard_path
+from pipeline.common.cli import StageError
+from pipeline.common.files import write_arrow
+from pipeline.common.ledger import Ledger
+from pipeline.corpus.shards import SHARD_SCHEMA, shard_path
+from pipeline.publish.card import write_card
 
 
 def write_ledger(folder, stage, name, entered, drops):

@@ -32,7 +32,7 @@ def test_a_wrong_key_of_the_config_is_named(capsys, tmp_path, language_id):
 
 
 def test_options_come_from_the_config_and_flags_win(tmp_path, monkeypatch):
-    import pipeline.extract as module
+    import pipeline.extract.webpages as module
 
     seen = []
     monkeypatch.setattr(module, "extract", lambda **values: seen.append(values["options"]))

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from server import serving
 
-from pipeline import client as client_module
-from pipeline.client import Client
-from pipeline.transports import FetchError
-from pipeline.urls import file_name, redirected, source_name, url_problem
+from pipeline.network import client as client_module
+from pipeline.network.client import Client
+from pipeline.network.transports import FetchError
+from pipeline.network.urls import file_name, redirected, source_name, url_problem
 
 BODY = random.Random(1).randbytes(300_000)
 # What costs one attempt and is made good by the next.
@@ -222,7 +222,7 @@ def test_object_stores_are_read_with_fsspec_and_resume_as_well(tmp_path, monkeyp
             return super().read(size)
 
     fsspec.register_implementation("s3", Store, clobber=True)
-    monkeypatch.setattr("pipeline.transports.BLOCK", 100_000)
+    monkeypatch.setattr("pipeline.network.transports.BLOCK", 100_000)
     Store().pipe("/bucket/a.warc.gz", BODY)
     client = Client(1, sleep=lambda _: None)
     client.download("s3://bucket/a.warc.gz", tmp_path / "part")

@@ -17,10 +17,10 @@ import pytest
 from chores import slowly, too_much_memory, too_much_memory_once, where
 from conftest import ROOT
 
-from pipeline import engine
-from pipeline.cli import StageError
-from pipeline.engine import map_items
-from pipeline.extract import extract
+from pipeline.common import engine
+from pipeline.common.cli import StageError
+from pipeline.common.engine import map_items
+from pipeline.extract.webpages import extract
 from pipeline.options import Extract
 
 # A worker's memory limit is checked often, and a second death of the same item is enough.

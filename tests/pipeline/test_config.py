@@ -9,7 +9,7 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import ConfigError, add_arguments, flags, option, read, read_yaml
+from pipeline.common.config import ConfigError, add_arguments, flags, option, read, read_yaml
 from pipeline.options import Dedup, Extract, Quality
 from train.options import Config, Run, write_schema
 

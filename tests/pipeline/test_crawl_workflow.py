@@ -9,7 +9,7 @@ from server import serving
 from test_incremental import checkout, snakemake
 from test_text import jsonl
 
-from pipeline.files import read_arrow, read_json
+from pipeline.common.files import read_arrow, read_json
 
 __all__ = ["checkout"]  # a fixture
 

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_filters import write_documents
 
-from pipeline.cli import StageError
-from pipeline.config import ConfigError, read
-from pipeline.decontaminate import build_index, find_set, load_index, read_strings
-from pipeline.files import read_arrow
-from pipeline.filters import filter_documents
+from pipeline.common.cli import StageError
+from pipeline.common.config import ConfigError, read
+from pipeline.common.files import read_arrow
+from pipeline.corpus.decontaminate import build_index, find_set, load_index, read_strings
+from pipeline.corpus.filters import filter_documents
+from pipeline.corpus.words import hash_words, split_words
 from pipeline.options import Decontaminate, Filter
-from pipeline.words import hash_words, split_words
 
 EVALUATION = ROOT.parent / "shared" / "eval"  # beside the checkout, where there is one
 PROSE = " ".join(f"mot{i}" for i in range(40)).split()

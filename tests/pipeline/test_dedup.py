@@ -10,11 +10,11 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import pipeline.dedup
-from pipeline.cli import StageError
-from pipeline.dedup import apply_duplicates, fold, hash_paragraphs, reduce_hashes
-from pipeline.extract import PAGE_SCHEMA
-from pipeline.files import read_arrow, write_arrow
+import pipeline.corpus.dedup
+from pipeline.common.cli import StageError
+from pipeline.common.files import read_arrow, write_arrow
+from pipeline.corpus.dedup import apply_duplicates, fold, hash_paragraphs, reduce_hashes
+from pipeline.extract.webpages import PAGE_SCHEMA
 from pipeline.options import Dedup
 
 # Few different paragraphs, so that most crawls have duplicates within and across pages and files.
@@ -51,7 +51,7 @@ def reference(crawl, seen=()):
 
 @pytest.fixture
 def small_buckets(monkeypatch):
-    return lambda size: monkeypatch.setattr(pipeline.dedup, "HASHES_PER_BUCKET", size)
+    return lambda size: monkeypatch.setattr(pipeline.corpus.dedup, "HASHES_PER_BUCKET", size)
 
 
 @settings(max_examples=40, deadline=None)
@@ -59,7 +59,7 @@ def small_buckets(monkeypatch):
 def test_the_first_occurrence_stays_whatever_the_files_and_buckets(crawl, bucket, min_chars):
     folder = Path(tempfile.mkdtemp())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.dedup, "HASHES_PER_BUCKET", bucket)
+        patch.setattr(pipeline.corpus.dedup, "HASHES_PER_BUCKET", bucket)
         patch.setattr("os.fsync", lambda file: None)  # most of the time of small files
         documents, ledgers = dedup(folder, crawl, Dedup(min_chars=min_chars))
     shutil.rmtree(folder)
@@ -87,7 +87,7 @@ def test_the_first_occurrence_stays_whatever_the_files_and_buckets(crawl, bucket
 def test_a_crawl_against_an_earlier_ones_index_keeps_what_both_together_would(first, second, bucket):
     folder = Path(tempfile.mkdtemp())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.dedup, "HASHES_PER_BUCKET", bucket)
+        patch.setattr(pipeline.corpus.dedup, "HASHES_PER_BUCKET", bucket)
         patch.setattr("os.fsync", lambda file: None)  # most of the time of small files
         one, _ = dedup(folder / "one", first, Dedup(min_chars=1))
         against = Dedup(min_chars=1, against=[str(folder / "one" / "index.arrow")])

@@ -4,12 +4,12 @@ import sys
 import pytest
 from conftest import page, prose, write_warc
 
-from pipeline import extract as module
-from pipeline import guard
-from pipeline.extract import extract
-from pipeline.files import read_arrow
+from pipeline.common.files import read_arrow
+from pipeline.extract import sandbox
+from pipeline.extract import webpages as module
+from pipeline.extract.webpages import extract
 from pipeline.options import Extract
-from pipeline.warc import responses
+from pipeline.warc.reader import responses
 
 
 def run(tmp_path, warcs, language_id, name="pages", workers=1, **options):
@@ -97,7 +97,7 @@ def hostile_warc(tmp_path):
 def test_a_page_that_hangs_or_crashes_the_extractor_costs_only_itself(
     tmp_path, hostile_warc, language_id, monkeypatch
 ):
-    monkeypatch.setattr(guard, "COMMAND", [sys.executable, "-c", CRASHING_HELPER])
+    monkeypatch.setattr(sandbox, "COMMAND", [sys.executable, "-c", CRASHING_HELPER])
     module._extractor.cache_clear()
     rows, ledger, _ = run(tmp_path, [hostile_warc], language_id, page_seconds=1, cascade=False)
     assert [r["url"][-1] for r in rows] == ["0", "2", "4", "6"]
@@ -112,21 +112,21 @@ def test_a_page_that_hangs_or_crashes_the_extractor_costs_only_itself(
 # The helper itself, but for two pages: one ends the process as a fault in native code does, one panics.
 CRASHING_HELPER = """
 import os, signal, sys
-from pipeline import guard
-whole = guard.paragraphs
+from pipeline.extract import sandbox
+whole = sandbox.paragraphs
 def paragraphs(html):
     if "CRASH" in html:
         os.kill(os.getpid(), signal.SIGSEGV)
     if "PANIC" in html:
         raise BaseException("panic")
     return whole(html)
-guard.paragraphs = paragraphs
-guard.main(sys.argv[1:])
+sandbox.paragraphs = paragraphs
+sandbox.main(sys.argv[1:])
 """
 
 
 def test_the_cascade_keeps_wanted_pages_and_extracts_few_others(tmp_path, make_warc, language_id, monkeypatch):
-    from pipeline.guard import Extractor
+    from pipeline.extract.sandbox import Extractor
 
     asked = []
     whole = Extractor.text

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from index_files import CRAWL, make_crawl, paths_gz
 from server import serving
 
-from pipeline import fetch as fetch_module
-from pipeline.cli import StageError
-from pipeline.commoncrawl import RECORDS, archives, chosen, texts
-from pipeline.config import ConfigError, read
-from pipeline.extract import extract
-from pipeline.fetch import fetch_files, trim
-from pipeline.files import read_arrow, read_json
-from pipeline.manifest import manifest
+from pipeline.common.cli import StageError
+from pipeline.common.config import ConfigError, read
+from pipeline.common.files import read_arrow, read_json
+from pipeline.crawl import fetch as fetch_module
+from pipeline.crawl.commoncrawl import RECORDS, archives, chosen, texts
+from pipeline.crawl.fetch import fetch_files, trim
+from pipeline.crawl.manifest import manifest
+from pipeline.crawl.origins import read_folder
+from pipeline.extract.webpages import extract
 from pipeline.options import CommonCrawl, Crawl, Extract, Index, Texts
-from pipeline.origins import read_folder
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def crawl(tmp_path_factory):
 
 @pytest.fixture
 def server(crawl, monkeypatch):
-    monkeypatch.setattr("pipeline.client.FIRST_WAIT", 0.0)
+    monkeypatch.setattr("pipeline.network.client.FIRST_WAIT", 0.0)
     with serving() as running:
         running.files = dict(crawl)
         yield running
@@ -256,12 +256,12 @@ def test_a_full_disk_is_said_and_the_next_run_goes_on(server, tmp_path, monkeypa
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pipeline.fetch.os.fsync", full)
+    monkeypatch.setattr("pipeline.crawl.fetch.os.fsync", full)
     with pytest.raises(OSError, match="make room and run again") as caught:
         fetch(tmp_path, urls(server, 1))
     assert caught.value.filename.startswith(str(tmp_path / "00000.part"))
     monkeypatch.undo()
-    monkeypatch.setattr("pipeline.client.FIRST_WAIT", 0.0)
+    monkeypatch.setattr("pipeline.network.client.FIRST_WAIT", 0.0)
     assert len(contents(fetch(tmp_path, urls(server, 1)))) == 1
     assert server.sent == len(server.files[urls(server, 1)[0].removeprefix(server.url)])  # once
 
@@ -286,7 +286,7 @@ def test_pages_say_commoncrawls_path_and_a_batch_of_other_number_extracts_nothin
     pages = make_pages(tmp_path, language_id, [str(folder)], "pages")
     assert {page["warc"] for page in pages} == {url.removeprefix(server.url + "/") for url in urls(server, 2)}
     moved = folder.rename(tmp_path / "00007")
-    monkeypatch.setattr("pipeline.extract._pages", lambda *_: pytest.fail("extracted again"))
+    monkeypatch.setattr("pipeline.extract.webpages._pages", lambda *_: pytest.fail("extracted again"))
     assert make_pages(tmp_path, language_id, [str(moved)], "pages") == pages
 
 
@@ -299,8 +299,8 @@ def test_what_was_not_fetched_is_in_the_ledger_of_extract(server, tmp_path, lang
 
 
 def test_records_make_the_same_pages_as_the_whole_files_with_the_same_provenance(server, tmp_path, language_id):
-    from pipeline.index import plan
-    from pipeline.records import fetch_records
+    from pipeline.crawl.index import plan
+    from pipeline.crawl.records import fetch_records
 
     options = Index(crawl=CRAWL, languages=["fra"], files=1, base_url=server.url)
     cache = str(tmp_path / "cache")

@@ -3,8 +3,16 @@ import json
 import pyarrow as pa
 import pytest
 
-from pipeline.files import ROWS_PER_BATCH, arrow_rows, atomic, atomic_folder, read_arrow, write_arrow, write_list
-from pipeline.ledger import Ledger, LedgerError, merge
+from pipeline.common.files import (
+    ROWS_PER_BATCH,
+    arrow_rows,
+    atomic,
+    atomic_folder,
+    read_arrow,
+    write_arrow,
+    write_list,
+)
+from pipeline.common.ledger import Ledger, LedgerError, merge
 
 SCHEMA = pa.schema([("text", pa.string())])
 

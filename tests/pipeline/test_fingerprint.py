@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline import fingerprint as module
+from pipeline.common import fingerprint as module
 
 CODE = {
     "pipeline/a.py": "from pipeline import b\nimport os\ndef f():\n    return b.g()\n",

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from archives import FORMATS, Format, body_of, http, starts, url_of
 
-from pipeline.warc import Damage, responses
+from pipeline.warc.reader import Damage, responses
 
 FILES, PAGES = 72, 24
 GIVE_UP_S = 500  # a file takes some milliseconds

@@ -6,8 +6,8 @@ from archives import FORMATS, http
 from conftest import page, prose, write_warc
 from test_fuzz_warc import MUTATIONS, Frame, Mutant
 
-from pipeline.extract import extract
-from pipeline.files import read_arrow, read_json
+from pipeline.common.files import read_arrow, read_json
+from pipeline.extract.webpages import extract
 from pipeline.options import Extract
 
 FILES, PAGES = 120, 8

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.html import charset_of, decode, is_html, paragraphs
+from pipeline.extract.html import charset_of, decode, is_html, paragraphs
 
 TEXT = "<p>Été à Noël, où l’œuvre coûte 5 €</p>"
 

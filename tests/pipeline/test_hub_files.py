@@ -11,18 +11,18 @@ import pytest
 from conftest import prose
 from hub import Done, Hub, Shell, hub
 
-from pipeline.files import read_arrow, read_json
-from pipeline.origins import read_folder
+from pipeline.common.files import read_arrow, read_json
+from pipeline.crawl.origins import read_folder
 
 LOOK = """
-from pipeline.commoncrawl import texts
+from pipeline.crawl.commoncrawl import texts
 from pipeline.options import Crawl, Texts
 print("\\n".join(texts(Crawl(texts=[Texts(files=[{pattern!r}])], cache={cache!r}))[0]))
 """
 FETCH = """
-import pipeline.transports
-from pipeline.fetch import fetch_files
-pipeline.transports.BLOCK = 1000
+import pipeline.network.transports
+from pipeline.crawl.fetch import fetch_files
+pipeline.network.transports.BLOCK = 1000
 fetch_files([{url!r}], {output!r}, {cache!r}, 0, 1)
 """
 BODY = bytes(range(256)) * 10  # of three blocks
@@ -39,7 +39,12 @@ def parquet(first: int) -> bytes:
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory):
     with hub() as server:
-        modules = ("huggingface_hub.hf_file_system", "pipeline.commoncrawl", "pipeline.fetch", "pipeline.text")
+        modules = (
+            "huggingface_hub.hf_file_system",
+            "pipeline.crawl.commoncrawl",
+            "pipeline.crawl.fetch",
+            "pipeline.extract.texts",
+        )
         found = Shell(server.url, tmp_path_factory.mktemp("home"), *modules)
         yield server, found
         found.close()
@@ -189,7 +194,7 @@ def test_what_is_not_there_is_said_at_once_in_a_line(place, url, message):
         done = look(shell, folder, url.format("*"))
         assert (done.code, done.waited) == (1, 0)
         last = done.err.splitlines()[-1]
-        assert last.startswith(f"pipeline.cli.StageError: crawl.texts: {url.format('*')}: no ")
+        assert last.startswith(f"pipeline.common.cli.StageError: crawl.texts: {url.format('*')}: no ")
         assert not list((folder / "cache").glob("lists/*"))
 
 

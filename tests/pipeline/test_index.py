@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from index_files import CRAWL, SCHEMA, index_rows, make_crawl, parquet, paths_gz
 from server import serving
 
-from pipeline import records as records_module
 from pipeline.__main__ import STAGES
-from pipeline.cli import StageError, main
-from pipeline.files import read_json
-from pipeline.index import coalesce, plan, read_plan
+from pipeline.common.cli import StageError, main
+from pipeline.common.files import read_json
+from pipeline.crawl import records as records_module
+from pipeline.crawl.index import coalesce, plan, read_plan
+from pipeline.crawl.origins import read_folder, read_origins
+from pipeline.crawl.records import fetch_records, problem_of
 from pipeline.options import Index
-from pipeline.origins import read_folder, read_origins
-from pipeline.records import fetch_records, problem_of
-from pipeline.warc import responses
+from pipeline.warc.reader import responses
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def server(crawl):
 
 @pytest.fixture(autouse=True)
 def no_waits(monkeypatch):
-    monkeypatch.setattr("pipeline.client.FIRST_WAIT", 0.0)
+    monkeypatch.setattr("pipeline.network.client.FIRST_WAIT", 0.0)
 
 
 def options(server, **changes) -> Index:

@@ -3,7 +3,7 @@ from conftest import page, prose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.language import SAMPLE_CHARS, declared_language, guess, identify, load_model, sample_text
+from pipeline.extract.language import SAMPLE_CHARS, declared_language, guess, identify, load_model, sample_text
 
 
 @pytest.fixture(scope="module")

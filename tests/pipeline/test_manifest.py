@@ -3,7 +3,7 @@ from itertools import chain
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.manifest import MOST_BATCHES, batches, manifest
+from pipeline.crawl.manifest import MOST_BATCHES, batches, manifest
 
 ENTRIES = st.lists(st.lists(st.text("abc", min_size=1), min_size=1, max_size=7), min_size=1, max_size=4)
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_filters import write_documents
 
-from pipeline.cli import StageError
-from pipeline.files import read_arrow
-from pipeline.near import (
+from pipeline.common.cli import StageError
+from pipeline.common.files import read_arrow
+from pipeline.corpus.near import (
     apply_near,
     band_size,
     find_near,
@@ -149,7 +149,7 @@ def test_the_seed_and_nothing_else_makes_the_signatures(tmp_path):
 def test_long_documents_are_hashed_in_steps(tmp_path, monkeypatch):
     write_documents(tmp_path / "d.arrow", [("u", text(1, 1000))])
     hash_documents(OPTIONS, str(tmp_path / "d.arrow"), str(tmp_path / "one.npy"))
-    monkeypatch.setattr("pipeline.near.SHINGLES_AT_ONCE", 64)
+    monkeypatch.setattr("pipeline.corpus.near.SHINGLES_AT_ONCE", 64)
     hash_documents(OPTIONS, str(tmp_path / "d.arrow"), str(tmp_path / "many.npy"))
     assert (tmp_path / "one.npy").read_bytes() == (tmp_path / "many.npy").read_bytes()
 

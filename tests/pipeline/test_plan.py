@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.cli import StageError
-from pipeline.config import read
-from pipeline.extract import extract
+from pipeline.common.cli import StageError
+from pipeline.common.config import read
+from pipeline.extract.webpages import extract
 from pipeline.options import Crawl, Extract
 from pipeline.plan import (
     START_SECONDS,

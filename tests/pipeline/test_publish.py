@@ -12,15 +12,15 @@ import pyarrow as pa
 import pytest
 from conftest import page, prose, write_warc
 
-from pipeline.card import write_card
-from pipeline.cli import StageError
-from pipeline.dedup import apply_duplicates, hash_paragraphs, reduce_hashes
-from pipeline.extract import extract
-from pipeline.files import read_json
+from pipeline.common.cli import StageError
+from pipeline.common.files import read_json
+from pipeline.corpus.dedup import apply_duplicates, hash_paragraphs, reduce_hashes
+from pipeline.corpus.shards import SPLITS, shard_path, write_shards
+from pipeline.extract.webpages import extract
 from pipeline.options import Dedup, Extract, Publish, Shards
-from pipeline.publish import publish, read_sums, sha256
-from pipeline.rebuild import rebuild
-from pipeline.shards import SPLITS, shard_path, write_shards
+from pipeline.publish.card import write_card
+from pipeline.publish.publish import publish, read_sums, sha256
+from pipeline.publish.rebuild import rebuild
 
 LANGUAGES = ["en", "fr"]
 KINDS = ("text/html; charset=utf-8", "text/html; charset=windows-1252")
@@ -152,7 +152,7 @@ def test_what_cannot_be_made_again_is_counted_and_comes_with_the_missing_archive
 
 
 def test_a_text_that_the_archive_does_not_give_is_counted(recipe, crawl, monkeypatch):
-    import pipeline.rebuild as module
+    import pipeline.publish.rebuild as module
 
     monkeypatch.setattr(module, "text_hash", lambda text: 0)
     ledger = remake(recipe, warcs_of(crawl))

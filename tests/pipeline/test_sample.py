@@ -5,12 +5,12 @@ import pytest
 from conftest import page, prose
 from warcio.archiveiterator import ArchiveIterator
 
-from pipeline import sample as module
-from pipeline.cli import StageError
-from pipeline.html import charset_of, decode
+from pipeline.common.cli import StageError
+from pipeline.crawl import sample as module
+from pipeline.crawl.catalogue import Package, fetch
+from pipeline.extract.html import charset_of, decode
 from pipeline.options import Sample
-from pipeline.sources import Package, fetch
-from pipeline.warc import responses
+from pipeline.warc.reader import responses
 
 PAGES = [(f"https://site.example/{i}", "text/html", page([*prose("fr", i), "été"])) for i in range(300)]
 OTHERS = [(f"https://site.example/{i}.png", "image/png", b"\x89PNG") for i in range(50)]

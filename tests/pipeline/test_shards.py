@@ -7,13 +7,13 @@ from conftest import prose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cli import StageError
-from pipeline.config import ConfigError, option, read
-from pipeline.dedup import DOCUMENT_SCHEMA
-from pipeline.files import read_arrow, write_arrow
+from pipeline.common.cli import StageError
+from pipeline.common.config import ConfigError, option, read
+from pipeline.common.files import read_arrow, write_arrow
+from pipeline.corpus.dedup import DOCUMENT_SCHEMA
+from pipeline.corpus.quality import _draw, _draw_key, choose_threshold, train_classifier
+from pipeline.corpus.shards import shard_path, split_of, write_shards
 from pipeline.options import Positives, Quality, Shards
-from pipeline.quality import _draw, _draw_key, choose_threshold, train_classifier
-from pipeline.shards import shard_path, split_of, write_shards
 
 SMALL = Quality(
     positives={"fr": Positives(urls="good")},

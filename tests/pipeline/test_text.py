@@ -13,11 +13,11 @@ from conftest import prose
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.cli import StageError
-from pipeline.extract import PAGE_SCHEMA
-from pipeline.files import read_arrow, read_json
+from pipeline.common.cli import StageError
+from pipeline.common.files import read_arrow, read_json
+from pipeline.extract.texts import read_texts
+from pipeline.extract.webpages import PAGE_SCHEMA
 from pipeline.options import Extract
-from pipeline.text import read_texts
 
 DOCUMENTS = [
     {"text": "\n\n".join(prose("fr" if i % 4 else "en", i)), "url": f"https://w.example/{i}", "id": i}

@@ -9,9 +9,9 @@ from archives import FORMATS, body_of, http, record, url_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import resync
-from pipeline.encodings import BODY_MAX
-from pipeline.warc import Damage, Response, responses
+from pipeline.warc import resync
+from pipeline.warc.encodings import BODY_MAX
+from pipeline.warc.reader import Damage, Response, responses
 
 
 def urls(found):
@@ -169,16 +169,16 @@ def test_a_response_without_http_headers_says_so(tmp_path):
 
 def test_false_starts_cost_time_in_proportion(tmp_path, monkeypatch):
     """Bytes unpacked, not seconds: a chain of frames in frames, each of which is looked at only so often."""
-    import pipeline.frames
+    import pipeline.warc.frames
 
     read = Counter()
-    number = pipeline.frames._number
+    number = pipeline.warc.frames._number
 
     def count(data, start, size):
         read["calls"] += 1
         return number(data, start, size)
 
-    monkeypatch.setattr(pipeline.frames, "_number", count)
+    monkeypatch.setattr(pipeline.warc.frames, "_number", count)
     monkeypatch.setattr(resync, "WORK_MIN", 2**16)
     magic = b"\x28\xb5\x2f\xfd\x00\x58"
     chain = magic + (b"\x30\x00\x00" + magic) * 2000

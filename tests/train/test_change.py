@@ -11,7 +11,7 @@ from tiny import make, shake
 from models.backbone import create_llama, load_tokenizer, save_backbone
 from models.extend import extend
 from models.loss import plain_head
-from pipeline.files import read_json
+from pipeline.common.files import read_json
 from train import change
 from train.change import measure_change
 from train.evaluate import evaluate

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 from helpers import language, write_rows
 
-from pipeline.cli import StageError
+from pipeline.common.cli import StageError
 from train.__main__ import STAGES
 from train.compare import difference
 
@@ -19,7 +19,7 @@ def write(path, data):
 
 
 def stamp(path, stage, **options):
-    """An Arrow stream with what pipeline.files.stamp() writes into its metadata."""
+    """An Arrow stream with what pipeline.common.files.stamp() writes into its metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     schema = pa.schema([("text", pa.string())], {"pipeline": json.dumps({"stage": stage, "options": options})})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema):
@@ -122,7 +122,7 @@ def test_wrong_folders_are_refused_with_a_reason(tmp_path):
 
 
 def test_both_folders_are_given_by_their_place(tmp_path, capsys):
-    from pipeline.cli import main
+    from pipeline.common.cli import main
 
     a = workflow(tmp_path / "a")
     assert main("train", "", STAGES, ["compare", str(a), str(a / "runs/neutral")]) == 1

@@ -9,8 +9,8 @@ import pytest
 from helpers import write_tokenizer
 
 from models.backbone import create_llama, load_tokenizer, save_backbone
-from pipeline.cli import StageError
-from pipeline.files import write_arrow
+from pipeline.common.cli import StageError
+from pipeline.common.files import write_arrow
 from train.corpus import SCHEMA, open_corpus
 from train.evaluate import evaluate
 from train.options import Evaluate

@@ -7,8 +7,8 @@ import pytest
 from helpers import language, write_rows, write_tokenizer
 
 from models.backbone import create_llama, load_tokenizer, save_backbone
-from pipeline.cli import main
-from pipeline.files import write_json
+from pipeline.common.cli import main
+from pipeline.common.files import write_json
 from train.__main__ import STAGES
 from train.tokens import tokenizer_digest
 

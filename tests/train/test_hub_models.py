@@ -22,7 +22,7 @@ MODULES = (
 )
 MAKE = """
 from models.backbone import create_llama, load_tokenizer, save_backbone
-from pipeline.files import write_arrow
+from pipeline.common.files import write_arrow
 from train.corpus import SCHEMA
 from train.options import Domain, Tokens
 from train.tokens import tokenize, train_tokenizer

@@ -12,9 +12,9 @@ from helpers import language, write_rows, write_tokenizer
 from safetensors.torch import load_file
 
 from models.backbone import compute_dtype, create_llama, load_tokenizer, save_backbone
-from pipeline.cli import StageError
-from pipeline.config import ConfigError, read
-from pipeline.files import read_json
+from pipeline.common.cli import StageError
+from pipeline.common.config import ConfigError, read
+from pipeline.common.files import read_json
 from train.options import Extend, Run, new_domain, old_domains
 from train.rows import join_rows, open_rows
 from train.score import load_run, score_rows

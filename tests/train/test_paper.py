@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT
 
 from models.backbone import unique_parameters
-from pipeline.config import read, read_yaml
+from pipeline.common.config import read, read_yaml
 from train.cost import cost_rows, print_cost, sketch
 from train.options import METHODS, Config, Run
 from train.paper import plan

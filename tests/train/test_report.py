@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from pipeline.ledger import Ledger
+from pipeline.common.ledger import Ledger
 from train.options import Report
 from train.points import trade_off_points
 from train.report import data_link, write_report

@@ -7,7 +7,7 @@ from helpers import LENGTH, language, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cli import StageError
+from pipeline.common.cli import StageError
 from train.options import Pretrain, Run
 from train.rows import batches, mixture, old_rows_before, open_rows
 

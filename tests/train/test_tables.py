@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from pipeline.cli import StageError
-from pipeline.config import ConfigError, read, read_yaml
+from pipeline.common.cli import StageError
+from pipeline.common.config import ConfigError, read, read_yaml
 from train.claims import judge
 from train.options import Config, Run
 from train.paper import Claim, Grid, Target, changed, plan

@@ -9,9 +9,9 @@ from conftest import prose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cli import StageError
-from pipeline.files import write_arrow
-from pipeline.shards import SHARD_SCHEMA
+from pipeline.common.cli import StageError
+from pipeline.common.files import write_arrow
+from pipeline.corpus.shards import SHARD_SCHEMA
 from train.options import Domain, Tokens
 from train.rows import open_rows
 from train.tokens import token_bytes, tokenize, train_tokenizer

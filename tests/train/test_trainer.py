@@ -20,7 +20,7 @@ from models.block import NeutralBlock
 from models.extend import extend as extend_model
 from models.extend import trainable_state
 from models.loss import sum_nll
-from pipeline.cli import StageError
+from pipeline.common.cli import StageError
 from train import checkpoint
 from train.loop import Task, accumulate, find_alpha, is_flat, positions, set_up_layers, take_step, train
 from train.optimizer import learning_rate, make_optimizer
