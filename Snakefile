@@ -23,7 +23,7 @@ if not workflow.configfiles:
 container: "docker://python:3.12-slim"
 
 
-report: "train/captions/workflow.rst"
+report: "train/report/captions/workflow.rst"
 
 
 try:
@@ -41,7 +41,7 @@ except (ConfigError, StageError) as error:
 
 include: "pipeline/pipeline.smk"
 include: "train/train.smk"
-include: "train/paper.smk"
+include: "train/paper/paper.smk"
 
 
 rule all:

@@ -11,7 +11,7 @@ from pipeline.common.config import read
 from pipeline.common.files import write_arrow
 from pipeline.corpus.shards import SHARD_SCHEMA, shard_path
 from train.options import Config
-from train.tasks import read_task
+from train.tasks.task import read_task
 
 README, GUIDE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/guide.md"))
 

@@ -148,7 +148,7 @@ def test_a_change_of_one_section_reruns_only_what_depends_on_it(checkout, sectio
 
 
 def test_editing_the_code_of_a_stage_reruns_it_and_what_follows(copy):
-    source = copy / "train/report.py"
+    source = copy / "train/report/report.py"
     source.write_text("# a remark\n" + source.read_text())
     assert "Write the report" not in snakemake(copy, "-n", "all", PYTHONPATH=str(copy))
     source.write_text(source.read_text() + "\nNEW = 1\n")

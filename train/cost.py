@@ -14,7 +14,7 @@ from models.extend import extend
 from pipeline.common.cli import StageError
 from pipeline.common.config import read_yaml
 from train.options import Config, Training, ancestors
-from train.score import how
+from train.runs.load import how
 
 
 def print_cost(configfile: str, gpus: list[int], mfu: float) -> None:

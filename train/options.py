@@ -205,7 +205,7 @@ class Tasks:
     threads: int = option(1, "CPU threads", low=1)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        from train.tasks import read_task
+        from train.tasks.task import read_task
 
         for number, name in enumerate(self.tasks):
             try:

@@ -4,7 +4,7 @@ from helpers import write_tokenizer
 
 from models.backbone import create_llama, load_backbone, load_tokenizer, save_backbone
 from pipeline.common.cli import StageError
-from train.backbone import fetch_backbone, needs_gguf, origin
+from train.runs.backbone import fetch_backbone, needs_gguf, origin
 
 
 def test_a_folder_becomes_the_workflows_own_copy(tmp_path):

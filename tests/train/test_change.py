@@ -12,15 +12,15 @@ from models.backbone import create_llama, load_tokenizer, save_backbone
 from models.extend import extend
 from models.loss import plain_head
 from pipeline.common.files import read_json
-from train import change
-from train.change import measure_change
-from train.evaluate import evaluate
+from train.data.rows import open_rows
+from train.data.sites import MOST, OTHERS, count_sites, host, site_places
+from train.data.tokens import tokenizer_digest
+from train.evaluation import change
+from train.evaluation.change import measure_change
+from train.evaluation.evaluate import evaluate
+from train.evaluation.speed import measure_speed
 from train.options import Evaluate, Run
-from train.rows import open_rows
-from train.sites import MOST, OTHERS, count_sites, host, site_places
-from train.speed import measure_speed
-from train.tokens import tokenizer_digest
-from train.trainer import extend as train_run
+from train.trainer.stages import extend as train_run
 
 CPU = torch.device("cpu")
 NAMES = ["a.example", "b.example", OTHERS]

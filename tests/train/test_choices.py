@@ -17,11 +17,11 @@ from transformers import PreTrainedTokenizerFast
 from models import backbone
 from models.backbone import create_llama, load_tokenizer, save_backbone
 from models.extend import extend
-from train import choices
-from train.accuracy import Asked, kept_scores, macro_average, measure, measure_tasks, normalise
-from train.choices import Request, beginning, encode_pairs, make_request, plan, score
 from train.options import Tasks
-from train.tasks import Question, Set, read_task
+from train.tasks import loglikelihood
+from train.tasks.accuracy import Asked, kept_scores, macro_average, measure, measure_tasks, normalise
+from train.tasks.loglikelihood import Request, beginning, encode_pairs, make_request, plan, score
+from train.tasks.task import Question, Set, read_task
 
 Pairs = list[tuple[list[int], list[int]]]
 
@@ -97,7 +97,7 @@ def test_neither_order_nor_batch_size_matters(monkeypatch: pytest.MonkeyPatch) -
     reversed_order = scored(model, requests[::-1])
     assert_equal({len(requests) - 1 - i: x for i, x in reversed_order.items()}, [expected[i] for i in range(14)])
     for tokens in (1, 60):
-        monkeypatch.setitem(choices.BATCH_TOKENS, "cpu", tokens)
+        monkeypatch.setitem(loglikelihood.BATCH_TOKENS, "cpu", tokens)
         assert len(plan(requests, 50, "cpu")) == (14 if tokens == 1 else pytest.approx(8, abs=4))
         assert_equal(scored(model, requests), [expected[i] for i in range(14)])
 
@@ -106,9 +106,9 @@ def test_a_batch_is_limited_by_logits_and_by_how_contexts_differ(monkeypatch: py
     alike = [Request(("a",), np.arange(1, 9, dtype=np.int32), [[1], [2]]) for _ in range(6)]
     assert [len(batch.numbers) for batch in plan(alike, 50, "cpu")] == [6]
     assert plan(alike, 50, "cpu")[0].shared == 7
-    monkeypatch.setitem(choices.BATCH_LOGITS, "cpu", 4 * (choices.SPREAD + 1) * 50)
+    monkeypatch.setitem(loglikelihood.BATCH_LOGITS, "cpu", 4 * (loglikelihood.SPREAD + 1) * 50)
     assert [len(batch.numbers) for batch in plan(alike, 50, "cpu")] == [2, 2, 2]
-    apart = [Request(("a",), np.ones(1 + i * choices.SPREAD, np.int32), [[1]]) for i in range(4)]
+    apart = [Request(("a",), np.ones(1 + i * loglikelihood.SPREAD, np.int32), [[1]]) for i in range(4)]
     assert [batch.numbers for batch in plan(apart, 50, "cpu")] == [[3, 2], [1, 0]]
 
 
@@ -287,9 +287,9 @@ def test_the_stage_measures_and_says_what_is_missing(folder: Path, tmp_path: Pat
 def test_a_killed_stage_goes_on_to_the_same_bytes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(choices.BATCH_TOKENS, "cpu", 200)
+    monkeypatch.setitem(loglikelihood.BATCH_TOKENS, "cpu", 200)
     ask(folder, tmp_path / "whole.json")
-    real, computed = choices._score_batch, []
+    real, computed = loglikelihood._score_batch, []
 
     def dies(*arguments: Any) -> Any:
         if len(computed) == 5:
@@ -297,14 +297,14 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(
         computed.append(1)
         return real(*arguments)
 
-    monkeypatch.setattr(choices, "_score_batch", dies)
+    monkeypatch.setattr(loglikelihood, "_score_batch", dies)
     with pytest.raises(KeyboardInterrupt):
         ask(folder, tmp_path / "killed.json")
     kept = tmp_path / "killed.json.scores.jsonl"
     assert len(kept.read_text().splitlines()) == 6
     kept.write_bytes(kept.read_bytes()[:-5])  # the last line was cut off
     again: list[int] = []
-    monkeypatch.setattr(choices, "_score_batch", lambda *x: again.append(1) or real(*x))
+    monkeypatch.setattr(loglikelihood, "_score_batch", lambda *x: again.append(1) or real(*x))
     ask(folder, tmp_path / "killed.json")
     batches = len(plan_of(folder))
     assert len(again) == batches - 4
@@ -312,8 +312,8 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(
     assert not kept.exists()
 
 
-def plan_of(folder: Path) -> list[choices.Batch]:
-    from train.accuracy import load_tasks, make_requests
+def plan_of(folder: Path) -> list[loglikelihood.Batch]:
+    from train.tasks.accuracy import load_tasks, make_requests
 
     asked, _ = load_tasks(Tasks(tasks=[str(folder / "quiz.yaml")]), str(folder))
     tokenizer = load_tokenizer(str(folder / "backbone"))

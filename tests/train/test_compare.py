@@ -6,7 +6,7 @@ from helpers import language, write_rows
 
 from pipeline.common.cli import StageError
 from train.__main__ import STAGES
-from train.compare import difference
+from train.report.compare import difference
 
 RUN = {"languages": {"old": ["en"], "new": "fr"}, "extra_parameters": 100, "backbone_parameters": 500,
        "seconds": 10.0, "tokens": 1000, "peak_memory_mib": 400, "device": "cpu", "compute": "float32", "ranks": 1,

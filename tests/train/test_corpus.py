@@ -11,10 +11,10 @@ from helpers import write_tokenizer
 from models.backbone import create_llama, load_tokenizer, save_backbone
 from pipeline.common.cli import StageError
 from pipeline.common.files import write_arrow
-from train.corpus import SCHEMA, open_corpus
-from train.evaluate import evaluate
+from train.data.texts import SCHEMA, open_corpus
+from train.evaluation.evaluate import evaluate
 from train.options import Evaluate
-from train.score import bootstrap
+from train.runs.load import bootstrap
 
 TEXTS = [" ".join(str(1 + (7 * d + i * i) % 20) for i in range(30 + 20 * d)) for d in range(6)]
 

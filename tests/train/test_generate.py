@@ -10,7 +10,7 @@ from models.backbone import create_llama, load_tokenizer, save_backbone
 from pipeline.common.cli import main
 from pipeline.common.files import write_json
 from train.__main__ import STAGES
-from train.tokens import tokenizer_digest
+from train.data.tokens import tokenizer_digest
 
 
 @pytest.fixture(scope="module")

@@ -18,14 +18,20 @@ from safetensors import deserialize
 MODULES = (
     *("transformers.models.llama.modeling_llama", "transformers.models.auto.tokenization_auto"),
     *("transformers.convert_slow_tokenizer", "datasets"),
-    *("train.accuracy", "train.backbone", "train.export", "train.generate", "train.trainer"),
+    *(
+        "train.tasks.accuracy",
+        "train.runs.backbone",
+        "train.runs.export",
+        "train.runs.generate",
+        "train.trainer.stages",
+    ),
 )
 MAKE = """
 from models.backbone import create_llama, load_tokenizer, save_backbone
 from pipeline.common.files import write_arrow
-from train.corpus import SCHEMA
+from train.data.texts import SCHEMA
 from train.options import Domain, Tokens
-from train.tokens import tokenize, train_tokenizer
+from train.data.tokens import tokenize, train_tokenizer
 folder = {folder!r}
 texts = [f"le chat numero {{i}} dort sur la chaise" for i in range(60)]
 write_arrow(folder + "/shard.arrow", SCHEMA, [{{"text": text, "url": None}} for text in texts])
@@ -198,7 +204,7 @@ def ask(shell: Shell, folder: Path, **source: str):
     (folder / "quiz.yaml").write_text(json.dumps(QUIZ | {"languages": {"fr": french}}))
     code = """
 import json, logging
-from train.accuracy import load_tasks
+from train.tasks.accuracy import load_tasks
 from train.options import Tasks
 asked, skipped = load_tasks(Tasks(tasks=[{path!r}]), "downloads")
 print(json.dumps([[q.prompt for one in asked.values() for q in one.questions], skipped.get("quiz/fr", "")]))

@@ -15,11 +15,11 @@ from models.backbone import compute_dtype, create_llama, load_tokenizer, save_ba
 from pipeline.common.cli import StageError
 from pipeline.common.config import ConfigError, read
 from pipeline.common.files import read_json
+from train.data.rows import join_rows, open_rows
+from train.data.tokens import tokenizer_digest
 from train.options import Extend, Run, new_domain, old_domains
-from train.rows import join_rows, open_rows
-from train.score import load_run, score_rows
-from train.tokens import tokenizer_digest
-from train.trainer import extend
+from train.runs.load import load_run, score_rows
+from train.trainer.stages import extend
 
 CPU = torch.device("cpu")
 RUN = Run(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tensorboardX.proto.event_pb2 import Event
 
-from train.metrics import metrics_log
+from train.trainer.metrics import metrics_log
 
 LINES = [
     {"step": 0, "evaluation": {"fr": {"bpb": 3.5, "nats_per_token": 4.0}}},

@@ -9,7 +9,7 @@ from models.backbone import unique_parameters
 from pipeline.common.config import read, read_yaml
 from train.cost import cost_rows, print_cost, sketch
 from train.options import METHODS, Config, Run
-from train.paper import plan
+from train.paper.grid import plan
 
 PAPER = ROOT / "configs" / "paper"
 # Table 9, and the numbers of weights: 0.96B is ours, Gemma-2B's is 2.51B as published.

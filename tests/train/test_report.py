@@ -10,9 +10,9 @@ import pytest
 
 from pipeline.common.ledger import Ledger
 from train.options import Report
-from train.points import trade_off_points
-from train.report import data_link, write_report
-from train.results import markdown_table, results_table, summary
+from train.report.points import trade_off_points
+from train.report.report import data_link, write_report
+from train.report.results import markdown_table, results_table, summary
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 DOMAINS = {"en": {"bpb": 2.0, "nats_per_token": 3.0}, "fr": {"bpb": 3.0, "nats_per_token": 4.0}}

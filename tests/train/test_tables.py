@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 
 from pipeline.common.cli import StageError
 from pipeline.common.config import ConfigError, read, read_yaml
-from train.claims import judge
 from train.options import Config, Run
-from train.paper import Claim, Grid, Target, changed, plan
-from train.spectrum import singular_values, write_spectrum
-from train.tables import write_table
+from train.paper.claims import judge
+from train.paper.grid import Claim, Grid, Target, changed, plan
+from train.paper.spectrum import singular_values, write_spectrum
+from train.paper.tables import write_table
 
 GRID = ROOT / "configs" / "paper" / "grid.yaml"
 

@@ -14,8 +14,8 @@ from conftest import ROOT
 
 from pipeline.common.cli import StageError
 from pipeline.common.config import ConfigError, read
-from train.sets import MissingSet, Source, read_rows
-from train.tasks import TASKS, Set, Task, load_set, read_task
+from train.tasks.question_sets import MissingSet, Source, read_rows
+from train.tasks.task import TASKS, Set, Task, load_set, read_task
 
 DOWNLOADS = str(ROOT / "downloads")
 SHARED = ROOT.parent / "shared" / "eval"

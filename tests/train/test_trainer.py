@@ -21,14 +21,14 @@ from models.extend import extend as extend_model
 from models.extend import trainable_state
 from models.loss import sum_nll
 from pipeline.common.cli import StageError
-from train import checkpoint
-from train.loop import Task, accumulate, find_alpha, is_flat, positions, set_up_layers, take_step, train
-from train.optimizer import learning_rate, make_optimizer
+from train.data.rows import Batch, Draw, open_rows, read_batch
+from train.data.tokens import tokenizer_digest
 from train.options import METHODS, Pretrain, Run
-from train.rows import Batch, Draw, open_rows, read_batch
-from train.score import load_run, score_rows
-from train.tokens import tokenizer_digest
-from train.trainer import extend, identity, pretrain
+from train.runs.load import load_run, score_rows
+from train.trainer import checkpoint
+from train.trainer.loop import Task, accumulate, find_alpha, is_flat, positions, set_up_layers, take_step, train
+from train.trainer.optimizer import learning_rate, make_optimizer
+from train.trainer.stages import extend, identity, pretrain
 
 SIZES = {"hidden_size": 16, "layers": 2, "heads": 2, "ffn_size": 24}
 QUICK = {"batch_rows": 8, "micro_batch_rows": 8, "evaluate_rows": 8, "threads": 1, "device": "cpu"}
@@ -359,10 +359,10 @@ def test_running_out_of_memory_says_what_to_turn(
         return torch.empty(2**50)
 
     task = small_task(world, run(micro_batch_rows=4), tmp_path)
-    monkeypatch.setattr("train.loop.sum_nll", greedy)
+    monkeypatch.setattr("train.trainer.loop.sum_nll", greedy)
     with pytest.raises(StageError, match=r"lower micro_batch_rows \(now 4.*activation_checkpointing.*torchrun"):
         train(task)
-    monkeypatch.setattr("train.loop.sum_nll", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("train.trainer.loop.sum_nll", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(task)
 
@@ -407,7 +407,7 @@ def test_inputs_that_do_not_fit_are_refused(world: dict[str, str], tmp_path: Pat
 # Runs a stage, and kills itself as a power cut would when the step `kill_at` begins.
 DRIVER = """
 import json, os, signal, sys
-from train import loop, trainer
+from train.trainer import loop, stages
 from train.options import Pretrain, Run
 stage, options, arguments, kill_at = json.loads(sys.argv[1])
 take_step = loop.take_step
@@ -416,7 +416,7 @@ def take_step_or_die(task, optimizer, batch, state):
         os.kill(os.getpid(), signal.SIGKILL)
     return take_step(task, optimizer, batch, state)
 loop.take_step = take_step_or_die
-getattr(trainer, stage)({"extend": Run, "pretrain": Pretrain}[stage](**options), *arguments)
+getattr(stages, stage)({"extend": Run, "pretrain": Pretrain}[stage](**options), *arguments)
 """
 
 
@@ -444,7 +444,7 @@ def test_stopped_at_any_step_it_ends_in_the_same_bits(
     for stop_at in range(options.steps):
         folder = tmp_path / str(stop_at)
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr("train.loop.take_step", stop)
+            patched.setattr("train.trainer.loop.take_step", stop)
             train(small_task(world, options, folder))
         task = small_task(world, options, folder)
         state = train(task)

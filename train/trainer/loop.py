@@ -25,15 +25,15 @@ from models.extend import decoder_layers
 from models.loss import sum_nll
 from pipeline.common.cli import StageError
 from pipeline.common.progress import progress
-from train import checkpoint
+from train.data.rows import Batch, Rows, batches, read_batch
 from train.distributed import add_gradients, add_over_ranks, clip_gradients, rank, shard, world
-from train.failures import exploded, memory_advice
-from train.metrics import metrics_log, summarise
 from train.mfu import peak_flops
-from train.optimizer import learning_rate, make_optimizer
 from train.options import Pretrain, Run, Training
-from train.rows import Batch, Rows, batches, read_batch
-from train.score import score_rows
+from train.runs.load import score_rows
+from train.trainer import checkpoint
+from train.trainer.failures import exploded, memory_advice
+from train.trainer.metrics import metrics_log, summarise
+from train.trainer.optimizer import learning_rate, make_optimizer
 
 STATISTICS_EVERY = 10
 # Batches with old-domain rows that set `alpha: auto`.

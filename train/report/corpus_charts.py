@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from train.charts import COLOURS, GREY, WIDTH, Rows, in_steps
+from train.report.charts import COLOURS, GREY, WIDTH, Rows, in_steps
 
 
 def funnel(points: Rows, stages: Sequence[str]) -> Any:

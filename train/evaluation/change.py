@@ -18,8 +18,8 @@ from torch import Tensor
 from models.backbone import compute
 from models.extend import ExtendedFFN, decoder_layers, plain_ffn
 from models.loss import log_probabilities, plain_head
-from train.rows import Rows
-from train.sites import site_places
+from train.data.rows import Rows
+from train.data.sites import site_places
 
 # Rows to measure on, and tokens where the rows are long.
 ROWS, TOKENS = 256, 2**17

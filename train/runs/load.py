@@ -22,9 +22,9 @@ from models.loss import token_nll
 from pipeline.common.cli import StageError
 from pipeline.common.config import read
 from pipeline.common.files import read_json
+from train.data.rows import Rows
 from train.distributed import add_over_ranks, rank, world
 from train.options import Run
-from train.rows import Rows
 
 
 def score_rows(

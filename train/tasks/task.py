@@ -16,9 +16,9 @@ from typing import Any
 
 from pipeline.common.cli import StageError
 from pipeline.common.config import ConfigError, option, read_yaml
-from train.sets import MissingSet, Row, Source, bad_expression, environment, expression, read_rows
+from train.tasks.question_sets import MissingSet, Row, Source, bad_expression, environment, expression, read_rows
 
-TASKS = Path(__file__).resolve().parent.parent / "configs" / "tasks"
+TASKS = Path(__file__).resolve().parents[2] / "configs" / "tasks"
 METRICS = ("raw", "char", "byte", "token", "pmi")
 # What each source must say of a row: its answers and the place of the right one among them, from 0.
 NEEDED = ("choices", "answer")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from train.paper import Claim
+from train.paper.grid import Claim
 
 # By row, by measure, a value for each seed. Measures: forgetting and learning in bits per byte, or flatness.
 Values = Mapping[str, Mapping[str, Sequence[float]]]

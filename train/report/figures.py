@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from train import charts, corpus_charts, points, results
+from train.report import charts, corpus_charts, points, results
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.backbone import compute
 from models.loss import token_nll
-from train.rows import Rows
+from train.data.rows import Rows
 
 ROUNDS = 7
 # Tokens of one scoring pass; tokens of a prompt, and those written behind it, one text at a time.

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import torch
 
 from pipeline.common.cli import StageError
-from train import checkpoint
+from train.data.rows import Rows, mixture
 from train.options import Run, Training
-from train.rows import Rows, mixture
+from train.trainer import checkpoint
 
 
 def exploded(

@@ -13,8 +13,8 @@ from typing import Any
 from pipeline.common.cli import StageError
 from pipeline.common.config import read_yaml
 from pipeline.common.files import atomic, read_json, write_text
-from train.claims import verdicts
-from train.paper import BACKBONE, Grid, Target
+from train.paper.claims import verdicts
+from train.paper.grid import BACKBONE, Grid, Target
 
 AXES = ("forgetting", "learning")
 
@@ -58,7 +58,7 @@ def write_table(
     theirs, `base` is the backbone's. tasks: folder of {model}.json of multiple choice, whose mean accuracies
     in these languages are shown too. Raises StageError where the number of runs does not fit the rows.
     """
-    from train import charts
+    from train.report import charts
 
     def result(folder: str, evaluation: str) -> Result:
         name = Path(folder).name

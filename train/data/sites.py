@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from pipeline.common.files import read_arrow
-from train.rows import Rows
+from train.data.rows import Rows
 
 MOST = 12
 OTHERS = "other sites"

@@ -8,10 +8,10 @@ import torch
 
 from models.backbone import compute
 from pipeline.common.cli import StageError
-from train.export import open_model
+from train.data.tokens import separators
 from train.options import Generate
-from train.score import pick_device
-from train.tokens import separators
+from train.runs.export import open_model
+from train.runs.load import pick_device
 
 
 def generate(options: Generate, model: list[str], prompt: list[str]) -> None:

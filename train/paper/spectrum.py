@@ -11,10 +11,10 @@ from safetensors import safe_open
 
 from pipeline.common.config import read_yaml
 from pipeline.common.files import write_text
-from train import charts
-from train.claims import verdicts
-from train.paper import BACKBONE, Grid
-from train.tables import by_row, csv_lines, heading, write_chart
+from train.paper.claims import verdicts
+from train.paper.grid import BACKBONE, Grid
+from train.paper.tables import by_row, csv_lines, heading, write_chart
+from train.report import charts
 
 # The gating matrix of a block in a run's weights, and of a gated FFN in the backbone's.
 BLOCKS = re.compile(r"\.(\d+)\.mlp\.block\.gate_proj\.weight$")

@@ -24,11 +24,11 @@ from models.backbone import load_tokenizer, weights_digest
 from pipeline.common.files import write_json
 from pipeline.common.fingerprint import fingerprint
 from pipeline.common.progress import progress
-from train.choices import Request, encode_pairs, make_request, score
 from train.options import Tasks
-from train.score import load_run, pick_device
-from train.sets import MissingSet
-from train.tasks import METRICS, Question, Set, Task, load_set, read_task
+from train.runs.load import load_run, pick_device
+from train.tasks.loglikelihood import Request, encode_pairs, make_request, score
+from train.tasks.question_sets import MissingSet
+from train.tasks.task import METRICS, Question, Set, Task, load_set, read_task
 
 
 @dataclass
@@ -104,7 +104,7 @@ def make_requests(asked: dict[str, Asked], tokenizer: Any, room: int) -> list[Re
 
 def _key(model: Any, requests: list[Request]) -> str:
     """What scores depend on: the weights, the requests and the code."""
-    digest = hashlib.sha256(f"{weights_digest(model)} {fingerprint('train.choices')}".encode())
+    digest = hashlib.sha256(f"{weights_digest(model)} {fingerprint('train.tasks.loglikelihood')}".encode())
     for request in requests:
         digest.update(f"{request.family}{request.continuations}".encode() + request.context.tobytes())
     return digest.hexdigest()

@@ -12,8 +12,8 @@ from models.export import Card, export
 from models.extend import ExtendError
 from pipeline.common.cli import StageError
 from pipeline.common.files import atomic_folder, read_json
-from train.backbone import origin
-from train.score import additions, load_for, pick_device
+from train.runs.backbone import origin
+from train.runs.load import additions, load_for, pick_device
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def open_model(path: str, device: Any) -> tuple[Any, Any]:
     Raises StageError where it is none of these.
     """
     from models.adapter import AdapterError, load_adapter, read_adapter
-    from train.score import load_run
+    from train.runs.load import load_run
 
     try:
         if (Path(path) / "run.json").exists():

@@ -1,7 +1,7 @@
 """The paper's tables and figures as a grid: rows that change a method's own run, and so the runs to train.
 
 The grid is data (configs/paper/grid.yaml); this module reads it and says which runs a config needs for it.
-It imports nothing heavy, since Snakemake reads it at every start. train/tables.py writes the results.
+It imports nothing heavy, since Snakemake reads it at every start. train/paper/tables.py writes the results.
 """
 
 from __future__ import annotations

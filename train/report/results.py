@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.files import read_json
-from train.points import named
+from train.report.points import named
 
 # What the plots and data of the paper's targets may add to the page, before a third more as base64.
 PAPER_BYTES = 1_500_000

@@ -46,8 +46,8 @@ def write_report(
     """
     import vl_convert
 
-    from train import charts, results
-    from train.figures import corpus_figures, model_figures
+    from train.report import charts, results
+    from train.report.figures import corpus_figures, model_figures
 
     found = [
         results.load_run_results(run, evaluation) for run, evaluation in zip(runs, evaluations[1:], strict=True)
@@ -95,14 +95,14 @@ def write_report(
 
 
 def write_page(output: str, content: dict[str, Any], figures: dict[str, Any]) -> None:
-    """Render the template with `content` and the figures (train/figures.py).
+    """Render the template with `content` and the figures (train/report/figures.py).
 
     The page runs its own two scripts and no other: their hashes are in its Content-Security-Policy.
     """
     import jinja2
     import vl_convert
 
-    from train.results import signed
+    from train.report.results import signed
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -27,14 +27,14 @@ from pipeline.common.cli import StageError
 from pipeline.common.config import to_data
 from pipeline.common.files import atomic_folder, write_json
 from pipeline.common.fingerprint import fingerprint
-from train import checkpoint
+from train.data.rows import Rows, join_rows, open_rows
+from train.data.tokens import check_tokenizer
 from train.distributed import processes, rank, trained_weights, world
-from train.loop import Task, train
-from train.metrics import metrics_log
 from train.options import Pretrain, Run, Training
-from train.rows import Rows, join_rows, open_rows
-from train.score import extend_for, load_run, pick_device
-from train.tokens import check_tokenizer
+from train.runs.load import extend_for, load_run, pick_device
+from train.trainer import checkpoint
+from train.trainer.loop import Task, train
+from train.trainer.metrics import metrics_log
 
 
 def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str, output: str) -> None:
@@ -195,7 +195,7 @@ def identity(options: Training, rows: list[Rows], model: Any) -> str:
 
     Not the number of ranks, nor what only decides where numbers are rounded when memory is short.
     """
-    code = [fingerprint("train.trainer"), torch.__version__, str(next(model.parameters()).dtype)]
+    code = [fingerprint("train.trainer.stages"), torch.__version__, str(next(model.parameters()).dtype)]
     chosen = {name: value for name, value in to_data(options).items() if name not in MEMORY_OPTIONS}
     parts = [chosen, [one.digest() for one in rows], weights_digest(model), code]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -13,8 +13,8 @@ from typing import Any
 
 from pipeline.common.cli import StageError
 from pipeline.common.files import read_json, read_schema
-from train.report import stage_times
-from train.rows import open_rows
+from train.data.rows import open_rows
+from train.report.report import stage_times
 
 # Arrow files of the corpus wing, whose metadata have the options of the stage that made them.
 STAMPED = ("pages/**/*.arrow", "documents/*.arrow", "filtered/*.arrow", "near/*.arrow", "corpus/*/*.arrow")

@@ -76,7 +76,7 @@ rule paper_table:
             else ""
         ),
         output=f"{OUT}/paper/{{table}}",
-        code=fingerprint("train.tables"),
+        code=fingerprint("train.paper.tables"),
     message:
         "Write {wildcards.table} of the paper"
     shell:
@@ -105,7 +105,7 @@ rule paper_spectrum:
             f"{OUT}/runs/{{run}}", run=PAPER.of(wildcards.figure)
         ),
         output=f"{OUT}/paper/{{figure}}",
-        code=fingerprint("train.spectrum"),
+        code=fingerprint("train.paper.spectrum"),
     message:
         "Write {wildcards.figure} of the paper"
     shell:

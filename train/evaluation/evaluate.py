@@ -11,13 +11,13 @@ import torch
 from models.backbone import load_tokenizer
 from pipeline.common.files import write_json
 from pipeline.common.progress import progress
-from train.change import measure_change
-from train.corpus import open_corpus
-from train.generate import write
+from train.data.texts import open_corpus
+from train.data.tokens import check_tokenizer
+from train.evaluation.change import measure_change
+from train.evaluation.speed import measure_speed
 from train.options import Evaluate, Generate
-from train.score import load_for, load_run, pick_device, score_rows
-from train.speed import measure_speed
-from train.tokens import check_tokenizer
+from train.runs.generate import write
+from train.runs.load import load_for, load_run, pick_device, score_rows
 
 BATCH_ROWS = 64
 
