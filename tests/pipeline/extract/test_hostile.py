@@ -4,7 +4,7 @@ import random
 
 from archives import FORMATS, http
 from conftest import page, prose, write_warc
-from test_fuzz_warc import MUTATIONS, Frame, Mutant
+from mutations import MUTATIONS, Frame, Mutant
 
 from pipeline.common.files import read_arrow, read_json
 from pipeline.extract.webpages import extract

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import prose
+from conftest import jsonl, prose
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,10 +22,6 @@ DOCUMENTS = [
     {"text": "\n\n".join(prose("fr" if i % 4 else "en", i)), "url": f"https://w.example/{i}", "id": i}
     for i in range(40)
 ]
-
-
-def jsonl(documents) -> bytes:
-    return "".join(json.dumps(document, ensure_ascii=False) + "\n" for document in documents).encode()
 
 
 def write(path: Path, documents=DOCUMENTS) -> Path:
