@@ -9,7 +9,7 @@ from pipeline.crawl.commoncrawl import archives, texts
 from pipeline.common.config import ConfigError, flags, read
 from pipeline.common.fingerprint import fingerprint
 from pipeline.crawl.manifest import sample_files
-from train.options import Config, eval_domains
+from train.config import Config, eval_domains
 
 min_version("9.0")
 

@@ -22,7 +22,7 @@ def _files(folder: str, kind: str) -> list[str]:
 
 def hash_step(folder: str, normalize: str = "none") -> None:
     from pipeline.corpus.dedup import hash_paragraphs
-    from pipeline.options import Dedup
+    from pipeline.corpus.options import Dedup
 
     for path in _files(folder, "pages"):
         hash_paragraphs(
@@ -36,7 +36,7 @@ def hash_ccnet(folder: str) -> None:
 
 def reduce_step(folder: str) -> None:
     from pipeline.corpus.dedup import reduce_hashes
-    from pipeline.options import Dedup
+    from pipeline.corpus.options import Dedup
 
     files = _files(folder, "hashes-none")
     reduce_hashes(Dedup(), files, f"{folder}/duplicates", f"{folder}/index.arrow", 1, None)
@@ -44,7 +44,7 @@ def reduce_step(folder: str) -> None:
 
 def apply_step(folder: str) -> None:
     from pipeline.corpus.dedup import apply_duplicates
-    from pipeline.options import Dedup
+    from pipeline.corpus.options import Dedup
 
     for path in _files(folder, "pages"):
         name = Path(path).name

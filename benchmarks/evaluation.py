@@ -23,10 +23,10 @@ import torch
 from benchmarks.report import measure, write
 from models import backbone
 from models.backbone import load_backbone, load_tokenizer
-from train.options import Tasks
 from train.tasks.accuracy import Asked, load_tasks, make_requests
 from train.tasks.accuracy import measure as accuracies
 from train.tasks.loglikelihood import score
+from train.tasks.options import Tasks
 from train.tasks.task import Question
 
 # For each request of a question, behind its context or the unconditional prompt.

@@ -49,8 +49,8 @@ def plain(warcs: list[str], model: str, folder: str, workers: int) -> list[str]:
 def ours(warcs: list[str], model: str, folder: str, workers: int, cascade: bool = True) -> list[str]:
     """`python -m pipeline extract`, which also writes the pages and the ledger."""
     from pipeline.common.files import read_arrow
+    from pipeline.extract.options import Extract
     from pipeline.extract.webpages import _extractor, extract
-    from pipeline.options import Extract
 
     options = Extract(languages=[LANGUAGE], language_min_score=MIN_SCORE, min_chars=MIN_CHARS, cascade=cascade)
     output = f"{folder}/pages.json"

@@ -25,8 +25,9 @@ import yaml
 from benchmarks.crawl import CRAWLS
 from benchmarks.report import write
 from pipeline.common.files import read_json
+from pipeline.corpus.options import RULE_GROUPS
+from pipeline.crawl.options import Sample
 from pipeline.crawl.sample import choose, fetch_language_model, write_crawl
-from pipeline.options import RULE_GROUPS, Sample
 
 MANIFESTS = (1_000, 10_000, 90_000)
 TIMES = (1, 4, 16)

@@ -130,7 +130,7 @@ def in_process(job: dict[str, Any], arguments: argparse.Namespace) -> dict[str, 
 
 def measure_ours(job: dict[str, Any], folder: Path) -> dict[str, float]:
     """A training by `python -m train extend`; speed is that of the steps, the measuring ones included."""
-    from train.options import Run
+    from train.runs.options import Run
     from train.trainer.stages import extend
 
     backbone, old, new = make_inputs(job, folder)
@@ -220,7 +220,7 @@ def measure_loader(job: dict[str, Any], folder: Path) -> dict[str, float]:
     import pyarrow as pa
 
     from train.data.rows import batches, open_rows
-    from train.options import Run
+    from train.runs.options import Run
 
     made = [
         random_rows(folder / f"{name}.arrow", LOADER_ROWS, LOADER_TOKENS, 49152, "") for name in ("old", "new")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
-from pipeline import options
 from pipeline.common.cli import File, Stage, main
+from pipeline.corpus.options import Decontaminate, Dedup, Filter, Near, Quality, Shards
+from pipeline.crawl.options import Index, Sample
+from pipeline.extract.options import Extract
+from pipeline.publish.options import Publish
 
 WORKERS = File("workers", "processes on this machine", kind=int, default=1)
 CONNECTIONS = File("connections", "transfers at once, over all jobs of this machine", kind=int, default=4)
@@ -19,7 +22,7 @@ STAGES = (
         "Fetch real web pages with package clients and write them as WARC files.",
         "pipeline.crawl.sample:make_sample",
         (File("output", "the WARC files to write", many=True),),
-        options.Sample,
+        Sample,
         "sample",
     ),
     Stage(
@@ -55,7 +58,7 @@ STAGES = (
             File("latency", "seconds of a request without its bytes, for the predicted time", False, float, 0.15),
             File("rate", "bytes a second of one connection, for the same", False, float, 8e6, metavar="N"),
         ),
-        options.Index,
+        Index,
         "crawl.index",
     ),
     Stage(
@@ -69,7 +72,7 @@ STAGES = (
             CACHE,
             CONNECTIONS,
         ),
-        options.Index,
+        Index,
         "crawl.index",
     ),
     Stage(
@@ -84,7 +87,7 @@ STAGES = (
             WORKERS,
             SCHEDULER,
         ),
-        options.Extract,
+        Extract,
         "extract",
     ),
     Stage(
@@ -102,7 +105,7 @@ STAGES = (
             File("output", "list (.json) of the file of pages, which lies in texts/ beside it"),
             File("ledger", "JSON ledger"),
         ),
-        options.Extract,
+        Extract,
         "extract",
     ),
     Stage(
@@ -113,7 +116,7 @@ STAGES = (
             File("pages", "pages: an Arrow file, or a list of them (extract)"),
             File("output", "Arrow file of hashes"),
         ),
-        options.Dedup,
+        Dedup,
         "dedup",
     ),
     Stage(
@@ -127,7 +130,7 @@ STAGES = (
             WORKERS,
             SCHEDULER,
         ),
-        options.Dedup,
+        Dedup,
         "dedup",
     ),
     Stage(
@@ -140,7 +143,7 @@ STAGES = (
             File("output", "Arrow file of documents"),
             File("ledger", "JSON ledger"),
         ),
-        options.Dedup,
+        Dedup,
         "dedup",
     ),
     Stage(
@@ -151,7 +154,7 @@ STAGES = (
             File("output", "n-grams (.npy)"),
             File("report", "JSON: what each set holds; beside the n-grams, with the same name"),
         ),
-        options.Decontaminate,
+        Decontaminate,
     ),
     Stage(
         "filter",
@@ -163,7 +166,7 @@ STAGES = (
             File("output", "Arrow file of the documents that are left"),
             File("ledger", "JSON ledger"),
         ),
-        options.Filter,
+        Filter,
         "filter",
     ),
     Stage(
@@ -171,7 +174,7 @@ STAGES = (
         "Compute the MinHash signature of each document.",
         "pipeline.corpus.near:hash_documents",
         (File("documents", "Arrow file of documents"), File("output", "signatures (.npy)")),
-        options.Near,
+        Near,
         "near",
     ),
     Stage(
@@ -184,7 +187,7 @@ STAGES = (
             File("output", "near-duplicates (.npy)"),
             File("clusters", "JSON lines: each kept document with its near-duplicates"),
         ),
-        options.Near,
+        Near,
         "near",
     ),
     Stage(
@@ -198,7 +201,7 @@ STAGES = (
             File("output", "Arrow file of the documents that are left"),
             File("ledger", "JSON ledger"),
         ),
-        options.Near,
+        Near,
         "near",
     ),
     Stage(
@@ -211,7 +214,7 @@ STAGES = (
             File("output", "fastText model (.bin)"),
             File("report", "JSON: precision and recall on held-out text, and the threshold"),
         ),
-        options.Quality,
+        Quality,
         "quality",
     ),
     Stage(
@@ -226,7 +229,7 @@ STAGES = (
             File("output", "folder of the corpus"),
             File("ledger", "JSON ledger"),
         ),
-        options.Shards,
+        Shards,
         "shards",
     ),
     Stage(
@@ -263,7 +266,7 @@ STAGES = (
             File("configfile", "the config that it was made with"),
             File("output", "the folder to write"),
         ),
-        options.Publish,
+        Publish,
     ),
     Stage(
         "rebuild",

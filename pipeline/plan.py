@@ -16,11 +16,13 @@ from typing import Any
 
 from pipeline.common.cli import StageError
 from pipeline.common.config import read
+from pipeline.common.engine import Engine
 from pipeline.common.files import read_json, read_schema, write_json, write_text
+from pipeline.corpus.options import Filter, Near, Quality
 from pipeline.crawl.commoncrawl import RECORDS, archives
 from pipeline.crawl.manifest import batches, sample_files
+from pipeline.crawl.options import Crawl, Sample
 from pipeline.network.urls import is_url
-from pipeline.options import Crawl, Engine, Filter, Near, Quality, Sample
 
 # What a stage writes, by the name of its rule, in the order of the stages; those after the first list run once.
 WRITES = {

@@ -10,7 +10,7 @@ from conftest import ROOT, prose
 from pipeline.common.config import read
 from pipeline.common.files import write_arrow
 from pipeline.corpus.shards import SHARD_SCHEMA, shard_path
-from train.options import Config
+from train.config import Config
 from train.tasks.task import read_task
 
 README, GUIDE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/guide.md"))

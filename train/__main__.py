@@ -5,7 +5,11 @@ from __future__ import annotations
 import sys
 
 from pipeline.common.cli import File, Stage, main
-from train import options
+from train.data.options import Domain, Tokens
+from train.evaluation.options import Evaluate
+from train.report.options import Report
+from train.runs.options import Generate, Pretrain, Run
+from train.tasks.options import Tasks
 
 SHARDS = File("shards", "Arrow shards of the corpus", many=True)
 VALIDATION = File("validation", "held-out rows to evaluate with, as DOMAIN=PATH", many=True)
@@ -29,7 +33,7 @@ STAGES = (
             File("urls", "only documents whose URL matches this regular expression", required=False),
             File("output", "folder of the tokenizer"),
         ),
-        options.Tokens,
+        Tokens,
         "tokens",
     ),
     Stage(
@@ -44,7 +48,7 @@ STAGES = (
             File("output", "Arrow file of rows"),
             File("ledger", "JSON ledger"),
         ),
-        options.Domain,
+        Domain,
     ),
     Stage(
         "pretrain",
@@ -56,7 +60,7 @@ STAGES = (
             File("tokenizer", "folder of the tokenizer"),
             File("output", "folder of the backbone"),
         ),
-        options.Pretrain,
+        Pretrain,
     ),
     Stage(
         "backbone",
@@ -80,7 +84,7 @@ STAGES = (
             VALIDATION,
             File("output", "folder of the run"),
         ),
-        options.Run,
+        Run,
     ),
     Stage(
         "evaluate",
@@ -97,7 +101,7 @@ STAGES = (
             File("output", "JSON of the measures"),
             File("speed", "JSON of its inference speed, which is measured if this is given", required=False),
         ),
-        options.Evaluate,
+        Evaluate,
         "evaluate",
     ),
     Stage(
@@ -110,7 +114,7 @@ STAGES = (
             File("downloads", "folder that keeps downloaded packages", default="downloads"),
             File("output", "JSON of the accuracies"),
         ),
-        options.Tasks,
+        Tasks,
         example="""example:
   python -m train tasks --backbone results/demo/backbone --run results/demo/runs/neutral --tasks arc_challenge \\
       --tasks-languages en fr --output neutral.json
@@ -124,7 +128,7 @@ STAGES = (
             File("model", "folders of runs, saved adapters or models, or hub ids", many=True),
             File("prompt", "beginnings to continue", many=True, metavar="TEXT"),
         ),
-        options.Generate,
+        Generate,
         example="""examples:
   What the demo's runs make of a French beginning, beside the backbone; the most probable words:
     python -m train generate --prompt "Le salarié peut" \\
@@ -203,7 +207,7 @@ example:
             File("plan", "prediction of `python -m pipeline plan`, if there is one", required=False),
             File("output", "the HTML page"),
         ),
-        options.Report,
+        Report,
         "report",
     ),
     Stage(
@@ -245,7 +249,7 @@ example:
     Stage(
         "schema",
         "Write the JSON Schema of a config, for editors.",
-        "train.options:write_schema",
+        "train.config:write_schema",
         (File("output", "the schema", default="configs/schema.json"),),
     ),
 )

@@ -13,8 +13,9 @@ from models.cost import H100_FLOPS, activation_bytes, flops_per_token, state_byt
 from models.extend import extend
 from pipeline.common.cli import StageError
 from pipeline.common.config import read_yaml
-from train.options import Config, Training, ancestors
+from train.config import Config
 from train.runs.load import how
+from train.runs.options import Training, ancestors
 
 
 def print_cost(configfile: str, gpus: list[int], mfu: float) -> None:

@@ -1,8 +1,8 @@
 # The model wing: shards -> rows -> backbone -> runs -> evaluation -> report. `python -m train STAGE`.
 from os.path import relpath
 
-from train.options import new_domain, old_domains
-from train.paper.grid import plan, with_runs
+from train.runs.options import new_domain, old_domains
+from train.paper.plan import plan, with_runs
 from train.tasks.task import task_path
 from train.workflow import (
     domain_shards,

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import re
 import shlex
 import types
 import typing
@@ -151,6 +152,15 @@ def _check(value: Any, rule: Mapping[str, Any], path: str) -> Iterator[str]:
             yield f"{path}: {item!r} is not a choice; choose one of {', '.join(rule['choices'])}"
         if rule.get("exists") and not Path(item).exists():
             yield f"{path}: no such file: {item}; give a path that exists, relative to where you run"
+
+
+def bad_regex(pattern: str) -> str | None:
+    """Why `pattern` is no regular expression, or None."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return f"not a regular expression: {error}; see docs.python.org/3/library/re.html"
+    return None
 
 
 def type_name(kind: Any) -> str:

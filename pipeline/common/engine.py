@@ -5,16 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.common.cli import StageError
+from pipeline.common.config import option
 from pipeline.common.progress import progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CONNECT_SECONDS = 60  # until a scheduler that does not answer counts as lost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """Where the batch stages run."""
+
+    workers: int = option(2, "processes of a job on this machine; never more than --cores", low=1)
+    scheduler: str | None = option(None, "address of a dask scheduler, such as tcp://host:8786")
 
 
 def map_items(

@@ -16,8 +16,8 @@ import numpy as np
 
 from pipeline.common.cli import StageError
 from pipeline.common.files import atomic, write_json
+from pipeline.corpus.options import Decontaminate
 from pipeline.corpus.words import hash_ngrams, hash_words, split_words
-from pipeline.options import Decontaminate
 
 SHORTEST = 8  # words
 

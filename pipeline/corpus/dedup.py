@@ -33,8 +33,8 @@ from pipeline.common.cli import StageError
 from pipeline.common.engine import map_items
 from pipeline.common.files import read_arrow, stamp, write_batches
 from pipeline.common.ledger import SAMPLES_PER_REASON, Ledger
+from pipeline.corpus.options import Dedup
 from pipeline.extract.webpages import PAGE_SCHEMA
-from pipeline.options import Dedup
 
 INDEX_SCHEMA = pa.schema([("hash", pa.uint64())])
 HASH_SCHEMA = INDEX_SCHEMA.append(pa.field("place", pa.uint64()))

@@ -21,9 +21,9 @@ import numpy as np
 
 from pipeline.common.ledger import Ledger
 from pipeline.corpus.decontaminate import Index, find_set, load_index
+from pipeline.corpus.options import Filter
 from pipeline.corpus.select import select_documents
 from pipeline.corpus.words import hash_ngrams, hash_words, split_words
-from pipeline.options import Filter
 
 BULLETS = ("•", "‣", "◦", "▪", "*", "-", "–")
 ELLIPSES = ("...", "…")

@@ -28,9 +28,9 @@ from pipeline.common.cli import StageError
 from pipeline.common.files import atomic, read_arrow, write_text
 from pipeline.common.ledger import Ledger
 from pipeline.common.progress import progress
+from pipeline.corpus.options import Near
 from pipeline.corpus.select import select_documents
 from pipeline.corpus.words import MULTIPLIER, hash_ngrams, hash_words, split_words
-from pipeline.options import Near
 
 SCHEME = "affine32"  # datasketch's permutations since 2.0, 32 bits each
 SHINGLES_AT_ONCE = 2**12  # of a document: the hashes of one step, 4 bytes times permutations each, stay in cache

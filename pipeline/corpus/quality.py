@@ -18,7 +18,7 @@ import xxhash
 
 from pipeline.common.cli import StageError
 from pipeline.common.files import atomic, read_arrow, write_json
-from pipeline.options import Quality
+from pipeline.corpus.options import Quality
 
 GOOD, RANDOM = "__label__good", "__label__random"
 EXAMPLE_CHARS = 3000  # of a document, for training and for scoring alike

@@ -13,8 +13,8 @@ import xxhash
 from pipeline.common.files import arrow_rows, read_arrow, read_json, stamp
 from pipeline.common.ledger import Ledger
 from pipeline.corpus.dedup import DOCUMENT_SCHEMA
+from pipeline.corpus.options import Shards
 from pipeline.corpus.quality import good_score
-from pipeline.options import Shards
 
 SPLITS = ("train", "validation")
 SHARD_SCHEMA = DOCUMENT_SCHEMA.insert(5, pa.field("quality_score", pa.float32()))

@@ -28,9 +28,9 @@ from pipeline.common.files import read_arrow, stamp, write_batches, write_json
 from pipeline.crawl.commoncrawl import PATH, listed
 from pipeline.crawl.fetch import side_by_side
 from pipeline.crawl.manifest import manifest
+from pipeline.crawl.options import Index
 from pipeline.network.client import Client
 from pipeline.network.urls import is_url
-from pipeline.options import Index
 
 FILTERED = ("fetch_status", "content_languages", "content_mime_detected", "url_host_tld", "url_host_name")
 HOSTS = ("url_host_registered_domain",)

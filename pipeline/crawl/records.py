@@ -24,10 +24,10 @@ import pyarrow as pa
 from pipeline.common.progress import progress
 from pipeline.crawl.fetch import GONE
 from pipeline.crawl.index import by_warc, coalesce, read_plan
+from pipeline.crawl.options import Index
 from pipeline.crawl.origins import finish_folder, write_origins
 from pipeline.network.client import Client
 from pipeline.network.transports import FetchError
-from pipeline.options import Index
 from pipeline.warc.encodings import BODY_MAX
 
 Item = TypeVar("Item")

@@ -22,7 +22,7 @@ from pipeline.common.cli import StageError
 from pipeline.common.files import atomic
 from pipeline.common.progress import progress
 from pipeline.crawl.catalogue import LANGUAGE_MODEL, PAGE_SUFFIXES, SOURCES, fetch, members, pages
-from pipeline.options import Sample
+from pipeline.crawl.options import Sample
 
 FIRST_DATE = datetime(2026, 1, 1, tzinfo=UTC)
 OTHERS_PER_PAGE = 0.02  # non-HTML records beside the pages

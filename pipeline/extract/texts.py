@@ -23,8 +23,8 @@ from pipeline.common.files import stamp, write_arrow, write_list
 from pipeline.common.ledger import Ledger
 from pipeline.extract.html import clean_lines
 from pipeline.extract.language import identify, load_model
+from pipeline.extract.options import Extract
 from pipeline.extract.webpages import PAGE_SCHEMA, Archive, archives
-from pipeline.options import Extract
 
 ROWS, LINE_MAX = 256, 2**26
 Row = tuple[int, Any, Any]  # its number, and what is in the columns of text and URL

@@ -27,8 +27,8 @@ from pipeline.common.ledger import Ledger, merge_files
 from pipeline.crawl.origins import read_folder, read_origins
 from pipeline.extract.html import charset_of, clean_lines, is_html
 from pipeline.extract.language import guess, identify, load_model
+from pipeline.extract.options import Extract
 from pipeline.extract.sandbox import FAILURES, Extractor
-from pipeline.options import Extract
 from pipeline.warc.reader import Damage, Response, responses
 
 PAGE_SCHEMA = pa.schema(

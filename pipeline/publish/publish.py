@@ -30,7 +30,7 @@ from pipeline.common.files import (
 )
 from pipeline.common.fingerprint import ROOT, fingerprint
 from pipeline.corpus.shards import SHARD_SCHEMA, shard_path
-from pipeline.options import Publish
+from pipeline.publish.options import Publish
 
 # xxh3 of the text, with which a rebuilt document is compared.
 RECIPE_SCHEMA = SHARD_SCHEMA.remove(0).append(pa.field("text_hash", pa.uint64()))

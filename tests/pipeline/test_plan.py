@@ -10,8 +10,9 @@ import yaml
 
 from pipeline.common.cli import StageError
 from pipeline.common.config import read
+from pipeline.crawl.options import Crawl
+from pipeline.extract.options import Extract
 from pipeline.extract.webpages import extract
-from pipeline.options import Crawl, Extract
 from pipeline.plan import (
     START_SECONDS,
     Measured,

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.common.cli import StageError
-from train.options import Run, Training
+from train.runs.options import Run, Training
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import pyarrow as pa
 from models.backbone import load_tokenizer
 from pipeline.common.cli import StageError
 from pipeline.common.files import read_schema, write_arrow
+from train.data.options import Domain
 from train.data.rows import Rows, open_rows
 from train.data.tokens import tokenize
-from train.options import Domain
 
 ROW_TOKENS = 1024
 SCHEMA = pa.schema([("text", pa.string()), ("url", pa.string())])

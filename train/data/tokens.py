@@ -21,9 +21,9 @@ import pyarrow as pa
 from pipeline.common.cli import StageError
 from pipeline.common.files import atomic, atomic_folder, read_arrow, write_json
 from pipeline.common.progress import progress
+from train.data.options import Domain, Tokens
 from train.data.rows import Rows
 from train.data.sites import count_sites
-from train.options import Domain, Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

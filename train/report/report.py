@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from pipeline.common.files import atomic, read_json, write_text
 from pipeline.plan import compare
-from train.options import Report
+from train.report.options import Report
 
 
 def write_report(

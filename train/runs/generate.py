@@ -9,9 +9,9 @@ import torch
 from models.backbone import compute
 from pipeline.common.cli import StageError
 from train.data.tokens import separators
-from train.options import Generate
 from train.runs.export import open_model
 from train.runs.load import pick_device
+from train.runs.options import Generate
 
 
 def generate(options: Generate, model: list[str], prompt: list[str]) -> None:

@@ -24,7 +24,7 @@ from pipeline.common.config import read
 from pipeline.common.files import read_json
 from train.data.rows import Rows
 from train.distributed import add_over_ranks, rank, world
-from train.options import Run
+from train.runs.options import Run
 
 
 def score_rows(

@@ -24,9 +24,9 @@ from models.backbone import load_tokenizer, weights_digest
 from pipeline.common.files import write_json
 from pipeline.common.fingerprint import fingerprint
 from pipeline.common.progress import progress
-from train.options import Tasks
 from train.runs.load import load_run, pick_device
 from train.tasks.loglikelihood import Request, encode_pairs, make_request, score
+from train.tasks.options import Tasks
 from train.tasks.question_sets import MissingSet
 from train.tasks.task import METRICS, Question, Set, Task, load_set, read_task
 

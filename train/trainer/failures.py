@@ -9,7 +9,7 @@ import torch
 
 from pipeline.common.cli import StageError
 from train.data.rows import Rows, mixture
-from train.options import Run, Training
+from train.runs.options import Run, Training
 from train.trainer import checkpoint
 
 

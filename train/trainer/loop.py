@@ -27,8 +27,8 @@ from pipeline.common.cli import StageError
 from pipeline.common.progress import progress
 from train.data.rows import Batch, Rows, batches, read_batch
 from train.distributed import add_gradients, add_over_ranks, clip_gradients, rank, shard, world
-from train.options import Pretrain, Run, Training
 from train.runs.load import score_rows
+from train.runs.options import Pretrain, Run, Training
 from train.trainer import checkpoint
 from train.trainer.failures import exploded, memory_advice
 from train.trainer.metrics import metrics_log, summarise

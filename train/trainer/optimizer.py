@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from train.distributed import is_sharded
-from train.options import Training
+from train.runs.options import Training
 
 
 def make_optimizer(model: Any, options: Training) -> torch.optim.Optimizer:

@@ -30,8 +30,8 @@ from pipeline.common.fingerprint import fingerprint
 from train.data.rows import Rows, join_rows, open_rows
 from train.data.tokens import check_tokenizer
 from train.distributed import processes, rank, trained_weights, world
-from train.options import Pretrain, Run, Training
 from train.runs.load import extend_for, load_run, pick_device
+from train.runs.options import Pretrain, Run, Training
 from train.trainer import checkpoint
 from train.trainer.loop import Task, train
 from train.trainer.metrics import metrics_log

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common.config import ConfigError, add_arguments, flags, option, read, read_yaml
-from pipeline.options import Dedup, Extract, Quality
-from train.options import Config, Run, write_schema
+from pipeline.corpus.options import Dedup, Quality
+from pipeline.extract.options import Extract
+from train.config import Config, write_schema
+from train.runs.options import Run
 
 BACKBONE = {"source": "some/model"}
 RUNS = {"runs": {"a": {"learning_rate": 1e-3}}}

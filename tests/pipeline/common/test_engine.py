@@ -20,8 +20,8 @@ from conftest import ROOT
 from pipeline.common import engine
 from pipeline.common.cli import StageError
 from pipeline.common.engine import map_items
+from pipeline.extract.options import Extract
 from pipeline.extract.webpages import extract
-from pipeline.options import Extract
 
 # A worker's memory limit is checked often, and a second death of the same item is enough.
 SETTINGS = {

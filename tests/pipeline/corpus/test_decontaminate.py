@@ -13,8 +13,8 @@ from pipeline.common.config import ConfigError, read
 from pipeline.common.files import read_arrow
 from pipeline.corpus.decontaminate import build_index, find_set, load_index, read_strings
 from pipeline.corpus.filters import filter_documents
+from pipeline.corpus.options import Decontaminate, Filter
 from pipeline.corpus.words import hash_words, split_words
-from pipeline.options import Decontaminate, Filter
 
 EVALUATION = ROOT.parent / "shared" / "eval"  # beside the checkout, where there is one
 PROSE = " ".join(f"mot{i}" for i in range(40)).split()

@@ -13,8 +13,8 @@ from pipeline.common.config import ConfigError, read
 from pipeline.common.files import read_arrow, write_arrow
 from pipeline.corpus.dedup import DOCUMENT_SCHEMA
 from pipeline.corpus.filters import RULES, Document, filter_documents, is_blocked, repeated_ngrams, top_ngram
+from pipeline.corpus.options import RULE_NAMES, Filter
 from pipeline.corpus.words import split_words
-from pipeline.options import RULE_NAMES, Filter
 
 WORDS = ["".join(letters) for letters in product("bcdfghjk", "aeiou", "lmnprst", "aeiou")]  # 1,400 of 4 letters
 

@@ -20,7 +20,7 @@ from pipeline.corpus.near import (
     reduce_signatures,
     shingles,
 )
-from pipeline.options import Near
+from pipeline.corpus.options import Near
 
 OPTIONS = Near(enabled=True, threshold=0.8, ngram=2)
 

@@ -11,9 +11,9 @@ from pipeline.common.cli import StageError
 from pipeline.common.config import ConfigError, option, read
 from pipeline.common.files import read_arrow, write_arrow
 from pipeline.corpus.dedup import DOCUMENT_SCHEMA
+from pipeline.corpus.options import Positives, Quality, Shards
 from pipeline.corpus.quality import _draw, _draw_key, choose_threshold, train_classifier
 from pipeline.corpus.shards import shard_path, split_of, write_shards
-from pipeline.options import Positives, Quality, Shards
 
 SMALL = Quality(
     positives={"fr": Positives(urls="good")},

@@ -20,9 +20,10 @@ from pipeline.crawl import fetch as fetch_module
 from pipeline.crawl.commoncrawl import RECORDS, archives, chosen, texts
 from pipeline.crawl.fetch import fetch_files, trim
 from pipeline.crawl.manifest import manifest
+from pipeline.crawl.options import CommonCrawl, Crawl, Index, Texts
 from pipeline.crawl.origins import read_folder
+from pipeline.extract.options import Extract
 from pipeline.extract.webpages import extract
-from pipeline.options import CommonCrawl, Crawl, Extract, Index, Texts
 
 
 @pytest.fixture(scope="module")

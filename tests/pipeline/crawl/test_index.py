@@ -20,9 +20,9 @@ from pipeline.common.cli import StageError, main
 from pipeline.common.files import read_json
 from pipeline.crawl import records as records_module
 from pipeline.crawl.index import coalesce, plan, read_plan
+from pipeline.crawl.options import Index
 from pipeline.crawl.origins import read_folder, read_origins
 from pipeline.crawl.records import fetch_records, problem_of
-from pipeline.options import Index
 from pipeline.warc.reader import responses
 
 

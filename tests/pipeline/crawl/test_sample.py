@@ -8,8 +8,8 @@ from warcio.archiveiterator import ArchiveIterator
 from pipeline.common.cli import StageError
 from pipeline.crawl import sample as module
 from pipeline.crawl.catalogue import Package, fetch
+from pipeline.crawl.options import Sample
 from pipeline.extract.html import charset_of, decode
-from pipeline.options import Sample
 from pipeline.warc.reader import responses
 
 PAGES = [(f"https://site.example/{i}", "text/html", page([*prose("fr", i), "été"])) for i in range(300)]

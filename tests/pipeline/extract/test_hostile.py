@@ -7,8 +7,8 @@ from conftest import page, prose, write_warc
 from mutations import MUTATIONS, Frame, Mutant
 
 from pipeline.common.files import read_arrow, read_json
+from pipeline.extract.options import Extract
 from pipeline.extract.webpages import extract
-from pipeline.options import Extract
 
 FILES, PAGES = 120, 8
 

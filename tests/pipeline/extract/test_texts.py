@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from pipeline.common.cli import StageError
 from pipeline.common.files import read_arrow, read_json
+from pipeline.extract.options import Extract
 from pipeline.extract.texts import read_texts
 from pipeline.extract.webpages import PAGE_SCHEMA
-from pipeline.options import Extract
 
 DOCUMENTS = [
     {"text": "\n\n".join(prose("fr" if i % 4 else "en", i)), "url": f"https://w.example/{i}", "id": i}

@@ -7,8 +7,8 @@ from conftest import page, prose, write_warc
 from pipeline.common.files import read_arrow
 from pipeline.extract import sandbox
 from pipeline.extract import webpages as module
+from pipeline.extract.options import Extract
 from pipeline.extract.webpages import extract
-from pipeline.options import Extract
 from pipeline.warc.reader import responses
 
 

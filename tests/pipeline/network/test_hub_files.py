@@ -16,7 +16,7 @@ from pipeline.crawl.origins import read_folder
 
 LOOK = """
 from pipeline.crawl.commoncrawl import texts
-from pipeline.options import Crawl, Texts
+from pipeline.crawl.options import Crawl, Texts
 print("\\n".join(texts(Crawl(texts=[Texts(files=[{pattern!r}])], cache={cache!r}))[0]))
 """
 FETCH = """

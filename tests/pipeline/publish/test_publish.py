@@ -15,10 +15,12 @@ from conftest import page, prose, write_warc
 from pipeline.common.cli import StageError
 from pipeline.common.files import read_json
 from pipeline.corpus.dedup import apply_duplicates, hash_paragraphs, reduce_hashes
+from pipeline.corpus.options import Dedup, Shards
 from pipeline.corpus.shards import SPLITS, shard_path, write_shards
+from pipeline.extract.options import Extract
 from pipeline.extract.webpages import extract
-from pipeline.options import Dedup, Extract, Publish, Shards
 from pipeline.publish.card import write_card
+from pipeline.publish.options import Publish
 from pipeline.publish.publish import publish, read_sums, sha256
 from pipeline.publish.rebuild import rebuild
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.common.cli import StageError
 from train.data.rows import batches, mixture, old_rows_before, open_rows
-from train.options import Pretrain, Run
+from train.runs.options import Pretrain, Run
 
 
 def run(rate: float = 0.1, batch_rows: int = 8, seed: int = 0) -> Run:

@@ -13,7 +13,7 @@ from pipeline.common.cli import StageError
 from pipeline.common.files import write_arrow
 from train.data.texts import SCHEMA, open_corpus
 from train.evaluation.evaluate import evaluate
-from train.options import Evaluate
+from train.evaluation.options import Evaluate
 from train.runs.load import bootstrap
 
 TEXTS = [" ".join(str(1 + (7 * d + i * i) % 20) for i in range(30 + 20 * d)) for d in range(6)]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pipeline.common.cli import StageError
 from pipeline.common.files import write_arrow
 from pipeline.corpus.shards import SHARD_SCHEMA
+from train.data.options import Domain, Tokens
 from train.data.rows import open_rows
 from train.data.tokens import token_bytes, tokenize, train_tokenizer
-from train.options import Domain, Tokens
 
 
 def shard(folder: Path, texts: list[str]) -> list[str]:

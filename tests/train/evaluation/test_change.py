@@ -18,8 +18,9 @@ from train.data.tokens import tokenizer_digest
 from train.evaluation import change
 from train.evaluation.change import measure_change
 from train.evaluation.evaluate import evaluate
+from train.evaluation.options import Evaluate
 from train.evaluation.speed import measure_speed
-from train.options import Evaluate, Run
+from train.runs.options import Run
 from train.trainer.stages import extend as train_run
 
 CPU = torch.device("cpu")

@@ -7,9 +7,10 @@ from conftest import ROOT
 
 from models.backbone import unique_parameters
 from pipeline.common.config import read, read_yaml
+from train.config import Config
 from train.cost import cost_rows, print_cost, sketch
-from train.options import METHODS, Config, Run
-from train.paper.grid import plan
+from train.paper.plan import plan
+from train.runs.options import METHODS, Run
 
 PAPER = ROOT / "configs" / "paper"
 # Table 9, and the numbers of weights: 0.96B is ours, Gemma-2B's is 2.51B as published.

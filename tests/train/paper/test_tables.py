@@ -17,11 +17,13 @@ from safetensors.torch import save_file
 
 from pipeline.common.cli import StageError
 from pipeline.common.config import ConfigError, read, read_yaml
-from train.options import Config, Run
+from train.config import Config
 from train.paper.claims import judge
-from train.paper.grid import Claim, Grid, Target, changed, plan
+from train.paper.grid import Claim, Grid, Target
+from train.paper.plan import changed, plan
 from train.paper.spectrum import singular_values, write_spectrum
 from train.paper.tables import write_table
+from train.runs.options import Run
 
 GRID = ROOT / "configs" / "paper" / "grid.yaml"
 

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import pytest
 
 from pipeline.common.ledger import Ledger
-from train.options import Report
+from train.report.options import Report
 from train.report.points import trade_off_points
 from train.report.report import data_link, write_report
 from train.report.results import markdown_table, results_table, summary

@@ -30,7 +30,7 @@ MAKE = """
 from models.backbone import create_llama, load_tokenizer, save_backbone
 from pipeline.common.files import write_arrow
 from train.data.texts import SCHEMA
-from train.options import Domain, Tokens
+from train.data.options import Domain, Tokens
 from train.data.tokens import tokenize, train_tokenizer
 folder = {folder!r}
 texts = [f"le chat numero {{i}} dort sur la chaise" for i in range(60)]
@@ -205,7 +205,7 @@ def ask(shell: Shell, folder: Path, **source: str):
     code = """
 import json, logging
 from train.tasks.accuracy import load_tasks
-from train.options import Tasks
+from train.tasks.options import Tasks
 asked, skipped = load_tasks(Tasks(tasks=[{path!r}]), "downloads")
 print(json.dumps([[q.prompt for one in asked.values() for q in one.questions], skipped.get("quiz/fr", "")]))
 """

@@ -17,8 +17,8 @@ from pipeline.common.config import ConfigError, read
 from pipeline.common.files import read_json
 from train.data.rows import join_rows, open_rows
 from train.data.tokens import tokenizer_digest
-from train.options import Extend, Run, new_domain, old_domains
 from train.runs.load import load_run, score_rows
+from train.runs.options import Extend, Run, new_domain, old_domains
 from train.trainer.stages import extend
 
 CPU = torch.device("cpu")

@@ -17,10 +17,10 @@ from transformers import PreTrainedTokenizerFast
 from models import backbone
 from models.backbone import create_llama, load_tokenizer, save_backbone
 from models.extend import extend
-from train.options import Tasks
 from train.tasks import loglikelihood
 from train.tasks.accuracy import Asked, kept_scores, macro_average, measure, measure_tasks, normalise
 from train.tasks.loglikelihood import Request, beginning, encode_pairs, make_request, plan, score
+from train.tasks.options import Tasks
 from train.tasks.task import Question, Set, read_task
 
 Pairs = list[tuple[list[int], list[int]]]

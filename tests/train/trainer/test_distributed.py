@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from models.backbone import create_llama
 from models.extend import extend
 from train.data.rows import join_rows, open_rows
-from train.options import Run
+from train.runs.options import Run
 from train.trainer.loop import Task, train
 
 OPTIONS = {"learning_rate": 1e-2, "steps": 6, "batch_rows": 8, "threads": 1, "device": "cpu", "old_rate": 0.3}

@@ -23,8 +23,8 @@ from models.loss import sum_nll
 from pipeline.common.cli import StageError
 from train.data.rows import Batch, Draw, open_rows, read_batch
 from train.data.tokens import tokenizer_digest
-from train.options import METHODS, Pretrain, Run
 from train.runs.load import load_run, score_rows
+from train.runs.options import METHODS, Pretrain, Run
 from train.trainer import checkpoint
 from train.trainer.loop import Task, accumulate, find_alpha, is_flat, positions, set_up_layers, take_step, train
 from train.trainer.optimizer import learning_rate, make_optimizer
@@ -408,7 +408,7 @@ def test_inputs_that_do_not_fit_are_refused(world: dict[str, str], tmp_path: Pat
 DRIVER = """
 import json, os, signal, sys
 from train.trainer import loop, stages
-from train.options import Pretrain, Run
+from train.runs.options import Pretrain, Run
 stage, options, arguments, kill_at = json.loads(sys.argv[1])
 take_step = loop.take_step
 def take_step_or_die(task, optimizer, batch, state):

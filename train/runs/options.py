@@ -1,37 +1,11 @@
-"""Every option of the model wing, and `Config`: the whole config file, both wings together."""
+"""Options of a run: the backbone, its training, the method, and how its model continues a prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.common.config import ConfigError, json_schema, option
-from pipeline.common.files import write_json
-from pipeline.options import Crawl, Dedup, Engine, Extract, Filter, Near, Quality, Sample, Shards, bad_regex
-
-
-@dataclass(frozen=True, kw_only=True)
-class Domain:
-    """Text to train on or to measure with: a corpus, and perhaps only some of its sites."""
-
-    language: str = option(doc="language of the shards, such as fr")
-    urls: str | None = option(None, "only documents whose URL matches this regular expression")
-    corpus: str | None = option(
-        None, "folder of another corpus laid out as {language}/{split}-*.arrow; null: this one's", exists=True
-    )
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if self.urls and (why := bad_regex(self.urls)):
-            yield "urls", why
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tokens:
-    """The tokenizer and the packed rows."""
-
-    vocabulary: int = option(4096, "entries of the byte-level BPE trained here", low=300)
-    domain: str = option("en", "the domain whose text trains the tokenizer")
-    row_tokens: int = option(128, "tokens of a row that are predicted (T)", unit="tokens", low=8)
+from pipeline.common.config import option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,40 +169,6 @@ def old_domains(extend: Extend, name: str) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tasks:
-    """Multiple choice."""
-
-    tasks: list[str] = option([], "multiple-choice tasks: names in configs/tasks, or paths of such YAML files")
-    tasks_languages: list[str] = option([], "languages to ask in; empty: all that a task has")
-    tasks_limit: int | None = option(None, "questions of a task and language, evenly spread; null: all", low=1)
-    device: str = option("auto", "where to evaluate", choices=("auto", "cpu", "cuda"))
-    threads: int = option(1, "CPU threads", low=1)
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        from train.tasks.task import read_task
-
-        for number, name in enumerate(self.tasks):
-            try:
-                task = read_task(name)
-            except ConfigError as error:
-                yield f"tasks[{number}]", str(error)
-                continue
-            if self.tasks_languages and not set(self.tasks_languages) & set(task.languages):
-                yield "tasks_languages", f"{name} has none of them; it has {', '.join(task.languages)}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate(Tasks):
-    """What is measured, on held-out documents and with questions."""
-
-    forgetting: str = option("en", "domain that measures forgetting; best from other sites than the replay's")
-    learning: str = option("fr", "domain that measures learning")
-    others: list[str] = option([], "further domains to measure")
-    prompts: list[str] = option([], "beginnings to continue, for the report")
-    generated_tokens: int = option(40, "length of a continuation", unit="tokens", low=1)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Generate:
     """How models continue a prompt."""
 
@@ -239,82 +179,3 @@ class Generate:
     seed: int = option(0, "of the draws", low=0)
     device: str = option("auto", "where to run", choices=("auto", "cpu", "cuda"))
     threads: int = option(1, "CPU threads", low=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """The page that shows it all."""
-
-    title: str = option("A language added, the others kept", "title of the page")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Paper:
-    """The paper's tables and figures: configs/paper/grid.yaml changes these runs row by row."""
-
-    seeds: list[int] = option([0], "seeds of every run; the tables then show means and ranges", low=0)
-    runs: dict[str, Run] = option({}, "a run of each method to start from; none: those of extend.runs")
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            yield "seeds", f"{self.seeds} has none or one twice; give different numbers"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The whole config file."""
-
-    output: str = option(doc="folder of all that the workflow makes, such as results/demo")
-    engine: Engine = option(Engine, "where the batch stages run")
-    sample: Sample = option(Sample, "the sample crawl")
-    crawl: Crawl = option(Crawl, "the archives to read")
-    extract: Extract = option(Extract, "HTML to text, and languages")
-    dedup: Dedup = option(Dedup, "paragraph deduplication")
-    filter: Filter = option(Filter, "heuristic filters and decontamination")
-    near: Near = option(Near, "near-duplicates")
-    quality: Quality = option(Quality, "quality classifiers")
-    shards: Shards = option(Shards, "the corpus")
-    domains: dict[str, Domain] = option({}, "named domains")
-    tokens: Tokens = option(Tokens, "tokenizer and rows")
-    backbone: Backbone = option(doc="the model to extend")
-    extend: Extend = option(doc="the runs")
-    evaluate: Evaluate = option(Evaluate, "what is measured")
-    report: Report = option(Report, "the report")
-    paper: Paper = option(Paper, "the paper's tables and figures")
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        used = {
-            "extend.old": self.extend.old,
-            "extend.new": self.extend.new,
-            "evaluate.forgetting": self.evaluate.forgetting,
-            "evaluate.learning": self.evaluate.learning,
-            **{f"evaluate.others[{i}]": name for i, name in enumerate(self.evaluate.others)},
-            **{f"extend.runs.{name}.new": run.new for name, run in self.extend.runs.items() if run.new},
-        }
-        if self.backbone.pretrain:  # else the tokenizer is the backbone's own
-            used["tokens.domain"] = self.tokens.domain
-            used["backbone.pretrain.domain"] = self.backbone.pretrain.domain
-        for key, name in used.items():
-            if name not in self.domains:
-                yield key, f"no domain {name!r}; domains has {', '.join(self.domains) or 'none'}"
-        for name, domain in self.domains.items():
-            if domain.corpus is None and domain.language not in self.extract.languages:
-                yield (
-                    f"domains.{name}.language",
-                    f"{domain.language!r} is not in extract.languages {self.extract.languages}; add it there",
-                )
-        for language in (*self.quality.positives, *self.quality.models):
-            if language not in self.extract.languages:
-                yield f"quality.positives.{language}", f"not in extract.languages {self.extract.languages}"
-
-
-def eval_domains(config: Config) -> list[str]:
-    """The domains to measure, forgetting first, learning second, each once."""
-    evaluate = config.evaluate
-    return list(dict.fromkeys([evaluate.forgetting, evaluate.learning, *evaluate.others]))
-
-
-def write_schema(output: str) -> None:
-    """Write the JSON Schema of a config file, which editors complete and check with."""
-    about = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "neutral-residues config"}
-    write_json(output, about | json_schema(Config))
