@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.cli import StageError
 from pipeline.common.config import read
 from pipeline.common.engine import Engine
+from pipeline.common.errors import StageError
 from pipeline.common.files import read_json, read_schema, write_json, write_text
 from pipeline.corpus.options import Filter, Near, Quality
 from pipeline.crawl.commoncrawl import RECORDS, archives

@@ -11,8 +11,8 @@ import torch
 from models.backbone import create_llama, network_errors, unique_parameters
 from models.cost import H100_FLOPS, activation_bytes, flops_per_token, state_bytes
 from models.extend import extend
-from pipeline.common.cli import StageError
 from pipeline.common.config import read_yaml
+from pipeline.common.errors import StageError
 from train.config import Config
 from train.runs.load import how
 from train.runs.options import Training, ancestors

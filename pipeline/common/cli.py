@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.common.config import ConfigError, add_arguments, read
-
-
-class StageError(RuntimeError):
-    """A stage cannot go on; the message says what is wrong, where, and what to do."""
+from pipeline.common.errors import StageError
 
 
 @dataclass(frozen=True)

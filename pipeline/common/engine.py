@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.common.cli import StageError
 from pipeline.common.config import option
+from pipeline.common.errors import StageError
 from pipeline.common.progress import progress
 
 Item = TypeVar("Item")

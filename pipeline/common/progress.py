@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from tqdm import tqdm
-
 LOG_SECONDS = 15.0
 
 
 def progress(total: int | None, title: str, unit: str, done: int = 0, quiet: bool = False) -> Any:
     """A tqdm bar; use as a context manager and call `update(n)`. Where nobody watches it prints lines."""
+    from tqdm import tqdm
+
     if quiet:
         return tqdm(disable=True)
     if sys.stderr.isatty():

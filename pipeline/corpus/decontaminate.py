@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, write_json
 from pipeline.corpus.options import Decontaminate
 from pipeline.corpus.words import hash_ngrams, hash_words, split_words

@@ -29,17 +29,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from pipeline.common.cli import StageError
 from pipeline.common.engine import map_items
+from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, stamp, write_batches
 from pipeline.common.ledger import SAMPLES_PER_REASON, Ledger
+from pipeline.common.schemas import DOCUMENT_SCHEMA, PAGE_SCHEMA
 from pipeline.corpus.options import Dedup
-from pipeline.extract.webpages import PAGE_SCHEMA
 
 INDEX_SCHEMA = pa.schema([("hash", pa.uint64())])
 HASH_SCHEMA = INDEX_SCHEMA.append(pa.field("place", pa.uint64()))
 VERDICT_SCHEMA = pa.schema([("duplicate_paragraph", pa.bool_()), ("seen_in_earlier_crawl", pa.bool_())])
-DOCUMENT_SCHEMA = PAGE_SCHEMA.append(pa.field("paragraphs", pa.list_(pa.int32())))
 
 # What became of a hash of a page file: the first of the crawl, the first but in an earlier crawl, or a later one.
 FIRST, EARLIER, LATER = range(3)

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, read_arrow, write_text
 from pipeline.common.ledger import Ledger
 from pipeline.common.progress import progress

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, read_arrow, write_json
 from pipeline.corpus.options import Quality
 

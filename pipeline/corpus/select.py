@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.common.files import read_arrow, stamp, write_batches
 from pipeline.common.ledger import Ledger
-from pipeline.corpus.dedup import DOCUMENT_SCHEMA
+from pipeline.common.schemas import DOCUMENT_SCHEMA
 
 # (row in the file, url, text, language) -> why the document is dropped, or None
 Reason = Callable[[int, str, str, str], str | None]

@@ -7,17 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import xxhash
 
 from pipeline.common.files import arrow_rows, read_arrow, read_json, stamp
 from pipeline.common.ledger import Ledger
-from pipeline.corpus.dedup import DOCUMENT_SCHEMA
+from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.corpus.options import Shards
 from pipeline.corpus.quality import good_score
 
 SPLITS = ("train", "validation")
-SHARD_SCHEMA = DOCUMENT_SCHEMA.insert(5, pa.field("quality_score", pa.float32()))
 SPLIT_SEED = 0x5917  # another hash than the one of dedup
 
 

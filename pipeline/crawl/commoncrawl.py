@@ -17,7 +17,7 @@ from pathlib import Path
 
 import xxhash
 
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from pipeline.common.files import atomic
 from pipeline.crawl.manifest import manifest
 from pipeline.crawl.options import CommonCrawl, Crawl, Texts

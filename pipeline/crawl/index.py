@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import xxhash
 
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, stamp, write_batches, write_json
 from pipeline.crawl.commoncrawl import PATH, listed
 from pipeline.crawl.fetch import side_by_side

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from pipeline.common.files import atomic
+from pipeline.common.packages import fetch, members
 from pipeline.common.progress import progress
-from pipeline.crawl.catalogue import LANGUAGE_MODEL, PAGE_SUFFIXES, SOURCES, fetch, members, pages
+from pipeline.crawl.catalogue import LANGUAGE_MODEL, PAGE_SUFFIXES, SOURCES, pages
 from pipeline.crawl.options import Sample
 
 FIRST_DATE = datetime(2026, 1, 1, tzinfo=UTC)

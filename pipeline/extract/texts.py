@@ -18,13 +18,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from pipeline.common.files import stamp, write_arrow, write_list
 from pipeline.common.ledger import Ledger
+from pipeline.common.schemas import PAGE_SCHEMA
 from pipeline.extract.html import clean_lines
 from pipeline.extract.language import identify, load_model
 from pipeline.extract.options import Extract
-from pipeline.extract.webpages import PAGE_SCHEMA, Archive, archives
+from pipeline.extract.webpages import Archive, archives
 
 ROWS, LINE_MAX = 256, 2**26
 Row = tuple[int, Any, Any]  # its number, and what is in the columns of text and URL

@@ -17,34 +17,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import xxhash
 
 from pipeline.common.engine import map_items
 from pipeline.common.files import read_schema, stamp, write_arrow, write_list
 from pipeline.common.fingerprint import fingerprint
 from pipeline.common.ledger import Ledger, merge_files
+from pipeline.common.schemas import PAGE_SCHEMA
 from pipeline.crawl.origins import read_folder, read_origins
 from pipeline.extract.html import charset_of, clean_lines, is_html
 from pipeline.extract.language import guess, identify, load_model
 from pipeline.extract.options import Extract
 from pipeline.extract.sandbox import FAILURES, Extractor
 from pipeline.warc.reader import Damage, Response, responses
-
-PAGE_SCHEMA = pa.schema(
-    [
-        ("text", pa.string()),
-        ("url", pa.string()),
-        ("date", pa.timestamp("s", "UTC")),
-        ("language", pa.string()),
-        ("language_score", pa.float32()),
-        ("charset", pa.string()),
-        ("warc", pa.string()),
-        ("offset", pa.int64()),
-        ("record_id", pa.string()),
-        ("digest", pa.string()),
-    ]
-)
 
 
 def extract(

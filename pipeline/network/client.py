@@ -22,15 +22,8 @@ from typing import Any, TypeVar
 
 import urllib3
 
-from pipeline.network.transports import (
-    Answer,
-    FetchError,
-    Interrupted,
-    find_fsspec,
-    one_line,
-    open_fsspec,
-    open_http,
-)
+from pipeline.common.errors import one_line
+from pipeline.network.transports import Answer, FetchError, Interrupted, find_fsspec, open_fsspec, open_http
 from pipeline.network.urls import url_problem
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from typing import Any
 
 import urllib3
 
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError, one_line
 from pipeline.network.urls import redirected
 
 CONNECT_SECONDS, READ_SECONDS = 20.0, 60.0
@@ -210,7 +210,3 @@ def _file_system(url: str) -> Iterator[tuple[Any, str]]:
             raise Interrupted(one_line(error)) from error
         cure = "; log in with `hf auth login`, or set HF_TOKEN" if status in (401, 403) else ""
         raise FetchError(f"{url}: {one_line(error)}{cure}", status) from None
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join((str(error) or type(error).__name__).split())[:300]

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from pipeline.common.files import (
     atomic_folder,
     read_arrow,
@@ -29,7 +29,8 @@ from pipeline.common.files import (
     write_text,
 )
 from pipeline.common.fingerprint import ROOT, fingerprint
-from pipeline.corpus.shards import SHARD_SCHEMA, shard_path
+from pipeline.common.schemas import SHARD_SCHEMA
+from pipeline.corpus.shards import shard_path
 from pipeline.publish.options import Publish
 
 # xxh3 of the text, with which a rebuilt document is compared.

@@ -17,11 +17,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.common.cli import StageError
 from pipeline.common.engine import map_items
+from pipeline.common.errors import StageError
 from pipeline.common.files import arrow_rows, read_arrow, read_json, read_schema
 from pipeline.common.ledger import Ledger, merge
-from pipeline.corpus.shards import SHARD_SCHEMA
+from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.extract.html import clean_lines
 from pipeline.extract.sandbox import Extractor
 from pipeline.publish.publish import SHARD_SUMS, SUMS, code_version, corpus_shards, read_sums, sha256, text_hash

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.common.cli import StageError
 from pipeline.common.config import read
+from pipeline.common.errors import StageError
 from pipeline.crawl.options import Crawl
 from pipeline.extract.options import Extract
 from pipeline.extract.webpages import extract

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from train.runs.options import Run, Training
 
 

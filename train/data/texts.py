@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from models.backbone import load_tokenizer
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from pipeline.common.files import read_schema, write_arrow
 from train.data.options import Domain
 from train.data.rows import Rows, open_rows

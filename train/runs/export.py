@@ -10,7 +10,7 @@ from models.adapter import attach, save_adapter
 from models.backbone import COMPUTE, compute_dtype, load_tokenizer
 from models.export import Card, export
 from models.extend import ExtendError
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder, read_json
 from train.runs.backbone import origin
 from train.runs.load import additions, load_for, pick_device

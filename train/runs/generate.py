@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from models.backbone import compute
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from train.data.tokens import separators
 from train.runs.export import open_model
 from train.runs.load import pick_device

@@ -19,8 +19,8 @@ from models.adapter import Addition, attach
 from models.backbone import compute, compute_dtype, load_backbone
 from models.extend import ExtendError, Extension, extend
 from models.loss import token_nll
-from pipeline.common.cli import StageError
 from pipeline.common.config import read
+from pipeline.common.errors import StageError
 from pipeline.common.files import read_json
 from train.data.rows import Rows
 from train.distributed import add_over_ranks, rank, world

@@ -18,10 +18,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.cli import StageError
 from pipeline.common.config import option
-from pipeline.crawl.catalogue import OWN_WARCS, Package, fetch
-from pipeline.network.transports import one_line
+from pipeline.common.errors import StageError, one_line
+from pipeline.common.packages import OWN_WARCS, Package, fetch
 
 Row = Mapping[str, Any]
 FORMATS = (".json", ".jsonl", ".arrow", ".parquet")

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.cli import StageError
 from pipeline.common.config import ConfigError, option, read_yaml
+from pipeline.common.errors import StageError
 from train.tasks.question_sets import MissingSet, Row, Source, bad_expression, environment, expression, read_rows
 
 TASKS = Path(__file__).resolve().parents[2] / "configs" / "tasks"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from train.data.rows import Rows, mixture
 from train.runs.options import Run, Training
 from train.trainer import checkpoint

@@ -23,7 +23,7 @@ from models.block import Context, MicroBatch, Statistics
 from models.cost import flops_per_token, peak_flops
 from models.extend import decoder_layers
 from models.loss import sum_nll
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from pipeline.common.progress import progress
 from train.data.rows import Batch, Rows, batches, read_batch
 from train.distributed import add_gradients, add_over_ranks, clip_gradients, rank, shard, world

@@ -23,8 +23,8 @@ from models.backbone import (
     unique_parameters,
     weights_digest,
 )
-from pipeline.common.cli import StageError
 from pipeline.common.config import to_data
+from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder, write_json
 from pipeline.common.fingerprint import fingerprint
 from train.data.rows import Rows, join_rows, open_rows

@@ -18,8 +18,8 @@ from chores import slowly, too_much_memory, too_much_memory_once, where
 from conftest import ROOT
 
 from pipeline.common import engine
-from pipeline.common.cli import StageError
 from pipeline.common.engine import map_items
+from pipeline.common.errors import StageError
 from pipeline.extract.options import Extract
 from pipeline.extract.webpages import extract
 

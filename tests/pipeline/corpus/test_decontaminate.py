@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_filters import write_documents
 
-from pipeline.common.cli import StageError
 from pipeline.common.config import ConfigError, read
+from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow
 from pipeline.corpus.decontaminate import build_index, find_set, load_index, read_strings
 from pipeline.corpus.filters import filter_documents

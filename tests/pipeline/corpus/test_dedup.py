@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline.corpus.dedup
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, write_arrow
+from pipeline.common.schemas import PAGE_SCHEMA
 from pipeline.corpus.dedup import apply_duplicates, fold, hash_paragraphs, reduce_hashes
 from pipeline.corpus.options import Dedup
-from pipeline.extract.webpages import PAGE_SCHEMA
 
 # Few different paragraphs, so that most crawls have duplicates within and across pages and files.
 PARAGRAPH = st.sampled_from(["", "é", *(f"p{i}" for i in range(6))])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.common.config import ConfigError, read
 from pipeline.common.files import read_arrow, write_arrow
-from pipeline.corpus.dedup import DOCUMENT_SCHEMA
+from pipeline.common.schemas import DOCUMENT_SCHEMA
 from pipeline.corpus.filters import RULES, Document, filter_documents, is_blocked, repeated_ngrams, top_ngram
 from pipeline.corpus.options import RULE_NAMES, Filter
 from pipeline.corpus.words import split_words

@@ -7,10 +7,10 @@ from conftest import prose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.common.cli import StageError
 from pipeline.common.config import ConfigError, option, read
+from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, write_arrow
-from pipeline.corpus.dedup import DOCUMENT_SCHEMA
+from pipeline.common.schemas import DOCUMENT_SCHEMA
 from pipeline.corpus.options import Positives, Quality, Shards
 from pipeline.corpus.quality import _draw, _draw_key, choose_threshold, train_classifier
 from pipeline.corpus.shards import shard_path, split_of, write_shards

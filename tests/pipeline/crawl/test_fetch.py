@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from index_files import CRAWL, make_crawl, paths_gz
 from server import serving
 
-from pipeline.common.cli import StageError
 from pipeline.common.config import ConfigError, read
+from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, read_json
 from pipeline.crawl import fetch as fetch_module
 from pipeline.crawl.commoncrawl import RECORDS, archives, chosen, texts

@@ -16,7 +16,8 @@ from index_files import CRAWL, SCHEMA, index_rows, make_crawl, parquet, paths_gz
 from server import serving
 
 from pipeline.__main__ import STAGES
-from pipeline.common.cli import StageError, main
+from pipeline.common.cli import main
+from pipeline.common.errors import StageError
 from pipeline.common.files import read_json
 from pipeline.crawl import records as records_module
 from pipeline.crawl.index import coalesce, plan, read_plan

@@ -5,9 +5,9 @@ import pytest
 from conftest import page, prose
 from warcio.archiveiterator import ArchiveIterator
 
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
+from pipeline.common.packages import Package, fetch
 from pipeline.crawl import sample as module
-from pipeline.crawl.catalogue import Package, fetch
 from pipeline.crawl.options import Sample
 from pipeline.extract.html import charset_of, decode
 from pipeline.warc.reader import responses

@@ -12,11 +12,11 @@ from conftest import jsonl, prose
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, read_json
+from pipeline.common.schemas import PAGE_SCHEMA
 from pipeline.extract.options import Extract
 from pipeline.extract.texts import read_texts
-from pipeline.extract.webpages import PAGE_SCHEMA
 
 DOCUMENTS = [
     {"text": "\n\n".join(prose("fr" if i % 4 else "en", i)), "url": f"https://w.example/{i}", "id": i}

@@ -194,7 +194,7 @@ def test_what_is_not_there_is_said_at_once_in_a_line(place, url, message):
         done = look(shell, folder, url.format("*"))
         assert (done.code, done.waited) == (1, 0)
         last = done.err.splitlines()[-1]
-        assert last.startswith(f"pipeline.common.cli.StageError: crawl.texts: {url.format('*')}: no ")
+        assert last.startswith(f"pipeline.common.errors.StageError: crawl.texts: {url.format('*')}: no ")
         assert not list((folder / "cache").glob("lists/*"))
 
 

@@ -3,10 +3,11 @@ import json
 import pytest
 from conftest import prose
 
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from pipeline.common.files import write_arrow
 from pipeline.common.ledger import Ledger
-from pipeline.corpus.shards import SHARD_SCHEMA, shard_path
+from pipeline.common.schemas import SHARD_SCHEMA
+from pipeline.corpus.shards import shard_path
 from pipeline.publish.card import write_card
 
 

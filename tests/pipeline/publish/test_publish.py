@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from conftest import page, prose, write_warc
 
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from pipeline.common.files import read_json
 from pipeline.corpus.dedup import apply_duplicates, hash_paragraphs, reduce_hashes
 from pipeline.corpus.options import Dedup, Shards

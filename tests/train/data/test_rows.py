@@ -7,7 +7,7 @@ from helpers import LENGTH, language, write_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from train.data.rows import batches, mixture, old_rows_before, open_rows
 from train.runs.options import Pretrain, Run
 

@@ -9,7 +9,7 @@ import pytest
 from helpers import write_tokenizer
 
 from models.backbone import create_llama, load_tokenizer, save_backbone
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from pipeline.common.files import write_arrow
 from train.data.texts import SCHEMA, open_corpus
 from train.evaluation.evaluate import evaluate

@@ -9,9 +9,9 @@ from conftest import prose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from pipeline.common.files import write_arrow
-from pipeline.corpus.shards import SHARD_SCHEMA
+from pipeline.common.schemas import SHARD_SCHEMA
 from train.data.options import Domain, Tokens
 from train.data.rows import open_rows
 from train.data.tokens import token_bytes, tokenize, train_tokenizer

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from pipeline.common.cli import StageError
 from pipeline.common.config import ConfigError, read, read_yaml
+from pipeline.common.errors import StageError
 from train.config import Config
 from train.paper.claims import judge
 from train.paper.grid import Claim, Grid, Target

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 from helpers import language, write_rows
 
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from train.__main__ import STAGES
 from train.report.compare import difference
 

@@ -3,7 +3,7 @@ import torch
 from helpers import write_tokenizer
 
 from models.backbone import create_llama, load_backbone, load_tokenizer, save_backbone
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from train.runs.backbone import fetch_backbone, needs_gguf, origin
 
 

@@ -12,8 +12,8 @@ from helpers import language, write_rows, write_tokenizer
 from safetensors.torch import load_file
 
 from models.backbone import compute_dtype, create_llama, load_tokenizer, save_backbone
-from pipeline.common.cli import StageError
 from pipeline.common.config import ConfigError, read
+from pipeline.common.errors import StageError
 from pipeline.common.files import read_json
 from train.data.rows import join_rows, open_rows
 from train.data.tokens import tokenizer_digest

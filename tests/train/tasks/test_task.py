@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
 
-from pipeline.common.cli import StageError
 from pipeline.common.config import ConfigError, read
+from pipeline.common.errors import StageError
 from train.tasks.question_sets import MissingSet, Source, read_rows
 from train.tasks.task import TASKS, Set, Task, load_set, read_task
 
@@ -226,7 +226,7 @@ def test_missing_sets_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load_set(task, "en", DOWNLOADS)
     package = with_source(package="no-such==1", path="a.json")
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("pipeline.crawl.catalogue.sys.executable", str(tmp_path / "python"))
+    monkeypatch.setattr("pipeline.common.packages.sys.executable", str(tmp_path / "python"))
     with pytest.raises(MissingSet, match=r"cannot fetch no-such==1: .*is not installed; install it$"):
         load_set(package, "en", str(tmp_path))
 

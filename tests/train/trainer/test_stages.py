@@ -20,7 +20,7 @@ from models.block import NeutralBlock
 from models.extend import extend as extend_model
 from models.extend import trainable_state
 from models.loss import sum_nll
-from pipeline.common.cli import StageError
+from pipeline.common.errors import StageError
 from train.data.rows import Batch, Draw, open_rows, read_batch
 from train.data.tokens import tokenizer_digest
 from train.runs.load import load_run, score_rows
