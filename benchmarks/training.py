@@ -219,8 +219,9 @@ def measure_loader(job: dict[str, Any], folder: Path) -> dict[str, float]:
     import datasets
     import pyarrow as pa
 
-    from train.data.rows import batches, open_rows
+    from train.data.rows import open_rows
     from train.runs.options import Run
+    from train.trainer.mixture import batches
 
     made = [
         random_rows(folder / f"{name}.arrow", LOADER_ROWS, LOADER_TOKENS, 49152, "") for name in ("old", "new")

@@ -13,11 +13,12 @@ from pipeline.common.files import write_json
 from pipeline.common.progress import progress
 from train.data.texts import open_corpus
 from train.data.tokens import check_tokenizer
+from train.evaluation.bits_per_byte import score_rows
 from train.evaluation.change import measure_change
 from train.evaluation.options import Evaluate
 from train.evaluation.speed import measure_speed
 from train.runs.generate import write
-from train.runs.load import load_for, load_run, pick_device, score_rows
+from train.runs.load import load_for, load_run, pick_device
 from train.runs.options import Generate
 
 BATCH_ROWS = 64

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 import torch
 
 from pipeline.common.errors import StageError
-from train.data.rows import Rows, mixture
+from train.data.rows import Rows
 from train.runs.options import Run, Training
 from train.trainer import checkpoint
+from train.trainer.mixture import mixture
 
 
 def exploded(

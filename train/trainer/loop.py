@@ -25,13 +25,14 @@ from models.extend import decoder_layers
 from models.loss import sum_nll
 from pipeline.common.errors import StageError
 from pipeline.common.progress import progress
-from train.data.rows import Batch, Rows, batches, read_batch
+from train.data.rows import Rows
 from train.distributed import add_gradients, add_over_ranks, clip_gradients, rank, shard, world
-from train.runs.load import score_rows
+from train.evaluation.bits_per_byte import score_rows
 from train.runs.options import Pretrain, Run, Training
 from train.trainer import checkpoint
 from train.trainer.failures import exploded, memory_advice
 from train.trainer.metrics import metrics_log, summarise
+from train.trainer.mixture import Batch, batches, read_batch
 from train.trainer.optimizer import learning_rate, make_optimizer
 
 STATISTICS_EVERY = 10

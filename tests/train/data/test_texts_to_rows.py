@@ -12,9 +12,9 @@ from models.backbone import create_llama, load_tokenizer, save_backbone
 from pipeline.common.errors import StageError
 from pipeline.common.files import write_arrow
 from train.data.texts import SCHEMA, open_corpus
+from train.evaluation.bits_per_byte import bootstrap
 from train.evaluation.evaluate import evaluate
 from train.evaluation.options import Evaluate
-from train.runs.load import bootstrap
 
 TEXTS = [" ".join(str(1 + (7 * d + i * i) % 20) for i in range(30 + 20 * d)) for d in range(6)]
 

@@ -17,7 +17,8 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import read_json
 from train.data.rows import join_rows, open_rows
 from train.data.tokens import tokenizer_digest
-from train.runs.load import load_run, score_rows
+from train.evaluation.bits_per_byte import score_rows
+from train.runs.load import load_run
 from train.runs.options import Extend, Run, new_domain, old_domains
 from train.trainer.stages import extend
 

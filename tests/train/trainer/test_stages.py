@@ -21,12 +21,14 @@ from models.extend import extend as extend_model
 from models.extend import trainable_state
 from models.loss import sum_nll
 from pipeline.common.errors import StageError
-from train.data.rows import Batch, Draw, open_rows, read_batch
+from train.data.rows import open_rows
 from train.data.tokens import tokenizer_digest
-from train.runs.load import load_run, score_rows
+from train.evaluation.bits_per_byte import score_rows
+from train.runs.load import load_run
 from train.runs.options import METHODS, Pretrain, Run
 from train.trainer import checkpoint
 from train.trainer.loop import Task, accumulate, find_alpha, is_flat, positions, set_up_layers, take_step, train
+from train.trainer.mixture import Batch, Draw, read_batch
 from train.trainer.optimizer import learning_rate, make_optimizer
 from train.trainer.stages import extend, identity, pretrain
 
