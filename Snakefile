@@ -4,12 +4,12 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from pipeline.cli import StageError
-from pipeline.commoncrawl import archives, texts
-from pipeline.config import ConfigError, flags, read
-from pipeline.fingerprint import fingerprint
-from pipeline.manifest import sample_files
-from train.options import Config, eval_domains
+from pipeline.common.errors import StageError
+from pipeline.crawl.commoncrawl import archives, texts
+from pipeline.common.config import ConfigError, flags, read
+from pipeline.common.fingerprint import fingerprint
+from pipeline.crawl.manifest import sample_files
+from train.config import Config, eval_domains
 
 min_version("9.0")
 
@@ -23,7 +23,7 @@ if not workflow.configfiles:
 container: "docker://python:3.12-slim"
 
 
-report: "train/captions/workflow.rst"
+report: "train/report/captions/workflow.rst"
 
 
 try:
@@ -41,7 +41,7 @@ except (ConfigError, StageError) as error:
 
 include: "pipeline/pipeline.smk"
 include: "train/train.smk"
-include: "train/paper.smk"
+include: "train/paper/paper.smk"
 
 
 rule all:

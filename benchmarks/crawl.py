@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from pipeline.options import Sample
-from pipeline.sample import choose, write_crawl
+from pipeline.crawl.options import Sample
+from pipeline.crawl.sample import choose, write_crawl
 
 FRENCH = {"fiches-travail": 269, "libreoffice-help-fr": 280, "lilypond-doc-fr": 100, "debian-guides": 110}
 OTHERS = {

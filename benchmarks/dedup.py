@@ -23,9 +23,9 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.report import write
-from pipeline.dedup import HASH_SCHEMA
-from pipeline.extract import PAGE_SCHEMA
-from pipeline.files import read_arrow, stamp, write_arrow, write_batches
+from pipeline.common.files import read_arrow, stamp, write_arrow, write_batches
+from pipeline.common.schemas import PAGE_SCHEMA
+from pipeline.corpus.dedup import HASH_SCHEMA
 
 PAGE_PARAGRAPHS = 20
 NEW = 0.6  # share of paragraphs that are new; the others are drawn from a few, some of them very often

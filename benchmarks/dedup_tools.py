@@ -21,8 +21,8 @@ def _files(folder: str, kind: str) -> list[str]:
 
 
 def hash_step(folder: str, normalize: str = "none") -> None:
-    from pipeline.dedup import hash_paragraphs
-    from pipeline.options import Dedup
+    from pipeline.corpus.dedup import hash_paragraphs
+    from pipeline.corpus.options import Dedup
 
     for path in _files(folder, "pages"):
         hash_paragraphs(
@@ -35,16 +35,16 @@ def hash_ccnet(folder: str) -> None:
 
 
 def reduce_step(folder: str) -> None:
-    from pipeline.dedup import reduce_hashes
-    from pipeline.options import Dedup
+    from pipeline.corpus.dedup import reduce_hashes
+    from pipeline.corpus.options import Dedup
 
     files = _files(folder, "hashes-none")
     reduce_hashes(Dedup(), files, f"{folder}/duplicates", f"{folder}/index.arrow", 1, None)
 
 
 def apply_step(folder: str) -> None:
-    from pipeline.dedup import apply_duplicates
-    from pipeline.options import Dedup
+    from pipeline.corpus.dedup import apply_duplicates
+    from pipeline.corpus.options import Dedup
 
     for path in _files(folder, "pages"):
         name = Path(path).name
@@ -105,7 +105,7 @@ def main() -> None:
         import datatrove.pipeline.readers
         import datatrove.pipeline.writers  # noqa: F401
     else:
-        import pipeline.dedup  # noqa: F401
+        import pipeline.corpus.dedup  # noqa: F401
     peak, ended = [0], threading.Event()
 
     def watch() -> None:

@@ -23,11 +23,11 @@ import torch
 from benchmarks.report import measure, write
 from models import backbone
 from models.backbone import load_backbone, load_tokenizer
-from train.accuracy import Asked, load_tasks, make_requests
-from train.accuracy import measure as accuracies
-from train.choices import score
-from train.options import Tasks
-from train.tasks import Question
+from train.tasks.accuracy import Asked, load_tasks, make_requests
+from train.tasks.accuracy import measure as accuracies
+from train.tasks.loglikelihood import score
+from train.tasks.options import Tasks
+from train.tasks.task import Question
 
 # For each request of a question, behind its context or the unconditional prompt.
 Likelihoods = list[list[list[float]]]

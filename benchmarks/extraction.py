@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.crawl import make_crawl
 from benchmarks.report import write
-from pipeline.sample import fetch_language_model
+from pipeline.crawl.sample import fetch_language_model
 
 ROUNDS = 2
 REPEATS = 4  # of the mixed crawl, for two workers: a crawl long enough to forget the start of the cluster

@@ -48,9 +48,9 @@ def plain(warcs: list[str], model: str, folder: str, workers: int) -> list[str]:
 
 def ours(warcs: list[str], model: str, folder: str, workers: int, cascade: bool = True) -> list[str]:
     """`python -m pipeline extract`, which also writes the pages and the ledger."""
-    from pipeline.extract import _extractor, extract
-    from pipeline.files import read_arrow
-    from pipeline.options import Extract
+    from pipeline.common.files import read_arrow
+    from pipeline.extract.options import Extract
+    from pipeline.extract.webpages import _extractor, extract
 
     options = Extract(languages=[LANGUAGE], language_min_score=MIN_SCORE, min_chars=MIN_CHARS, cascade=cascade)
     output = f"{folder}/pages.json"
@@ -110,7 +110,7 @@ def main() -> None:
     if arguments.workers == 1:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     if arguments.tool != "datatrove":
-        import pipeline.extract  # noqa: F401
+        import pipeline.extract.webpages  # noqa: F401
     with tempfile.TemporaryDirectory() as folder:
         kept, times = measure(
             lambda: TOOLS[arguments.tool](arguments.warcs, arguments.model, folder, arguments.workers)

@@ -21,12 +21,12 @@ import urllib3
 
 from benchmarks.crawl import make_crawl
 from benchmarks.report import measure, write
-from pipeline.client import Client
-from pipeline.files import read_json
-from pipeline.index import plan
-from pipeline.options import Index
-from pipeline.origins import read_folder
-from pipeline.records import fetch_records
+from pipeline.common.files import read_json
+from pipeline.crawl.index import plan
+from pipeline.crawl.options import Index
+from pipeline.crawl.origins import read_folder
+from pipeline.crawl.records import fetch_records
+from pipeline.network.client import Client
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "pipeline")]  # the server and the index are made for the tests

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.files import write_json, write_text
+from pipeline.common.files import write_json, write_text
 
 Result = TypeVar("Result")
 PACKAGES = (

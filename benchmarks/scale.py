@@ -24,9 +24,10 @@ import yaml
 
 from benchmarks.crawl import CRAWLS
 from benchmarks.report import write
-from pipeline.files import read_json
-from pipeline.options import RULE_GROUPS, Sample
-from pipeline.sample import choose, fetch_language_model, write_crawl
+from pipeline.common.files import read_json
+from pipeline.corpus.options import RULE_GROUPS
+from pipeline.crawl.options import Sample
+from pipeline.crawl.sample import choose, fetch_language_model, write_crawl
 
 MANIFESTS = (1_000, 10_000, 90_000)
 TIMES = (1, 4, 16)

@@ -130,8 +130,8 @@ def in_process(job: dict[str, Any], arguments: argparse.Namespace) -> dict[str, 
 
 def measure_ours(job: dict[str, Any], folder: Path) -> dict[str, float]:
     """A training by `python -m train extend`; speed is that of the steps, the measuring ones included."""
-    from train.options import Run
-    from train.trainer import extend
+    from train.runs.options import Run
+    from train.trainer.stages import extend
 
     backbone, old, new = make_inputs(job, folder)
     options = Run(
@@ -168,8 +168,8 @@ def measure_peer(job: dict[str, Any], folder: Path) -> dict[str, float]:
     import transformers
 
     from models.backbone import unique_parameters
-    from train.rows import open_rows
-    from train.trainer import peak_memory_mib
+    from train.data.rows import open_rows
+    from train.trainer.stages import peak_memory_mib
 
     torch.set_num_threads(job["threads"])
     backbone, _, new = make_inputs(job, folder)
@@ -219,8 +219,9 @@ def measure_loader(job: dict[str, Any], folder: Path) -> dict[str, float]:
     import datasets
     import pyarrow as pa
 
-    from train.options import Run
-    from train.rows import batches, open_rows
+    from train.data.rows import open_rows
+    from train.runs.options import Run
+    from train.trainer.mixture import batches
 
     made = [
         random_rows(folder / f"{name}.arrow", LOADER_ROWS, LOADER_TOKENS, 49152, "") for name in ("old", "new")
@@ -266,7 +267,7 @@ def make_inputs(job: dict[str, Any], folder: Path) -> tuple[str, str, str]:
     from transformers import PreTrainedTokenizerFast
 
     from models.backbone import create_llama, save_backbone
-    from train.tokens import tokenizer_digest
+    from train.data.tokens import tokenizer_digest
 
     vocabulary = job["sizes"]["vocabulary"]
     words = Tokenizer(models.WordLevel({str(i): i for i in range(vocabulary)}, unk_token="0"))  # noqa: S106
@@ -284,7 +285,7 @@ def make_inputs(job: dict[str, Any], folder: Path) -> tuple[str, str, str]:
 def random_rows(path: Path, count: int, row_tokens: int, vocabulary: int, digest: str) -> str:
     import numpy as np
 
-    from train.tokens import write_rows
+    from train.data.tokens import write_rows
 
     ids = np.random.default_rng(0).integers(1, vocabulary, count * row_tokens + 1)
     ids = ids.astype(np.uint16 if vocabulary <= 2**16 else np.uint32)

@@ -120,7 +120,7 @@ def is_own_export(folder: str | Path) -> bool:
         return False
     code = re.sub(r"import \w+ as Decoder", "import LlamaForCausalLM as Decoder", (folder / EXPORTED).read_text())
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    own = Path(__file__).with_name("exported.py").read_text(encoding="utf-8")
+    own = Path(__file__).with_name(EXPORTED).read_text(encoding="utf-8")
     return code == own and config.get("auto_map") == EXPORTED_CLASS
 
 

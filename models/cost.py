@@ -1,18 +1,29 @@
 """What a training costs, by METHOD, Cost: floating point operations a token, and memory.
 
-A model need not have weights for it: the `meta` device is enough.
+A model need not have weights for it: the `meta` device is enough. Of the speed that a device could have, a
+training reaches a share (MFU).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from models.extend import decoder_layers
 
 # Of one H100 in dense bf16, as NVIDIA gives it.
 H100_FLOPS = 989e12
+# Dense bf16 FLOP/s of one device, from the makers' data sheets, by a part of the name that torch gives it.
+PEAKS = {
+    "H100 PCIe": 756e12,
+    "H100": H100_FLOPS,
+    "H200": H100_FLOPS,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+}
 
 
 def flops_per_token(model: Any, row_tokens: int) -> int:
@@ -49,6 +60,14 @@ def activation_bytes(model: Any, checkpointing: bool) -> int:
     if not checkpointing:
         return sum(inside)
     return max(inside) + 2 * len(layers) * int(model.config.get_text_config().hidden_size)
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Dense bf16 FLOP/s of the device, where it is known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 
 def _linears(module: nn.Module) -> list[Any]:

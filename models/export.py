@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models import exported
+from models import modeling_neutral
 from models.adapter import Addition
 from models.backbone import EXPORTED, EXPORTED_CLASS, make_readable
 from models.block import NeutralBlock
@@ -46,12 +46,12 @@ def export(model: Any, tokenizer: Any, folder: str | Path, card: Card) -> bool:
     make_readable(folder)
     tokenizer.save_pretrained(folder)
     if not plain:
-        source = Path(exported.__file__).read_text(encoding="utf-8")
+        source = Path(modeling_neutral.__file__).read_text(encoding="utf-8")
         code = source.replace("import LlamaForCausalLM as", f"import {class_name} as")
         (Path(folder) / EXPORTED).write_text(code, encoding="utf-8")
         _change_config(
             Path(folder),
-            architectures=[exported.ExtendedForCausalLM.__name__],
+            architectures=[modeling_neutral.ExtendedForCausalLM.__name__],
             auto_map=EXPORTED_CLASS,
             neutral_residues=about,
         )
@@ -66,7 +66,9 @@ def _change_config(folder: Path, **entries: Any) -> None:
 
 
 def describe_blocks(model: Any) -> dict[str, Any]:
-    """What models/exported.py must know to build the model: the layers' place, and their blocks, inner first."""
+    """What models/modeling_neutral.py must know to build the model: the layers' place, and their blocks, inner
+    first.
+    """
     layers = decoder_layers(model)
     path = next(name for name, module in model.named_modules() if module is layers[0]).rpartition(".")[0]
     ffn = plain_ffn(layers[0].mlp)

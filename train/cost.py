@@ -11,10 +11,11 @@ import torch
 from models.backbone import create_llama, network_errors, unique_parameters
 from models.cost import H100_FLOPS, activation_bytes, flops_per_token, state_bytes
 from models.extend import extend
-from pipeline.cli import StageError
-from pipeline.config import read_yaml
-from train.options import Config, Training, ancestors
-from train.score import how
+from pipeline.common.config import read_yaml
+from pipeline.common.errors import StageError
+from train.config import Config
+from train.runs.load import how
+from train.runs.options import Training, ancestors
 
 
 def print_cost(configfile: str, gpus: list[int], mfu: float) -> None:

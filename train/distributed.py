@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from models.extend import trainable_state
-from pipeline.cli import StageError
+from pipeline.common.errors import StageError
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 # The model wing: shards -> rows -> backbone -> runs -> evaluation -> report. `python -m train STAGE`.
 from os.path import relpath
 
-from train.options import new_domain, old_domains
-from train.paper import plan, with_runs
-from train.tasks import task_path
+from train.runs.options import new_domain, old_domains
+from train.paper.plan import plan, with_runs
+from train.tasks.task import task_path
 from train.workflow import (
     domain_shards,
     evaluate_options,
@@ -101,7 +101,7 @@ if PRETRAIN:
                 if (urls := OPTIONS.domains[OPTIONS.tokens.domain].urls)
                 else ""
             ),
-            code=fingerprint("train.tokens"),
+            code=fingerprint("train.data.tokens"),
         message:
             "Train the tokenizer"
         shell:
@@ -127,7 +127,7 @@ if PRETRAIN:
         params:
             options=flags(PRETRAIN),
             validation=WATCHED_FLAGS,
-            code=fingerprint("train.trainer"),
+            code=fingerprint("train.trainer.stages"),
         message:
             "Pretrain the backbone"
         shell:
@@ -153,7 +153,7 @@ else:
                 if OPTIONS.backbone.revision
                 else ""
             ),
-            code=fingerprint("train.backbone"),
+            code=fingerprint("train.runs.backbone"),
         message:
             "Fetch the backbone"
         shell:
@@ -178,7 +178,7 @@ rule tokenize:
     params:
         options=lambda wildcards: flags(OPTIONS.domains[wildcards.domain]),
         row_tokens=OPTIONS.tokens.row_tokens,
-        code=fingerprint("train.tokens"),
+        code=fingerprint("train.data.tokens"),
     message:
         "Pack the {wildcards.split} text of {wildcards.domain} into rows of tokens"
     shell:
@@ -218,7 +218,7 @@ rule extend_run:
         options=lambda wildcards: flags(stage_options(TRAINED, wildcards.run)),
         validation=EVAL_FLAGS,
         folder=lambda wildcards, output: Path(output.run).parent,
-        code=fingerprint("train.trainer"),
+        code=fingerprint("train.trainer.stages"),
     message:
         "Extend the backbone: {wildcards.run}"
     shell:
@@ -255,7 +255,7 @@ rule evaluate_model:
             else f"--run {OUT}/runs/{wildcards.model}"
         ),
         rows=EVAL_FLAGS,
-        code=fingerprint("train.evaluate"),
+        code=fingerprint("train.evaluation.evaluate"),
     message:
         "Evaluate {wildcards.model}"
     shell:
@@ -289,7 +289,7 @@ rule tasks_model:
             if wildcards.model == "backbone"
             else f"--run {OUT}/runs/{wildcards.model}"
         ),
-        code=fingerprint("train.accuracy"),
+        code=fingerprint("train.tasks.accuracy"),
     message:
         "Ask {wildcards.model} the tasks"
     shell:
@@ -315,7 +315,7 @@ rule export_run:
         mem_mb=8000,
     params:
         folder=lambda wildcards, input: Path(input.run).parent,
-        code=fingerprint("train.export"),
+        code=fingerprint("train.runs.export"),
     message:
         "Export {wildcards.run} for transformers"
     shell:
@@ -336,19 +336,19 @@ rule report:
     output:
         page=report(
             f"{OUT}/report.html",
-            caption="captions/page.rst",
+            caption="report/captions/page.rst",
             category="Results",
             labels={"what": "the whole report"},
         ),
         figure=report(
             f"{OUT}/figure1.png",
-            caption="captions/figure1.rst",
+            caption="report/captions/figure1.rst",
             category="Results",
             labels={"what": "learning against forgetting"},
         ),
         table=report(
             f"{OUT}/results.md",
-            caption="captions/results.rst",
+            caption="report/captions/results.rst",
             category="Results",
             labels={"what": "table of results"},
         ),
@@ -370,7 +370,7 @@ rule report:
         quality=lambda wildcards, input: (
             f"--quality {' '.join(input.quality)}" if input.quality else ""
         ),
-        code=fingerprint("train.report"),
+        code=fingerprint("train.report.report"),
     message:
         "Write the report"
     shell:

@@ -7,8 +7,11 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.config import ConfigError
-from train.options import Config, Evaluate, Run, Tasks, new_domain
+from pipeline.common.config import ConfigError
+from train.config import Config
+from train.evaluation.options import Evaluate
+from train.runs.options import Run, new_domain
+from train.tasks.options import Tasks
 
 
 def domain_shards(config: Config, batches: Iterable[str], domain: str, split: str) -> list[str]:

@@ -21,12 +21,12 @@ from models import backbone
 from models.block import MicroBatch, NeutralBlock
 from models.extend import trainable_state
 from models.loss import sum_nll
-from train import loop
-from train.change import measure_change
-from train.loop import Task, accumulate, in_flight, train
-from train.options import METHODS
-from train.rows import read_batch
-from train.score import score_rows
+from train.evaluation.bits_per_byte import score_rows
+from train.evaluation.change import measure_change
+from train.runs.options import METHODS
+from train.trainer import loop
+from train.trainer.loop import Task, accumulate, in_flight, train
+from train.trainer.mixture import read_batch
 
 STEPS = 40
 # Of losses, the difference; of gradients in bf16, whose rounding alone takes 0.005, a bound for gross errors only.

@@ -16,11 +16,12 @@ import torch
 
 from benchmarks.gpu.toys import SIZES, random_rows
 from models.backbone import create_llama, load_gguf, load_tokenizer, save_backbone
-from pipeline.files import read_json
-from train.evaluate import evaluate
-from train.options import Evaluate, Run
-from train.score import load_run
-from train.trainer import extend
+from pipeline.common.files import read_json
+from train.evaluation.evaluate import evaluate
+from train.evaluation.options import Evaluate
+from train.runs.load import load_run
+from train.runs.options import Run
+from train.trainer.stages import extend
 
 STEP_ROWS, SETTLE_TOKENS = 32, 5e6
 # The rates of the first real run on a CPU, in 200 steps of 2,048 tokens; not tuned here.
@@ -137,7 +138,7 @@ def toy_inputs(given: Path) -> None:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    from train.tokens import tokenizer_digest
+    from train.data.tokens import tokenizer_digest
 
     size = SIZES["tiny"]
     words = Tokenizer(models.WordLevel({str(i): i for i in range(size["vocabulary"])}, unk_token="0"))  # noqa: S106

@@ -15,14 +15,13 @@ import torch
 from torch.nn import functional
 
 from benchmarks.gpu.toys import SIZES, TOY, make_model, make_task, random_rows
-from models.cost import flops_per_token
+from models.cost import flops_per_token, peak_flops
 from models.loss import _ChunkedCrossEntropy, chunked_cross_entropy
-from train.checkpoint import State
-from train.loop import take_step
-from train.mfu import peak_flops
-from train.optimizer import make_optimizer
-from train.rows import read_batch
-from train.trainer import peak_memory_mib
+from train.trainer.checkpoint import State
+from train.trainer.loop import take_step
+from train.trainer.mixture import read_batch
+from train.trainer.optimizer import make_optimizer
+from train.trainer.stages import peak_memory_mib
 
 WARM_UP, TIMED, PROFILED = 12, 20, 3
 KERNELS = 14

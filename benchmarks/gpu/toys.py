@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from models.backbone import attention_on, compute_dtype, create_llama
-from train.loop import Task, set_up_layers
-from train.options import Run
-from train.rows import Rows, open_rows
-from train.score import extend_for
-from train.tokens import write_rows
+from train.data.rows import Rows, open_rows
+from train.data.tokens import write_rows
+from train.runs.load import extend_for
+from train.runs.options import Run
+from train.trainer.loop import Task, set_up_layers
 
 SIZES = {
     "135M": {"hidden_size": 576, "layers": 30, "heads": 9, "ffn_size": 1536, "vocabulary": 49152},

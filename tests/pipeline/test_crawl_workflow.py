@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from conftest import prose
+from conftest import jsonl, prose
 from index_files import CRAWL, make_crawl
 from server import serving
 from test_incremental import checkout, snakemake
-from test_text import jsonl
 
-from pipeline.files import read_arrow, read_json
+from pipeline.common.files import read_arrow, read_json
 
 __all__ = ["checkout"]  # a fixture
 

@@ -14,7 +14,7 @@ from pipeline.__main__ import STAGES, main
 
 def stages(folder: Path, warc: Path, language_id: str) -> dict[str, tuple[list[str], list[str]]]:
     """A chain of stages: for each its arguments, and the files that it makes in `folder`."""
-    from pipeline.extract import pages_name
+    from pipeline.extract.webpages import pages_name
 
     at = {name: str(folder / name) for name in ("pages.json", "l.json", "h.arrow", "index.arrow", "d.arrow",
                                                 "out/h.arrow", "out", "corpus", "s.json")}  # fmt: skip

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.cli import StageError
-from pipeline.config import read
-from pipeline.extract import extract
-from pipeline.options import Crawl, Extract
+from pipeline.common.config import read
+from pipeline.common.errors import StageError
+from pipeline.crawl.options import Crawl
+from pipeline.extract.options import Extract
+from pipeline.extract.webpages import extract
 from pipeline.plan import (
     START_SECONDS,
     Measured,

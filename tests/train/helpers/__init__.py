@@ -15,7 +15,7 @@ SEPARATOR = "<|endoftext|>"
 
 
 def write_rows(path: Path, tokens_NT1: np.ndarray, domain: str = "en", batch: int = 7, **changes: Any) -> str:
-    """A rows file like train/tokens.py writes it, of several record batches; two bytes a token."""
+    """A rows file like train/data/tokens.py writes it, of several record batches; two bytes a token."""
     count, width = tokens_NT1.shape
     about = {
         "row_tokens": width - 1,

@@ -1,0 +1,141 @@
+"""The command line that both wings share: a table of stages becomes `python -m WING STAGE`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.common.config import ConfigError, add_arguments, read
+from pipeline.common.errors import StageError
+
+
+@dataclass(frozen=True)
+class File:
+    """An argument that names files (or a plain value): the interface of a stage. `flag`: given as `--name`, else
+    by its place alone.
+    """
+
+    name: str
+    doc: str
+    many: bool = False
+    kind: type = str
+    default: Any = None
+    required: bool = True
+    metavar: str = ""
+    flag: bool = True
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: `run` is 'module:function', called with the files by name and, if any, `options`.
+
+    `section` is the key of a config (with dots: a key in a key) that holds the options, so that `--config` can be
+    given by hand. `example` ends the help.
+    """
+
+    name: str
+    doc: str
+    run: str
+    files: tuple[File, ...]
+    options: type | None = None
+    section: str = ""
+    example: str = ""
+
+
+def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | None = None) -> int:
+    """Run one stage; a wrong use or a stage's own error is one clear line and exit status 1 or 2."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for chatty in ("distributed", "httpx", "httpx2", "filelock", "datasets"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    parser = argparse.ArgumentParser(f"python -m {wing}", description=doc)
+    commands = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    for stage in stages:
+        _add_stage(commands, stage)
+    arguments = vars(parser.parse_args(argv))
+    name = arguments.pop("stage")
+    stage = next(s for s in stages if s.name == name)
+    try:
+        values = {f.name: arguments.pop(f.name) for f in stage.files}
+        values |= {f.name: list(_listed(values[f.name])) for f in stage.files if _is_list(f)}
+        if stage.options is not None:
+            values["options"] = _options(stage, stage.options, arguments)
+        module, function = stage.run.split(":")
+        getattr(importlib.import_module(module), function)(**values)
+    except ConfigError as error:  # a line for each key
+        print(f"{wing} {stage.name}: {error}", file=sys.stderr)
+        return 1
+    except StageError as error:  # it may quote a library of many lines
+        print(f"{wing} {stage.name}: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        return 1
+    except OSError as error:  # full disk, missing file, read-only folder: the system's words say it best
+        print(f"{wing} {stage.name}: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _is_list(file: File) -> bool:
+    """Whether the argument names files, several of them."""
+    return file.many and file.kind is str and not file.metavar
+
+
+def _listed(paths: Iterable[str]) -> Iterator[str]:
+    """The paths, with those that the file `name` lists, one a line, for each `@name`: a whole crawl has more files
+    than a command line may name."""
+    for path in paths:
+        if path.startswith("@"):
+            with open(path[1:], encoding="utf-8") as lines:  # noqa: PTH123
+                yield from filter(None, map(str.strip, lines))
+        else:
+            yield path
+
+
+def _add_stage(commands: Any, stage: Stage) -> None:
+    command = commands.add_parser(
+        stage.name,
+        help=stage.doc,
+        description=stage.doc,
+        epilog=stage.example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    files = command.add_argument_group("files")
+    for file in stage.files:
+        if not file.flag:
+            files.add_argument(file.name, help=file.doc, type=file.kind, metavar=file.metavar or file.name.upper())
+            continue
+        doc = f"{file.doc}; or @LIST, a file that names them, one a line" if _is_list(file) else file.doc
+        keywords: dict[str, Any] = {"help": doc, "type": file.kind, "dest": file.name}
+        if file.many:
+            keywords["nargs"] = "+" if file.required else "*"
+        metavar = file.metavar or ("N" if file.kind is int else "PATH")
+        files.add_argument(
+            f"--{file.name.replace('_', '-')}",
+            required=file.required and file.default is None,
+            default=file.default if file.default is not None else ([] if file.many else None),
+            metavar=metavar,
+            **keywords,
+        )
+    if stage.options is not None:
+        group = command.add_argument_group("options", "The same keys as in the config.")
+        if stage.section:
+            text = f"take the options from the section `{stage.section}` of a config"
+            group.add_argument("--config", metavar="YAML", help=text)
+        add_arguments(group, stage.options)
+
+
+def _options(stage: Stage, cls: type, given: dict[str, Any]) -> Any:
+    """The stage's options: those of --config, if given, with the flags on top."""
+    config = given.pop("config", None)
+    data: dict[str, Any] = {}
+    if config:
+        import yaml
+
+        with open(config, encoding="utf-8") as file:  # noqa: PTH123
+            data = yaml.safe_load(file) or {}
+        for key in stage.section.split("."):
+            data = data.get(key) or {}
+    return read(cls, data | given, config or "command line")

@@ -1,0 +1,285 @@
+"""Options defined once, as dataclass fields; reading, checking and passing them on follows from that.
+
+An option is a field made by `option()`: its type, default, bounds, unit and one line of doc. From the
+dataclasses come the check of a YAML config (all errors at once, each with its full key and the cure), the
+command-line flags of every stage, and `configs/schema.json` for editors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import re
+import shlex
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run. The message lists every error with its key and the cure."""
+
+
+def option(
+    default: Any = dataclasses.MISSING,
+    doc: str = "",
+    *,
+    unit: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    exists: bool = False,
+) -> Any:
+    """A dataclass field that is an option; without a default it must be given.
+
+    `low` and `high` are inclusive bounds; `exists` says that the value, if any, is a path that must exist.
+    """
+    metadata = {"doc": doc, "unit": unit, "low": low, "high": high, "choices": choices, "exists": exists}
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    if isinstance(default, type):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def read(cls: type[T], data: Any, source: str = "config") -> T:
+    """Check `data` against the dataclass `cls` and build it.
+
+    Raises ConfigError that lists all errors, one a line, as `source: key: problem; cure`.
+    """
+    errors: list[str] = []
+    value = _build(cls, data, "", errors)
+    if errors:
+        raise ConfigError("\n".join(f"{source}: {error}" for error in errors))
+    return typing.cast(T, value)
+
+
+def read_yaml(cls: type[T], path: str | Path) -> T:
+    """`read` for a YAML file. Raises ConfigError also where the file is missing or is no YAML mapping."""
+    import yaml
+
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; give --configfile one of configs/*.yaml") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    return read(cls, data, str(path))
+
+
+# A value that could not be built. One that is only out of bounds, or has an unknown key beside it, can be,
+# so that what depends on it is checked too and all errors are listed at once.
+_BROKEN = object()
+
+
+def _build(kind: Any, data: Any, path: str, errors: list[str]) -> Any:
+    """`data` as a value of type `kind`, or _BROKEN; problems go to `errors` under the key `path`."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(typing.cast(type, kind), data, path, errors)
+    if origin in (types.UnionType, typing.Union):
+        if data is None and type(None) in arguments:
+            return None
+        members = [a for a in arguments if a is not type(None)]
+        if len(members) == 1:
+            return _build(members[0], data, path, errors)
+        for member in members:
+            if (value := _build(member, data, path, [])) is not _BROKEN:
+                return value
+    if origin is list and isinstance(data, list | tuple):
+        items = [_build(arguments[0], item, f"{path}[{i}]", errors) for i, item in enumerate(data)]
+        return _BROKEN if _BROKEN in items else items
+    if origin is dict and isinstance(data, Mapping):
+        pairs = {str(k): _build(arguments[1], v, f"{path}.{k}", errors) for k, v in data.items()}
+        return _BROKEN if _BROKEN in pairs.values() else pairs
+    if kind is float and isinstance(data, int | str) and not isinstance(data, bool):
+        try:  # YAML 1.1 reads 1e-3 as a string
+            return float(data)
+        except ValueError:
+            pass
+    if origin is None and isinstance(data, kind) and not (kind in (int, float) and isinstance(data, bool)):
+        return data
+    errors.append(f"{path}: expected {type_name(kind)}, found {data!r}")
+    return _BROKEN
+
+
+def _build_dataclass(cls: type, data: Any, path: str, errors: list[str]) -> Any:
+    prefix = f"{path}." if path else ""
+    if not isinstance(data, Mapping):
+        errors.append(f"{path or 'the file'}: expected keys and values, found {data!r}")
+        return _BROKEN
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for key in data:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            cure = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(fields)}"
+            errors.append(f"{prefix}{key}: unknown key; {cure}")
+    values = {}
+    for name, field in fields.items():
+        if name in data:
+            values[name] = _build(hints[name], data[name], prefix + name, errors)
+            if values[name] is not _BROKEN:
+                errors.extend(_check(values[name], field.metadata, prefix + name))
+        elif _default(field) is dataclasses.MISSING:
+            errors.append(f"{prefix}{name}: missing; it is {field.metadata['doc'] or 'required'}")
+            values[name] = _BROKEN
+    if _BROKEN in values.values():
+        return _BROKEN
+    value = cls(**values)
+    for key, problem in getattr(value, "problems", lambda: ())():
+        errors.append(f"{prefix}{key}: {problem}")
+    return value
+
+
+def _check(value: Any, rule: Mapping[str, Any], path: str) -> Iterator[str]:
+    unit = f" {rule['unit']}" if rule.get("unit") else ""
+    for item in value if isinstance(value, list) else [value]:
+        if item is None:
+            continue
+        is_number = isinstance(item, int | float)
+        if is_number and rule.get("low") is not None and item < rule["low"]:
+            yield f"{path}: {item}{unit} is too small; the least is {rule['low']:g}{unit}"
+        if is_number and rule.get("high") is not None and item > rule["high"]:
+            yield f"{path}: {item}{unit} is too large; the most is {rule['high']:g}{unit}"
+        if rule.get("choices") and item not in rule["choices"]:
+            yield f"{path}: {item!r} is not a choice; choose one of {', '.join(rule['choices'])}"
+        if rule.get("exists") and not Path(item).exists():
+            yield f"{path}: no such file: {item}; give a path that exists, relative to where you run"
+
+
+def bad_regex(pattern: str) -> str | None:
+    """Why `pattern` is no regular expression, or None."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return f"not a regular expression: {error}; see docs.python.org/3/library/re.html"
+    return None
+
+
+def type_name(kind: Any) -> str:
+    """A type as a person would say it: 'whole number', 'list of text', …"""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(type_name(a) for a in arguments)
+    if origin is list:
+        return f"list of {type_name(arguments[0])}"
+    if origin is dict:
+        return f"mapping of names to {type_name(arguments[1])}"
+    names = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(kind, kind.__name__.lower())
+
+
+# Command lines ------------------------------------------------------------------------------------
+
+
+def _is_plain(kind: Any) -> bool:
+    return kind in (int, float, str, bool, float | str) or kind == list[str]
+
+
+def _plain(kind: Any) -> Any:
+    """`kind` without `| None`."""
+    members = [a for a in typing.get_args(kind) if a is not type(None)]
+    return members[0] if typing.get_origin(kind) is types.UnionType and len(members) == 1 else kind
+
+
+def add_arguments(parser: argparse._ArgumentGroup, cls: type) -> None:
+    """A flag for each option of `cls`; options with structure are given as JSON."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        kind = _plain(hints[field.name])
+        unit = f" [{field.metadata['unit']}]" if field.metadata["unit"] else ""
+        default = _default(field)
+        shown = "required" if default is dataclasses.MISSING else f"default: {_dump(default)}"
+        text = f"{field.metadata['doc']}{unit} ({shown})".replace("%", "%%")
+        keywords: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text, "dest": field.name}
+        if kind is bool:
+            keywords["action"] = argparse.BooleanOptionalAction
+        elif kind == list[str]:
+            keywords |= {"nargs": "*", "metavar": "TEXT"}
+        elif _is_plain(kind):
+            reader = kind if isinstance(kind, type) else str
+            keywords |= {"type": reader, "metavar": {int: "N", float: "X"}.get(kind, "TEXT")}
+        else:
+            keywords |= {"type": json.loads, "metavar": "JSON"}
+        parser.add_argument(f"--{field.name.replace('_', '-')}", **keywords)
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(to_data(value), ensure_ascii=False)
+
+
+def to_data(value: Any) -> Any:
+    """Options as plain JSON data."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_data(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {k: to_data(v) for k, v in value.items()}
+    return [to_data(v) for v in value] if isinstance(value, list) else value
+
+
+def flags(options: Any) -> str:
+    """The shell flags that give a stage exactly these options: `add_arguments` the other way round."""
+    words: list[str] = []
+    hints = typing.get_type_hints(type(options))
+    for field in dataclasses.fields(options):
+        value, flag = getattr(options, field.name), f"--{field.name.replace('_', '-')}"
+        kind = _plain(hints[field.name])
+        if value is None:
+            continue
+        if kind is bool:
+            words.append(flag if value else f"--no-{flag[2:]}")
+        elif kind == list[str]:
+            words += [flag, *map(shlex.quote, value)]
+        else:
+            words += [flag, shlex.quote(str(value) if _is_plain(kind) else _dump(value))]
+    return " ".join(words)
+
+
+# The schema for editors ---------------------------------------------------------------------------
+
+
+def json_schema(kind: Any) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a type: what editors use to complete and check a config."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        properties = {}
+        for field in dataclasses.fields(kind):
+            rule = {k: v for k, v in field.metadata.items() if v not in (None, "", ())}
+            entry = json_schema(hints[field.name])
+            entry["description"] = rule.get("doc", "") + (f" [{rule['unit']}]" if "unit" in rule else "")
+            for ours, theirs in (("low", "minimum"), ("high", "maximum"), ("choices", "enum")):
+                if ours in rule:
+                    target = entry.get("items", entry)
+                    target[theirs] = list(rule[ours]) if ours == "choices" else rule[ours]
+            if _default(field) is not dataclasses.MISSING:
+                entry["default"] = to_data(_default(field))
+            properties[field.name] = entry
+        required = [f.name for f in dataclasses.fields(kind) if _default(f) is dataclasses.MISSING]
+        return {
+            "type": "object",
+            "properties": properties,
+            "additionalProperties": False,
+            **({"required": required} if required else {}),
+        }
+    if origin in (types.UnionType, typing.Union):
+        return {"anyOf": [json_schema(a) for a in arguments]}
+    if origin is list:
+        return {"type": "array", "items": json_schema(arguments[0])}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": json_schema(arguments[1])}
+    names = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null"}
+    return {"type": names[kind]}

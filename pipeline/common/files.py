@@ -1,0 +1,231 @@
+"""Files that appear whole or not at all, and Arrow streams written that way."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write to; when the block ends well, it becomes `path`.
+
+    The bytes are synced before the rename, so that after a crash `path` is the old file, the new file, or
+    absent, never a part. A `.part` left by a killed run is overwritten by the next.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        with naming_full_disk(path):
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+            _sync_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming_full_disk(path: str | Path) -> Iterator[None]:
+    """A full disk or quota, of which the system says only that, becomes an error with `path` and the cure."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            raise OSError(
+                error.errno, f"{os.strerror(error.errno)}; make room and run again", str(path)
+            ) from error
+        raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """`atomic` for a whole folder; an earlier folder at `path` is replaced."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        with naming_full_disk(path):
+            yield part
+            for file in filter(Path.is_file, part.rglob("*")):
+                with file.open("rb+") as opened:
+                    os.fsync(opened.fileno())
+            shutil.rmtree(path, ignore_errors=True)
+            part.replace(path)
+            _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    write_text(path, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+# A record batch ends at so many rows or so much text: small enough to stream, large enough to compress well.
+ROWS_PER_BATCH = 1024
+TEXT_PER_BATCH = 32 * 2**20
+
+
+def write_arrow(
+    path: str | Path,
+    schema: pa.Schema,
+    rows: Iterable[dict[str, Any]],
+    before_rename: Callable[[], None] = lambda: None,
+) -> int:
+    """Write rows with a `text` as an Arrow IPC stream with zstd, atomically; returns how many.
+
+    Where batches end depends on the rows alone, so that the same rows give the same bytes.
+    `before_rename` runs when all rows are written, while the file is not there yet.
+    """
+    count = 0
+    with arrow_rows(path, schema, before_rename) as write:
+        for row in rows:
+            write(row)
+            count += 1
+    return count
+
+
+@contextlib.contextmanager
+def arrow_rows(
+    path: str | Path, schema: pa.Schema, before_rename: Callable[[], None] = lambda: None
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """`write_arrow` for rows that come one by one: yields the function that takes them, so that one pass over
+    some documents can fill several files. Holds the rows of one record batch in memory.
+    """
+    import pyarrow as pa
+
+    pending: list[dict[str, Any]] = []
+    chars = 0
+    with _arrow_batches(path, schema, before_rename) as write_batch:
+
+        def flush() -> None:
+            nonlocal chars
+            write_batch(pa.RecordBatch.from_pylist(pending, schema))
+            pending.clear()
+            chars = 0
+
+        def write(row: dict[str, Any]) -> None:
+            nonlocal chars
+            pending.append(row)
+            chars += len(row["text"])
+            if len(pending) == ROWS_PER_BATCH or chars >= TEXT_PER_BATCH:
+                flush()
+
+        yield write
+        if pending:
+            flush()
+
+
+def write_batches(
+    path: str | Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], compression: str | None = "zstd"
+) -> int:
+    """`write_arrow` for ready-made record batches, under the metadata of `schema`; empty ones are left out.
+
+    Without compression the file can be mapped into memory.
+    """
+    count = 0
+    with _arrow_batches(path, schema, compression=compression) as write_batch:
+        for batch in batches:
+            if batch.num_rows:
+                write_batch(batch.replace_schema_metadata(schema.metadata))
+                count += batch.num_rows
+    return count
+
+
+@contextlib.contextmanager
+def _arrow_batches(
+    path: str | Path,
+    schema: pa.Schema,
+    before_rename: Callable[[], None] = lambda: None,
+    compression: str | None = "zstd",
+) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """Yields the function that appends a record batch to the stream at `path`."""
+    import pyarrow as pa
+
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with atomic(path) as part:
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, schema, options=options) as writer:
+            yield writer.write_batch
+        before_rename()
+
+
+def write_list(path: str | Path, files: Iterable[str]) -> None:
+    """Write a list of Arrow files, which `read_arrow` reads as one; their names are relative to its folder."""
+    folder = Path(path).parent
+    write_json(path, {"files": [str(Path(file).relative_to(folder)) for file in files]})
+
+
+def read_arrow(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The record batches of an Arrow IPC stream, or of the streams that a list (.json) names, one in memory at
+    a time; only `columns`, if given.
+
+    Raises FileNotFoundError that says how to make a listed file again.
+    """
+    if Path(path).suffix != ".json":
+        yield from _read_stream(path, columns)
+        return
+    for name in read_json(path)["files"]:
+        file = Path(path).parent / name
+        if not file.exists():
+            cure = f"listed file is missing; delete {path} and run again, which makes both"
+            raise FileNotFoundError(errno.ENOENT, cure, str(file))
+        yield from _read_stream(file, columns)
+
+
+def _read_stream(path: str | Path, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    options = pa.ipc.IpcReadOptions()
+    if columns is not None:
+        schema = read_schema(path)
+        options.included_fields = [schema.get_field_index(name) for name in columns]
+    with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source, options=options) as reader:
+        yield from reader
+
+
+def read_schema(path: str | Path) -> pa.Schema:
+    import pyarrow as pa
+
+    with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
+        return reader.schema
+
+
+def stamp(schema: pa.Schema, stage: str, options: Any) -> pa.Schema:
+    """`schema` with the stage, its options and the versions that made the file in its metadata."""
+    import importlib.metadata as metadata
+
+    from pipeline.common.config import to_data
+
+    packages = ("neutral-residues", "fastwarc", "resiliparse", "fasttext-community", "pyarrow")
+    versions = {name: metadata.version(name) for name in packages}
+    record = {"stage": stage, "options": to_data(options), "versions": versions}
+    return schema.with_metadata({"pipeline": json.dumps(record, sort_keys=True)})

@@ -1,0 +1,22 @@
+"""What is in the files that stages hand on: pages, documents and shards."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+PAGE_SCHEMA = pa.schema(
+    [
+        ("text", pa.string()),
+        ("url", pa.string()),
+        ("date", pa.timestamp("s", "UTC")),
+        ("language", pa.string()),
+        ("language_score", pa.float32()),
+        ("charset", pa.string()),
+        ("warc", pa.string()),
+        ("offset", pa.int64()),
+        ("record_id", pa.string()),
+        ("digest", pa.string()),
+    ]
+)
+DOCUMENT_SCHEMA = PAGE_SCHEMA.append(pa.field("paragraphs", pa.list_(pa.int32())))
+SHARD_SCHEMA = DOCUMENT_SCHEMA.insert(5, pa.field("quality_score", pa.float32()))

@@ -1,0 +1,1 @@
+"""Pages to documents, and documents to shards: duplicates, filters, quality."""

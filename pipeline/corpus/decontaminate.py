@@ -1,0 +1,147 @@
+"""Decontamination: which documents share an n-gram of words with an evaluation set.
+
+The index of the sets is made once. A text of fewer than n words counts as one shorter n-gram, the whole of it,
+if it has at least 8 (or n, if that is less); shorter texts, which any document may contain, are ignored. Words
+are lower case and without punctuation. Source: Brown et al. 2020, appendix C (13-grams, whole texts from 8 up).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.common.errors import StageError
+from pipeline.common.files import atomic, write_json
+from pipeline.corpus.options import Decontaminate
+from pipeline.corpus.words import hash_ngrams, hash_words, split_words
+
+SHORTEST = 8  # words
+
+# A table of the hashes' upper bits answers for nearly every n-gram of a document that no set has it, several times
+# as fast as a search of the hashes does.
+TABLE_BITS = 22
+
+# For each length of n-gram: the table, the hashes, ascending, and the number of the set of each; and the names of
+# the sets.
+Index = tuple[dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]], list[str]]
+
+
+def build_index(options: Decontaminate, output: str, report: str) -> None:
+    """The n-grams of the sets, as uint64[3, n-grams]: hash, length in words, number of the set; sorted.
+
+    The report says for each set how many different n-grams it has, how many texts, how many of these are short
+    ones that count whole, and how many were ignored. Raises StageError where nothing of a set is left.
+    """
+    parts, counts = [], []
+    for number, (name, path) in enumerate(options.sets.items()):
+        part, count = _set_ngrams(read_strings(path), options.ngram, number)
+        if not part.shape[1]:
+            raise StageError(
+                f"filter.decontaminate.sets.{name}: {path} has no text of {_shortest(options.ngram)} words or "
+                "more; give the file with the questions"
+            )
+        parts.append(part)
+        counts.append({"name": name, "ngrams": part.shape[1], **count})
+    table = np.concatenate([np.zeros((3, 0), np.uint64), *parts], axis=1)
+    with atomic(output) as saved, saved.open("wb") as file:
+        np.save(file, table[:, np.lexsort((table[2], table[0], table[1]))])
+    write_json(report, {"ngram": options.ngram, "sets": counts})
+
+
+def _shortest(ngram: int) -> int:
+    return min(SHORTEST, ngram)
+
+
+def _set_ngrams(texts: Iterator[str], ngram: int, number: int) -> tuple[np.ndarray, dict[str, int]]:
+    found: dict[int, list[np.ndarray]] = {}
+    count = {"texts": 0, "short_texts": 0, "ignored_texts": 0}
+    for text in texts:
+        hashes = hash_words(split_words(text))
+        length = min(len(hashes), ngram)
+        count["texts"] += 1
+        count["short_texts"] += _shortest(ngram) <= length < ngram
+        count["ignored_texts"] += length < _shortest(ngram)
+        if length >= _shortest(ngram):
+            found.setdefault(length, []).append(hash_ngrams(hashes, length))
+    columns = []
+    for length, parts in found.items():
+        hashes = np.unique(np.concatenate(parts))
+        columns.append(np.stack([hashes, np.full_like(hashes, length), np.full_like(hashes, number)]))
+    return np.concatenate([np.zeros((3, 0), np.uint64), *columns], axis=1), count
+
+
+def load_index(path: str) -> Index:
+    """The index, and the names of its sets from the report beside it."""
+    hashes, lengths, numbers = np.load(path)
+    by_length = {}
+    for length in np.unique(lengths):
+        low, high = np.searchsorted(lengths, length), np.searchsorted(lengths, length, side="right")
+        table = np.zeros(2**TABLE_BITS, bool)
+        table[_upper_bits(hashes[low:high])] = True
+        by_length[int(length)] = (table, hashes[low:high], numbers[low:high])
+    report = json.loads(Path(path).with_suffix(".json").read_text(encoding="utf-8"))
+    return by_length, [entry["name"] for entry in report["sets"]]
+
+
+def _upper_bits(hashes: np.ndarray) -> np.ndarray:
+    return (hashes >> np.uint64(64 - TABLE_BITS)).astype(np.int64)
+
+
+def find_set(index: Index, hashes: np.ndarray) -> str | None:
+    """The first set that has an n-gram of these words (their hashes), or None."""
+    by_length, names = index
+    found: list[int] = []
+    for length, (table, known, numbers) in by_length.items():
+        ngrams = hash_ngrams(hashes, length)
+        ngrams = ngrams[table[_upper_bits(ngrams)]]
+        places = np.searchsorted(known, ngrams)
+        places[places == len(known)] = 0
+        found += numbers[places[known[places] == ngrams]].tolist()
+    return names[min(found)] if found else None
+
+
+def read_strings(path: str) -> Iterator[str]:
+    """Every text in a file, however deep; of a text file its lines. Keys of mappings do not count."""
+    kind = Path(path).suffix
+    try:
+        if kind == ".json":
+            yield from _strings(json.loads(Path(path).read_text(encoding="utf-8")))
+        elif kind in (".jsonl", ".txt"):
+            with Path(path).open(encoding="utf-8") as file:
+                for line in file:
+                    yield from _strings(json.loads(line) if kind == ".jsonl" and line.strip() else line)
+        else:
+            for batch in _record_batches(path):
+                yield from _strings(batch.to_pylist())
+    except ValueError as error:  # not JSON, not UTF-8, not Arrow
+        raise StageError(f"{path}: not a readable {kind} file: {error}") from None
+
+
+def _record_batches(path: str) -> Iterator[Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.endswith(".parquet"):
+        yield from pq.ParquetFile(path).iter_batches()
+        return
+    with pa.OSFile(path, "rb") as source:
+        try:
+            yield from pa.ipc.open_stream(source)
+        except pa.ArrowInvalid:  # the file format of Arrow, where the stream was expected
+            file = pa.ipc.open_file(source)
+            yield from (file.get_batch(i) for i in range(file.num_record_batches))
+
+
+def _strings(data: Any) -> Iterator[str]:
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, dict):
+        for value in data.values():
+            yield from _strings(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from _strings(value)

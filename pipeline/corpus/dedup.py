@@ -1,0 +1,300 @@
+"""Exact paragraph deduplication over the whole crawl: of equal paragraphs the first one stays.
+
+Three steps, each a file: `hash` writes the different 64-bit hashes of a page file, sorted, each with the place
+where it comes first; `reduce` joins each bucket (a range of hashes) over all page files and says of every
+paragraph whether it is the first with its hash, two bits a paragraph and one file a page file; `apply` writes
+the documents without the others. First means first in manifest order, whatever the workers and buckets.
+Source: paper, section 4.1.
+
+`reduce` also leaves an index, the sorted hashes of the crawl. A later crawl names it in `against` and drops
+what is in it, as if the earlier crawl came before it in one manifest.
+
+Two different paragraphs with one hash would be taken for equal. Among n different paragraphs n^2 / 2^65 such
+pairs are expected: 0.0003 at 10^8, 0.03 at 10^9, 2.7 at 10^10. Each costs one paragraph.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import shutil
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from pipeline.common.engine import map_items
+from pipeline.common.errors import StageError
+from pipeline.common.files import read_arrow, stamp, write_batches
+from pipeline.common.ledger import SAMPLES_PER_REASON, Ledger
+from pipeline.common.schemas import DOCUMENT_SCHEMA, PAGE_SCHEMA
+from pipeline.corpus.options import Dedup
+
+INDEX_SCHEMA = pa.schema([("hash", pa.uint64())])
+HASH_SCHEMA = INDEX_SCHEMA.append(pa.field("place", pa.uint64()))
+VERDICT_SCHEMA = pa.schema([("duplicate_paragraph", pa.bool_()), ("seen_in_earlier_crawl", pa.bool_())])
+
+# What became of a hash of a page file: the first of the crawl, the first but in an earlier crawl, or a later one.
+FIRST, EARLIER, LATER = range(3)
+# About 50 bytes each while a bucket is reduced: 0.2 GB for each worker, however large the crawl.
+HASHES_PER_BUCKET = 2**22
+# Characters normalised at a time: few enough to stay in the cache, enough to forget the cost of a call.
+CHARS_PER_CHUNK = 30_000
+
+
+# Hash ---------------------------------------------------------------------------------------------
+
+
+def hash_paragraphs(options: Dedup, pages: str, output: str) -> None:
+    """The different hashes of a page file, ascending, each with the place of its first paragraph.
+
+    The paragraphs of a page are its lines; their places count on through the file, from 0.
+    """
+    keys = _plain_keys(pages) if options.normalize == "none" else _folded_keys(pages)
+    hashes = np.fromiter(
+        itertools.chain.from_iterable(map(xxhash.xxh3_64_intdigest, lines) for lines in keys), np.uint64
+    )
+    unique, places = np.unique(hashes, return_index=True)
+    batch = pa.record_batch([unique, places.astype(np.uint64)], schema=HASH_SCHEMA)
+    schema = stamp(HASH_SCHEMA, "dedup-hash", {"normalize": options.normalize})
+    schema = schema.with_metadata(schema.metadata | {b"paragraphs": str(len(hashes)).encode()})
+    write_batches(output, schema, [batch], compression=None)
+
+
+def _plain_keys(pages: str) -> Iterator[list[bytes]]:
+    for batch in read_arrow(pages):
+        for text in batch.column("text").cast(pa.binary()).to_pylist():
+            yield text.split(b"\n")
+
+
+def _folded_keys(pages: str) -> Iterator[list[bytes]]:
+    for batch in read_arrow(pages):
+        pending: list[str] = []
+        chars = 0
+        for text in batch.column("text").to_pylist():
+            pending.append(text)
+            chars += len(text)
+            if chars >= CHARS_PER_CHUNK:
+                yield fold("\n".join(pending)).split(b"\n")
+                pending, chars = [], 0
+        if pending:
+            yield fold("\n".join(pending)).split(b"\n")
+
+
+def fold(text: str) -> bytes:
+    """Each line without case, digits and punctuation, as in CCNet (section 3.2), in UTF-8.
+
+    Letters and the marks on them stay, folded to one case where that is one character; whatever is between
+    them becomes one space, and none at the ends of a line.
+    """
+    codes = _folds()[np.frombuffer(text.encode("utf-32-le"), np.uint32)]
+    spaces = codes == ord(" ")
+    # Keep the first space of several, and none behind a newline or at the start.
+    spaces[1:] &= codes[:-1] <= ord(" ")
+    folded = codes[~spaces].tobytes().decode("utf-32-le").encode()
+    return folded.replace(b" \n", b"\n").rstrip(b" ")
+
+
+@functools.cache
+def _folds() -> np.ndarray:
+    """For each code point what it becomes, as uint32[0x110000]; newline stays, and all else is a space."""
+    folds = np.full(0x110000, ord(" "), np.uint32)
+    for code in range(len(folds)):
+        if unicodedata.category(char := chr(code))[0] in "LM":
+            folded = char.casefold()
+            folds[code] = ord(folded) if len(folded) == 1 else code
+    folds[ord("\n")] = ord("\n")
+    return folds
+
+
+# Reduce -------------------------------------------------------------------------------------------
+
+
+def reduce_hashes(
+    options: Dedup, hashes: list[str], output: str, index: str, workers: int, scheduler: str | None
+) -> None:
+    """For each hash file a file of the same name in the folder `output`: what to drop; and the index."""
+    for path in (*hashes, *options.against):
+        _check_keys(options, path)
+    size = sum(len(_map_file(path)) for path in (*hashes, *options.against))
+    buckets = -(-size // HASHES_PER_BUCKET) or 1
+    # The bounds are Python integers, since the last is 2**64.
+    bounds = [(bucket << 64) // buckets for bucket in range(buckets + 1)]
+    parts = Path(index + ".parts")
+    shutil.rmtree(parts, ignore_errors=True)
+    parts.mkdir(parents=True)
+    jobs = [
+        (hashes, options.against, low, high, str(parts / f"{bucket:05d}"))
+        for bucket, (low, high) in enumerate(itertools.pairwise(bounds))
+    ]
+    ends = map_items(_reduce_bucket, jobs, workers, scheduler, "reduce", "buckets")
+    found = [np.load(job[4] + ".found.npy", mmap_mode="r") for job in jobs]
+    for position, path in enumerate(hashes):
+        # The buckets of a hash file, one after the other, are the file.
+        own = [f[end[position] : end[position + 1]] for f, end in zip(found, ends, strict=True)]
+        # Mapped one at a time, so that the process holds no more pages of a large crawl than of a small one.
+        _write_verdicts(str(Path(output, Path(path).name)), _map_file(path), np.concatenate(own))
+    schema = stamp(INDEX_SCHEMA, "dedup-reduce", {"normalize": options.normalize})
+    unique = (pa.record_batch([np.load(job[4] + ".unique.npy")], schema=INDEX_SCHEMA) for job in jobs)
+    write_batches(index, schema, unique, compression=None)
+    shutil.rmtree(parts)
+
+
+def _reduce_bucket(job: tuple[list[str], list[str], int, int, str]) -> np.ndarray:
+    """Writes what became of the bucket's hashes, in the order of the files, and its index; returns where each
+    file ends."""
+    paths, against, low, high, part = job
+    runs = [_slice(path, low, high) for path in paths]
+    hashes = np.concatenate(runs)
+    ends = np.cumsum([0, *map(len, runs)])
+    # Timsort merges the sorted runs; it is stable, so that of equal hashes the earliest comes first.
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    new = np.ones(len(ordered), bool)
+    new[1:] = ordered[1:] != ordered[:-1]
+    unique = ordered[new]
+    seen = np.zeros(len(unique), bool)
+    for path in against:
+        seen |= _contains(_slice(path, low, high), unique)
+    found = np.full(len(hashes), LATER, np.uint8)
+    found[order[new]] = np.where(seen, EARLIER, FIRST)
+    np.save(part + ".found.npy", found)
+    np.save(part + ".unique.npy", unique)
+    return ends
+
+
+def _contains(ordered: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    """For each of `hashes` whether it is in `ordered`, which ascends."""
+    if not len(ordered):
+        return np.zeros(len(hashes), bool)
+    places = np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)
+    return np.asarray(ordered[places] == hashes)
+
+
+def _slice(path: str, low: int, high: int) -> np.ndarray:
+    """The hashes of a sorted file in [low, high)."""
+    slices = [np.empty(0, np.uint64)]
+    for chunk in _map_file(path).column("hash").chunks:
+        hashes = chunk.to_numpy()
+        first = np.searchsorted(hashes, np.uint64(low))
+        last = np.searchsorted(hashes, np.uint64(high - 1), side="right")
+        slices.append(hashes[first:last])
+    return np.concatenate(slices)
+
+
+def _map_file(path: str) -> pa.Table:
+    """An Arrow stream without compression, mapped: pages are read when they are used."""
+    with pa.memory_map(path) as source, pa.ipc.open_stream(source) as reader:
+        return reader.read_all()
+
+
+def _check_keys(options: Dedup, path: str) -> None:
+    """Raises StageError unless the hashes were made with the normalisation of `options`."""
+    try:
+        with pa.OSFile(path) as source, pa.ipc.open_stream(source) as reader:
+            made = json.loads(reader.schema.metadata[b"pipeline"])["options"]["normalize"]
+    except (pa.ArrowInvalid, KeyError, TypeError):
+        raise StageError(
+            f"{path}: not a file of hashes; dedup.against names the hashes/index.arrow of earlier crawls"
+        ) from None
+    if made != options.normalize:
+        raise StageError(
+            f"{path}: its paragraphs were hashed with normalize {made}, here it is {options.normalize}, so that "
+            f"none would match; set dedup.normalize to {made}, or make that crawl's hashes again with "
+            f"{options.normalize} (dedup-hash, then dedup-reduce)"
+        )
+
+
+def _write_verdicts(path: str, table: pa.Table, found: np.ndarray) -> None:
+    verdicts = np.full(int(table.schema.metadata[b"paragraphs"]), LATER, np.uint8)
+    verdicts[table.column("place").to_numpy()] = found
+    batch = pa.record_batch([verdicts == LATER, verdicts == EARLIER], schema=VERDICT_SCHEMA)
+    write_batches(path, VERDICT_SCHEMA, [batch])
+
+
+# Apply --------------------------------------------------------------------------------------------
+
+
+def apply_duplicates(options: Dedup, pages: str, duplicates: str, output: str, ledger: str) -> None:
+    """Documents: the pages of one file without the paragraphs that `duplicates` names.
+
+    Raises StageError unless `duplicates` has as many bits as the file has paragraphs.
+    """
+    book = Ledger("dedup")
+    verdicts = pa.Table.from_batches(read_arrow(duplicates), VERDICT_SCHEMA)
+    batches = _documents(options, pages, verdicts, duplicates, book)
+    write_batches(output, stamp(DOCUMENT_SCHEMA, "dedup", options), batches)
+    book.write(ledger)
+
+
+def _documents(
+    options: Dedup, pages: str, verdicts: pa.Table, duplicates: str, ledger: Ledger
+) -> Iterator[pa.RecordBatch]:
+    place = 0
+    for batch in read_arrow(pages):
+        paragraphs = pc.split_pattern(batch.column("text"), "\n")
+        count = len(paragraphs.flatten())
+        drops = {name: verdicts.column(name)[place : place + count].to_numpy() for name in VERDICT_SCHEMA.names}
+        place += count
+        if place <= len(verdicts):
+            yield from _without(options, batch, paragraphs, drops, ledger)
+    if place != len(verdicts):
+        raise StageError(
+            f"{duplicates}: is about {len(verdicts)} paragraphs, but {pages} has {place}; it was made from "
+            "another file: run dedup-hash and dedup-reduce again"
+        )
+
+
+def _without(
+    options: Dedup, batch: pa.RecordBatch, paragraphs: pa.ListArray, drops: dict[str, np.ndarray], ledger: Ledger
+) -> Iterator[pa.RecordBatch]:
+    """The pages of `batch` without the paragraphs of `drops` (by reason); pages with little left are left out."""
+    lines = paragraphs.flatten()
+    counts = paragraphs.value_lengths().to_numpy()
+    starts = np.cumsum(counts) - counts
+    page_of = np.repeat(np.arange(len(batch)), counts)
+    kept = ~np.logical_or.reduce(list(drops.values()))
+    left = np.bincount(page_of[kept], minlength=len(batch))
+    # A paragraph takes its newline with it; a page has one less than paragraphs.
+    sizes = pc.binary_length(lines).to_numpy().astype(np.int64) + 1
+    page_sizes = np.bincount(page_of, sizes, len(batch)).astype(np.int64) - 1
+    ledger.enter(documents=len(batch), paragraphs=len(lines), bytes=int(page_sizes.sum()))
+    sizes[starts[left == 0]] -= 1
+    for reason, dropped in drops.items():
+        if dropped.any():
+            whole = int(dropped[starts[left == 0]].sum())
+            ledger.drop(reason, documents=whole, paragraphs=int(dropped.sum()), bytes=int(sizes[dropped].sum()))
+            _, samples = np.unique(page_of[dropped], return_index=True)
+            for i in np.flatnonzero(dropped)[samples[:SAMPLES_PER_REASON]]:
+                ledger.sample(reason, batch.column("url")[page_of[i]].as_py(), lines[i].as_py())
+    ends = pa.array(np.append(0, np.cumsum(left)).astype(np.int32))
+    text = pc.binary_join(pa.ListArray.from_arrays(ends, lines.filter(pa.array(kept))), "\n")
+    indices = (np.arange(len(lines)) - starts[page_of])[kept].astype(np.int32)
+    columns: dict[str, Any] = {name: batch.column(name) for name in PAGE_SCHEMA.names}
+    columns |= {"text": text, "paragraphs": pa.ListArray.from_arrays(ends, pa.array(indices))}
+    documents = pa.record_batch(columns, schema=DOCUMENT_SCHEMA).filter(pa.array(left > 0))
+    long = pc.greater_equal(pc.utf8_length(documents.column("text")), options.min_chars)
+    little = documents.filter(pc.invert(long))
+    if len(little):
+        ledger.drop("little_text_left", **_size(little))
+        for row in little.slice(0, SAMPLES_PER_REASON).to_pylist():
+            ledger.sample("little_text_left", row["url"], row["text"])
+    documents = documents.filter(long)
+    ledger.keep(**_size(documents))
+    if len(documents):
+        yield documents
+
+
+def _size(documents: pa.RecordBatch) -> dict[str, int]:
+    size = pc.sum(pc.binary_length(documents.column("text"))).as_py() or 0
+    return {
+        "documents": len(documents),
+        "paragraphs": len(documents.column("paragraphs").flatten()),
+        "bytes": size,
+    }

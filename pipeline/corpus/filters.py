@@ -1,0 +1,290 @@
+"""Heuristic filters: named rules with published thresholds, minimum length, URL block lists, decontamination.
+
+One pass over the documents; a document that breaks a rule is dropped under the name of the first one it breaks.
+Every rule judges the whole document and changes no text. The rules are published for pages as extracted; here
+they follow the paragraph deduplication, so that rules about equal lines find little where it has run.
+
+Sources: Gopher (Rae et al. 2021, appendix A.1 and table A1); C4 (Raffel et al. 2020, section 2.2, with the
+numbers of its released code); FineWeb (Penedo et al. 2024, section 3.6).
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from pipeline.common.ledger import Ledger
+from pipeline.corpus.decontaminate import Index, find_set, load_index
+from pipeline.corpus.options import Filter
+from pipeline.corpus.select import select_documents
+from pipeline.corpus.words import hash_ngrams, hash_words, split_words
+
+BULLETS = ("•", "‣", "◦", "▪", "*", "-", "–")
+ELLIPSES = ("...", "…")
+TERMINAL = (".", "!", "?", '"', "”", "»", "。", "！", "？", "؟", "।")  # the papers' and those of other scripts
+SENTENCE_END = re.compile(r"[.!?。！？؟।]+(?=[\"”»')]*(?:\s|$))|[。！？।]")
+PARAGRAPH_GAP = re.compile(r"\n\s*\n")
+STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
+SHORT_LINE = 30  # characters, FineWeb
+LINE_WORDS = 5  # of a line that C4 keeps
+
+
+class Document:
+    """A document and what the rules measure in it, each computed once and only when a rule asks."""
+
+    def __init__(self, url: str, text: str, language: str) -> None:
+        self.url, self.text, self.language = url, text, language
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """The lines that are not empty."""
+        return [line for line in map(str.strip, self.text.split("\n")) if line]
+
+    @cached_property
+    def words(self) -> list[str]:
+        return split_words(self.text)
+
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        return hash_words(self.words)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Characters of each word: int64[words]."""
+        return np.fromiter(map(len, self.words), np.int64, len(self.words))
+
+
+def _share(count: float, total: float) -> float:
+    return count / total if total else 0.0
+
+
+# Measures ------------------------------------------------------------------------------------------
+
+
+def word_count(document: Document) -> float:
+    return len(document.words)
+
+
+def mean_word_length(document: Document) -> float:
+    return _share(float(document.lengths.sum()), len(document.words))
+
+
+def symbol_ratio(document: Document, symbols: tuple[str, ...]) -> float:
+    return _share(sum(map(document.text.count, symbols)), len(document.words))
+
+
+def bullet_lines(document: Document) -> float:
+    return _share(sum(line.startswith(BULLETS) for line in document.lines), len(document.lines))
+
+
+def ellipsis_lines(document: Document) -> float:
+    return _share(sum(line.endswith(ELLIPSES) for line in document.lines), len(document.lines))
+
+
+def alphabetic_words(document: Document) -> float:
+    """Of what stands between spaces, the share with a letter: a lone sign or number has none."""
+    parts = document.text.split()
+    return _share(sum(part[0].isalpha() or any(map(str.isalpha, part)) for part in parts), len(parts))
+
+
+def stop_words(document: Document) -> float:
+    return len(STOP_WORDS.intersection(document.words))
+
+
+def repeated(document: Document, parts: str, unit: str) -> float:
+    """Share of the lines or paragraphs that occurred before, by number or by characters."""
+    found = document.lines if parts == "lines" else PARAGRAPH_GAP.split(document.text.strip())
+    seen: set[str] = set()
+    again = [part for part in found if part in seen or seen.add(part)]  # type: ignore[func-returns-value]
+    if unit == "number":
+        return _share(len(again), len(found))
+    return _share(sum(map(len, again)), sum(map(len, found)))
+
+
+def top_ngram(document: Document, size: int) -> float:
+    """Share of the words' characters in the most frequent n-gram; nothing, where no n-gram occurs twice."""
+    _, first, counts = np.unique(hash_ngrams(document.hashes, size), return_index=True, return_counts=True)
+    if not len(counts) or counts.max() == 1:
+        return 0.0
+    top = first[counts == counts.max()].min()
+    return _share(float(document.lengths[top : top + size].sum() * counts.max()), float(document.lengths.sum()))
+
+
+def repeated_ngrams(document: Document, size: int) -> float:
+    """Share of the words' characters in n-grams that occurred before, overlaps counted once."""
+    ngrams = hash_ngrams(document.hashes, size)
+    again = np.ones(len(ngrams), bool)
+    again[np.unique(ngrams, return_index=True)[1]] = False
+    starts = np.flatnonzero(again)
+    if not len(starts):
+        return 0.0
+    covered = np.zeros(len(document.words) + 1, np.int64)
+    covered[starts] += 1
+    covered[starts + size] -= 1  # an n-gram starts at most once at a place, so that plain indexing adds right
+    inside = np.cumsum(covered[:-1]) > 0
+    return _share(float(document.lengths[inside].sum()), float(document.lengths.sum()))
+
+
+def c4_lines(document: Document) -> list[str]:
+    """The lines that C4 would keep: with a terminal mark, and not too short."""
+    return [
+        line
+        for line in document.lines
+        if line.endswith(TERMINAL) and not line.endswith(ELLIPSES) and len(line.split()) >= LINE_WORDS
+    ]
+
+
+def c4_sentences(document: Document) -> float:
+    return sum(len(SENTENCE_END.findall(line)) for line in c4_lines(document))
+
+
+def occurrences(document: Document, phrase: str) -> float:
+    return document.text.lower().count(phrase)
+
+
+def punctuated_lines(document: Document) -> float:
+    return _share(sum(line.endswith(TERMINAL) for line in document.lines), len(document.lines))
+
+
+def short_lines(document: Document) -> float:
+    return _share(sum(len(line) <= SHORT_LINE for line in document.lines), len(document.lines))
+
+
+# Rules ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A document is kept where `least <= measure <= most` and `over < measure < under`; None: no such bound."""
+
+    measure: Callable[[Document], float]
+    doc: str
+    least: float | None = None
+    most: float | None = None
+    over: float | None = None
+    under: float | None = None
+    languages: tuple[str, ...] = ()  # the rule is for these alone; empty: for all
+
+    def broken_by(self, document: Document) -> bool:
+        if self.languages and document.language not in self.languages:
+            return False
+        value = self.measure(document)
+        return (
+            (self.least is not None and value < self.least)
+            or (self.most is not None and value > self.most)
+            or (self.over is not None and value <= self.over)
+            or (self.under is not None and value >= self.under)
+        )
+
+
+RULES = {
+    "gopher_word_count": Rule(measure=word_count, least=50, most=100_000, doc="50 to 100,000 words"),
+    "gopher_word_length": Rule(measure=mean_word_length, least=3, most=10, doc="mean word length 3 to 10"),
+    "gopher_hashes": Rule(measure=partial(symbol_ratio, symbols=("#",)), most=0.1, doc="# per word"),
+    "gopher_ellipses": Rule(measure=partial(symbol_ratio, symbols=ELLIPSES), most=0.1, doc="ellipses per word"),
+    "gopher_bullet_lines": Rule(measure=bullet_lines, most=0.9, doc="share of lines that begin with a bullet"),
+    "gopher_ellipsis_lines": Rule(measure=ellipsis_lines, most=0.3, doc="share of lines that end in an ellipsis"),
+    "gopher_alphabetic_words": Rule(measure=alphabetic_words, least=0.8, doc="share of words with a letter"),
+    "gopher_stop_words": Rule(
+        measure=stop_words, least=2, languages=("en",), doc="different words of eight; English documents only"
+    ),
+    **{
+        f"gopher_repeated_{parts}{'' if unit == 'number' else '_chars'}": Rule(
+            measure=partial(repeated, parts=parts, unit=unit), most=most, doc=f"share of {parts} that came before"
+        )
+        for unit, most in (("number", 0.3), ("characters", 0.2))
+        for parts in ("lines", "paragraphs")
+    },
+    **{
+        f"gopher_top_{size}gram": Rule(
+            measure=partial(top_ngram, size=size), most=most, doc="share of the most frequent n-gram"
+        )
+        for size, most in ((2, 0.2), (3, 0.18), (4, 0.16))
+    },
+    **{
+        f"gopher_repeated_{size}grams": Rule(
+            measure=partial(repeated_ngrams, size=size), most=most, doc="share of n-grams that came before"
+        )
+        for size, most in ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.1))
+    },
+    # C4 removes lines, then pages; here the text stays whole, and a page goes where C4 would leave too little.
+    "c4_terminal_punctuation": Rule(
+        measure=lambda document: len(c4_lines(document)), least=1, doc="lines of 5 words with a terminal mark"
+    ),
+    "c4_sentences": Rule(measure=c4_sentences, least=3, doc="sentences in such lines"),
+    "c4_lorem_ipsum": Rule(measure=partial(occurrences, phrase="lorem ipsum"), most=0, doc="'lorem ipsum'"),
+    "c4_curly_bracket": Rule(measure=partial(occurrences, phrase="{"), most=0, doc="curly brackets"),
+    "fineweb_line_punctuation": Rule(
+        measure=punctuated_lines, over=0.12, doc="share of lines with a terminal mark"
+    ),
+    "fineweb_repeated_lines": Rule(
+        measure=partial(repeated, parts="lines", unit="characters"),
+        under=0.1,
+        doc="share of lines that came before",
+    ),
+    "fineweb_short_lines": Rule(measure=short_lines, under=0.67, doc="share of lines of 30 characters or fewer"),
+}
+
+
+# The stage -----------------------------------------------------------------------------------------
+
+
+def filter_documents(options: Filter, documents: str, contaminated: str | None, output: str, ledger: str) -> None:
+    """The documents of one file that break no rule, and the ledger of those that do."""
+    checks = list(_checks(options, contaminated))
+
+    def reason(_: int, url: str, text: str, language: str) -> str | None:
+        document = Document(url, text, language)
+        return next((why for check in checks if (why := check(document))), None)
+
+    select_documents("filter", options, documents, reason, Ledger("filter"), output, ledger)
+
+
+def _checks(options: Filter, contaminated: str | None) -> Iterator[Callable[[Document], str | None]]:
+    """Functions from a document to the reason it is dropped for, in the order they are asked, cheap ones first."""
+    if options.url_blocklists:
+        domains = read_domains(options.url_blocklists)
+        yield lambda document: "blocked_url" if is_blocked(document.url, domains) else None
+    if options.min_chars:
+        yield lambda document: "few_characters" if len(document.text) < options.min_chars else None
+    if options.min_words:
+        yield lambda document: "few_words" if len(document.words) < options.min_words else None
+    for name in options.rule_names:
+        yield partial(_broken, name)
+    if contaminated:
+        yield partial(_contaminated, load_index(contaminated))
+
+
+def _broken(name: str, document: Document) -> str | None:
+    return name if RULES[name].broken_by(document) else None
+
+
+def _contaminated(index: Index, document: Document) -> str | None:
+    name = find_set(index, document.hashes)
+    return f"contaminated:{name}" if name else None
+
+
+def read_domains(paths: list[str]) -> frozenset[str]:
+    """The domains of block lists: one a line, `#` begins a comment, gzip by the name."""
+    found = set()
+    for path in paths:
+        open_text = gzip.open if path.endswith(".gz") else open
+        with open_text(path, "rt", encoding="utf-8", errors="replace") as file:
+            found |= {line.partition("#")[0].strip().lower().strip(".") for line in file}
+    return frozenset(found - {""})
+
+
+def is_blocked(url: str, domains: frozenset[str]) -> bool:
+    """Whether the host of the URL, or a domain above it, is in the list."""
+    try:
+        host = (urlsplit(url).hostname or "").strip(".")
+    except ValueError:  # a bracket without its partner, in a hostile URL
+        return False
+    labels = host.split(".")
+    return any(".".join(labels[first:]) in domains for first in range(len(labels)))

@@ -1,0 +1,188 @@
+"""Near-duplicate documents: MinHash signatures, LSH, and of near-duplicates the first stays.
+
+Three steps, each a file: `hash` writes the signatures of a document file; `reduce` goes through all of them in
+manifest order and drops a document whose estimated Jaccard similarity with an earlier kept one reaches the
+threshold; `apply` writes the documents that stay. Only kept documents enter the index, so that a chain of small
+changes does not pull everything after its first one down. Sources: Broder 1997; Leskovec et al., Mining of
+Massive Datasets, chapter 3.
+
+The bands are narrow enough that LSH misses nothing: of p hashes, two signatures at the threshold t differ in at
+most (1 - t) p, so of more bands than that one is equal in both. The candidates are checked on the whole
+signature. The price is more candidates the lower the threshold.
+
+Memory of `reduce`: about 30 bytes a document to find those that share a band with another, and 360 a band (12 kB
+with the default 32 bands) for each of these that is kept; the signatures are mapped. It is one process.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from pipeline.common.errors import StageError
+from pipeline.common.files import atomic, read_arrow, write_text
+from pipeline.common.ledger import Ledger
+from pipeline.common.progress import progress
+from pipeline.corpus.options import Near
+from pipeline.corpus.select import select_documents
+from pipeline.corpus.words import MULTIPLIER, hash_ngrams, hash_words, split_words
+
+SCHEME = "affine32"  # datasketch's permutations since 2.0, 32 bits each
+SHINGLES_AT_ONCE = 2**12  # of a document: the hashes of one step, 4 bytes times permutations each, stay in cache
+
+
+def hash_documents(options: Near, documents: str, output: str) -> None:
+    """The signatures of a document file: uint32[documents, permutations]."""
+    from datasketch import MinHash
+
+    count = sum(batch.num_rows for batch in read_arrow(documents, ["language"]))
+    empty = MinHash(options.permutations, seed=options.seed, hashfunc=int, scheme=SCHEME)
+    texts = (text for batch in read_arrow(documents, ["text"]) for text in batch.column("text").to_pylist())
+    with atomic(output) as part:
+        signatures = np.lib.format.open_memmap(part, "w+", np.uint32, (count, options.permutations))
+        for row, text in enumerate(texts):
+            signatures[row] = signature_of(text, options.ngram, empty)
+        signatures.flush()
+
+
+def shingles(text: str, ngram: int) -> np.ndarray:
+    """32-bit hashes of the different n-grams of a text; of one with fewer words, the hash of all of them."""
+    words = split_words(text) or [text]
+    ngrams = hash_ngrams(hash_words(words), min(ngram, len(words)))
+    return np.unique((ngrams >> np.uint64(32)).astype(np.uint32))
+
+
+def signature_of(text: str, ngram: int, empty: Any) -> np.ndarray:
+    """The MinHash signature of a text: uint32[permutations], by a copy of the MinHash of nothing."""
+    minhash = empty.copy()
+    hashes = shingles(text, ngram)
+    for first in range(0, len(hashes), SHINGLES_AT_ONCE):
+        minhash.update_batch(hashes[first : first + SHINGLES_AT_ONCE].tolist())
+    return minhash.hashvalues
+
+
+def band_size(threshold: float, permutations: int) -> int:
+    """The widest bands with which no pair at the threshold is missed; datasketch wants two of them at least."""
+    different = permutations - needed_matches(threshold, permutations)
+    return permutations // max(2, different + 1)
+
+
+def needed_matches(threshold: float, permutations: int) -> int:
+    """Equal hashes of two signatures whose estimated similarity reaches the threshold."""
+    return int(np.ceil(threshold * permutations - 1e-9))
+
+
+def reduce_signatures(
+    options: Near, signatures: list[str], documents: list[str], output: str, clusters: str
+) -> None:
+    """The near-duplicates, as int64[2, dropped]: number of the file and row in it, ascending.
+
+    `clusters` has a line of JSON for each kept document with near-duplicates: its URL, file and row, and those of
+    the dropped ones with their estimated similarity. Files are in manifest order.
+    """
+    files = [np.load(path, mmap_mode="r") for path in signatures]
+    bounds = np.cumsum([0, *map(len, files)])
+    found = find_near(options, files)
+    numbers = np.array(sorted(found), np.int64)
+    places = np.searchsorted(bounds, numbers, side="right") - 1
+    with atomic(output) as part, part.open("wb") as file:
+        np.save(file, np.stack([places, numbers - bounds[places]]))
+    write_text(clusters, "".join(_cluster_lines(found, bounds, documents)))
+
+
+def find_near(options: Near, files: list[np.ndarray]) -> dict[int, tuple[int, float]]:
+    """For each document that is dropped, by its number over all files: the kept one, and the similarity."""
+    from datasketch import LeanMinHash, MinHashLSH
+
+    width = band_size(options.threshold, options.permutations)
+    index = MinHashLSH(num_perm=options.permutations, params=(options.permutations // width, width))
+    needed = needed_matches(options.threshold, options.permutations)
+    bounds = np.cumsum([0, *map(len, files)])
+    found: dict[int, tuple[int, float]] = {}
+    active = np.flatnonzero(share_a_band(files, index.hashranges))
+    with progress(len(active), "near-duplicates", "documents") as bar:
+        for number in active.tolist():
+            signature = _signature(files, bounds, number)
+            minhash = LeanMinHash(seed=options.seed, hashvalues=signature, scheme=SCHEME)
+            for candidate in sorted(index.query(minhash)):
+                matches = int(np.count_nonzero(_signature(files, bounds, candidate) == signature))
+                if matches >= needed:
+                    found[number] = (candidate, matches / options.permutations)
+                    break
+            else:
+                index.insert(number, minhash, check_duplication=False)
+            bar.update()
+    return found
+
+
+def _signature(files: list[np.ndarray], bounds: np.ndarray, number: int) -> np.ndarray:
+    """That of the document with this number over all files, which begin at `bounds`."""
+    place = int(np.searchsorted(bounds, number, side="right")) - 1
+    return np.asarray(files[place][number - bounds[place]])
+
+
+def share_a_band(files: list[np.ndarray], bands: list[tuple[int, int]]) -> np.ndarray:
+    """Whether a document has a band in common with another: bool[documents]. The others need no index."""
+    shared = np.zeros(sum(map(len, files)), bool)
+    for first, last in bands:
+        keys = np.concatenate([_hash_rows(file[:, first:last]) for file in files])
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        equal = keys[1:] == keys[:-1]
+        shared[order[1:][equal]] = True
+        shared[order[:-1][equal]] = True
+    return shared
+
+
+def _hash_rows(rows: np.ndarray) -> np.ndarray:
+    """A 64-bit hash of each row: uint64[rows]. Rows that only share a hash cost a look in the index, no more."""
+    total = np.zeros(len(rows), np.uint64)
+    for column in rows.T:
+        total = total * MULTIPLIER + column
+    return total
+
+
+def _cluster_lines(found: dict[int, tuple[int, float]], bounds: np.ndarray, documents: list[str]) -> Iterator[str]:
+    numbers = sorted({*found, *(survivor for survivor, _ in found.values())})
+    urls = dict(zip(numbers, _urls(numbers, bounds, documents), strict=True))
+
+    def entry(number: int) -> dict[str, Any]:
+        place = int(np.searchsorted(bounds, number, side="right")) - 1
+        return {"url": urls[number], "file": place, "row": int(number - bounds[place])}
+
+    clusters: dict[int, list[dict[str, Any]]] = {}
+    for number, (survivor, similarity) in sorted(found.items()):
+        clusters.setdefault(survivor, []).append(entry(number) | {"similarity": round(similarity, 4)})
+    for survivor, members in sorted(clusters.items()):
+        yield json.dumps(entry(survivor) | {"near_duplicates": members}, ensure_ascii=False) + "\n"
+
+
+def _urls(numbers: list[int], bounds: np.ndarray, documents: list[str]) -> Iterator[str]:
+    """The URLs of the documents with these numbers, ascending."""
+    for path, (low, high) in zip(documents, pairwise(bounds.tolist()), strict=True):
+        first = low
+        for batch in read_arrow(path, ["url"]):
+            inside = slice(bisect_left(numbers, first), bisect_left(numbers, first + batch.num_rows))
+            yield from (batch.column("url")[number - first].as_py() for number in numbers[inside])
+            first += batch.num_rows
+        if first != high:
+            raise StageError(
+                f"{path}: has {first - low} documents but {high - low} signatures; the signatures were made from "
+                "another file: run near-hash again"
+            )
+
+
+def apply_near(options: Near, documents: str, duplicates: str, position: int, output: str, ledger: str) -> None:
+    """The documents of the file at `position` in the manifest that are nobody's near-duplicate."""
+    places, rows = np.load(duplicates)
+    dropped = frozenset(rows[places == position].tolist())
+
+    def reason(row: int, *_: str) -> str | None:
+        return "near_duplicate" if row in dropped else None
+
+    select_documents("near", options, documents, reason, Ledger("near"), output, ledger)

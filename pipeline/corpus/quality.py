@@ -1,0 +1,175 @@
+"""A fastText linear classifier of good text against random text of the crawl, and its threshold.
+
+Source: paper, section 4.1: trained to discriminate random pages of CommonCrawl from high-quality documents.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from pipeline.common.errors import StageError
+from pipeline.common.files import atomic, read_arrow, write_json
+from pipeline.corpus.options import Quality
+
+GOOD, RANDOM = "__label__good", "__label__random"
+EXAMPLE_CHARS = 3000  # of a document, for training and for scoring alike
+CURVE_POINTS = 50
+SPACES = re.compile(r"\s+")
+
+
+def as_line(text: str) -> str:
+    """A document as the classifier sees it: its beginning, lower case, on one line."""
+    return SPACES.sub(" ", text[:EXAMPLE_CHARS]).strip().lower()
+
+
+def good_score(model: Any, text: str, label: str = GOOD) -> float:
+    """Probability that a text is good: 0 to 1."""
+    labels, scores = model.predict(as_line(text), k=-1)
+    return min(1.0, dict(zip(labels, map(float, scores), strict=True)).get(label, 0.0))
+
+
+def train_classifier(options: Quality, documents: list[str], language: str, output: str, report: str) -> None:
+    """Train one language's classifier, or take the ready-made one, and choose its threshold.
+
+    A share of the examples is held out: the random ones of it choose the threshold by kept share, both classes
+    the one by precision. Raises StageError with too few examples, or where no threshold is precise enough.
+    """
+    import fasttext
+
+    negatives = _draw((text for _, text in _language_rows(documents, language)), options)
+    if language in options.models:
+        model_path, label = options.models[language], options.label
+        positives: list[str] = []
+        held_positives, held_negatives = positives, negatives
+        model = fasttext.load_model(model_path)
+        with atomic(output) as part:
+            part.write_bytes(Path(model_path).read_bytes())
+    else:
+        label = GOOD
+        positives = _draw(_positives(options, documents, language), options)
+        if min(len(positives), len(negatives)) < 10:
+            raise StageError(
+                f"quality.positives.{language}: {len(positives)} good and {len(negatives)} random documents "
+                "are too few to train on; widen its urls, give files, or leave the language out"
+            )
+        held_positives, positives = _split(positives, options.held_out)
+        held_negatives, negatives = _split(negatives, options.held_out)
+        model = _train(options, positives, negatives, output)
+    good = np.array([good_score(model, text, label) for text in held_positives])
+    rest = np.array([good_score(model, text, label) for text in held_negatives])
+    threshold = choose_threshold(options, good, rest, language)
+    write_json(
+        report,
+        {
+            "language": language,
+            "label": label,
+            "threshold": threshold,
+            "chosen": {
+                "by": "min_precision" if options.min_precision is not None else "keep_share",
+                "value": options.kept_share if options.min_precision is None else options.min_precision,
+                **_point(good, rest, threshold),
+            },
+            "examples": {"good": len(positives), "random": len(negatives)},
+            "held_out": {"good": len(good), "random": len(rest)},
+            "curve": [_point(good, rest, t) for t in np.linspace(0, 1, CURVE_POINTS, endpoint=False) if len(good)],
+        },
+    )
+
+
+def choose_threshold(options: Quality, good: np.ndarray, rest: np.ndarray, language: str) -> float:
+    """The threshold that `keep_share` of the held-out random documents pass, or the lowest one that reaches
+    `min_precision`. Scores of good and of random documents, 0 to 1.
+    """
+    if options.min_precision is None:
+        return float(np.quantile(rest, 1 - options.kept_share)) if len(rest) else 0.0
+    best = 0.0
+    for threshold in np.unique(good):  # between two of them recall is the same and precision no better
+        precision = _point(good, rest, threshold)["precision"] or 0.0
+        if precision >= options.min_precision:
+            return float(threshold)
+        best = max(best, precision)
+    raise StageError(
+        f"quality.min_precision: {options.min_precision:g} is out of reach for {language}; the best threshold has "
+        f"a precision of {best:.3f} on held-out text; ask for no more, or give better positives"
+    )
+
+
+def _train(options: Quality, positives: list[str], negatives: list[str], output: str) -> Any:
+    import fasttext
+
+    lines = [f"{GOOD} {as_line(t)}" for t in positives] + [f"{RANDOM} {as_line(t)}" for t in negatives]
+    lines = sorted(lines, key=lambda line: _draw_key(line, options.seed))
+    with tempfile.TemporaryDirectory() as folder:
+        examples = Path(folder) / "examples.txt"
+        examples.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        model = fasttext.train_supervised(
+            str(examples),
+            dim=options.dimensions,
+            epoch=options.epochs,
+            lr=options.learning_rate,
+            wordNgrams=options.word_ngrams,
+            bucket=options.hash_buckets,
+            seed=options.seed,
+            thread=1,  # with more, the bytes differ from run to run
+            verbose=0,
+        )
+    with atomic(output) as part:
+        model.save_model(str(part))
+    return model
+
+
+def _language_rows(documents: Iterable[str], language: str) -> Iterator[tuple[str, str]]:
+    """(URL, text) of every document in the language, one record batch in memory at a time."""
+    for path in documents:
+        for batch in read_arrow(path, ["url", "text", "language"]):
+            columns = (batch.column(name).to_pylist() for name in ("url", "text", "language"))
+            yield from ((url, text) for url, text, found in zip(*columns, strict=True) if found == language)
+
+
+def _positives(options: Quality, documents: list[str], language: str) -> Iterator[str]:
+    wanted = options.positives[language]
+    if wanted.urls:
+        pattern = re.compile(wanted.urls)
+        yield from (text for url, text in _language_rows(documents, language) if pattern.search(url))
+    for path in wanted.files:
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123
+            yield from (line for line in file if line.strip())
+
+
+def _draw_key(text: str, seed: int) -> int:
+    return xxhash.xxh3_64_intdigest(text.encode(), seed=seed)
+
+
+def _draw(texts: Iterable[str], options: Quality) -> list[str]:
+    """The beginnings of at most `max_examples` texts, drawn by the hash of the whole text: the same whatever
+    the order they come in. Holds no more than it returns.
+    """
+    keyed = ((_draw_key(text, options.seed), text[:EXAMPLE_CHARS]) for text in texts)
+    return [text for _, text in heapq.nsmallest(options.max_examples, keyed, key=itemgetter(0))]
+
+
+def _split(texts: list[str], share: float) -> tuple[list[str], list[str]]:
+    held = max(1, round(len(texts) * share))
+    return texts[:held], texts[held:]
+
+
+def _point(good: np.ndarray, rest: np.ndarray, threshold: float) -> dict[str, float | None]:
+    """Precision and recall at a threshold, with both classes weighted alike; null where no good text is held out.
+
+    `kept` is the share of random documents that pass.
+    """
+    kept = float((rest >= threshold).mean()) if len(rest) else 0.0
+    if not len(good):
+        return {"threshold": float(threshold), "precision": None, "recall": None, "kept": kept}
+    recall = float((good >= threshold).mean())
+    precision = recall / (recall + kept) if recall + kept else 1.0
+    return {"threshold": float(threshold), "precision": precision, "recall": recall, "kept": kept}

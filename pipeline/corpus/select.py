@@ -1,0 +1,45 @@
+"""Documents that a stage keeps or drops whole, streamed from one Arrow file to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.common.files import read_arrow, stamp, write_batches
+from pipeline.common.ledger import Ledger
+from pipeline.common.schemas import DOCUMENT_SCHEMA
+
+# (row in the file, url, text, language) -> why the document is dropped, or None
+Reason = Callable[[int, str, str, str], str | None]
+
+
+def select_documents(
+    stage: str, options: Any, documents: str, reason: Reason, book: Ledger, output: str, ledger: str
+) -> None:
+    """Write the documents that have no reason to be dropped, and the ledger with the reasons of the others."""
+    write_batches(output, stamp(DOCUMENT_SCHEMA, stage, options), _kept(documents, reason, book))
+    book.write(ledger)
+
+
+def _kept(documents: str, reason: Reason, book: Ledger) -> Iterator[pa.RecordBatch]:
+    row = 0
+    for batch in read_arrow(documents):
+        urls, texts, languages = (batch.column(name).to_pylist() for name in ("url", "text", "language"))
+        paragraphs = pc.list_value_length(batch.column("paragraphs")).to_pylist()
+        sizes = pc.binary_length(batch.column("text")).to_pylist()
+        keep = []
+        for i, (url, text, language) in enumerate(zip(urls, texts, languages, strict=True)):
+            why = reason(row + i, url, text, language)
+            counts = {"documents": 1, "paragraphs": paragraphs[i], "bytes": sizes[i]}
+            book.enter(**counts)
+            if why is None:
+                book.keep(**counts)
+            else:
+                book.drop(why, **counts)
+                book.sample(why, url, text)
+            keep.append(why is None)
+        row += batch.num_rows
+        yield batch.filter(pa.array(keep, pa.bool_()))

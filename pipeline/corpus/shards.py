@@ -1,0 +1,84 @@
+"""Documents to the corpus: quality filter, split by the hash of the text, one shard a language and split."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from pipeline.common.files import arrow_rows, read_arrow, read_json, stamp
+from pipeline.common.ledger import Ledger
+from pipeline.common.schemas import SHARD_SCHEMA
+from pipeline.corpus.options import Shards
+from pipeline.corpus.quality import good_score
+
+SPLITS = ("train", "validation")
+SPLIT_SEED = 0x5917  # another hash than the one of dedup
+
+
+def split_of(text: str, validation_share: float) -> str:
+    """The split of a document, by the hash of its text: it never changes as the crawl grows."""
+    draw = xxhash.xxh3_64_intdigest(text.encode(), seed=SPLIT_SEED) / 2**64
+    return "validation" if draw < validation_share else "train"
+
+
+def shard_path(corpus: str | Path, language: str, split: str, name: str) -> Path:
+    return Path(corpus) / language / f"{split}-{name}.arrow"
+
+
+def write_shards(
+    options: Shards,
+    documents: str,
+    quality: list[str],
+    languages: list[str],
+    name: str,
+    output: str,
+    ledger: str,
+) -> None:
+    """The shards of one document file: `{output}/{language}/{split}-{name}.arrow` for each pair.
+
+    All are written in one pass; each holds one record batch in memory (at most 32 MiB of text).
+    """
+    import fasttext
+
+    reports = {report["language"]: report for report in map(read_json, quality)}
+    models = {
+        read_json(path)["language"]: fasttext.load_model(str(Path(path).with_suffix(".bin"))) for path in quality
+    }
+    book = Ledger("quality")
+    schema = stamp(SHARD_SCHEMA, "shards", options)
+    with contextlib.ExitStack() as stack:
+        write = {
+            (language, split): stack.enter_context(arrow_rows(shard_path(output, language, split, name), schema))
+            for language in languages
+            for split in SPLITS
+        }
+        for document in _scored(documents, models, reports, book):
+            split = split_of(document["text"], options.validation_share)
+            write[document["language"], split](document)
+    book.write(ledger)
+
+
+def _scored(
+    path: str, models: dict[str, Any], reports: dict[str, Any], ledger: Ledger
+) -> Iterator[dict[str, Any]]:
+    """The documents that pass their language's threshold, with their score (null without a classifier)."""
+    for batch in read_arrow(path):
+        for document in batch.to_pylist():
+            text, language = document["text"], document["language"]
+            counts = {"documents": 1, "paragraphs": len(document["paragraphs"]), "bytes": len(text.encode())}
+            ledger.enter(**counts)
+            score = None
+            if language in models:
+                score = good_score(models[language], text, reports[language]["label"])
+                if score < reports[language]["threshold"]:
+                    ledger.drop("low_quality", **counts)
+                    ledger.sample("low_quality", document["url"], text)
+                    continue
+            ledger.keep(**counts)
+            ledger.language(language, **counts)
+            ledger.sample("kept", document["url"], text)
+            yield document | {"quality_score": score}

@@ -1,0 +1,1 @@
+"""Which archives there are to read, and fetching them."""

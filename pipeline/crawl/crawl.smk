@@ -1,0 +1,147 @@
+# Where the pages come from: the sample, archives of one's own, CommonCrawl, plain text. It makes folders that
+# `extract` and `text` read; a batch of local files needs none.
+from pipeline.crawl.commoncrawl import local_files, text_flags
+from pipeline.crawl.manifest import batches
+
+PER_JOB = OPTIONS.crawl.warcs_per_job
+BATCHES = batches(ARCHIVES + TEXTS, PER_JOB)
+ARCHIVE_BATCHES = len(batches(ARCHIVES, PER_JOB))
+# The entry of `texts` that each batch of text belongs to.
+TEXT_BATCHES = dict(
+    zip(
+        list(BATCHES)[ARCHIVE_BATCHES:],
+        (
+            entry
+            for entry, files in zip(OPTIONS.crawl.texts, TEXTS)
+            for _ in batches([files], PER_JOB)
+        ),
+    )
+)
+PLAN = f"{OUT}/records/plan.arrow"
+
+
+if not OPTIONS.crawl.given:
+
+    rule sample_crawl:
+        output:
+            ARCHIVES[0],
+        log:
+            f"{OUT}/logs/sample_crawl.log",
+        benchmark:
+            f"{OUT}/benchmarks/sample_crawl.tsv"
+        retries: 1
+        resources:
+            mem_mb=2000,
+        params:
+            options=flags(OPTIONS.sample),
+            code=fingerprint("pipeline.crawl.sample"),
+        message:
+            "Fetch real web pages and write them as WARC files"
+        shell:
+            "python -m pipeline sample {params.options} --output {output} > {log} 2>&1"
+
+
+# The folder goes when its batch has been read. What may stay for later runs is in the cache, under another link.
+rule fetch:
+    output:
+        temp(directory(f"{OUT}/fetched/{{batch}}")),
+    log:
+        f"{OUT}/logs/fetch/{{batch}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/fetch/{{batch}}.tsv"
+    retries: 1
+    resources:
+        # Not params: a change of these fetches nothing again.
+        connections=OPTIONS.crawl.connections,
+        cache_gb=OPTIONS.crawl.cache_gb,
+        cache=OPTIONS.crawl.cache,
+    params:
+        sources=lambda wildcards: BATCHES[wildcards.batch],
+    message:
+        "Fetch the files of batch {wildcards.batch}"
+    shell:
+        "python -m pipeline fetch --sources {params.sources:q} --output {output} --cache {resources.cache:q}"
+        " --cache-gb {resources.cache_gb} --connections {resources.connections} > {log} 2>&1"
+
+
+if OPTIONS.crawl.index:
+
+    rule index_plan:
+        output:
+            plan=PLAN,
+            report=f"{OUT}/records/plan.json",
+        log:
+            f"{OUT}/logs/index_plan.log",
+        benchmark:
+            f"{OUT}/benchmarks/index_plan.tsv"
+        retries: 1
+        resources:
+            mem_mb=8000,
+            connections=OPTIONS.crawl.connections,
+            cache=OPTIONS.crawl.cache,
+        params:
+            options=flags(OPTIONS.crawl.index),
+            code=fingerprint("pipeline.crawl.index"),
+        message:
+            "Find the wanted records in the index of the crawl"
+        shell:
+            "python -m pipeline index-plan {params.options} --output {output.plan} --report {output.report}"
+            " --cache {resources.cache:q} --connections {resources.connections} > {log} 2>&1"
+
+    rule fetch_records:
+        input:
+            PLAN,
+        output:
+            directory(f"{OUT}/records/{{part}}"),
+        log:
+            f"{OUT}/logs/fetch_records/{{part}}.log",
+        benchmark:
+            f"{OUT}/benchmarks/fetch_records/{{part}}.tsv"
+        wildcard_constraints:
+            part=r"\d+",
+        retries: 1
+        resources:
+            mem_mb=2000,
+            connections=OPTIONS.crawl.connections,
+            cache=OPTIONS.crawl.cache,
+        params:
+            options=flags(OPTIONS.crawl.index),
+            code=fingerprint("pipeline.crawl.records"),
+        message:
+            "Fetch part {wildcards.part} of the wanted records"
+        shell:
+            "python -m pipeline fetch-records {params.options} --plan {input} --part {wildcards.part}"
+            " --output {output} --cache {resources.cache:q} --connections {resources.connections} > {log} 2>&1"
+
+
+if TEXT_BATCHES:
+
+    ruleorder: text > extract
+
+    rule text:
+        input:
+            files=lambda wildcards: local_files(
+                OUT, wildcards.batch, BATCHES[wildcards.batch]
+            ),
+            language_id=LANGUAGE_MODEL,
+        output:
+            pages=f"{OUT}/pages/{{batch}}.json",
+            ledger=f"{OUT}/pages/{{batch}}.ledger.json",
+        log:
+            f"{OUT}/logs/text/{{batch}}.log",
+        benchmark:
+            f"{OUT}/benchmarks/text/{{batch}}.tsv"
+        wildcard_constraints:
+            batch="|".join(TEXT_BATCHES),
+        priority: 1
+        resources:
+            mem_mb=4000,
+        params:
+            options=flags(OPTIONS.extract),
+            columns=lambda wildcards: text_flags(TEXT_BATCHES[wildcards.batch]),
+            code=fingerprint("pipeline.extract.texts"),
+        message:
+            "Read the text of batch {wildcards.batch}"
+        shell:
+            "python -m pipeline text {params.options} --files {input.files} --language-id {input.language_id}"
+            " {params.columns} --output {output.pages} --ledger {output.ledger} > {log} 2>&1"

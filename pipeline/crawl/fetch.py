@@ -1,0 +1,149 @@
+"""Files from the network to a folder that `extract` and `text` read, one folder a batch.
+
+A transfer that breaks off goes on from where it was, in this run or the next; a file that arrived is not fetched
+again while it lies in the cache. What is not there (404) is left out and counted; anything else that cannot be had
+ends the stage.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import xxhash
+
+from pipeline.common.files import naming_full_disk
+from pipeline.common.progress import progress
+from pipeline.crawl.origins import finish_folder
+from pipeline.network.client import Client
+from pipeline.network.transports import FetchError
+from pipeline.network.urls import file_name, source_name
+
+Item = TypeVar("Item")
+
+GONE = (404, 410)
+PART_DAYS = 7  # how long a transfer waits in the cache to go on
+
+
+def fetch_files(sources: list[str], output: str, cache: str, cache_gb: int, connections: int) -> None:
+    """Fetch the URLs `sources` into the folder `output`, which appears when all are there, with a list of them.
+
+    Raises FetchError (a StageError) where a file cannot be had, or where none of them exists.
+    """
+    client = Client(connections, Path(cache, "slots"))
+    folder = Path(f"{output}.part")
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {source: f"{xxhash.xxh3_64_hexdigest(source.encode())[:8]}-{file_name(source)}" for source in sources}
+    for stray in {path.name for path in folder.iterdir()} - set(names.values()):
+        (folder / stray).unlink()
+    keep = Path(cache, "files") if cache_gb else None
+    parts = Path(cache, "parts")
+    parts.mkdir(parents=True, exist_ok=True)
+
+    def fetch(source: str) -> FetchError | None:
+        name = names[source]
+        try:
+            _fetch_one(client, source, folder / name, parts / f"{name}.part", keep and keep / name)
+        except FetchError as error:
+            if error.status not in GONE:
+                raise
+            return error
+        return None
+
+    missing = dict(zip(sources, side_by_side(client, fetch, sources, "fetch", "files"), strict=True))
+    if sources and all(missing.values()):
+        raise next(error for error in missing.values() if error)
+    finish_folder(
+        folder,
+        output,
+        [{"file": names[url], "source": source_name(url)} for url, error in missing.items() if not error],
+        [
+            {"reason": f"fetch_http_{error.status}", "source": source_name(url), "documents": 1, "bytes": 0}
+            for url, error in missing.items()
+            if error
+        ],
+    )
+    if keep:
+        trim(keep, parts, cache_gb * 10**9)
+
+
+def side_by_side(
+    client: Client, function: Callable[[Item], Any], items: Sequence[Item], title: str, unit: str
+) -> list[Any]:
+    """`[function(item) for item in items]` in threads, one a connection; the first error breaks all off."""
+    with ThreadPoolExecutor(client.connections) as pool, progress(len(items), title, unit) as bar:
+
+        def advance(_: Future[Any]) -> None:
+            bar.update()
+
+        futures = [pool.submit(function, item) for item in items]
+        for future in futures:
+            future.add_done_callback(advance)
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            client.stopped.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _fetch_one(client: Client, source: str, target: Path, part: Path, kept: Path | None) -> None:
+    """Put the file at `target`, from the cache or the network, and into the cache."""
+    with naming_full_disk(target), part.open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run may be fetching it: then it is in the cache afterwards
+        if not target.exists() and not (kept and _take(kept, target)):
+            client.download(source, part)
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            if kept:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                _link(part, kept)
+            _link(part, target)
+        part.unlink(missing_ok=True)
+        Path(f"{part}.json").unlink(missing_ok=True)
+
+
+def _take(kept: Path, target: Path) -> bool:
+    try:
+        os.utime(kept)
+        _link(kept, target)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under another name; a copy of it on another disk."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        copy = target.with_name(target.name + ".copy")
+        shutil.copyfile(source, copy)
+        copy.replace(target)
+
+
+def trim(kept: Path, parts: Path, most: int) -> None:
+    """Delete files of the cache, least recently used first, until it has at most `most` bytes.
+
+    One that a batch still holds (a second link) stays: deleting it would give nothing back.
+    """
+    old = time.time() - PART_DAYS * 86400
+    for path in parts.iterdir():
+        if path.stat().st_mtime < old:
+            path.unlink(missing_ok=True)
+    files = sorted(((path, path.stat()) for path in kept.iterdir()), key=lambda item: item[1].st_mtime)
+    total = sum(stat.st_size for _, stat in files)
+    for path, stat in files:
+        if total > most and stat.st_nlink == 1:
+            path.unlink(missing_ok=True)
+            total -= stat.st_size

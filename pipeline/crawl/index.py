@@ -1,0 +1,295 @@
+"""A plan to fetch single records: which of a crawl are wanted, by CommonCrawl's columnar index, and their cost.
+
+The index is Parquet sorted by host, with statistics: a filter on top-level domains or hosts skips row groups, and
+only the columns named here are read of the others. The crawl's files are put in a random order, and the records of
+a limit are those of the first ones: as random a sample as any, since CommonCrawl spreads hosts over its files, and
+its records lie as near each other as they can. A larger limit keeps the earlier records.
+Source: commoncrawl/cc-index-table, `src/main/resources/schema/cc-index-schema-flat.json`.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import itertools
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import xxhash
+
+from pipeline.common.errors import StageError
+from pipeline.common.files import read_arrow, stamp, write_batches, write_json
+from pipeline.crawl.commoncrawl import PATH, listed
+from pipeline.crawl.fetch import side_by_side
+from pipeline.crawl.manifest import manifest
+from pipeline.crawl.options import Index
+from pipeline.network.client import Client
+from pipeline.network.urls import is_url
+
+FILTERED = ("fetch_status", "content_languages", "content_mime_detected", "url_host_tld", "url_host_name")
+HOSTS = ("url_host_registered_domain",)
+KEPT = ("warc_filename", "warc_record_offset", "warc_record_length", "content_digest", "url_host_name")
+PLAN_SCHEMA = pa.schema(
+    [
+        ("part", pa.int32()),
+        ("warc", pa.dictionary(pa.int32(), pa.string())),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("digest", pa.large_string()),  # more than 2 GiB of them in a whole crawl
+    ]
+)
+GAPS = (0, 2**14, 2**17, 2**20)  # what the plan compares
+SHOWN = 20
+# Rows of matches after which those behind the limit are thrown away.
+TRIM_ROWS = 2**20
+
+
+def plan(
+    options: Index, output: str, report: str, cache: str, connections: int, latency: float, rate: float
+) -> None:
+    """Write the records to fetch and what they cost; the predicted times go to the log.
+
+    The parts are about equal in bytes and hold neighbouring records. Raises StageError where the index has no such
+    column or no such record.
+    """
+    client = Client(connections, Path(cache, "slots"))
+    files = index_files(options, cache, connections)
+    matches = side_by_side(client, functools.partial(_matches, options, client), files, "read the index", "files")
+    found, problems = _sound(pa.concat_tables(matches).unify_dictionaries())
+    del matches
+    found = first_records(found, options.limit, options.seed)
+    if not len(found):
+        asked = f"languages {options.languages}, tlds {options.tlds}, hosts {options.hosts}, mimes {options.mimes}"
+        raise StageError(f"no record of {len(files)} index files has {asked}; widen crawl.index")
+    warcs, offsets, lengths, digests, hosts = (found[name] for name in KEPT)
+    lengths = lengths.to_numpy().astype(np.int64)
+    ends = np.cumsum(lengths)
+    part = np.minimum((ends - 1) * options.files // ends[-1], options.files - 1).astype(np.int32)
+    columns = [pa.array(part), warcs, offsets.cast(pa.int64()), pa.array(lengths), digests]
+    table = pa.table(columns, schema=stamp(PLAN_SCHEMA, "index-plan", options))
+    write_batches(output, table.schema, table.to_batches(max_chunksize=2**16))
+    costs = {gap: cost(table, gap, options.max_range) for gap in sorted({*GAPS, options.gap})}
+    summary = {
+        "records": len(table),
+        "bytes": int(ends[-1]),
+        "rows_left_out": problems,
+        "warcs": len(set(_codes(warcs).tolist())),
+        "gap": options.gap,
+        "by_gap": {str(gap): costs[gap] for gap in costs},
+        "by_host": _largest(hosts, lengths),
+        "by_warc": _largest(warcs, lengths),
+    }
+    write_json(report, summary)
+    for line in describe(summary, connections, latency, rate):
+        logging.info("%s", line)
+
+
+def describe(summary: dict[str, Any], connections: int, latency: float, rate: float) -> Iterator[str]:
+    """The plan in words, with the time that each gap would take."""
+    yield (
+        f"{summary['records']:,} records, {summary['bytes'] / 1e6:,.1f} MB, of {summary['warcs']:,} WARCs"
+        + "".join(f"; {count:,} rows left out: {why}" for why, count in summary["rows_left_out"].items())
+    )
+    for gap, cost_of in summary["by_gap"].items():
+        seconds = (cost_of["requests"] * latency + cost_of["bytes"] / rate) / connections
+        chosen = "  <- crawl.index.gap" if int(gap) == summary["gap"] else ""
+        yield (
+            f"gap {int(gap):>9,}: {cost_of['requests']:>9,} requests, {cost_of['bytes'] / 1e6:>11,.1f} MB, "
+            f"{seconds / 60:>8,.1f} min{chosen}"
+        )
+    yield f"(at {latency:g} s a request and {rate / 1e6:g} MB/s a connection, {connections} connections)"
+    for host in summary["by_host"][:5]:
+        yield f"{host['name']}: {host['records']:,} records, {host['bytes'] / 1e6:,.1f} MB"
+
+
+def index_files(options: Index, cache: str, connections: int) -> list[str]:
+    """Paths or URLs of the Parquet files to read. Raises StageError where there are none."""
+    if options.tables:
+        entries, problems = manifest(options.tables)
+        if problems:
+            raise StageError(f"crawl.index.tables: {problems[0]}")
+        return [path for entry in entries for path in entry]
+    paths = listed(options.base_url, options.crawl, "cc-index-table", cache, connections)
+    found = sorted(path for path in paths if "/subset=warc/" in path)
+    if not found:
+        raise StageError(f"the index of {options.crawl} lists no file of subset=warc")
+    return [f"{options.base_url.rstrip('/')}/{path}" for path in found]
+
+
+def _matches(options: Index, client: Client, path: str) -> pa.Table:
+    """The wanted rows of one file of the index. Raises StageError that names a missing column."""
+    source: Any = RemoteFile(client, path) if is_url(path) else pa.memory_map(path)
+    try:
+        with pa.PythonFile(source, mode="r") if is_url(path) else source as file:
+            fragment = ds.ParquetFileFormat(pre_buffer=True).make_fragment(file)
+            needed = {*KEPT, *FILTERED, *(HOSTS if options.hosts else ())}
+            if missing := sorted(needed - set(fragment.physical_schema.names)):
+                raise StageError(
+                    f"{path}: no column {', '.join(missing)}; crawls before August 2018 have no languages: "
+                    "take a later crawl"
+                )
+            parts, rows = [], 0
+            for batch in fragment.scanner(
+                columns=list(KEPT), filter=wanted(options), batch_readahead=2, fragment_readahead=1
+            ).to_batches():
+                parts.append(_compact(batch))
+                rows += batch.num_rows
+                if options.limit and rows > TRIM_ROWS + options.limit:
+                    parts = [first_records(pa.concat_tables(parts), options.limit, options.seed)]
+                    rows = len(parts[0])
+            empty = pa.RecordBatch.from_pylist([], schema=fragment.physical_schema).select(list(KEPT))
+            table = pa.concat_tables([_compact(empty), *parts])
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StageError(f"{path}: not a Parquet file of the index, or a damaged one: {error}") from None
+    return first_records(table, options.limit, options.seed)
+
+
+def _compact(batch: pa.RecordBatch) -> pa.Table:
+    """The rows in about 60 bytes each: every name once, and codes in its place."""
+    table = pa.Table.from_batches([batch])
+    for column in ("warc_filename", "url_host_name"):
+        names = pc.fill_null(table[column].cast(pa.string()), "").combine_chunks().dictionary_encode()
+        table = table.set_column(table.schema.get_field_index(column), column, names)
+    place = table.schema.get_field_index("content_digest")
+    return table.set_column(place, "content_digest", table["content_digest"].cast(pa.large_string()))
+
+
+def _codes(names: Any) -> np.ndarray:
+    """The codes of a column of one dictionary."""
+    return np.concatenate([chunk.indices.to_numpy() for chunk in names.chunks] or [np.zeros(0, np.int32)])
+
+
+def _words(names: Any) -> list[str]:
+    return names.chunk(0).dictionary.to_pylist() if names.num_chunks else []
+
+
+def wanted(options: Index) -> Any:
+    """The filter, in comparisons that Parquet's statistics can answer where there are such."""
+    languages = pc.field("content_languages")
+    # "fra" and "fra,eng"; ',' comes before every letter and '-' right behind it.
+    first = [(languages >= code) & (languages < code + "-") for code in options.languages]
+    if options.match == "any":
+        first = [pc.match_substring(languages, code) for code in options.languages]
+    terms = [pc.field("fetch_status") == 200, functools.reduce(lambda a, b: a | b, first)]
+    if options.mimes:
+        terms.append(pc.field("content_mime_detected").isin(options.mimes))
+    if options.tlds:
+        terms.append(pc.field("url_host_tld").isin(options.tlds))
+    if options.hosts:
+        hosts, domains = pc.field("url_host_name"), pc.field("url_host_registered_domain")
+        terms.append(hosts.isin(options.hosts) | domains.isin(options.hosts))
+    return functools.reduce(lambda a, b: a & b, terms)
+
+
+def _sound(table: pa.Table) -> tuple[pa.Table, dict[str, int]]:
+    """The rows that can be fetched, each record once, and how many others there are, by reason."""
+    codes = _codes(table["warc_filename"])
+    plain = np.array(
+        [bool(PATH.fullmatch(word)) and ".." not in word for word in _words(table["warc_filename"])], bool
+    )
+    offsets, lengths = (pc.fill_null(table[name], -1).to_numpy() for name in KEPT[1:3])
+    good = np.flatnonzero((offsets >= 0) & (lengths > 0) & (plain[codes] if len(plain) else False))
+    # Equal records side by side, the first row of them first.
+    order = good[np.lexsort((good, offsets[good], codes[good]))]
+    first = np.ones(len(order), bool)
+    first[1:] = (np.diff(codes[order]) != 0) | (np.diff(offsets[order]) != 0)
+    problems = {"no such place in a WARC": len(table) - len(good), "named twice": len(good) - int(first.sum())}
+    return table.take(pa.array(order[first])), {why: count for why, count in problems.items() if count}
+
+
+def first_records(table: pa.Table, limit: int, seed: int) -> pa.Table:
+    """The first `limit` records (0: all) in the order of the seeded hashes of their files, and of offsets."""
+    table = table.unify_dictionaries()
+    codes, words = _codes(table["warc_filename"]), _words(table["warc_filename"])
+    keys = np.array([xxhash.xxh3_64_intdigest(word.encode(), seed) for word in words], np.uint64)
+    offsets = pc.fill_null(table["warc_record_offset"], -1).to_numpy()
+    order = np.lexsort((offsets, codes, keys[codes]))
+    return table.take(pa.array(order[:limit] if limit else order))
+
+
+def coalesce(offsets: np.ndarray, lengths: np.ndarray, gap: int, max_range: int) -> list[tuple[int, int]]:
+    """(first, last + 1) of the runs of records that come in one request: each not more than `gap` bytes behind the
+    one before it, all of them in not more than `max_range` bytes. `offsets` ascend.
+    """
+    runs, first = [], 0
+    ends = offsets + lengths
+    for i in range(1, len(offsets)):
+        if offsets[i] - ends[i - 1] > gap or ends[i] - offsets[first] > max_range:
+            runs.append((first, i))
+            first = i
+    return [*runs, (first, len(offsets))] if len(offsets) else []
+
+
+def by_warc(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """The stretches of a plan with records of one WARC."""
+    codes = table["warc"].combine_chunks()
+    numbers = codes.indices.to_numpy()
+    cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+    for start, stop in itertools.pairwise(cuts):
+        if stop > start:
+            yield codes.dictionary[int(numbers[start])].as_py(), table.slice(start, stop - start)
+
+
+def cost(table: pa.Table, gap: int, max_range: int) -> dict[str, int]:
+    """Requests and bytes of a plan."""
+    requests = size = 0
+    for _, records in by_warc(table):
+        offsets, lengths = records["offset"].to_numpy(), records["length"].to_numpy()
+        runs = coalesce(offsets, lengths, gap, max_range)
+        requests += len(runs)
+        size += sum(int(offsets[last - 1] + lengths[last - 1] - offsets[first]) for first, last in runs)
+    return {"requests": requests, "bytes": size}
+
+
+def _largest(names: Any, lengths: np.ndarray) -> list[dict[str, Any]]:
+    """The names with most bytes."""
+    codes, words = _codes(names), _words(names)
+    records, sizes = np.bincount(codes, minlength=len(words)), np.bincount(codes, lengths, len(words))
+    order = sorted(range(len(words)), key=lambda code: (-sizes[code], words[code]))[:SHOWN]
+    return [
+        {"name": words[code], "records": int(records[code]), "bytes": int(sizes[code])}
+        for code in order
+        if records[code]
+    ]
+
+
+def read_plan(path: str, part: int) -> pa.Table:
+    """The records of one part."""
+    return (
+        pa.Table.from_batches(read_arrow(path), PLAN_SCHEMA).filter(pc.field("part") == part).unify_dictionaries()
+    )
+
+
+class RemoteFile(io.RawIOBase):
+    """A file on the network that Parquet's reader reads parts of, through the client."""
+
+    def __init__(self, client: Client, url: str) -> None:
+        self.client, self.url, self.place = client, url, 0
+        self.length, self.validator = client.size(url)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.place
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.place = {0: 0, 1: self.place, 2: self.length}[whence] + offset
+        return self.place
+
+    def read(self, size: int | None = -1) -> bytes:
+        stop = self.length if size is None or size < 0 else min(self.length, self.place + size)
+        if stop <= self.place:
+            return b""
+        data = self.client.read(self.url, self.place, stop, self.validator)
+        self.place = stop
+        return data

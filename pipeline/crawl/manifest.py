@@ -1,0 +1,117 @@
+"""The WARC files of a crawl in manifest order: the order that decides which duplicate is the first."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from pipeline.network.urls import is_url, url_problem
+
+# Batches of one entry at most, unless the config says otherwise: Snakemake plans their jobs in seconds, and
+# of a whole crawl of 90,000 WARCs a job reads 352, which a node does in some hours.
+MOST_BATCHES = 256
+LEAST_WARCS = 2
+
+
+def manifest(patterns: Sequence[str]) -> tuple[list[list[str]], list[str]]:
+    """The paths or URLs of the WARCs of each entry, and a problem for each entry that is wrong.
+
+    An entry is a file, a glob, whose matches are sorted, a URL, or a list (.txt) of paths or URLs in its order.
+    """
+    found: list[list[str]] = []
+    known: set[str] = set()
+    problems = []
+    for pattern in patterns:
+        if pattern.endswith(".txt"):
+            warcs, wrong = _listed(pattern)
+            problems += wrong
+        elif is_url(pattern):
+            warcs = [pattern]
+            problems += _wrong_urls(warcs)
+        else:
+            warcs = sorted(_files(map(str, expand(pattern))))
+            if not warcs:
+                problems.append(f"no file matches {pattern}; paths are relative to {Path.cwd()}")
+        if twice := sorted(known.intersection(warcs)):
+            problems.append(f"{twice[0]} is named twice; its pages would count twice")
+        found.append(warcs)
+        known.update(warcs)
+    return found, problems
+
+
+def _listed(path: str) -> tuple[list[str], list[str]]:
+    """The paths that a list names, and what is wrong with it."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        return [], [f"{path}: cannot be read as a list of WARCs, a path or URL a line: {error}"]
+    warcs = [line if is_url(line) else str(Path(line)) for line in map(str.strip, lines) if line]
+    local = [warc for warc in warcs if not is_url(warc)]
+    problems = _wrong_urls(warc for warc in warcs if is_url(warc))
+    if not warcs:
+        problems.append(f"{path}: names no file; give a path or URL a line")
+    if twice := [warc for warc, count in Counter(warcs).items() if count > 1]:
+        problems.append(f"{path}: names {len(twice)} files twice, such as {twice[0]}; take the second away")
+    if 0 < len(local) < len(warcs):
+        problems.append(f"{path}: names local files and URLs; make two lists of it")
+    elif missing := sorted(set(local).difference(_files(local))):
+        problems.append(
+            f"{path}: {len(missing)} of its {len(warcs)} files are missing, such as {missing[0]}; paths are "
+            f"relative to {Path.cwd()}"
+        )
+    return warcs, problems
+
+
+def _wrong_urls(urls: Iterable[str]) -> list[str]:
+    """What is wrong with the first of them that nothing is fetched from."""
+    return [f"{url}: {problem}" for url in urls if (problem := url_problem(url))][:1]
+
+
+def _files(paths: Iterator[str] | Sequence[str]) -> Iterator[str]:
+    """Those of the paths that are files, by a look into each folder: a look at each file of a whole crawl takes
+    minutes over a network."""
+    inside: dict[str, set[str]] = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in inside:
+            inside[folder] = _names(folder)
+        if name in inside[folder]:
+            yield path
+
+
+def _names(folder: str) -> set[str]:
+    try:
+        with os.scandir(folder or ".") as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except OSError:
+        return set()
+
+
+def sample_files(output: str, count: int) -> list[str]:
+    """The WARCs of the sample crawl."""
+    return [f"{output}/crawl/sample-{i:05d}.warc.gz" for i in range(count)]
+
+
+def expand(pattern: str) -> Iterator[Path]:
+    """The paths that match a glob, which may be absolute and may hold `**`."""
+    path = Path(pattern)
+    return Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)))
+
+
+def batches(entries: list[list[str]], size: int | None) -> dict[str, list[str]]:
+    """Names 00000, 00001, … and the WARCs of each batch: what one job reads and one shard holds.
+
+    No batch holds WARCs of two entries of the manifest, so that an entry added at the end leaves every batch
+    before it as it was, and with it all that was made of it. Without a size, that of an entry's batches depends
+    on its own length alone.
+    """
+    parts = [
+        warcs[i : i + n] for warcs in entries for n in [size or _size(warcs)] for i in range(0, len(warcs), n)
+    ]
+    return {f"{number:05d}": warcs for number, warcs in enumerate(parts)}
+
+
+def _size(warcs: list[str]) -> int:
+    return max(LEAST_WARCS, -(-len(warcs) // MOST_BATCHES))

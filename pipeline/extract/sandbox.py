@@ -1,0 +1,150 @@
+"""Text extraction in a process of its own, so that a page that crashes it or never ends costs only itself.
+
+A page with 100,000 nested elements keeps the extractor busy for minutes inside native code, where no Python
+signal handler runs, and a bad enough one ends the process. So pages go to a helper over a socket, one at a
+time: the kernel ends it when a page uses up its processor time or memory, and the next page gets a new one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pipeline.extract.html import decode, paragraphs
+
+COMMAND = [sys.executable, "-m", "pipeline.extract.sandbox"]
+REQUEST = struct.Struct("<II")  # bytes of the codec's name, bytes of the body
+ANSWER = struct.Struct("<?I")  # text, or the reason why there is none; its bytes
+MEMORY_MAX = 4 * 2**30  # address space of a helper
+PAGES_PER_HELPER = 20_000  # a new one now and then bounds what a leak can grow to
+WAITS = 20  # times a page's processor time that we wait for an answer, on a machine that is busy elsewhere
+FAILURES = ("extractor_crashed", "extractor_hung", "extractor_error", "extractor_memory", "undecodable")
+
+
+class Extractor:
+    """`text(body, codec)` in a guarded helper, which is started when it is needed and ends with this process."""
+
+    def __init__(self, page_seconds: int) -> None:
+        self.page_seconds = page_seconds
+        self.helper: subprocess.Popen[bytes] | None = None
+        self.socket: socket.socket
+        self.pages = 0
+
+    def text(self, body: bytes, codec: str) -> tuple[bool, str]:
+        """(True, main text) or (False, one of FAILURES)."""
+        for _ in range(2):  # somebody else's SIGKILL (out of memory, say) is not the page's fault: once more
+            helper = self.helper or self._start()
+            try:
+                return self._ask(body, codec)
+            except TimeoutError:
+                self.kill()
+                return False, "extractor_hung"
+            except (EOFError, OSError):
+                self.stop()
+                if helper.returncode != -signal.SIGKILL:
+                    break
+        return False, "extractor_hung" if helper.returncode == -signal.SIGXCPU else "extractor_crashed"
+
+    def _ask(self, body: bytes, codec: str) -> tuple[bool, str]:
+        name = codec.encode()
+        # In one piece, so that the helper wakes once for it.
+        self.socket.sendall(b"".join((REQUEST.pack(len(name), len(body)), name, body)))
+        found, size = ANSWER.unpack(_receive(self.socket, ANSWER.size))
+        text = _receive(self.socket, size).decode()
+        self.pages += 1
+        if self.pages == PAGES_PER_HELPER:
+            self.stop()
+        return found, text
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self.socket, other = socket.socketpair()
+        self.socket.settimeout(WAITS * self.page_seconds)
+        with other:
+            self.helper = subprocess.Popen(
+                [*COMMAND, str(other.fileno()), str(self.page_seconds)],
+                pass_fds=[other.fileno()],
+                cwd=Path(__file__).parents[2],
+                stderr=subprocess.DEVNULL,  # a panic's own words; the reason goes in the ledger
+            )
+        self.pages = 0
+        atexit.register(self.kill)  # waited for, its processor time counts as ours
+        return self.helper
+
+    def kill(self) -> None:
+        if self.helper is not None:
+            self.helper.kill()
+            self.stop()
+
+    def stop(self) -> None:
+        """Wait for the helper to end, which it does by itself when its socket closes."""
+        if self.helper is not None:
+            self.socket.close()
+            self.helper.wait()
+            self.helper = None
+
+
+def _receive(sock: socket.socket, size: int) -> bytes:
+    """Exactly `size` bytes. Raises EOFError where the other side is gone."""
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        count = sock.recv_into(view)
+        if not count:
+            raise EOFError
+        view = view[count:]
+    return bytes(data)
+
+
+# The helper ---------------------------------------------------------------------------------------
+
+
+def serve(sock: socket.socket, page_seconds: int) -> None:
+    """Answer requests until the socket closes."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MAX, MEMORY_MAX))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    used = -math.inf
+    while True:
+        if time.process_time() - used > 1:  # the limit counts in whole seconds, from the start of the process
+            used = time.process_time()
+            _, most = resource.getrlimit(resource.RLIMIT_CPU)
+            resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used) + 1 + page_seconds, most))
+        try:
+            name_size, body_size = REQUEST.unpack(_receive(sock, REQUEST.size))
+        except EOFError:
+            return
+        codec = _receive(sock, name_size).decode()
+        found, text = main_text(_receive(sock, body_size), codec)
+        data = text.encode("utf-8", "replace")
+        sock.sendall(ANSWER.pack(found, len(data)) + data)
+
+
+def main_text(body: bytes, codec: str) -> tuple[bool, str]:
+    """(True, main text) or (False, the reason why there is none)."""
+    try:
+        html = decode(body, codec)
+        return (True, "\n".join(paragraphs(html))) if html is not None else (False, "undecodable")
+    except MemoryError:
+        return False, "extractor_memory"
+    except BaseException as error:  # a panic of native code is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        return False, "extractor_error"
+
+
+def main(arguments: list[str]) -> None:
+    """The helper's command line: the number of its socket, and the seconds of a page."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to everybody; the other side decides
+    with socket.socket(fileno=int(arguments[0])) as connection:
+        serve(connection, int(arguments[1]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,203 @@
+"""WARC files to pages: the main text of each HTML page in a wanted language.
+
+Source: paper, section 4.1 (text with resiliparse, then language identification with fastText).
+
+WARCs are local files, or those of a folder that `fetch` filled, which says where they come from. A batch of them
+is one job, and each WARC one file of pages, which is kept: a batch whose WARCs are others than last time extracts
+only those that are new. The batch's own output is a list of its files of pages.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from pipeline.common.engine import map_items
+from pipeline.common.files import read_schema, stamp, write_arrow, write_list
+from pipeline.common.fingerprint import fingerprint
+from pipeline.common.ledger import Ledger, merge_files
+from pipeline.common.schemas import PAGE_SCHEMA
+from pipeline.crawl.origins import read_folder, read_origins
+from pipeline.extract.html import charset_of, clean_lines, is_html
+from pipeline.extract.language import guess, identify, load_model
+from pipeline.extract.options import Extract
+from pipeline.extract.sandbox import FAILURES, Extractor
+from pipeline.warc.reader import Damage, Response, responses
+
+
+def extract(
+    options: Extract,
+    warcs: list[str],
+    language_id: str,
+    output: str,
+    ledger: str,
+    workers: int,
+    scheduler: str | None,
+) -> None:
+    """Extract WARC files into a file of pages each, and list these in their order in `output`.
+
+    The files of pages lie in `warcs/` beside the list. One that is there already, from the same code, options
+    and WARC, is used as it is: so a run that is killed goes on with the WARCs that are left.
+    """
+    folder = Path(output).parent / "warcs"
+    code = fingerprint("pipeline.extract.webpages")
+    found, failed = archives(warcs)
+    jobs = [(options, archive, language_id, str(folder / archive.pages_name), code) for archive in found]
+    map_items(_extract_one, jobs, workers, scheduler, "extract", "WARCs")
+    book = merge_files("extract", [_ledger_path(pages) for _, _, _, pages, _ in jobs])
+    for failure in failed:
+        counts = {unit: failure[unit] for unit in ("documents", "bytes")}
+        book.enter(**counts)
+        book.fail(failure["reason"], **counts)
+    book.write(ledger)
+    write_list(output, [pages for _, _, _, pages, _ in jobs])
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive and what provenance calls it: `source`, or for each of its records what `origins` says."""
+
+    path: str
+    source: str
+    origins: str | None
+    pages_name: str  # of the file of its pages
+
+
+def archives(paths: list[str]) -> tuple[list[Archive], list[dict[str, Any]]]:
+    """The archives that `paths` name, and what was not fetched: reason, documents and bytes."""
+    found, failed = [], []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(Archive(str(path), path.name, None, pages_name(str(path))))
+            continue
+        files, missing = read_folder(path)
+        failed += missing
+        for entry in files:
+            source, origins = entry["source"], entry.get("origins")
+            name = pages_name(source, entry["file"])
+            found.append(Archive(str(path / entry["file"]), source, origins and str(path / origins), name))
+    return found, failed
+
+
+def pages_name(place: str, name: str | None = None) -> str:
+    """The file of pages of a WARC; the hash tells apart files of one name from several places."""
+    return f"{name or Path(place).name}-{xxhash.xxh3_64_hexdigest(place.encode())[:8]}.arrow"
+
+
+def _ledger_path(pages: str) -> str:
+    return pages.removesuffix(".arrow") + ".ledger.json"
+
+
+def _extract_one(job: tuple[Extract, Archive, str, str, str]) -> None:
+    options, archive, language_id, output, code = job
+    schema = stamp(PAGE_SCHEMA, "extract", options)
+    key = f"{code} {options} {Path(language_id).name} {_identity(archive.path)}"
+    if Path(output).exists() and (read_schema(output).metadata or {}).get(b"key") == key.encode():
+        return
+    ledger = Ledger("extract")
+    extractor = _extractor(options.page_seconds, threading.get_ident())
+    pages = _pages(options, archive, load_model(language_id), extractor, ledger)
+    schema = schema.with_metadata(schema.metadata | {b"key": key.encode()})
+    # The ledger is complete only at the last page, and pages that are there must have their ledger.
+    write_arrow(output, schema, pages, before_rename=lambda: ledger.write(_ledger_path(output)))
+
+
+@functools.cache
+def _extractor(page_seconds: int, thread: int) -> Extractor:
+    """One for all the WARCs of a thread: it takes one page at a time, and a dask worker may have many threads."""
+    return Extractor(page_seconds)
+
+
+def _identity(warc: str) -> str:
+    """What tells a WARC from another that takes its place: its size, its beginning and its end."""
+    with open(warc, "rb") as file:  # noqa: PTH123
+        size = file.seek(0, 2)
+        digest = xxhash.xxh3_64()
+        for place in (0, max(0, size - 2**16)):
+            file.seek(place)
+            digest.update(file.read(2**16))
+    return f"{Path(warc).name} {size} {digest.hexdigest()}"
+
+
+def _pages(
+    options: Extract, archive: Archive, model: Any, extractor: Extractor, ledger: Ledger
+) -> Iterator[dict[str, Any]]:
+    origins = read_origins(archive.origins) if archive.origins else {}
+    for record in responses(archive.path):
+        if isinstance(record, Damage):
+            ledger.enter(documents=record.records, bytes=record.length)
+            ledger.fail(record.reason, documents=record.records, bytes=record.length)
+            continue
+        size = len(record.body)
+        ledger.enter(documents=1, bytes=size)
+        page = _page(options, record, model, extractor, ledger)
+        if isinstance(page, str):
+            count = ledger.fail if page in FAILURES or page == record.problem else ledger.drop
+            count(page, documents=1, bytes=size)
+            continue
+        ledger.keep(documents=1, bytes=size)
+        ledger.sample("kept", record.url, page["text"])
+        warc, offset = origins.get(record.offset, (archive.source, record.offset))
+        yield page | {"warc": warc, "offset": offset}
+
+
+def _page(
+    options: Extract, record: Response, model: Any, extractor: Extractor, ledger: Ledger
+) -> dict[str, Any] | str:
+    """The page, or the reason why there is none."""
+    if record.problem:
+        return record.problem
+    if record.status != 200:
+        return "http_status"
+    if len(record.body) > options.max_html_bytes:
+        return "html_too_long"
+    if record.kind == "conversion":  # WET: somebody else's text of the page
+        codec, decided_by = "utf-8", "WET"
+        found, text = True, "\n".join(clean_lines(record.body.decode(codec, "replace")))
+    elif not is_html(record.content_type, record.body):
+        return "not_html"
+    else:
+        codec, decided_by = charset_of(record.body, record.charset)
+        if options.cascade:
+            language = guess(model, record.body, codec, options.languages, options.cascade_min_score)
+            if language is not None:
+                ledger.language(language, documents=1)
+                return "unlikely_language"
+        found, text = extractor.text(record.body, codec)
+    if not found:
+        return text
+    if len(text) < options.min_chars:
+        ledger.sample("text_too_short", record.url, text)
+        return "text_too_short"
+    language, score = identify(model, text, options.language_chars)
+    ledger.language(language, documents=1)
+    if language not in options.languages:
+        ledger.sample("other_language", record.url, text)
+        return "other_language"
+    if score < options.language_min_score:
+        ledger.sample("uncertain_language", record.url, text)
+        return "uncertain_language"
+    return {
+        "text": text,
+        "url": record.url,
+        "date": _date(record.date),
+        "language": language,
+        "language_score": score,
+        "charset": f"{codec} ({decided_by})",
+        "record_id": record.record_id,
+        "digest": record.digest,
+    }
+
+
+def _date(value: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(value)
+    except ValueError:
+        return None

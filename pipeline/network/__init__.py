@@ -1,0 +1,1 @@
+"""Getting bytes from servers: over HTTP, and from s3:// and hf://."""

@@ -1,0 +1,212 @@
+"""One request for bytes of a file: over HTTP with urllib3, or from s3:// and hf:// with fsspec.
+
+Either gives an Answer, or says why not: FetchError where asking again is of no use, Interrupted where it may be.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import urllib3
+
+from pipeline.common.errors import StageError, one_line
+from pipeline.network.urls import redirected
+
+CONNECT_SECONDS, READ_SECONDS = 20.0, 60.0
+REDIRECTS_MAX = 5
+PIECE, BLOCK = 2**18, 2**23
+BUSY = (408, 425, 429, 500, 502, 503, 504)
+USER_AGENT = "neutral-residues (corpus toolkit; polite)"
+
+
+class FetchError(StageError):
+    """What cannot be fetched, and will not be by trying again now; `status` is 404 where it does not exist."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Interrupted(Exception):
+    """An attempt that failed and may succeed later; `gained` bytes of it are kept."""
+
+    def __init__(self, why: str, wait: float = 0.0, gained: int = 0) -> None:
+        super().__init__(why)
+        self.wait, self.gained = wait, gained
+
+
+@dataclass
+class Answer:
+    """Bytes from `start` on of a file of `total` bytes (None: the server does not say). `validator` changes when
+    the file does ("": unknown); `digest` is (algorithm, digest) of the whole file where the server states one.
+    """
+
+    start: int
+    total: int | None
+    validator: str
+    digest: tuple[str, bytes] | None
+    pieces: Iterator[bytes]
+
+
+@contextlib.contextmanager
+def open_http(
+    pool: urllib3.PoolManager, url: str, start: int, stop: int | None, validator: str
+) -> Iterator[Answer]:
+    headers = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT}
+    if start or stop is not None:
+        headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+        headers |= {"If-Range": validator} if validator else {}
+    place = url
+    for _ in range(REDIRECTS_MAX + 1):
+        try:
+            timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
+            response = pool.request(
+                "GET", place, headers=headers, redirect=False, preload_content=False, timeout=timeout
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise Interrupted(one_line(error)) from error
+        location = response.headers.get("Location")
+        if response.status not in (301, 302, 303, 307, 308) or not location:
+            break
+        _finish(response)
+        try:
+            place = redirected(place, location)
+        except ValueError as error:
+            raise FetchError(f"{url}: {error}") from None
+    else:
+        raise FetchError(f"{url}: more than {REDIRECTS_MAX} redirects, the last one to {place}")
+    try:
+        yield _answer(url, response, start, validator)
+    finally:
+        _finish(response)
+
+
+def _finish(response: Any) -> None:
+    """Give the connection back; one with a rest of a body on it serves no other request."""
+    if response.length_remaining == 0:
+        response.read()
+    else:
+        response.close()
+    response.release_conn()
+
+
+def _answer(url: str, response: Any, start: int, asked: str) -> Answer:
+    status, headers = response.status, response.headers
+    match = re.fullmatch(r"bytes (?:(\d{1,19})-\d{1,19}|\*)/(\d{1,19}|\*)", headers.get("Content-Range", ""))
+    total = int(match[2]) if match and match[2] != "*" else None
+    etag = headers.get("ETag", "")
+    validator = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
+    pieces = response.stream(PIECE, decode_content=False)
+    digest = _stated_digest(headers)
+    if status == 200:
+        length = headers.get("Content-Length", "")
+        return Answer(0, int(length) if length.isdecimal() else None, validator, digest, pieces)
+    if status == 206 and match and match[1]:
+        if int(match[1]) != start:
+            raise Interrupted(f"bytes from {match[1]} on came, {start} was asked for")
+        return Answer(start, total, validator, digest, pieces)
+    if status == 416 and total == start:  # all of the state asked for is there, or the file is empty
+        return Answer(start, total, asked, digest, iter(()))
+    if status == 416:
+        if start and total is not None:  # the file became shorter: the caller starts again
+            return Answer(0, total, "", None, _failing("the file became shorter"))
+        raise FetchError(f"{url}: no such range from {start} on (HTTP 416)", 416)
+    if status in BUSY:
+        retry = urllib3.Retry()
+        try:
+            wait = float(retry.get_retry_after(response) or 0)
+        except urllib3.exceptions.HTTPError:  # a Retry-After that says nothing
+            wait = 0.0
+        raise Interrupted(f"HTTP {status} {response.reason}", wait)
+    cure = {
+        401: "it needs an account",
+        403: "forbidden; CommonCrawl says so to too many connections: wait a day and lower crawl.connections",
+        404: "it does not exist; check the name of the crawl and crawl.commoncrawl.base_url",
+    }.get(status, "this server does not give it")
+    raise FetchError(f"{url}: HTTP {status}: {cure}", status)
+
+
+def _failing(why: str) -> Iterator[bytes]:
+    raise Interrupted(why)
+    yield b""
+
+
+def _stated_digest(headers: Any) -> tuple[str, bytes] | None:
+    """Of the whole file: Repr-Digest (RFC 9530), or the ETag of S3 where that is an MD5."""
+    if match := re.search(r"sha-256=:([A-Za-z0-9+/=]{44}):", headers.get("Repr-Digest", "")):
+        return "sha256", base64.b64decode(match[1])
+    match = re.fullmatch(r'"([0-9a-f]{32})"', headers.get("ETag", ""))
+    encrypted = "x-amz-server-side-encryption-aws-kms-key-id" in headers
+    if match and headers.get("Server") == "AmazonS3" and not encrypted:
+        return "md5", bytes.fromhex(match[1])
+    return None
+
+
+@contextlib.contextmanager
+def open_fsspec(_: Any, url: str, start: int, stop: int | None, validator: str) -> Iterator[Answer]:
+    with _file_system(url) as (system, path):
+        system.invalidate_cache(path)  # it keeps lists of folders, and would not see that the file has changed
+        info = system.info(path)
+    total = int(info["size"])
+    now = str(info.get("ETag") or info.get("blob_id") or f"{total} {info.get('LastModified', '')}")
+    digest = ("sha256", bytes.fromhex(info["lfs"].sha256)) if info.get("lfs") else None
+    begin = start if not validator or validator == now else 0
+    end = total if stop is None else min(stop, total)
+    yield Answer(begin, total, now, digest, _blocks(url, begin, end))
+
+
+def _blocks(url: str, begin: int, end: int) -> Iterator[bytes]:
+    # Without its cache: that reads ahead what is asked for again as the next block.
+    with _file_system(url) as (system, path), system.open(path, "rb", cache_type="none") as file:
+        file.seek(begin)
+        for place in range(begin, end, BLOCK):
+            yield file.read(min(BLOCK, end - place))
+
+
+def find_fsspec(pattern: str) -> list[str]:
+    """URLs of the files that match, on the hub at the commit that they have now, in order.
+
+    Raises FetchError or Interrupted.
+    """
+    with _file_system(pattern) as (system, path):
+        if pattern.startswith("hf://"):
+            path = _at_commit(system.resolve_path(path))
+        found = system.glob(path, detail=True)
+    return sorted(system.unstrip_protocol(name) for name, info in found.items() if info["type"] == "file")
+
+
+def _at_commit(place: Any) -> str:
+    """A path of the hub with its branch's or tag's commit instead; a bucket has none."""
+    from huggingface_hub import HfApi
+
+    if not hasattr(place, "revision"):
+        return str(place.unresolve())
+    commit = HfApi().repo_info(place.repo_id, repo_type=place.repo_type, revision=place.revision).sha
+    return str(dataclasses.replace(place, revision=commit, _raw_revision=None).unresolve())
+
+
+@contextlib.contextmanager
+def _file_system(url: str) -> Iterator[tuple[Any, str]]:
+    """fsspec's file system of a URL, and the path in it; its errors become FetchError and Interrupted."""
+    import fsspec
+
+    try:
+        yield fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise FetchError(f"{url}: {error}; pip install s3fs") from None
+    except FileNotFoundError as error:  # of the hub perhaps the repository or the revision
+        raise FetchError(f"{url}: no such file{''.join(re.findall(r' [(].*', one_line(error)))}", 404) from None
+    except PermissionError as error:
+        raise FetchError(f"{url}: {error}; s3:// needs an account's credentials, https:// does not", 403) from None
+    except Exception as error:  # each file system has errors of its own
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        if not 400 <= status < 500 or status in BUSY:
+            raise Interrupted(one_line(error)) from error
+        cure = "; log in with `hf auth login`, or set HF_TOKEN" if status in (401, 403) else ""
+        raise FetchError(f"{url}: {one_line(error)}{cure}", status) from None

@@ -1,0 +1,98 @@
+"""The dataset card and the statistics of a corpus: what a person or the hub wants to know of its shards."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pipeline.common.errors import StageError
+from pipeline.common.files import read_arrow, read_json, write_json, write_text
+from pipeline.common.ledger import merge
+
+
+def write_card(shards: list[str], ledgers: list[str], decontamination: str | None, card: str, stats: str) -> None:
+    """Count the shards, merge the ledgers by stage, and write both as JSON and as a dataset card.
+
+    The stages are those of the ledgers, in their order. Raises StageError where the documents that one stage kept
+    are not those that came into the next.
+    """
+    counts: dict[str, dict[str, dict[str, int]]] = defaultdict(dict)
+    for path in map(Path, shards):
+        language, split = path.parent.name, path.name.rsplit("-", 1)[0]
+        total = counts[language].setdefault(split, {"shards": 0, "documents": 0, "paragraphs": 0, "bytes": 0})
+        total["shards"] += 1
+        for batch in read_arrow(path):
+            total["documents"] += batch.num_rows
+            total["bytes"] += sum(len(text.encode()) for text in batch.column("text").to_pylist())
+            total["paragraphs"] += len(batch.column("paragraphs").flatten())
+    parts = [read_json(path) for path in ledgers]
+    stages = dict.fromkeys(part["stage"] for part in parts)
+    merged = [merge(stage, (p for p in parts if p["stage"] == stage)).data() for stage in stages]
+    for before, after in pairwise(merged):
+        kept, entered = before["kept"]["documents"], after["in"]["documents"]
+        if kept != entered:
+            raise StageError(
+                f"{before['stage']} kept {kept} documents but {entered} came into {after['stage']}; "
+                "give the ledgers of one run, in the order of its stages"
+            )
+    sets: dict[str, Any] = read_json(decontamination) if decontamination else {"ngram": 0, "sets": []}
+    for entry in sets["sets"]:
+        drops = (ledger["dropped"].get(f"contaminated:{entry['name']}", {"documents": 0}) for ledger in merged)
+        entry["documents_dropped"] = sum(counts["documents"] for counts in drops)
+    write_json(stats, {"languages": counts, "ledgers": merged, "decontamination": sets})
+    write_text(card, _card(counts, merged, sets))
+
+
+def _card(counts: dict[str, Any], ledgers: list[dict[str, Any]], decontamination: dict[str, Any]) -> str:
+    configs = "\n".join(
+        f"- config_name: {language}\n  data_files:\n"
+        + "\n".join(f"  - split: {split}\n    path: {language}/{split}-*.arrow" for split in sorted(splits))
+        for language, splits in sorted(counts.items())
+    )
+    rows = "\n".join(
+        f"| {language} | {split} | {c['documents']:,} | {c['paragraphs']:,} | {c['bytes'] / 1e6:,.1f} |"
+        for language, splits in sorted(counts.items())
+        for split, c in sorted(splits.items())
+    )
+    drops = "\n".join(
+        f"| {ledger['stage']} | {reason} | {c['documents']:,} | {c['paragraphs']:,} | {c['bytes'] / 1e6:,.1f} |"
+        for ledger in ledgers
+        for reason, c in (*ledger["dropped"].items(), *ledger["failed"].items())
+    )
+    sets = "\n".join(
+        f"| {x['name']} | {x['ngrams']:,} | {x['documents_dropped']:,} |" for x in decontamination["sets"]
+    )
+    kept_out = f"""
+## Evaluation sets kept out
+
+Documents with {decontamination["ngram"]} words in a row of one of these were dropped.
+
+| set | n-grams | documents dropped |
+|---|---:|---:|
+{sets}
+"""
+    return f"""---
+language: [{", ".join(sorted(counts))}]
+task_categories: [text-generation]
+configs:
+{configs}
+---
+
+# Web corpus
+
+Main text of web pages, after these stages: {", ".join(ledger["stage"] for ledger in ledgers)}. Each document says
+where it comes from: `url`, `date`, and the crawl's `warc`, `offset`, `record_id`, `digest` and kept `paragraphs`.
+The text belongs to the sites it comes from.
+
+| language | split | documents | paragraphs | text, MB |
+|---|---|---:|---:|---:|
+{rows}
+
+## What was left out, and why
+
+| stage | reason | documents | paragraphs | MB |
+|---|---|---:|---:|---:|
+{drops}
+{kept_out if sets else ""}"""

@@ -1,0 +1,169 @@
+"""The shards of a published recipe again, from the archives (`pipeline/publish/publish.py`).
+
+The archives of a batch are read one after the other, and so are the rows of its shards, whose order is that of the
+archives: only the rows of one archive are held in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.common.engine import map_items
+from pipeline.common.errors import StageError
+from pipeline.common.files import arrow_rows, read_arrow, read_json, read_schema
+from pipeline.common.ledger import Ledger, merge
+from pipeline.common.schemas import SHARD_SCHEMA
+from pipeline.extract.html import clean_lines
+from pipeline.extract.sandbox import Extractor
+from pipeline.publish.publish import SHARD_SUMS, SUMS, code_version, corpus_shards, read_sums, sha256, text_hash
+from pipeline.warc.reader import Response, responses
+
+Row = dict[str, Any]
+Write = Callable[[Row], None]
+PAGE_SECONDS = 60  # as much patience as anybody's options had
+
+
+def rebuild(recipe: str, warcs: list[str], output: str, ledger: str, workers: int, scheduler: str | None) -> None:
+    """Write the shards into the folder `output`, and a ledger of the documents that could not be made again.
+
+    A shard that is there with the right checksum is kept. Raises StageError where the recipe is damaged, and,
+    after all is written, where a document or a shard is not the recipe's; the ledger says why.
+    """
+    stats, made = read_json(Path(recipe, "stats.json")), read_json(Path(recipe, "provenance.json"))["code"]
+    differing = [
+        f"{name} {version}, here {code_version()['versions'].get(name)}"
+        for name, version in made["versions"].items()
+        if version != code_version()["versions"].get(name)
+    ]
+    if differing:
+        logging.warning("the recipe was made with %s; texts may differ", "; ".join(differing))
+    files: dict[str, list[str]] = defaultdict(list)
+    for warc in warcs:
+        files[Path(warc).name].append(warc)
+    batches: dict[str, list[str]] = defaultdict(list)
+    for language in stats["languages"]:
+        for path in corpus_shards(recipe, stats, language):
+            batches[path[-len("00000.arrow") :]].append(str(Path(path).relative_to(recipe)))
+    sums = read_sums(Path(recipe, SHARD_SUMS))
+    jobs = [(recipe, shards, dict(files), output, sums) for _, shards in sorted(batches.items())]
+    found = map_items(_rebuild_batch, jobs, workers, scheduler, "rebuild", "batches")
+    book = merge("rebuild", (data for data, _ in found))
+    book.write(ledger)
+    if wrong := [shard for _, shards in found for shard in shards]:
+        lost = sum(counts["documents"] for counts in book.failed.values())
+        reasons = ", ".join(f"{reason} {counts['documents']}" for reason, counts in sorted(book.failed.items()))
+        raise StageError(
+            f"{len(wrong)} of {len(sums)} shards are not the recipe's, such as {wrong[0]}: {lost} documents could "
+            f"not be made again ({reasons or 'the libraries differ'}); give the missing archives and run again"
+        )
+
+
+def _rebuild_batch(
+    job: tuple[str, list[str], dict[str, list[str]], str, dict[str, str]],
+) -> tuple[dict[str, Any], list[str]]:
+    """The ledger of a batch, and those of its shards that did not come out as they should."""
+    recipe, shards, files, output, sums = job
+    own = read_sums(Path(recipe, SUMS))
+    if damaged := [shard for shard in shards if not _is_right(Path(recipe, shard), own[shard])]:
+        raise StageError(f"{recipe}/{damaged[0]}: not what {SUMS} says; fetch the recipe again")
+    book = Ledger("rebuild")
+    left = [shard for shard in shards if not _is_right(Path(output, shard), sums[shard])]
+    for shard in set(shards).difference(left):
+        for row in _rows(recipe, shard):
+            book.enter(**_count(row))
+            book.keep(**_count(row))
+    with contextlib.ExitStack() as stack:
+        write = {
+            shard: stack.enter_context(arrow_rows(Path(output, shard), _schema(recipe, shard))) for shard in left
+        }
+        extractor = Extractor(PAGE_SECONDS)
+        stack.callback(extractor.stop)
+        for name, rows in _by_archive(recipe, left):
+            _rebuild_rows(files.get(name, []), rows, write, extractor, book)
+    return book.data(), [shard for shard in left if not _is_right(Path(output, shard), sums[shard])]
+
+
+def _is_right(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256(path) == digest
+
+
+def _schema(recipe: str, shard: str) -> pa.Schema:
+    return SHARD_SCHEMA.with_metadata(read_schema(Path(recipe, shard)).metadata)
+
+
+def _rows(recipe: str, shard: str) -> Iterator[Row]:
+    for batch in read_arrow(Path(recipe, shard)):
+        yield from batch.to_pylist()
+
+
+def _by_archive(recipe: str, shards: list[str]) -> Iterator[tuple[str, list[tuple[str, Row]]]]:
+    """The rows of all shards by their archive, in the order in which the batch read its archives."""
+    streams = {shard: groupby(_rows(recipe, shard), itemgetter("warc")) for shard in shards}
+    heads = {shard: next(stream, None) for shard, stream in streams.items()}
+    while names := [head[0] for head in heads.values() if head]:
+        name = min(names)  # each shard has its own order; archives sorted by name are read once for all of them
+        rows = []
+        for shard, head in heads.items():
+            if head and head[0] == name:
+                rows += [(shard, row) for row in head[1]]
+                heads[shard] = next(streams[shard], None)
+        yield name, rows
+
+
+def _rebuild_rows(
+    paths: list[str], rows: list[tuple[str, Row]], write: dict[str, Write], extractor: Extractor, book: Ledger
+) -> None:
+    """Write the documents that one archive has, in the order of the rows, and count the others."""
+    wanted = {_key(row["offset"], row["record_id"], row["url"]): row for _, row in rows}
+    texts: dict[tuple[int, str, str], tuple[str, str]] = {}
+    for path in paths:  # several where folders have archives of one name
+        for record in responses(path):
+            if isinstance(record, Response):
+                key = _key(record.offset, record.record_id, record.url)
+                if key in wanted and not texts.get(key, ("", ""))[0]:
+                    texts[key] = _text(record, wanted[key], extractor)
+    missing = ("", "missing_record" if paths else "missing_archive")
+    for shard, row in rows:
+        book.enter(**_count(row))
+        text, problem = texts.get(_key(row["offset"], row["record_id"], row["url"]), missing)
+        if problem:
+            book.fail(problem, **_count(row))
+            continue
+        book.keep(**_count(row))
+        write[shard]({name: row[name] for name in SHARD_SCHEMA.names[1:]} | {"text": text})
+
+
+def _key(offset: int, record_id: str, url: str) -> tuple[int, str, str]:
+    """What a record of an archive is known by: a frame may hold several, and old ARC records have no id."""
+    return offset, record_id, url
+
+
+def _count(row: Row) -> dict[str, int]:
+    return {"documents": 1, "paragraphs": len(row["paragraphs"])}
+
+
+def _text(record: Response, row: Row, extractor: Extractor) -> tuple[str, str]:
+    """The kept paragraphs of the page and "", or "" and the reason why they are not those of the recipe."""
+    if record.problem:
+        return "", record.problem
+    if record.digest != row["digest"]:
+        return "", "digest_differs"
+    codec, _, decided_by = row["charset"].partition(" ")
+    if decided_by == "(WET)":
+        found, text = True, "\n".join(clean_lines(record.body.decode(codec, "replace")))
+    else:
+        found, text = extractor.text(record.body, codec)
+    if not found:
+        return "", text
+    lines = text.split("\n")
+    kept = "\n".join(lines[i] for i in row["paragraphs"] if i < len(lines))
+    return (kept, "") if text_hash(kept) == row["text_hash"] else ("", "text_differs")

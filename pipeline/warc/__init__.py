@@ -1,0 +1,1 @@
+"""Reading archives, sound or damaged."""

@@ -1,0 +1,212 @@
+"""Responses of a web archive, with damage costing only the records it hits.
+
+A sound file is read by FastWARC alone. FastWARC ends a file at the first damage, and says nothing about a file
+that was cut short, so a record counts as sound only when the next one begins behind it. From the first record for
+which that is not so, the file is read frame by frame (`pipeline.warc.resync`).
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import mmap
+import re
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.warc import resync
+from pipeline.warc.encodings import BODY_MAX, undo
+from pipeline.warc.frames import GZIP, LZ4, ZSTD
+
+
+@dataclass(frozen=True)
+class Response:
+    """One HTTP response, or the plain text of one (kind `conversion`, in WET files).
+
+    `offset` is where its record, or the frame with its record, starts in the (compressed) file. `problem` is "" or
+    says why the body is not what the server sent: `body_too_long`, `truncated_body`, `undecodable_encoding` or
+    `no_http_headers`.
+    """
+
+    url: str
+    date: str
+    offset: int
+    record_id: str
+    digest: str
+    status: int
+    content_type: str
+    charset: str | None
+    body: bytes
+    kind: str = "response"
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A stretch of the file that could not be read: its offset, its length in bytes of the file, and the number of
+    records that were lost in it, as far as it can be told.
+
+    Where a compressed frame holds several records, a stretch inside it starts where the frame starts, and is as
+    long as what is lost of its content.
+    """
+
+    offset: int
+    length: int
+    reason: str
+    records: int = 1
+
+
+def responses(path: str | Path) -> Iterator[Response | Damage]:
+    """Every response and conversion record of an archive in order, and every damage between them.
+
+    WARC files, plain or with gzip, zstd or lz4, and ARC files, plain or with gzip, told apart by their content.
+    Raises OSError if the file cannot be opened at all.
+    """
+    with Path(path).open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        if size == 0:
+            yield Damage(0, 0, "empty_file")
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            magic, form = resync.layout(data, str(path))
+            start = 0
+            if form is resync.WARC and magic != LZ4:  # FastWARC 2.0.1 tells wrong offsets in lz4, and panics there
+                start = yield from _sound_responses(path, data, magic)
+            for item in resync.records(data, magic, form, start):
+                if isinstance(item, resync.Lost):
+                    yield _damage(item, size)
+                    continue
+                offset, record = item
+                try:
+                    response = _parse(record, offset, form)
+                except OSError:
+                    yield Damage(offset, len(record), "damaged_record")
+                    continue
+                if response is not None:
+                    yield response
+
+
+def _damage(lost: resync.Lost, size: int) -> Damage:
+    if not lost.records:
+        reason = "no_archive" if lost.end - lost.begin >= size else "garbage"
+    else:
+        reason = "truncated_file" if lost.end == size else "damaged_record"
+    return Damage(lost.begin, lost.end - lost.begin, reason, max(1, lost.records))
+
+
+def _sound_responses(path: str | Path, data: mmap.mmap, magic: bytes) -> Generator[Response, None, int]:
+    """The responses of all records behind which another record begins, as fast as FastWARC reads.
+
+    Returns the offset of the first record that is not one of them. That is at the latest the last one, so whatever
+    FastWARC does not say about the end of a file is found out by reading on from there.
+    """
+    from fastwarc import stream_io
+
+    readers = {GZIP: "GzipReader", ZSTD: "ZstdReader"}
+    start, held = -1, None
+    try:
+        # A plain path is read and unpacked natively, much faster than a Python file object.
+        reader = getattr(stream_io, readers[magic])(str(path)) if magic else None
+        for record in _iterate(reader or str(path)):
+            begin = reader.frame_start_position() if reader else record.stream_pos
+            if begin <= start or not data[begin : begin + 5].startswith(magic or b"WARC/"):
+                break  # several records in a frame
+            if record.content_length == 0 and record.headers.get("Content-Length") != "0":
+                break  # what FastWARC makes of a length that it cannot read
+            if held is not None:
+                yield held
+            start, held = begin, None
+            held = _response(record, begin)
+    except OSError:
+        pass
+    except BaseException as error:  # a panic of Rust code is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+    return max(start, 0)
+
+
+def _iterate(source: Any) -> Any:
+    from fastwarc.warc import ArchiveIterator
+
+    return ArchiveIterator(source, parse_http=False, max_header_len=resync.HEADER_MAX, fsspec_args=False)
+
+
+def _parse(record: bytes, offset: int, form: resync.Form) -> Response | None:
+    """The response in the bytes of one record. Raises OSError where they are no record."""
+    if form is resync.ARC:
+        record = _arc_to_warc(record)
+    for parsed in _iterate(io.BytesIO(record)):
+        return _response(parsed, offset)
+    raise OSError("not a WARC record")
+
+
+def _arc_to_warc(record: bytes) -> bytes:
+    """The same record as WARC. Source: the Internet Archive's ARC file format, versions 1 and 2."""
+    line, _, block = record.partition(b"\n")
+    url, _, date, media_type = line.split(b" ")[:4]
+    http = url.startswith((b"http:", b"https:"))
+    fields = {
+        b"WARC-Type": b"warcinfo" if url.startswith(b"filedesc:") else b"response",
+        b"WARC-Target-URI": url,
+        b"WARC-Date": re.sub(rb"(....)(..)(..)(..)(..)(..)", rb"\1-\2-\3T\4:\5:\6Z", date),
+        b"Content-Type": b"application/http; msgtype=response" if http else media_type,
+        b"Content-Length": b"%d" % len(block),
+    }
+    header = b"".join(b"%s: %s\r\n" % field for field in fields.items())
+    return b"WARC/1.0\r\n" + header + b"\r\n" + block + b"\r\n\r\n"
+
+
+def _response(record: Any, offset: int) -> Response | None:
+    """The response, or None where the record is none. Raises OSError where its content cannot be read."""
+    from fastwarc.warc import WarcRecordType
+
+    if record.record_type not in (WarcRecordType.response, WarcRecordType.conversion):
+        return None
+    response = functools.partial(
+        Response,
+        url=record.headers.get("WARC-Target-URI") or "",
+        date=record.headers.get("WARC-Date") or "",
+        offset=offset,
+        record_id=record.record_id or "",
+        digest=record.headers.get("WARC-Payload-Digest") or "",
+    )
+    if record.record_type == WarcRecordType.conversion:
+        body, problem = _block(record)
+        return response(
+            status=200, content_type="text/plain", charset="utf-8", body=body, kind="conversion", problem=problem
+        )
+    headers = _http_headers(record)
+    if headers is None:
+        return response(status=0, content_type="", charset=None, body=b"", problem="no_http_headers")
+    body, problem = _block(record)
+    encodings = [*headers.get_multiple("Content-Encoding"), *headers.get_multiple("Transfer-Encoding")]
+    if encodings:
+        body, undone = undo(body, encodings)
+        problem = problem or undone
+    return response(
+        status=headers.status_code,
+        content_type=(record.http_content_type or "").lower(),
+        charset=record.http_charset,
+        body=body,
+        problem=problem,
+    )
+
+
+def _http_headers(record: Any) -> Any:
+    """None where the record has none, as in HTTP/0.9, or none that can be read."""
+    if not record.is_http:
+        return None
+    try:
+        record.parse_http()
+    except OSError:
+        return None
+    headers = record.http_headers
+    return headers if headers is not None and headers.status_code is not None else None
+
+
+def _block(record: Any) -> tuple[bytes, str]:
+    """What is left of the record to read, at most BODY_MAX, and what is wrong with it."""
+    length = record.content_length
+    return record.reader.read(min(length, BODY_MAX)), "body_too_long" if length > BODY_MAX else ""

@@ -1,0 +1,146 @@
+import argparse
+import subprocess
+import sys
+from dataclasses import dataclass, fields
+
+import pytest
+import yaml
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.common.config import ConfigError, add_arguments, flags, option, read, read_yaml
+from pipeline.corpus.options import Dedup, Quality
+from pipeline.extract.options import Extract
+from train.config import Config, write_schema
+from train.runs.options import Run
+
+BACKBONE = {"source": "some/model"}
+RUNS = {"runs": {"a": {"learning_rate": 1e-3}}}
+DOMAINS = {"en": {"language": "en"}, "en-replay": {"language": "en"}, "fr": {"language": "fr"}}
+GOOD = {"output": "x", "backbone": BACKBONE, "extend": RUNS, "domains": DOMAINS}
+
+
+@pytest.mark.parametrize("name", ["demo", "smollm2", "test"])
+def test_shipped_configs_are_valid(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert read_yaml(Config, f"configs/{name}.yaml").output == f"results/{name}"
+
+
+def test_all_errors_are_listed_at_once_with_key_and_cure():
+    bad = GOOD | {
+        "extrct": {},
+        "evaluate": {"learning": "it"},
+        "extract": {"min_chars": -3, "languages": "fr"},
+        "extend": {"runs": {"a": {"learning_rate": 1, "method": "magic"}}},
+    }
+    with pytest.raises(ConfigError) as caught:
+        read(Config, bad, "my.yaml")
+    text = str(caught.value)
+    assert len(text.splitlines()) == 4, text
+    assert "my.yaml: extrct: unknown key; did you mean extract?" in text
+    assert "extract.languages: expected list of text, found 'fr'" in text
+    assert "extract.min_chars: -3 characters is too small; the least is 1 characters" in text
+    assert "extend.runs.a.method: 'magic' is not a choice; choose one of finetune, lora, adapter, neutral" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"evaluate": {"learning": "it"}}, "evaluate.learning: no domain 'it'"),
+        ({"backbone": {}}, "backbone.source: give exactly one of source and pretrain"),
+        (
+            {"backbone": {"pretrain": {"learning_rate": 1e-3}}, "tokens": {"domain": "it"}},
+            "tokens.domain: no domain 'it'",
+        ),
+        ({"extract": {"language_model": "no/such.bin"}}, "extract.language_model: no such file: no/such.bin"),
+        (
+            {"domains": DOMAINS | {"it": {"language": "it"}}},
+            "domains.it.language: 'it' is not in extract.languages",
+        ),
+        (
+            {"domains": DOMAINS | {"x": {"language": "fr", "urls": "("}}},
+            "domains.x.urls: not a regular expression",
+        ),
+        ({"output": 3}, "output: expected text, found 3"),
+        ({"crawl": {"warcs": ["no/*.gz"]}}, "crawl.warcs: no file matches no/*.gz"),
+        ({"crawl": {"warcs": [__file__, __file__]}}, "test_config.py is named twice"),
+    ],
+)
+def test_each_wrong_value_names_its_key(change, message):
+    with pytest.raises(ConfigError, match=r".") as caught:
+        read(Config, GOOD | change)
+    assert message in str(caught.value)
+
+
+def test_missing_required_key_is_named():
+    with pytest.raises(ConfigError, match=r"output: missing"):
+        read(Config, {key: value for key, value in GOOD.items() if key != "output"})
+
+
+@given(
+    min_chars=st.integers(1, 10**6),
+    score=st.floats(0, 1),
+    languages=st.lists(
+        st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1), max_size=4
+    ),
+)
+def test_flags_give_back_the_same_options(min_chars, score, languages):
+    import shlex
+
+    options = Extract(min_chars=min_chars, language_min_score=score, languages=["fr", *languages])
+    words = shlex.split(flags(options))
+    if any(word.startswith("-") for word in languages):
+        return  # argparse takes such words for flags; no language is called so
+    parser = argparse.ArgumentParser()
+    add_arguments(parser.add_argument_group(), Extract)
+    assert read(Extract, vars(parser.parse_args(words))) == options
+
+
+@pytest.mark.parametrize("cls", [Extract, Dedup, Quality, Config, Run])
+def test_every_option_is_documented(cls):
+    assert all(field.metadata.get("doc") for field in fields(cls))
+
+
+def test_yaml_floats_without_a_dot_are_numbers():
+    assert read(Run, yaml.safe_load("learning_rate: 1e-3")).learning_rate == 1e-3
+
+
+def test_alpha_is_a_number_or_auto():
+    rate = {"learning_rate": 1e-3}
+    assert [read(Run, rate | {"alpha": value}).alpha for value in ("1e1", 3, "auto")] == [10.0, 3.0, "auto"]
+    for value, problem in ((-1, "-1.0 is too small"), ("much", "'much' is no number"), ([], "number or text")):
+        with pytest.raises(ConfigError, match=f"alpha: .*{problem}"):
+            read(Run, rate | {"alpha": value})
+    parser = argparse.ArgumentParser()
+    add_arguments(parser.add_argument_group(), Run)
+    given = vars(parser.parse_args(["--learning-rate", "1", "--alpha", "auto"]))
+    assert "--alpha auto" in flags(read(Run, given))
+
+
+def test_bool_is_no_number():
+    @dataclass(frozen=True)
+    class One:
+        count: int = option(1, "a count")
+
+    with pytest.raises(ConfigError, match="count: expected whole number, found True"):
+        read(One, {"count": True})
+
+
+def test_the_schema_for_editors_is_up_to_date(tmp_path):
+    write_schema(str(tmp_path / "schema.json"))
+    shipped = (ROOT / "configs" / "schema.json").read_text()
+    assert shipped == (tmp_path / "schema.json").read_text(), "run: python -m train schema"
+
+
+@pytest.mark.parametrize("wing", ["pipeline", "train"])
+def test_help_imports_nothing_heavy(wing):
+    heavy = ("torch", "transformers", "pyarrow", "numpy", "distributed", "fasttext", "altair")
+    code = f"""
+import runpy, sys
+sys.argv = ["x", "--help"]
+try: runpy.run_module("{wing}", run_name="__main__")
+except SystemExit: pass
+print(sorted(set({heavy!r}) & set(sys.modules)))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

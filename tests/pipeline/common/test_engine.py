@@ -1,0 +1,147 @@
+"""A real dask cluster, scheduler and two workers each a process: what becomes of work when one is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chores import slowly, too_much_memory, too_much_memory_once, where
+from conftest import ROOT
+
+from pipeline.common import engine
+from pipeline.common.engine import map_items
+from pipeline.common.errors import StageError
+from pipeline.extract.options import Extract
+from pipeline.extract.webpages import extract
+
+# A worker's memory limit is checked often, and a second death of the same item is enough.
+SETTINGS = {
+    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__MONITOR_INTERVAL": "50ms",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
+}
+
+
+class Cluster:
+    """The processes of a cluster in `folder`, which is not where the work is."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.address = f"tcp://127.0.0.1:{self.port}"
+        self.folder = folder
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.scheduler = self.start_scheduler()
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        path = os.pathsep.join([str(ROOT), str(ROOT / "tests/pipeline"), str(ROOT / "tests")])
+        with (self.folder / f"{len(self.processes)}.log").open("wb") as log:
+            process = subprocess.Popen([sys.executable, "-m", "distributed.cli." + arguments[0], *arguments[1:]],
+                                       cwd=self.folder, env=os.environ | SETTINGS | {"PYTHONPATH": path},
+                                       stdout=log, stderr=log, start_new_session=True)  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def start_scheduler(self) -> subprocess.Popen[bytes]:
+        process = self.start("dask_scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard")
+        while process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                break
+            time.sleep(0.05)
+        return process
+
+    def start_worker(self, threads: int = 1) -> subprocess.Popen[bytes]:
+        return self.start("dask_worker", self.address, "--nthreads", str(threads), "--memory-limit", "500MB",
+                          "--no-dashboard")  # fmt: skip
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """With all its children, at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path_factory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield cluster
+    for process in cluster.processes:
+        cluster.kill(process)
+
+
+def run(function, folder: Path, cluster: Cluster, count: int = 6) -> list:
+    items = [(str(folder), i) for i in range(count)]
+    return map_items(function, items, 1, cluster.address, "chores", "items")
+
+
+def when(condition, then) -> threading.Thread:
+    """Does `then` as soon as the condition holds."""
+
+    def wait() -> None:
+        while not condition():
+            time.sleep(0.01)
+        then()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_worker_killed_in_the_middle_and_one_with_two_threads_give_the_same_bytes(
+    cluster, tmp_path, make_warc, language_id, monkeypatch
+):
+    for i in range(8):
+        make_warc(f"{i}.warc.gz", count=40, first=30 * i)
+    monkeypatch.chdir(tmp_path)  # the paths are relative to it
+    warcs = [f"{i}.warc.gz" for i in range(8)]
+    options = Extract(languages=["fr"], min_chars=1)
+    victim, _ = cluster.start_worker(), cluster.start_worker(threads=2)
+    pages = tmp_path / "far/warcs"
+    killing = when(lambda: list(pages.glob("*.arrow")), lambda: cluster.kill(victim))
+    for folder, scheduler in (("near", None), ("far", cluster.address)):
+        extract(options, warcs, language_id, f"{folder}/pages.json", f"{folder}/ledger.json", 1, scheduler)
+    killing.join(10)
+    near = {p.relative_to("near"): p.read_bytes() for p in Path("near").rglob("*.*")}
+    far = {p.relative_to("far"): p.read_bytes() for p in Path("far").rglob("*.*")}
+    assert len(near) == 18
+    assert far == near
+
+
+def test_a_worker_without_memory_left_is_replaced_and_two_of_them_are_an_error(cluster, tmp_path):
+    for _ in range(2):
+        cluster.start_worker()
+    assert set(run(where, tmp_path, cluster)) == {str(Path.cwd())}
+    assert run(too_much_memory_once, tmp_path, cluster) == list(range(6))
+    with pytest.raises(
+        StageError, match="chores: 2 workers in a row died of the same items, most likely for want of"
+    ):
+        run(too_much_memory, tmp_path, cluster, count=1)
+
+
+def test_a_lost_scheduler_is_a_clear_error_and_with_a_new_one_the_work_goes_on(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "CONNECT_SECONDS", 3)
+    cluster.start_worker()
+    when(lambda: (tmp_path / "0").exists(), lambda: cluster.kill(cluster.scheduler))
+    with pytest.raises(
+        StageError, match=f"connection to the dask scheduler {cluster.address} was lost; run again"
+    ):
+        run(slowly, tmp_path, cluster, count=40)
+    with pytest.raises(StageError, match=f"no dask scheduler answers at {cluster.address}"):
+        run(slowly, tmp_path, cluster)
+    with pytest.raises(StageError, match="no dask scheduler answers at nonsense"):
+        map_items(slowly, [1], 1, "nonsense://x", "chores", "items")
+    cluster.start_scheduler()
+    cluster.start_worker()
+    monkeypatch.setattr(engine, "CONNECT_SECONDS", 60)
+    assert run(slowly, tmp_path, cluster, count=2) == [0, 1]

@@ -1,0 +1,115 @@
+import json
+
+import pyarrow as pa
+import pytest
+
+from pipeline.common.files import (
+    ROWS_PER_BATCH,
+    arrow_rows,
+    atomic,
+    atomic_folder,
+    read_arrow,
+    write_arrow,
+    write_list,
+)
+from pipeline.common.ledger import Ledger, LedgerError, merge
+
+SCHEMA = pa.schema([("text", pa.string())])
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic(path) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_part_left_by_a_killed_run_is_overwritten(tmp_path):
+    (tmp_path / "a.part").write_text("left by a killed run, and longer than what comes")
+    with atomic(tmp_path / "a") as part:
+        part.write_text("new")
+    assert (tmp_path / "a").read_text() == "new"
+
+
+def test_a_full_disk_leaves_the_old_folder_and_is_named(tmp_path):
+    path = tmp_path / "a"
+    with atomic_folder(path) as folder:
+        (folder / "file").write_text("old")
+    with pytest.raises(OSError, match="make room and run again") as caught, atomic_folder(path) as folder:
+        (folder / "file").write_text("new")
+        with open("/dev/full", "w") as file:  # noqa: PTH123
+            file.write("whose every write says that the disk is full")
+    assert caught.value.filename == str(path)
+    assert (path / "file").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_rows_come_back_in_order_and_in_batches(tmp_path):
+    rows = [{"text": str(i)} for i in range(2 * ROWS_PER_BATCH + 1)]
+    assert write_arrow(tmp_path / "a.arrow", SCHEMA, rows) == len(rows)
+    batches = list(read_arrow(tmp_path / "a.arrow"))
+    assert [len(b) for b in batches] == [ROWS_PER_BATCH, ROWS_PER_BATCH, 1]
+    assert [r for b in batches for r in b.to_pylist()] == rows
+
+
+def test_long_texts_make_short_batches(tmp_path):
+    write_arrow(tmp_path / "a.arrow", SCHEMA, ({"text": "x" * 20 * 2**20} for _ in range(4)))
+    assert [len(b) for b in read_arrow(tmp_path / "a.arrow")] == [2, 2]
+
+
+def test_a_list_reads_as_its_files_in_order(tmp_path):
+    for name in ("a", "b"):
+        write_arrow(tmp_path / f"in/{name}.arrow", SCHEMA, [{"text": name}])
+    write_list(tmp_path / "list.json", [str(tmp_path / "in/b.arrow"), str(tmp_path / "in/a.arrow")])
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("list.json", "in"):
+        (tmp_path / name).rename(tmp_path / "elsewhere" / name)
+    rows = [r["text"] for b in read_arrow(tmp_path / "elsewhere/list.json") for r in b.to_pylist()]
+    assert rows == ["b", "a"]
+
+
+def test_a_ledger_that_does_not_balance_is_refused(tmp_path):
+    ledger = Ledger("stage")
+    ledger.enter(documents=2, bytes=10)
+    ledger.keep(documents=1, bytes=10)
+    with pytest.raises(LedgerError, match="2 documents came in but 1 are accounted for"):
+        ledger.write(tmp_path / "ledger.json")
+    assert not (tmp_path / "ledger.json").exists()
+    ledger.drop("a_reason", documents=1)
+    ledger.write(tmp_path / "ledger.json")
+    assert json.loads((tmp_path / "ledger.json").read_text())["dropped"]["a_reason"]["documents"] == 1
+
+
+def test_merged_ledgers_add_up():
+    parts = []
+    for number in range(3):
+        ledger = Ledger("stage")
+        ledger.enter(documents=3)
+        ledger.keep(documents=2)
+        ledger.fail("broken", documents=1)
+        ledger.sample("kept", f"https://{number}", "text")
+        parts.append(ledger.data())
+    total = merge("stage", parts).data()
+    assert total["in"]["documents"] == 9
+    assert total["failed"]["broken"]["documents"] == 3
+    assert [s["url"] for s in total["samples"]["kept"]] == ["https://0", "https://1", "https://2"]
+
+
+def test_several_files_filled_in_one_pass_have_the_bytes_of_each_written_alone(tmp_path):
+    rows = [{"text": str(i)} for i in range(3 * ROWS_PER_BATCH)]
+    with arrow_rows(tmp_path / "even", SCHEMA) as even, arrow_rows(tmp_path / "odd", SCHEMA) as odd:
+        for i, row in enumerate(rows):
+            (odd if i % 2 else even)(row)
+    for name, part in (("even", rows[::2]), ("odd", rows[1::2])):
+        write_arrow(tmp_path / f"{name}-alone", SCHEMA, part)
+        assert (tmp_path / name).read_bytes() == (tmp_path / f"{name}-alone").read_bytes()
+
+
+def test_a_reader_takes_only_the_columns_it_asks_for(tmp_path):
+    schema = pa.schema([("text", pa.string()), ("url", pa.string()), ("n", pa.int32())])
+    write_arrow(tmp_path / "a", schema, [{"text": "t", "url": "u", "n": 1}])
+    (batch,) = read_arrow(tmp_path / "a", ["n", "url"])
+    assert batch.to_pylist() == [{"url": "u", "n": 1}]

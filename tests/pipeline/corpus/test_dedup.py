@@ -1,0 +1,203 @@
+import json
+import re
+import shutil
+import tempfile
+import unicodedata
+from pathlib import Path
+
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pipeline.corpus.dedup
+from pipeline.common.errors import StageError
+from pipeline.common.files import read_arrow, write_arrow
+from pipeline.common.schemas import PAGE_SCHEMA
+from pipeline.corpus.dedup import apply_duplicates, fold, hash_paragraphs, reduce_hashes
+from pipeline.corpus.options import Dedup
+
+# Few different paragraphs, so that most crawls have duplicates within and across pages and files.
+PARAGRAPH = st.sampled_from(["", "é", *(f"p{i}" for i in range(6))])
+CRAWL = st.lists(st.lists(st.lists(PARAGRAPH, min_size=1, max_size=6), max_size=5), min_size=1, max_size=4)
+
+
+def dedup(folder: Path, crawl, options, workers=1):
+    """The whole stage over a crawl of files of pages of paragraphs; returns documents and ledgers."""
+    hashes = []
+    for i, pages in enumerate(crawl):
+        rows = [dict.fromkeys(PAGE_SCHEMA.names) | {"text": "\n".join(p), "url": f"{i}"} for p in pages]
+        write_arrow(folder / f"{i}.pages", PAGE_SCHEMA, rows)
+        hashes.append(str(folder / "hashes" / f"{i}.arrow"))
+        hash_paragraphs(options, str(folder / f"{i}.pages"), hashes[-1])
+    reduce_hashes(options, hashes, str(folder / "duplicates"), str(folder / "index.arrow"), workers, None)
+    documents, ledgers = [], []
+    for i in range(len(crawl)):
+        out, ledger = folder / f"{i}.documents", folder / f"{i}.json"
+        duplicates = str(folder / "duplicates" / f"{i}.arrow")
+        apply_duplicates(options, str(folder / f"{i}.pages"), duplicates, str(out), str(ledger))
+        documents.append([r for b in read_arrow(out) for r in b.to_pylist()])
+        ledgers.append(json.loads(ledger.read_text()))
+    return documents, ledgers
+
+
+def reference(crawl, seen=()):
+    """The same in a few plain lines: the first occurrence in reading order stays."""
+    seen, files = set(seen), []
+    for pages in crawl:
+        files.append([[i for i, p in enumerate(page) if not (p in seen or seen.add(p))] for page in pages])
+    return files
+
+
+@pytest.fixture
+def small_buckets(monkeypatch):
+    return lambda size: monkeypatch.setattr(pipeline.corpus.dedup, "HASHES_PER_BUCKET", size)
+
+
+@settings(max_examples=40, deadline=None)
+@given(crawl=CRAWL, bucket=st.integers(1, 9), min_chars=st.integers(1, 5))
+def test_the_first_occurrence_stays_whatever_the_files_and_buckets(crawl, bucket, min_chars):
+    folder = Path(tempfile.mkdtemp())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.corpus.dedup, "HASHES_PER_BUCKET", bucket)
+        patch.setattr("os.fsync", lambda file: None)  # most of the time of small files
+        documents, ledgers = dedup(folder, crawl, Dedup(min_chars=min_chars))
+    shutil.rmtree(folder)
+    for kept, pages, found, ledger in zip(reference(crawl), crawl, documents, ledgers, strict=True):
+        texts = [("\n".join(page[i] for i in indices), indices) for page, indices in zip(pages, kept, strict=True)]
+        expected = [(text, indices) for text, indices in texts if indices and len(text) >= min_chars]
+        assert [(d["text"], d["paragraphs"]) for d in found] == expected
+        little = [(text, indices) for text, indices in texts if indices and len(text) < min_chars]
+        sizes = {
+            "in": ledger["in"],
+            "kept": ledger["kept"],
+            "little": ledger["dropped"].get("little_text_left", {"documents": 0, "paragraphs": 0, "bytes": 0}),
+        }
+        whole = [("\n".join(page), page) for page in pages]
+        for name, rows in (("in", whole), ("kept", expected), ("little", little)):
+            assert sizes[name] == {
+                "documents": len(rows),
+                "paragraphs": sum(len(row[1]) for row in rows),
+                "bytes": sum(len(row[0].encode()) for row in rows),
+            }
+
+
+@settings(max_examples=20, deadline=None)
+@given(first=CRAWL, second=CRAWL, bucket=st.integers(1, 9))
+def test_a_crawl_against_an_earlier_ones_index_keeps_what_both_together_would(first, second, bucket):
+    folder = Path(tempfile.mkdtemp())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.corpus.dedup, "HASHES_PER_BUCKET", bucket)
+        patch.setattr("os.fsync", lambda file: None)  # most of the time of small files
+        one, _ = dedup(folder / "one", first, Dedup(min_chars=1))
+        against = Dedup(min_chars=1, against=[str(folder / "one" / "index.arrow")])
+        other, ledgers = dedup(folder / "other", second, against)
+        both, _ = dedup(folder / "both", first + second, Dedup(min_chars=1))
+    shutil.rmtree(folder)
+    texts = [[d["text"] for d in file] for file in one + other]
+    assert texts == [[d["text"] for d in file] for file in both]
+    earlier = {p for pages in first for page in pages for p in page}
+    own = {p for pages in second for page in pages for p in page}
+    count = sum(len(page) for pages in second for page in pages)
+    dropped = [
+        sum(ledger["dropped"].get(reason, {"paragraphs": 0})["paragraphs"] for ledger in ledgers)
+        for reason in ("seen_in_earlier_crawl", "duplicate_paragraph")
+    ]
+    assert dropped == [len(own & earlier), count - len(own)]
+
+
+def test_workers_do_not_change_a_byte_of_the_duplicates_and_the_index(tmp_path, small_buckets):
+    small_buckets(5)
+    crawl = [[[f"p{i * j % 17}" for j in range(9)] for i in range(6)] for _ in range(3)]
+    files = {}
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        dedup(folder, crawl, Dedup(min_chars=1), workers)
+        files[workers] = [p.read_bytes() for p in (*sorted(folder.glob("duplicates/*")), folder / "index.arrow")]
+        assert not list(folder.rglob("*.part*"))
+    assert files[1] == files[2]
+    assert len(files[1]) == 4
+
+
+def test_the_index_is_the_sorted_hashes_of_the_crawl_each_once(tmp_path, small_buckets):
+    small_buckets(3)
+    crawl = [[["a", "b"], ["a", "c"]], [["c", "d"]]]
+    dedup(tmp_path, crawl, Dedup(min_chars=1))
+    index = [h for batch in read_arrow(tmp_path / "index.arrow") for h in batch.column("hash").to_pylist()]
+    assert index == sorted(xxhash.xxh3_64_intdigest(p) for p in (b"a", b"b", b"c", b"d"))
+
+
+def test_documents_with_little_text_left_are_dropped_and_counted(tmp_path):
+    documents, ledgers = dedup(tmp_path, [[["a" * 50, "b" * 50], ["a" * 50, "c"]]], Dedup(min_chars=20))
+    assert [d["paragraphs"] for d in documents[0]] == [[0, 1]]
+    assert ledgers[0]["dropped"]["little_text_left"] == {"documents": 1, "paragraphs": 1, "bytes": 1}
+    assert ledgers[0]["dropped"]["duplicate_paragraph"] == {"documents": 0, "paragraphs": 1, "bytes": 51}
+    assert ledgers[0]["samples"]["duplicate_paragraph"] == [{"url": "0", "text": "a" * 50}]
+    assert ledgers[0]["samples"]["little_text_left"] == [{"url": "0", "text": "c"}]
+
+
+def test_an_index_of_another_normalisation_is_refused_with_the_cure(tmp_path):
+    dedup(tmp_path / "one", [[["a"]]], Dedup(normalize="ccnet"))
+    with pytest.raises(StageError, match=r"index.arrow: .* normalize ccnet, .*set dedup.normalize to ccnet"):
+        dedup(tmp_path / "other", [[["a"]]], Dedup(against=[str(tmp_path / "one" / "index.arrow")]))
+
+
+@pytest.mark.parametrize("wrong", ["pages", "text"])
+def test_an_index_that_is_none_is_refused_with_the_cure(tmp_path, wrong):
+    dedup(tmp_path / "one", [[["a"]]], Dedup())
+    path = tmp_path / "one" / "0.pages"
+    if wrong == "text":
+        path.write_text("no Arrow file at all")
+    with pytest.raises(StageError, match=r"0.pages: not a file of hashes; .*hashes/index.arrow"):
+        dedup(tmp_path / "other", [[["a"]]], Dedup(against=[str(path)]))
+
+
+@pytest.mark.parametrize("pages", [[["a", "b"], ["c"]], [["a"]], [], [["a", "b", "c", "d", "e"]]])
+def test_duplicates_of_another_file_are_refused_and_nothing_is_written(tmp_path, pages):
+    dedup(tmp_path, [[["a", "b"], ["c", "d"]], pages], Dedup(min_chars=1))
+    with pytest.raises(StageError, match=r"1.arrow: is about \d paragraphs, but .*0.pages has 4; .*dedup-hash"):
+        apply_duplicates(
+            Dedup(),
+            str(tmp_path / "0.pages"),
+            str(tmp_path / "duplicates" / "1.arrow"),
+            str(tmp_path / "out.arrow"),
+            str(tmp_path / "out.json"),
+        )
+    assert not list(tmp_path.glob("out*"))
+
+
+def plain_fold(text: str) -> bytes:
+    """`fold`, character by character."""
+    letters = [c if unicodedata.category(c)[0] in "LM" else " " for c in text]
+    folded = "".join(c.casefold() if len(c.casefold()) == 1 else c for c in letters)
+    return re.sub(" +", " ", folded).strip(" ").encode()
+
+
+@settings(max_examples=200, deadline=None)
+@given(lines=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), min_size=1, max_size=5))
+def test_folding_many_lines_is_folding_each(lines):
+    lines = [line.replace("\n", " ") for line in lines]
+    folded = fold("\n".join(lines)).split(b"\n")
+    assert folded == [plain_fold(line) for line in lines]
+    assert fold(b"\n".join(folded).decode()).split(b"\n") == folded
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Page 12.", "page 7", True),
+        ("Été", "été !", True),
+        ("« ΟΔΟΣ »", "οδος", True),
+        ("a", "b", False),
+        ("कि", "की", False),  # only the mark on the letter differs
+        ("ab", "a b", False),
+    ],
+)
+def test_ccnet_normalisation_folds_case_digits_and_punctuation(tmp_path, one, other, same):
+    assert (fold(one) == fold(other)) is same
+    # Enough lines for several chunks: where a chunk ends changes nothing.
+    pages = [["x" * 20_000], [one], ["y" * 20_000], [other]]
+    for normalize, kept in (("ccnet", 3 if same else 4), ("none", 4)):
+        documents, _ = dedup(tmp_path / normalize, [pages], Dedup(normalize=normalize, min_chars=1))
+        assert len(documents[0]) == kept
+    assert [d["text"] for d in documents[0]][1] == one

@@ -1,0 +1,158 @@
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from conftest import prose
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.common.config import ConfigError, option, read
+from pipeline.common.errors import StageError
+from pipeline.common.files import read_arrow, write_arrow
+from pipeline.common.schemas import DOCUMENT_SCHEMA
+from pipeline.corpus.options import Positives, Quality, Shards
+from pipeline.corpus.quality import _draw, _draw_key, choose_threshold, train_classifier
+from pipeline.corpus.shards import shard_path, split_of, write_shards
+
+SMALL = Quality(
+    positives={"fr": Positives(urls="good")},
+    dimensions=8,
+    epochs=5,
+    hash_buckets=1000,
+    keep_share=0.6,
+    max_examples=200,
+)
+
+
+@dataclass(frozen=True)
+class Holder:
+    quality: Quality = option(Quality)
+
+
+@pytest.fixture
+def documents(tmp_path):
+    rows = []
+    for i in range(120):
+        good = i % 3 == 0
+        text = "\n".join(prose("fr", i)) if good else f"cliquez ici {i} panier prix promo {i * 7} " * 8
+        row = dict.fromkeys(DOCUMENT_SCHEMA.names)
+        rows.append(
+            row
+            | {
+                "text": text,
+                "url": f"https://{'good' if good else 'shop'}.example/{i}",
+                "language": "fr",
+                "paragraphs": [0],
+            }
+        )
+    write_arrow(tmp_path / "documents.arrow", DOCUMENT_SCHEMA, rows)
+    return str(tmp_path / "documents.arrow")
+
+
+def train(documents, tmp_path, name="fr", options=SMALL):
+    train_classifier(options, [documents], "fr", str(tmp_path / f"{name}.bin"), str(tmp_path / f"{name}.json"))
+    return json.loads((tmp_path / f"{name}.json").read_text())
+
+
+def test_good_text_passes_and_drops_are_counted(documents, tmp_path):
+    report = train(documents, tmp_path)
+    write_shards(
+        Shards(validation_share=0.2),
+        documents,
+        [str(tmp_path / "fr.json")],
+        ["en", "fr"],
+        "00000",
+        str(tmp_path / "corpus"),
+        str(tmp_path / "ledger.json"),
+    )
+    rows = {
+        s: [r for b in read_arrow(shard_path(tmp_path / "corpus", "fr", s, "00000")) for r in b.to_pylist()]
+        for s in ("train", "validation")
+    }
+    kept = rows["train"] + rows["validation"]
+    ledger = json.loads((tmp_path / "ledger.json").read_text())
+    assert ledger["kept"]["documents"] == len(kept)
+    assert ledger["dropped"]["low_quality"]["documents"] == 120 - len(kept)
+    assert sum("good" in r["url"] for r in kept) == 40
+    assert all(r["quality_score"] >= report["threshold"] for r in kept)
+    assert 40 <= len(kept) < 120
+    assert all(split_of(r["text"], 0.2) == split for split, part in rows.items() for r in part)
+
+
+def test_a_model_has_the_same_bytes_each_time(documents, tmp_path):
+    train(documents, tmp_path, "one"), train(documents, tmp_path, "two")
+    assert (tmp_path / "one.bin").read_bytes() == (tmp_path / "two.bin").read_bytes()
+
+
+def test_a_ready_made_model_needs_no_positives(documents, tmp_path):
+    train(documents, tmp_path, "made")
+    report = train(documents, tmp_path, "fr", Quality(models={"fr": str(tmp_path / "made.bin")}, keep_share=0.5))
+    assert (tmp_path / "fr.bin").read_bytes() == (tmp_path / "made.bin").read_bytes()
+    assert 0 < report["threshold"] < 1
+
+
+def test_too_few_examples_name_the_key(documents, tmp_path):
+    with pytest.raises(StageError, match=r"quality\.positives\.fr: 0 good and 120 random"):
+        train(documents, tmp_path, options=Quality(positives={"fr": Positives(urls="nowhere")}))
+
+
+def test_a_document_never_changes_its_split():
+    texts = [f"text {i}" for i in range(4000)]
+    small = {t for t in texts if split_of(t, 0.05) == "validation"}
+    assert small <= {t for t in texts if split_of(t, 0.1) == "validation"}
+    assert 0.03 < len(small) / len(texts) < 0.07
+
+
+def test_the_threshold_by_precision_has_it_on_held_out_text(documents, tmp_path):
+    options = Quality(**{**vars(SMALL), "keep_share": None, "min_precision": 0.7})
+    report = train(documents, tmp_path, options=options)
+    assert report["chosen"]["by"] == "min_precision"
+    assert report["chosen"]["threshold"] == report["threshold"]
+    assert report["chosen"]["precision"] >= 0.7
+    assert report["chosen"]["recall"] > 0
+
+
+SCORES = st.lists(st.floats(0, 1, width=16), min_size=1, max_size=30).map(np.array)
+
+
+@settings(deadline=None)
+@given(good=SCORES, rest=SCORES, wanted=st.floats(0.5, 1))
+def test_no_lower_score_of_a_good_text_is_as_precise(good, rest, wanted):
+    def precision(threshold):  # with both classes weighted alike
+        recall, kept = np.mean(good >= threshold), np.mean(rest >= threshold)
+        return recall / (recall + kept)
+
+    enough = [t for t in sorted(good) if precision(t) >= wanted]
+    options = Quality(min_precision=wanted)
+    if enough:
+        assert choose_threshold(options, good, rest, "fr") == enough[0]
+    else:
+        with pytest.raises(StageError, match=r"quality\.min_precision: .* is out of reach for fr"):
+            choose_threshold(options, good, rest, "fr")
+
+
+@settings(deadline=None)
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=4), max_size=40),
+    count=st.integers(10, 20),
+    seed=st.integers(0, 3),
+)
+def test_the_draw_is_by_hash_whatever_the_order(texts, count, seed):
+    options = Quality(max_examples=count, seed=seed)
+    drawn = _draw(iter(texts), options)
+    assert drawn == sorted(texts, key=lambda text: _draw_key(text, seed))[:count]
+    assert drawn == _draw(texts[::-1], options)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"min_precision": 0.9, "keep_share": 0.5}, "quality.min_precision: keep_share is given too"),
+        ({"min_precision": 0.9, "models": {"fr": "m.bin"}}, "the ready-made model of fr has no positives"),
+    ],
+)
+def test_one_option_chooses_the_threshold(given, problem):
+    with pytest.raises(ConfigError) as caught:
+        read(Holder, {"quality": given})
+    assert problem in str(caught.value)

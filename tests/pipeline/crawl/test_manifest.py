@@ -1,0 +1,66 @@
+from itertools import chain
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.crawl.manifest import MOST_BATCHES, batches, manifest
+
+ENTRIES = st.lists(st.lists(st.text("abc", min_size=1), min_size=1, max_size=7), min_size=1, max_size=4)
+
+
+@given(entries=ENTRIES, added=ENTRIES, size=st.integers(1, 5))
+def test_batches_hold_every_warc_in_order_and_an_added_entry_changes_none(entries, added, size):
+    before, after = batches(entries, size), batches(entries + added, size)
+    assert [warc for name in sorted(after) for warc in after[name]] == list(chain.from_iterable(entries + added))
+    assert all(1 <= len(warcs) <= size for warcs in after.values())
+    assert {name: after[name] for name in before} == before
+
+
+def test_a_pattern_is_an_entry_sorted_and_a_wrong_one_a_problem(tmp_path):
+    for name in ("b.warc.gz", "a.warc.gz", "c.warc"):
+        (tmp_path / name).touch()
+    entries, problems = manifest([f"{tmp_path}/*.gz", f"{tmp_path}/c.warc"])
+    assert entries == [[f"{tmp_path}/a.warc.gz", f"{tmp_path}/b.warc.gz"], [f"{tmp_path}/c.warc"]]
+    assert not problems
+    _, problems = manifest([f"{tmp_path}/*.gz", f"{tmp_path}/x*", f"{tmp_path}/b*"])
+    assert [p.split(";")[0] for p in problems] == [
+        f"no file matches {tmp_path}/x*",
+        f"{tmp_path}/b.warc.gz is named twice",
+    ]
+
+
+def test_a_list_is_an_entry_in_its_own_order(tmp_path):
+    for name in ("b.warc.gz", "a.warc.gz"):
+        (tmp_path / name).touch()
+    (tmp_path / "crawl.txt").write_text(f"{tmp_path}/b.warc.gz\n\n{tmp_path}/./a.warc.gz\n")
+    entries, problems = manifest([f"{tmp_path}/crawl.txt"])
+    assert entries == [[f"{tmp_path}/b.warc.gz", f"{tmp_path}/a.warc.gz"]]
+    assert not problems
+
+
+def test_a_list_with_files_twice_or_missing_says_how_many_and_which(tmp_path):
+    (tmp_path / "a.warc.gz").touch()
+    (tmp_path / "folder").mkdir()
+    names = ["a.warc.gz", "a.warc.gz", "gone.warc.gz", "folder"]
+    (tmp_path / "crawl.txt").write_text("".join(f"{tmp_path}/{name}\n" for name in names))
+    (tmp_path / "empty.txt").touch()
+    _, problems = manifest([f"{tmp_path}/{name}.txt" for name in ("crawl", "empty", "none")])
+    for problem, part in zip(
+        problems,
+        [
+            f"crawl.txt: names 1 files twice, such as {tmp_path}/a.warc.gz",
+            f"crawl.txt: 2 of its 4 files are missing, such as {tmp_path}/folder",
+            "empty.txt: names no file",
+            "none.txt: cannot be read as a list of WARCs",
+        ],
+        strict=True,
+    ):
+        assert part in problem
+
+
+@given(lengths=st.lists(st.integers(1, 90_000), min_size=1, max_size=4))
+def test_without_a_size_an_entry_makes_a_bounded_number_of_batches_whatever_follows(lengths):
+    entries = [["x"] * length for length in lengths]
+    made = [batches([entry], None) for entry in entries]
+    assert all(len(one) <= MOST_BATCHES for one in made)
+    assert list(batches(entries, None).values()) == [warcs for one in made for warcs in one.values()]

@@ -1,0 +1,90 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+from conftest import page, prose
+from warcio.archiveiterator import ArchiveIterator
+
+from pipeline.common.errors import StageError
+from pipeline.common.packages import Package, fetch
+from pipeline.crawl import sample as module
+from pipeline.crawl.options import Sample
+from pipeline.extract.html import charset_of, decode
+from pipeline.warc.reader import responses
+
+PAGES = [(f"https://site.example/{i}", "text/html", page([*prose("fr", i), "été"])) for i in range(300)]
+OTHERS = [(f"https://site.example/{i}.png", "image/png", b"\x89PNG") for i in range(50)]
+
+
+@pytest.fixture
+def crawl(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "pages", lambda source, downloads: iter(PAGES + OTHERS))
+
+    def make(name, **options):
+        paths = [str(tmp_path / name / f"{i}.warc.gz") for i in range(3)]
+        module.make_sample(Sample(sources=["python-doc"], **options), paths)
+        return paths
+
+    return make
+
+
+def test_records_are_framed_as_commoncrawl_frames_them(crawl):
+    with Path(crawl("a")[1]).open("rb") as file:
+        records = [(r.rec_type, r.rec_headers.get_header("WARC-Target-URI")) for r in ArchiveIterator(file)]
+    assert records[0][0] == "warcinfo"
+    for i in range(1, len(records), 3):
+        kinds, urls = zip(*records[i : i + 3], strict=True)
+        assert kinds == ("request", "response", "metadata")
+        assert len(set(urls)) == 1
+
+
+def test_the_same_seed_gives_the_same_bytes(crawl):
+    def digest(paths):
+        return [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
+
+    assert digest(crawl("a")) == digest(crawl("b"))
+    assert digest(crawl("a")) != digest(crawl("c", seed=1))
+
+
+def test_pages_are_mixed_as_on_the_web_and_read_back(crawl):
+    found = [r for path in crawl("a") for r in responses(path)]
+    assert len(found) == 306
+    assert {r.content_type for r in found} == {"text/html", "image/png"}
+    assert {r.status for r in found} == {200, 404}
+    codecs = set()
+    bodies = {url: body.decode() for url, _, body in PAGES}
+    for record in found:
+        if record.status == 200 and record.content_type == "text/html":
+            codec, _ = charset_of(record.body, record.charset)
+            codecs.add(codec)
+            assert decode(record.body, codec).lstrip("\ufeff") == bodies[record.url]
+    assert {"utf-8", "cp1252"} <= codecs
+
+
+def test_an_unknown_source_names_the_known_ones(tmp_path):
+    with pytest.raises(StageError, match=r"sample\.sources: unknown pythn; there are .*python-doc"):
+        module.make_sample(Sample(sources=["pythn"]), [str(tmp_path / "a")])
+
+
+@pytest.mark.parametrize("client", ["apt", "npm"])
+def test_a_missing_client_is_named_with_the_way_out(client, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    with pytest.raises(StageError, match=r"(apt-get|npm) is not installed; install it, or set crawl\.warcs"):
+        fetch(Package(client, ("something",)), tmp_path)
+
+
+def test_a_client_that_fails_is_named_with_its_last_words(tmp_path, monkeypatch):
+    npm = tmp_path / "npm"
+    npm.write_text("#!/bin/sh\necho first >&2; echo network is down >&2; exit 1\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StageError, match="npm failed: network is down; check the network"):
+        fetch(Package("npm", ("something",)), tmp_path / "downloads")
+
+
+def test_a_package_with_another_checksum_is_refused(tmp_path):
+    folder = tmp_path / "npm" / "something"
+    folder.mkdir(parents=True)
+    (folder / "something.tgz").write_bytes(b"not what it was")
+    with pytest.raises(StageError, match=r"something\.tgz has sha256 .*, expected 00; delete it and run again"):
+        fetch(Package("npm", ("something",), sha256="00"), tmp_path)

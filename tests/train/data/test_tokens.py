@@ -1,0 +1,107 @@
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import prose
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.common.errors import StageError
+from pipeline.common.files import write_arrow
+from pipeline.common.schemas import SHARD_SCHEMA
+from train.data.options import Domain, Tokens
+from train.data.rows import open_rows
+from train.data.tokens import token_bytes, tokenize, train_tokenizer
+
+
+def shard(folder: Path, texts: list[str]) -> list[str]:
+    rows = [
+        dict.fromkeys(SHARD_SCHEMA.names) | {"text": text, "url": f"https://{'a' if i % 2 else 'b'}.example/{i}"}
+        for i, text in enumerate(texts)
+    ]
+    write_arrow(folder / "train-00000.arrow", SHARD_SCHEMA, rows)
+    return [str(folder / "train-00000.arrow")]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    texts = ["\n".join(prose("en", i)) for i in range(40)]
+    train_tokenizer(Tokens(vocabulary=300), shard(folder, texts), None, str(folder / "t"))
+    return str(folder / "t")
+
+
+def rows_of(texts, tokenizer, split="train", row_tokens=16, urls=None):
+    from transformers import AutoTokenizer
+
+    folder = Path(tempfile.mkdtemp())
+    tokenize(
+        Domain(language="en", urls=urls),
+        shard(folder, texts),
+        tokenizer,
+        split,
+        row_tokens,
+        str(folder / "rows.arrow"),
+        str(folder / "ledger.json"),
+    )
+    return open_rows(str(folder / "rows.arrow")), AutoTokenizer.from_pretrained(tokenizer), folder
+
+
+TEXTS = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=120), min_size=1, max_size=6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(texts=TEXTS)
+def test_validation_rows_predict_every_byte_once(tokenizer, texts):
+    rows, encoder, _ = rows_of(texts, tokenizer, split="validation")
+    everything = np.arange(len(rows))
+    tokens = rows.tokens(everything)
+    assert (tokens[1:, 0] == tokens[:-1, -1]).all()
+    assert rows.bytes(everything).sum() == sum(len(text.encode()) for text in texts)
+    stream = np.concatenate([tokens[:1, 0], tokens[:, 1:].ravel()])
+    documents = encoder.decode(stream).split(encoder.eos_token)
+    assert [d for d in documents if d] == texts or any(encoder.eos_token in t for t in texts)
+
+
+@given(
+    st.text(max_size=50).flatmap(
+        lambda text: st.tuples(st.just(text), st.lists(st.integers(0, len(text)), max_size=8).map(sorted))
+    )
+)
+def test_token_bytes_sum_to_the_text(case):
+    text, cuts = case
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        return
+    offsets = list(zip([0, *cuts], [*cuts, len(text)], strict=True))
+    assert sum(token_bytes(text, offsets)) == size
+    assert min(token_bytes(text, offsets)) >= 0
+
+
+def test_unfinished_training_rows_are_left_out_and_counted(tokenizer):
+    rows, _, folder = rows_of(["one text", "another text"], tokenizer, row_tokens=8)
+    ledger = json.loads((folder / "ledger.json").read_text())
+    assert ledger["tokens_in_rows"] + ledger["tokens_left_out"] == ledger["tokens"]
+    assert ledger["tokens_in_rows"] == len(rows) * 8 + 1
+
+
+def test_urls_choose_the_documents(tokenizer):
+    rows, _, _ = rows_of(["a" * 40, "b" * 40], tokenizer, split="validation", urls=r"//a\.")
+    assert rows.metadata["documents"] == 1
+    with pytest.raises(StageError, match=r"no en document whose URL matches 'nowhere' in the validation split"):
+        rows_of(["a" * 40], tokenizer, split="validation", urls="nowhere")
+
+
+def test_a_vocabulary_that_the_text_cannot_fill_is_refused(tmp_path):
+    with pytest.raises(StageError, match=r"tokens\.vocabulary: .* only \d+ entries"):
+        train_tokenizer(Tokens(vocabulary=5000), shard(tmp_path, ["short"]), None, str(tmp_path / "t"))
+
+
+def test_rows_are_mapped_and_not_copied(tokenizer):
+    rows, _, _ = rows_of(["text " * 400], tokenizer)
+    assert not rows.batches[0][0].flags.owndata
+    assert rows.batches[0][0].dtype == pa.uint16().to_pandas_dtype()

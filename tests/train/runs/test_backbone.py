@@ -1,0 +1,95 @@
+import pytest
+import torch
+from helpers import write_tokenizer
+
+from models.backbone import create_llama, load_backbone, load_tokenizer, save_backbone
+from pipeline.common.errors import StageError
+from train.runs.backbone import fetch_backbone, needs_gguf, origin
+
+
+def test_a_folder_becomes_the_workflows_own_copy(tmp_path):
+    tokenizer = load_tokenizer(write_tokenizer(tmp_path / "tokenizer"))
+    model = create_llama(
+        hidden_size=16, layers=2, heads=2, ffn_size=24, vocabulary=len(tokenizer), row_tokens=16, seed=3
+    )
+    save_backbone(model, tokenizer, tmp_path / "source")
+    fetch_backbone(str(tmp_path / "source"), None, "downloads", str(tmp_path / "copy"))
+    ours, theirs = (load_backbone(str(tmp_path / name)).state_dict() for name in ("copy", "source"))
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equal(theirs[name]) for name in ours)
+    assert load_tokenizer(str(tmp_path / "copy")).get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_missing_model_names_the_key(tmp_path):
+    with pytest.raises(StageError, match=r"backbone\.source .*/nowhere: "):
+        fetch_backbone(str(tmp_path / "nowhere"), None, "downloads", str(tmp_path / "copy"))
+    assert not (tmp_path / "copy").exists()
+
+
+def write_gguf(path, model, tokenizer):
+    """A Llama as a GGUF file, its matrices in 8 bits (Q8_0), as llama.cpp would name and order them."""
+    gguf = pytest.importorskip("gguf")
+    config = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(config.vocab_size)
+    words = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(words)
+    writer.add_token_types([3] + [1] * (len(words) - 1))
+    writer.add_token_merges(["1 2"])
+    writer.add_eos_token_id(0)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, weight in model.state_dict().items():
+        if name == "lm_head.weight":  # tied
+            continue
+        data = weight.float().numpy()
+        if name.endswith(("q_proj.weight", "k_proj.weight")):  # llama.cpp orders rotary pairs side by side
+            heads = config.num_attention_heads
+            data = data.reshape(heads, 2, data.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(data.shape)
+        new_name = names.get_name(name, try_suffixes=(".weight",))
+        if data.ndim == 2:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(new_name, gguf.quants.quantize(data, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(new_name, data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_is_dequantised_once(tmp_path):
+    pytest.importorskip("accelerate")
+    tokenizer = load_tokenizer(write_tokenizer(tmp_path / "tokenizer"))
+    model = create_llama(hidden_size=32, layers=2, heads=2, ffn_size=64, vocabulary=64, row_tokens=16, seed=3)
+    write_gguf(tmp_path / "tiny.gguf", model, tokenizer)
+    fetch_backbone(str(tmp_path / "tiny.gguf"), None, "downloads", str(tmp_path / "copy"))
+    assert "quantization" not in (tmp_path / "copy" / "config.json").read_text()
+    assert origin(str(tmp_path / "copy")) == {"source": str(tmp_path / "tiny.gguf"), "revision": None}
+    found = load_backbone(str(tmp_path / "copy"))
+    assert {parameter.dtype for parameter in found.parameters()} == {torch.bfloat16}
+    for name, weight in model.state_dict().items():
+        largest = weight.abs().max()
+        assert (found.state_dict()[name].float() - weight).abs().max() < 0.01 * largest, name
+    with pytest.raises(StageError, match="no such file"):
+        fetch_backbone(str(tmp_path / "none.gguf"), None, "downloads", str(tmp_path / "copy"))
+    content = (tmp_path / "tiny.gguf").read_bytes()
+    for damage in (b"", content[:40], content[:900], content[:-2000], b"GGML" + content[4:]):
+        (tmp_path / "bad.gguf").write_bytes(damage)
+        with pytest.raises(StageError, match=r"bad\.gguf: "):
+            fetch_backbone(str(tmp_path / "bad.gguf"), None, "downloads", str(tmp_path / "copy2"))
+    assert not (tmp_path / "copy2").exists()
+
+
+def test_readers_of_gguf_that_are_missing_are_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "gguf" else name)
+    with pytest.raises(StageError, match=r"needs gguf; pip install '\.\[gguf\]'"):
+        needs_gguf("x.gguf")

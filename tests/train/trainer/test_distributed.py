@@ -1,0 +1,135 @@
+"""Two processes, started as torchrun starts them, against one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import LENGTH, language, write_rows
+from safetensors.torch import load_file
+
+from models.backbone import create_llama
+from models.extend import extend
+from train.data.rows import join_rows, open_rows
+from train.runs.options import Run
+from train.trainer.loop import Task, train
+
+OPTIONS = {"learning_rate": 1e-2, "steps": 6, "batch_rows": 8, "threads": 1, "device": "cpu", "old_rate": 0.3}
+CASES = {
+    "neutral": {"method": "neutral", "alpha": "auto", "gate": "sigmoid", "checkpoint_every": 2},
+    "sharded": {"method": "neutral", "alpha": "auto", "gate": "sigmoid", "checkpoint_every": 2, "shard": True},
+    "finetune": {"method": "finetune", "shard": True, "activation_checkpointing": True},
+    # A second language, behind blocks of the first and of two old domains.
+    "second": {"method": "neutral", "alpha": "auto", "gate": "relu", "shard": True, "base": "first"},
+}
+# Trains every case, then the first again from a checkpoint that another number of ranks left.
+DRIVER = """
+import sys
+from test_distributed import CASES, trained
+from train.distributed import processes
+import torch
+with processes(torch.device("cpu")):
+    for name in CASES:
+        trained(sys.argv[1], name, micro_batch_rows=4)
+    trained(sys.argv[1], "sharded", micro_batch_rows=4, resumed=True)
+"""
+
+
+def trained(folder: str, name: str, **changes) -> None:
+    """Train a case, and let rank 0 write its weights and metrics."""
+    from safetensors.torch import save_file
+
+    from train.distributed import rank, trained_weights, world
+
+    resumed = changes.pop("resumed", False)
+    options = Run(**(OPTIONS | CASES[name] | changes))
+    torch.manual_seed(1)
+    model = create_llama(hidden_size=16, layers=3, heads=2, ffn_size=24, vocabulary=64, row_tokens=LENGTH)
+    for weight in model.parameters():
+        weight.data = weight.data.bfloat16()
+    old, new = open_rows(f"{folder}/old.arrow"), open_rows(f"{folder}/new.arrow")
+    if options.base:
+        extend(model, "neutral", seed=1)
+        for key, weight in model.named_parameters():
+            if key.endswith(".block.down_proj.weight"):
+                torch.nn.init.normal_(weight, std=0.02)
+        model.bfloat16()
+        old = join_rows([old, open_rows(f"{folder}/other.arrow")])
+    extension = extend(model, options.method, gate=options.gate)
+    label = f"{name}-resumed" if resumed else f"{name}-{world()}"
+    held, checkpoints = {"en": old}, f"{folder}/{'one' if resumed else label}.checkpoints"
+    context = extension.context if options.method == "neutral" else None
+    state = train(Task(name, model, options, old, new, held, checkpoints, "same", torch.device("cpu"), context))
+    weights = trained_weights(model)
+    if rank() == 0:
+        save_file(weights, f"{folder}/{label}.safetensors")
+        Path(f"{folder}/{label}.json").write_text(json.dumps([state.alpha, state.metrics]))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ranks")
+    write_rows(path / "old.arrow", language(1, 90))
+    write_rows(path / "new.arrow", language(5, 90, seed=1))
+    write_rows(path / "other.arrow", language(7, 50, seed=2))
+    torch.set_num_threads(1)
+    for name in CASES:
+        # Micro-batches of four on one rank are those of both ranks.
+        trained(str(path), name, micro_batch_rows=4, shard=False)
+    (path / "neutral-1.checkpoints").rename(path / "one.checkpoints")
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "OMP_NUM_THREADS": "1"}
+    paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", DRIVER, str(path)],
+            env=os.environ | place | paths | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in ranks:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    return path
+
+
+def results(folder: Path, label: str):
+    alpha, lines = json.loads((folder / f"{label}.json").read_text())
+    times = ("tokens_per_s", "waiting")
+    return (
+        load_file(folder / f"{label}.safetensors"),
+        alpha,
+        [{name: value for name, value in line.items() if name not in times} for line in lines],
+    )
+
+
+def test_two_ranks_are_one_to_the_bit(folder: Path) -> None:
+    one, two = results(folder, "neutral-1"), results(folder, "neutral-2")
+    assert one[0].keys() == two[0].keys()
+    assert all(torch.equal(one[0][name], two[0][name]) for name in one[0])
+    assert one[1] == pytest.approx(two[1], rel=1e-6)
+    assert [line.get("loss") for line in one[2]] == [line.get("loss") for line in two[2]]
+
+
+@pytest.mark.parametrize("name", ["sharded", "finetune", "second"])
+def test_sharded_weights_train_to_the_same(folder: Path, name: str) -> None:
+    one, two = results(folder, f"{name}-1"), results(folder, f"{name}-2")
+    for key, weight in one[0].items():
+        torch.testing.assert_close(two[0][key], weight, rtol=1e-3, atol=1e-4)
+    for ours, theirs in zip(two[2], one[2], strict=True):
+        assert ours.keys() == theirs.keys()
+        if "loss" in ours:
+            assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def test_another_number_of_ranks_goes_on_from_the_checkpoint(folder: Path) -> None:
+    whole, resumed = results(folder, "sharded-2"), results(folder, "sharded-resumed")
+    begun = json.loads((folder / "neutral-1.json").read_text())
+    assert json.loads((folder / "sharded-resumed.json").read_text())[1][:5] == begun[1][:5]  # its times too
+    assert resumed[1] == begun[0]
+    for key, weight in whole[0].items():
+        torch.testing.assert_close(resumed[0][key], weight, rtol=1e-3, atol=1e-4)

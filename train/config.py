@@ -1,0 +1,89 @@
+"""The whole config file, both wings together. The options of a section lie beside the stages that they steer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.common.config import json_schema, option
+from pipeline.common.engine import Engine
+from pipeline.common.files import write_json
+from pipeline.corpus.options import Dedup, Filter, Near, Quality, Shards
+from pipeline.crawl.options import Crawl, Sample
+from pipeline.extract.options import Extract
+from train.data.options import Domain, Tokens
+from train.evaluation.options import Evaluate
+from train.report.options import Report
+from train.runs.options import Backbone, Extend, Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """The paper's tables and figures: configs/paper/grid.yaml changes these runs row by row."""
+
+    seeds: list[int] = option([0], "seeds of every run; the tables then show means and ranges", low=0)
+    runs: dict[str, Run] = option({}, "a run of each method to start from; none: those of extend.runs")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            yield "seeds", f"{self.seeds} has none or one twice; give different numbers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The whole config file."""
+
+    output: str = option(doc="folder of all that the workflow makes, such as results/demo")
+    engine: Engine = option(Engine, "where the batch stages run")
+    sample: Sample = option(Sample, "the sample crawl")
+    crawl: Crawl = option(Crawl, "the archives to read")
+    extract: Extract = option(Extract, "HTML to text, and languages")
+    dedup: Dedup = option(Dedup, "paragraph deduplication")
+    filter: Filter = option(Filter, "heuristic filters and decontamination")
+    near: Near = option(Near, "near-duplicates")
+    quality: Quality = option(Quality, "quality classifiers")
+    shards: Shards = option(Shards, "the corpus")
+    domains: dict[str, Domain] = option({}, "named domains")
+    tokens: Tokens = option(Tokens, "tokenizer and rows")
+    backbone: Backbone = option(doc="the model to extend")
+    extend: Extend = option(doc="the runs")
+    evaluate: Evaluate = option(Evaluate, "what is measured")
+    report: Report = option(Report, "the report")
+    paper: Paper = option(Paper, "the paper's tables and figures")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        used = {
+            "extend.old": self.extend.old,
+            "extend.new": self.extend.new,
+            "evaluate.forgetting": self.evaluate.forgetting,
+            "evaluate.learning": self.evaluate.learning,
+            **{f"evaluate.others[{i}]": name for i, name in enumerate(self.evaluate.others)},
+            **{f"extend.runs.{name}.new": run.new for name, run in self.extend.runs.items() if run.new},
+        }
+        if self.backbone.pretrain:  # else the tokenizer is the backbone's own
+            used["tokens.domain"] = self.tokens.domain
+            used["backbone.pretrain.domain"] = self.backbone.pretrain.domain
+        for key, name in used.items():
+            if name not in self.domains:
+                yield key, f"no domain {name!r}; domains has {', '.join(self.domains) or 'none'}"
+        for name, domain in self.domains.items():
+            if domain.corpus is None and domain.language not in self.extract.languages:
+                yield (
+                    f"domains.{name}.language",
+                    f"{domain.language!r} is not in extract.languages {self.extract.languages}; add it there",
+                )
+        for language in (*self.quality.positives, *self.quality.models):
+            if language not in self.extract.languages:
+                yield f"quality.positives.{language}", f"not in extract.languages {self.extract.languages}"
+
+
+def eval_domains(config: Config) -> list[str]:
+    """The domains to measure, forgetting first, learning second, each once."""
+    evaluate = config.evaluate
+    return list(dict.fromkeys([evaluate.forgetting, evaluate.learning, *evaluate.others]))
+
+
+def write_schema(output: str) -> None:
+    """Write the JSON Schema of a config file, which editors complete and check with."""
+    about = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "neutral-residues config"}
+    write_json(output, about | json_schema(Config))

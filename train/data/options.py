@@ -1,0 +1,32 @@
+"""Options of the rows of tokens, and of the text that they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.common.config import bad_regex, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """Text to train on or to measure with: a corpus, and perhaps only some of its sites."""
+
+    language: str = option(doc="language of the shards, such as fr")
+    urls: str | None = option(None, "only documents whose URL matches this regular expression")
+    corpus: str | None = option(
+        None, "folder of another corpus laid out as {language}/{split}-*.arrow; null: this one's", exists=True
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.urls and (why := bad_regex(self.urls)):
+            yield "urls", why
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """The tokenizer and the packed rows."""
+
+    vocabulary: int = option(4096, "entries of the byte-level BPE trained here", low=300)
+    domain: str = option("en", "the domain whose text trains the tokenizer")
+    row_tokens: int = option(128, "tokens of a row that are predicted (T)", unit="tokens", low=8)

@@ -1,0 +1,66 @@
+"""Any text as rows to measure: packed rows, shards, JSONL or plain text."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from models.backbone import load_tokenizer
+from pipeline.common.errors import StageError
+from pipeline.common.files import read_schema, write_arrow
+from train.data.options import Domain
+from train.data.rows import Rows, open_rows
+from train.data.tokens import tokenize
+
+ROW_TOKENS = 1024
+SCHEMA = pa.schema([("text", pa.string()), ("url", pa.string())])
+
+
+def open_corpus(path: str, backbone: str, folder: str) -> Rows:
+    """The rows of `path`, tokenized for the backbone into `folder` where they are none yet.
+
+    path: packed rows; or one or, by a pattern (*), several files: .arrow shards and .jsonl have a `text` a
+    document, a .txt is one document. Rows have ROW_TOKENS tokens, or what the backbone's tokenizer says it can
+    take, if less. Raises StageError where there is no such file, or no text in it.
+    """
+    found = sorted(glob.glob(path))  # noqa: PTH207 - the pattern may be absolute
+    suffix = Path(path).suffix
+    if suffix not in (".txt", ".jsonl") and (not found or _are_rows(found[0])):
+        return open_rows(path)
+    if not found:
+        raise StageError(f"{path}: no such file; give rows, .arrow shards, .jsonl or .txt")
+    shards = found
+    if suffix != ".arrow":
+        shards = [f"{folder}/text.arrow"]
+        write_arrow(shards[0], SCHEMA, ({"text": text, "url": None} for file in found for text in _texts(file)))
+    length = min(ROW_TOKENS, load_tokenizer(backbone).model_max_length)
+    rows, ledger = f"{folder}/rows.arrow", f"{folder}/ledger.json"
+    tokenize(Domain(language=f"{path}:"), shards, backbone, "validation", length, rows, ledger)
+    return open_rows(rows)
+
+
+def _are_rows(path: str) -> bool:
+    """Packed rows, in either format of Arrow; what is none is left for open_rows to complain about."""
+    try:
+        return b"rows" in (read_schema(path).metadata or {})
+    except pa.ArrowInvalid:
+        return True
+
+
+def _texts(path: str) -> Iterator[str]:
+    number = 0
+    try:
+        if path.endswith(".txt"):
+            yield Path(path).read_text(encoding="utf-8")
+            return
+        with Path(path).open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):  # noqa: B007 - the number is for the error
+                yield str(json.loads(line)["text"])
+    except UnicodeDecodeError as error:
+        raise StageError(f"{path}: not UTF-8 ({error}); convert it") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StageError(f"{path}, line {number}: no JSON with a `text` ({error}); correct it") from None

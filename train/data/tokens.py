@@ -1,0 +1,281 @@
+"""Documents to packed rows of tokens: the tokenizer, and rows that a loader can map into memory.
+
+A domain's documents are one stream of tokens, each document behind a separator. Row i holds the T + 1 tokens
+from i T on: it shares its first token with the row before, so that each token is predicted exactly once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.common.errors import StageError
+from pipeline.common.files import atomic, atomic_folder, read_arrow, write_json
+from pipeline.common.progress import progress
+from train.data.options import Domain, Tokens
+from train.data.rows import Rows
+from train.data.sites import count_sites
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SEPARATOR = "<|endoftext|>"
+ROWS_PER_BATCH = 8192
+DOCUMENTS_AT_ONCE = 256
+
+
+def documents(shards: list[str], urls: str | None) -> Iterator[str]:
+    """The texts of a domain: those documents of the shards whose URL matches."""
+    pattern = re.compile(urls or "")
+    for path in shards:
+        for batch in read_arrow(path):
+            for text, url in zip(batch.column("text").to_pylist(), batch.column("url").to_pylist(), strict=True):
+                if pattern.search(url or ""):
+                    yield text
+
+
+def train_tokenizer(options: Tokens, shards: list[str], urls: str | None, output: str) -> None:
+    """Train a byte-level BPE and save it as a tokenizer folder of transformers.
+
+    Byte level: every text has tokens, in any language. Trained on the old domain alone, so that a backbone
+    pretrained on it leaves no embedding untrained.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=options.vocabulary,
+        special_tokens=[SEPARATOR],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(documents(shards, urls), trainer)
+    if tokenizer.get_vocab_size() < options.vocabulary:
+        raise StageError(
+            f"tokens.vocabulary: the text of {options.domain} gives only {tokenizer.get_vocab_size()} entries, "
+            f"not {options.vocabulary}; lower it or give more text"
+        )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=SEPARATOR, eos_token=SEPARATOR)
+    with atomic_folder(output) as folder:
+        fast.save_pretrained(folder)
+
+
+def tokenize(
+    options: Domain, shards: list[str], tokenizer: str, split: str, row_tokens: int, output: str, ledger: str
+) -> None:
+    """Write one split of a domain as rows: an uncompressed Arrow IPC file that can be mapped into memory.
+
+    Columns: `tokens` (T + 1 token ids), `bytes` (UTF-8 bytes of the text whose tokens the row predicts) and
+    `document` (number of the document that the row begins in). Validation rows are filled up with
+    separators, so that every token counts; of training rows the unfinished last one is left out. The metadata of
+    validation rows say which site each document is of.
+    Raises StageError where the domain has no document in this split.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    # Of tokenizer.json alone, whatever the model: AutoTokenizer takes ten seconds to import.
+    encoder = PreTrainedTokenizerFast.from_pretrained(tokenizer)
+    before, after = separators(encoder)
+    dtype = np.dtype(np.uint16 if len(encoder) <= 2**16 else np.uint32)
+    with spool_folder(output) as folder:
+        names = [folder / name for name in ("ids", "sizes", "owners")]
+        count = _spool(documents(shards, options.urls), encoder, before, after, dtype, names)
+        if not count:
+            only = f" whose URL matches {options.urls!r}" if options.urls else ""
+            raise StageError(
+                f"domain of {output}: no {options.language} document{only} in the {split} split; "
+                "widen its urls, or raise shards.validation_share"
+            )
+        kinds: tuple[Any, ...] = (dtype, np.uint32, np.int64)
+        ids, sizes, owners = (np.memmap(name, kind) for name, kind in zip(names, kinds, strict=True))
+        fill = separator_id(encoder) if split == "validation" else None
+        kept = write_rows(
+            output,
+            ids,
+            sizes,
+            owners,
+            row_tokens,
+            fill,
+            {
+                "row_tokens": row_tokens,
+                "vocabulary": len(encoder),
+                "special_ids": sorted(encoder.all_special_ids),
+                "separator": before[0],
+                "tokenizer_sha256": tokenizer_digest(tokenizer),
+                "documents": count,
+                "bytes": int(sizes.sum()),
+                "domain": Path(output).parent.name,
+                "language": options.language,
+                "split": split,
+                **({"sites": count_sites(shards, options.urls)} if split == "validation" else {}),
+            },
+        )
+        write_json(
+            ledger,
+            {
+                "stage": "tokenize",
+                "documents": count,
+                "tokens": len(ids),
+                "tokens_in_rows": kept,
+                "tokens_left_out": len(ids) - kept,
+                "bytes": int(sizes.sum()),
+            },
+        )
+
+
+@contextlib.contextmanager
+def spool_folder(output: str) -> Iterator[Path]:
+    """An empty folder beside `output`, gone afterwards; one left by a killed run is used again."""
+    folder = Path(f"{output}.spool")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def tokenizer_digest(source: str | Path) -> str:
+    """What tells two tokenizers apart: the sha256 of tokenizer.json, of a folder or a hub id."""
+    from transformers.utils import cached_file
+
+    try:
+        return hashlib.sha256(Path(str(cached_file(str(source), "tokenizer.json"))).read_bytes()).hexdigest()
+    except OSError as error:
+        raise StageError(f"{source}: has no tokenizer.json to compare with ({error})") from None
+
+
+def check_tokenizer(rows: Rows, backbone: str) -> None:
+    """Raises StageError where the rows were made with another tokenizer than the backbone's."""
+    if rows.metadata["tokenizer_sha256"] != tokenizer_digest(backbone):
+        raise StageError(
+            f"{rows.path}: made with another tokenizer than {backbone} has; run `python -m train tokenize` again"
+        )
+
+
+def separator_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that stands between documents: end of text, or else beginning of text."""
+    found = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
+    if found is None:
+        raise StageError("the tokenizer has neither an end nor a beginning token to put between documents")
+    return int(found)
+
+
+def separators(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Tokens before and after each document: one separator, or both of a model that has two."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if bos is not None and eos is not None and bos != eos:
+        return [int(bos)], [int(eos)]
+    return [separator_id(tokenizer)], []
+
+
+def _spool(
+    texts: Iterator[str],
+    encoder: Any,
+    before: list[int],
+    after: list[int],
+    dtype: np.dtype,
+    names: list[Path],
+) -> int:
+    """Write the stream's ids, UTF-8 bytes of each token, and document numbers to three raw files."""
+    count = 0
+    with (
+        names[0].open("wb") as ids_file,
+        names[1].open("wb") as sizes_file,
+        names[2].open("wb") as owners_file,
+        progress(None, "tokenize", "documents") as bar,
+    ):
+        for batch in _batched(texts):
+            encoded = encoder(batch, add_special_tokens=False, return_offsets_mapping=True)
+            for text, ids, offsets in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+                sizes = token_bytes(text, offsets)
+                np.array([*before, *ids, *after], dtype).tofile(ids_file)
+                np.array([0] * len(before) + sizes + [0] * len(after), np.uint32).tofile(sizes_file)
+                np.full(len(before) + len(ids) + len(after), count, np.int64).tofile(owners_file)
+                count += 1
+            bar.update(len(batch))
+    return count
+
+
+def token_bytes(text: str, offsets: list[tuple[int, int]]) -> list[int]:
+    """UTF-8 bytes of the text that each token stands for; they sum to the bytes of the whole text.
+
+    `offsets` are the tokens' character spans. What lies between two spans counts for the later token, and
+    a character that is cut into several tokens counts for the first of them.
+    """
+    if not offsets:
+        return []
+    ends = np.maximum.accumulate(np.array([end for _, end in offsets]))
+    ends[-1] = len(text)
+    points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    widths = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
+    until = np.concatenate([[0], np.cumsum(widths)])
+    return np.diff(until[ends], prepend=0).tolist()
+
+
+def _batched(texts: Iterator[str]) -> Iterator[list[str]]:
+    pending: list[str] = []
+    for text in texts:
+        pending.append(text)
+        if len(pending) == DOCUMENTS_AT_ONCE:
+            yield pending
+            pending = []
+    if pending:
+        yield pending
+
+
+def write_rows(
+    output: str,
+    ids: np.ndarray,
+    sizes: np.ndarray,
+    owners: np.ndarray,
+    row_tokens: int,
+    fill: int | None,
+    about: dict[str, Any],
+) -> int:
+    """Write the stream as rows; returns how many of its tokens are in them."""
+    rows = max(0, (len(ids) - 1) // row_tokens)
+    if fill is not None and rows * row_tokens + 1 < len(ids):
+        rows += 1
+    if not rows:
+        raise StageError(f"{output}: {len(ids)} tokens do not fill one row of {row_tokens} + 1; give more text")
+    about = about | {"tokens": min(len(ids), rows * row_tokens + 1), "rows": rows}
+    schema = pa.schema(
+        [
+            ("tokens", pa.list_(pa.from_numpy_dtype(ids.dtype), row_tokens + 1)),
+            ("bytes", pa.int32()),
+            ("document", pa.int64()),
+        ],
+        metadata={"rows": json.dumps(about, sort_keys=True)},
+    )
+    with atomic(output) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for first in range(0, rows, ROWS_PER_BATCH):
+            numbers = np.arange(first, min(first + ROWS_PER_BATCH, rows))
+            places = numbers[:, None] * row_tokens + np.arange(row_tokens + 1)
+            inside = places < len(ids)
+            places = np.minimum(places, len(ids) - 1)
+            tokens = np.where(inside, ids[places], fill or 0).astype(ids.dtype)
+            predicted = np.where(inside, sizes[places], 0)[:, 1:].sum(1)
+            writer.write_batch(
+                pa.record_batch(
+                    [
+                        pa.FixedSizeListArray.from_arrays(tokens.ravel(), row_tokens + 1),
+                        predicted.astype(np.int32),
+                        owners[places[:, 0]],
+                    ],
+                    schema=schema,
+                )
+            )
+    return int(about["tokens"])

@@ -1,0 +1,1 @@
+"""Measuring a backbone, or a run on it."""

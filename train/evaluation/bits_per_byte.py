@@ -1,0 +1,80 @@
+"""Bits per byte of held-out rows.
+
+Bits per byte, and not perplexity, since it does not depend on the tokenizer; the ends of documents and
+other special tokens are no text, so they don't count.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.backbone import compute
+from models.loss import token_nll
+from pipeline.common.errors import StageError
+from train.data.rows import Rows
+from train.distributed import add_over_ranks, rank, world
+
+
+def score_rows(
+    model: Any, rows: Rows, batch_rows: int, device: torch.device, limit: int | None = None
+) -> dict[str, float]:
+    """NLL of `limit` rows, evenly spread (None: all): `nats`, `tokens`, `bytes`, `nats_per_token` and `bpb`.
+
+    METHOD, Measures: bpb = total nats / ln 2 / UTF-8 bytes. Special tokens are not scored. `bpb_low` and
+    `bpb_high` are its 95% interval (bootstrap()). Ranks share the rows, and each returns the whole.
+    """
+    count = min(limit or len(rows), len(rows))
+    chosen = np.arange(count) * len(rows) // count
+    special = torch.tensor(rows.metadata["special_ids"], dtype=torch.int64, device=device)
+    nats, tokens, size = 0.0, 0, 0
+    nats_N = torch.zeros(count, dtype=torch.float64, device=device)
+    with torch.no_grad(), compute(device, model):
+        for first in range(0, count, batch_rows * world()):
+            # All ranks compute as often, which sharded weights need; one that has no rows left repeats a row.
+            indices = chosen[first + rank() * batch_rows :][:batch_rows]
+            tokens_BT1 = torch.from_numpy(rows.tokens(indices if len(indices) else chosen[:1])).to(device)
+            counted_BT = ~torch.isin(tokens_BT1[:, 1:], special) & (len(indices) > 0)
+            nll_BT = (token_nll(model, tokens_BT1) * counted_BT).double()
+            nats += nll_BT.sum().item()
+            if len(indices):
+                nats_N[first + rank() * batch_rows :][: len(indices)] = nll_BT.sum(1)
+            tokens += int(counted_BT.sum())
+            size += int(rows.bytes(indices).sum())
+    sums = torch.tensor([nats, tokens, size], dtype=torch.float64, device=device)
+    add_over_ranks([sums, nats_N])
+    nats, tokens, size = sums[0].item(), int(sums[1]), int(sums[2])
+    if not tokens or not size:
+        raise StageError(f"{rows.path}: no text in {count} of its rows; nothing to measure")
+    low, high = bootstrap(nats_N.cpu().numpy(), rows.bytes(chosen), rows.documents(chosen))
+    return {
+        "bpb": nats / math.log(2) / size,
+        "bpb_low": low,
+        "bpb_high": high,
+        "nats_per_token": nats / tokens,
+        "nats": nats,
+        "tokens": tokens,
+        "bytes": size,
+    }
+
+
+def bootstrap(
+    nats_N: np.ndarray, bytes_N: np.ndarray, document_N: np.ndarray, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """A 95% interval of bits per byte: percentiles over documents drawn with replacement.
+
+    What is drawn are the rows that begin in the same document, together: a long document's rows are not
+    independent, while rows of several short ones are. With one document there is no interval: both are bpb.
+    """
+    _, owner_N = np.unique(document_N, return_inverse=True)
+    nats, size = (np.bincount(owner_N, weights=values) for values in (nats_N, bytes_N))
+    random = np.random.default_rng(seed)
+    found = []
+    for _ in range(resamples):
+        drawn = random.integers(0, len(nats), len(nats))
+        found.append(nats[drawn].sum() / max(size[drawn].sum(), 1))
+    low, high = np.percentile(found, [2.5, 97.5]) / math.log(2)
+    return float(low), float(high)

@@ -1,0 +1,55 @@
+"""The evidence for one model: bits per byte of every held-out domain, what changed against the backbone, and a
+few texts that it writes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+
+import torch
+
+from models.backbone import load_tokenizer
+from pipeline.common.files import write_json
+from pipeline.common.progress import progress
+from train.data.texts import open_corpus
+from train.data.tokens import check_tokenizer
+from train.evaluation.bits_per_byte import score_rows
+from train.evaluation.change import measure_change
+from train.evaluation.options import Evaluate
+from train.evaluation.speed import measure_speed
+from train.runs.generate import write
+from train.runs.load import load_for, load_run, measuring_device
+from train.runs.options import Generate
+
+BATCH_ROWS = 64
+
+
+def evaluate(
+    options: Evaluate, backbone: str, run: str | None, rows: list[str], output: str, speed: str | None
+) -> None:
+    """Measure the backbone, or the run on it, on `DOMAIN=PATH` rows or texts, and continue the prompts.
+
+    `speed`: where its speed beside the backbone's is written, which is no two times the same.
+    """
+    torch.set_num_threads(options.threads)
+    device = measuring_device(options.device)
+    with tempfile.TemporaryDirectory() as folder:  # what is mapped stays when it is gone
+        pairs = (pair.split("=", 1) for pair in rows)
+        opened = {name: open_corpus(path, backbone, f"{folder}/{name}") for name, path in pairs}
+    for domain in opened.values():
+        check_tokenizer(domain, backbone)
+    model = load_run(backbone, run, device)
+    plain = model if run is None else load_for(backbone, device)
+    measures, change = {}, {}
+    with progress(len(opened), "evaluate", "domains") as bar:
+        for name, domain in opened.items():
+            measures[name] = score_rows(model, domain, BATCH_ROWS, device)
+            if run is not None:
+                change[name] = measure_change(plain, model, domain, device)
+            bar.update()
+    tokenizer, how = load_tokenizer(backbone), Generate(tokens=options.generated_tokens)
+    texts = [{"prompt": x, "continuation": write(model, tokenizer, x, how)} for x in options.prompts]
+    if speed:
+        models = {"backbone": plain} | ({} if run is None else {"run": model})
+        write_json(speed, measure_speed(models, next(iter(opened.values())), device))
+    write_json(output, {"run": run, "domains": measures, "change": change, "generations": texts})

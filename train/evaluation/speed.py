@@ -1,0 +1,69 @@
+"""Inference speed of an extended model beside its backbone: how fast it reads text, and how fast it writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.backbone import compute
+from models.loss import token_nll
+from train.data.rows import Rows
+
+ROUNDS = 7
+# Tokens of one scoring pass; tokens of a prompt, and those written behind it, one text at a time.
+SCORED, PROMPT, WRITTEN = 4096, 32, 64
+
+
+def measure_speed(models: dict[str, Any], rows: Rows, device: torch.device) -> dict[str, Any]:
+    """Tokens a second of `scoring` whole rows and of `writing`, for each model: the fastest of ROUNDS.
+
+    The models take turns, so that a slow moment of the machine hits all of them, and what else runs there can
+    only slow them down; the first round, in which caches fill, does not count. LoRA and blocks are measured
+    beside the backbone's weights, not folded in.
+    """
+    count = max(1, min(SCORED // rows.row_tokens, len(rows)))
+    tokens_BT1 = torch.from_numpy(rows.tokens(np.arange(count))).to(device)
+    prompt_1T = tokens_BT1[:1, : min(PROMPT, rows.row_tokens // 2)]
+    seconds: dict[str, dict[str, list[float]]] = {name: {"scoring": [], "writing": []} for name in models}
+    for _ in range(1 + ROUNDS):
+        for name, model in models.items():
+            with torch.no_grad(), compute(device, model):
+                seconds[name]["scoring"].append(_seconds(partial(token_nll, model, tokens_BT1), device))
+                seconds[name]["writing"].append(_seconds(partial(_write, model, prompt_1T), device))
+    amounts = {"scoring": tokens_BT1[:, 1:].numel(), "writing": written(next(iter(models.values())), prompt_1T)}
+    speeds = {
+        name: {kind: amounts[kind] / min(found[1:]) for kind, found in kinds.items()}
+        for name, kinds in seconds.items()
+    }
+    return {"device": device.type, "threads": torch.get_num_threads(), "tokens": amounts, "speeds": speeds}
+
+
+def written(model: Any, prompt_1T: Tensor) -> int:
+    """How many tokens to write: WRITTEN, or fewer where the model is not made for so long a text."""
+    return int(min(WRITTEN, model.config.get_text_config().max_position_embeddings - prompt_1T.shape[1]))
+
+
+def _write(model: Any, prompt_1T: Tensor) -> Tensor:
+    count = written(model, prompt_1T)
+    out: Tensor = model.generate(
+        prompt_1T,
+        attention_mask=torch.ones_like(prompt_1T),
+        max_new_tokens=count,
+        min_new_tokens=count,
+        do_sample=False,
+    )
+    return out
+
+
+def _seconds(do: Callable[[], Tensor], device: torch.device) -> float:
+    start = time.perf_counter()
+    do()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start

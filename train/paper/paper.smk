@@ -1,0 +1,113 @@
+# The paper's tables and figures: `snakemake --cores all paper/table2`. configs/paper/grid.yaml has their rows.
+SUBSET = ("table2", "table6", "table8", "figure1")
+SPECTRA = [name for name, target in PAPER.grid.targets.items() if target.spectrum]
+TABLES = [name for name in PAPER.grid.targets if name not in SPECTRA]
+ENDINGS = ("md", "csv", "svg", "png")
+
+
+MADE = f"{OUT}/paper/{{name}}.md"
+
+
+rule paper:
+    input:
+        expand(MADE, name=PAPER.names),
+    localrule: True
+    message:
+        "The paper's tables and figures"
+        + "".join(f"; left out: {name}, {why}" for name, why in PAPER.missing.items())
+
+
+rule paper_subset:
+    input:
+        expand(MADE, name=SUBSET),
+    localrule: True
+
+
+for name in PAPER.grid.targets:
+
+    rule:
+        name:
+            f"paper/{name}"
+        input:
+            expand(MADE, name=name),
+        localrule: True
+
+
+rule paper_table:
+    input:
+        grid=GRID,
+        runs=lambda wildcards: expand(
+            f"{OUT}/runs/{{run}}/run.json", run=PAPER.of(wildcards.table)
+        ),
+        evaluations=lambda wildcards: expand(
+            f"{OUT}/evaluate/{{run}}.json", run=PAPER.of(wildcards.table)
+        ),
+        base=f"{OUT}/evaluate/backbone.json",
+        tasks=lambda wildcards: (
+            expand(
+                f"{OUT}/tasks/{{model}}.json",
+                model=["backbone", *PAPER.of(wildcards.table)],
+            )
+            if OPTIONS.evaluate.tasks
+            else []
+        ),
+    output:
+        multiext(f"{OUT}/paper/{{table}}", *(f".{ending}" for ending in ENDINGS)),
+    log:
+        f"{OUT}/logs/paper/{{table}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/paper/{{table}}.tsv"
+    wildcard_constraints:
+        table="|".join(TABLES),
+    params:
+        runs=lambda wildcards: expand(
+            f"{OUT}/runs/{{run}}", run=PAPER.of(wildcards.table)
+        ),
+        evaluations=lambda wildcards: expand(
+            f"{OUT}/evaluate/{{run}}.json", run=PAPER.of(wildcards.table)
+        ),
+        forgetting=OPTIONS.evaluate.forgetting,
+        learning=lambda wildcards: PAPER.grid.targets[wildcards.table].new
+        or OPTIONS.evaluate.learning,
+        # Mean accuracies in the old and in the new language, where tasks are asked.
+        tasks=lambda wildcards: (
+            f"--tasks {OUT}/tasks --languages {' '.join(task_languages(OPTIONS, PAPER.grid.targets[wildcards.table].new))}"
+            if OPTIONS.evaluate.tasks
+            else ""
+        ),
+        output=f"{OUT}/paper/{{table}}",
+        code=fingerprint("train.paper.tables"),
+    message:
+        "Write {wildcards.table} of the paper"
+    shell:
+        "python -m train table --grid {input.grid} --target {wildcards.table} --runs {params.runs}"
+        " --evaluations {params.evaluations} --base {input.base} --forgetting {params.forgetting}"
+        " --learning {params.learning} {params.tasks} --output {params.output} > {log} 2>&1"
+
+
+rule paper_spectrum:
+    input:
+        grid=GRID,
+        runs=lambda wildcards: expand(
+            f"{OUT}/runs/{{run}}/weights.safetensors", run=PAPER.of(wildcards.figure)
+        ),
+        backbone=BACKBONE,
+    output:
+        multiext(f"{OUT}/paper/{{figure}}", *(f".{ending}" for ending in ENDINGS)),
+    log:
+        f"{OUT}/logs/paper/{{figure}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/paper/{{figure}}.tsv"
+    wildcard_constraints:
+        figure="|".join(SPECTRA),
+    params:
+        runs=lambda wildcards: expand(
+            f"{OUT}/runs/{{run}}", run=PAPER.of(wildcards.figure)
+        ),
+        output=f"{OUT}/paper/{{figure}}",
+        code=fingerprint("train.paper.spectrum"),
+    message:
+        "Write {wildcards.figure} of the paper"
+    shell:
+        "python -m train spectrum --grid {input.grid} --target {wildcards.figure} --runs {params.runs}"
+        " --backbone {input.backbone} --output {params.output} > {log} 2>&1"

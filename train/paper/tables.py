@@ -1,0 +1,255 @@
+"""The paper's tables and figures written out: CSV, Markdown and a plot, with the paper's numbers beside ours."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from pipeline.common.config import read_yaml
+from pipeline.common.errors import StageError
+from pipeline.common.files import atomic, read_json, write_text
+from train.paper.claims import verdicts
+from train.paper.grid import BACKBONE, Grid, Target
+
+AXES = ("forgetting", "learning")
+
+
+# By language, the mean accuracy over its tasks in percent, and its standard error; None where none was asked.
+Accuracies = dict[str, tuple[float, float] | None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The backbone or a run of a row: forgetting and learning in bits per byte, accuracies; a run's own record."""
+
+    name: str
+    forgetting: float
+    learning: float
+    tasks: Accuracies
+    run: dict[str, Any]
+
+
+Results = dict[str, list[Result]]
+
+ABOUT = "Trained weights and seconds of training are means. Where the paper has numbers, they come last."
+TASKS_ABOUT = " Of tasks, the mean accuracy over those in the language, in percent, ± its standard error."
+
+
+def write_table(
+    grid: str,
+    target: str,
+    runs: list[str],
+    evaluations: list[str],
+    base: str,
+    forgetting: str,
+    learning: str,
+    tasks: str | None,
+    languages: list[str],
+    output: str,
+) -> None:
+    """Write `output`.md, .csv, .svg and .png of a table or a figure of bits per byte.
+
+    runs are the folders of the target's rows, row after row and for each row one a seed; evaluations are
+    theirs, `base` is the backbone's. tasks: folder of {model}.json of multiple choice, whose mean accuracies
+    in these languages are shown too. Raises StageError where the number of runs does not fit the rows.
+    """
+    from train.report import charts
+
+    def result(folder: str, evaluation: str) -> Result:
+        name = Path(folder).name
+        run = read_json(Path(folder) / "run.json") if folder != BACKBONE else {}
+        old, new = measures(read_json(evaluation), forgetting, learning, evaluation)
+        return Result(name, old, new, accuracies(tasks, name, languages), run)
+
+    chosen = read_yaml(Grid, grid).targets[target]
+    pairs = by_row(chosen, list(zip(runs, evaluations, strict=True)))
+    results = {key: [result(*pair) for pair in group] for key, group in pairs.items()}
+    backbone = result(BACKBONE, base)
+    values = {
+        key: {axis: [getattr(found, axis) for found in seeds] for axis in AXES} for key, seeds in results.items()
+    }
+    text = heading(chosen, target, len(next(iter(results.values()))))
+    text += "Bits per byte of held-out text; `change` is against the backbone. " + ABOUT
+    text += TASKS_ABOUT * bool(tasks) + "\n\n"
+    text += markdown(chosen, results, backbone, (forgetting, learning)) + "\n"
+    text += verdicts(chosen.claims, values, {key: row.method for key, row in chosen.rows.items()})
+    write_text(f"{output}.md", text)
+    write_text(f"{output}.csv", csv_text(chosen, results, backbone))
+    points = plot_points(chosen, results, backbone)
+    write_chart(charts.paper_trade_off(points, forgetting, learning, chosen.joined), output)
+
+
+def by_row(target: Target, items: list[Any]) -> dict[str, list[Any]]:
+    """Items in the order of the rows, as many a row as there are seeds. Raises StageError if they do not fit."""
+    seeds, left = divmod(len(items), len(target.rows))
+    if left or not seeds:
+        raise StageError(f"{len(items)} runs for {len(target.rows)} rows; give each row the same number")
+    return {key: items[i * seeds : (i + 1) * seeds] for i, key in enumerate(target.rows)}
+
+
+def measures(evaluation: dict[str, Any], forgetting: str, learning: str, path: str) -> tuple[float, float]:
+    """Bits per byte of both domains. Raises StageError where one was not measured."""
+    for domain in (forgetting, learning):
+        if domain not in evaluation["domains"]:
+            raise StageError(f"{path}: {domain} was not measured; add it to evaluate.others")
+    return evaluation["domains"][forgetting]["bpb"], evaluation["domains"][learning]["bpb"]
+
+
+def accuracies(folder: str | None, model: str, languages: list[str]) -> Accuracies:
+    """By language, the mean of the headline accuracies of its tasks and its standard error, in percent."""
+    if not folder:
+        return {}
+    asked = read_json(Path(folder) / f"{model}.json")["tasks"]
+    found: Accuracies = {}
+    for language in languages:
+        tasks = [entry for name, entry in asked.items() if name.rpartition("/")[2] == language]
+        errors = [entry["stderr"][entry["metric"]] for entry in tasks]
+        error = math.sqrt(sum(x**2 for x in errors)) / len(errors) if errors and None not in errors else math.nan
+        found[language] = (100 * fmean(x["headline"] for x in tasks), 100 * error) if tasks else None
+    return found
+
+
+# The table ----------------------------------------------------------------------------------------
+
+
+def heading(target: Target, name: str, seeds: int) -> str:
+    """Title, the target's own note, and over how many seeds it goes."""
+    notes = [target.note] if target.note else []
+    spread = "each row's mean, and in brackets its least and its greatest" if seeds > 1 else "no spread"
+    return "\n\n".join([f"# {name}: {target.title}", *notes, f"Seeds: {seeds}; {spread}."]) + "\n\n"
+
+
+def markdown(target: Target, results: Results, backbone: Result, domains: tuple[str, str]) -> str:
+    """A line a row, the backbone's first."""
+    columns = [cell for domain in domains for cell in (domain, "change")]
+    columns += [f"{language} tasks" for language in backbone.tasks]
+    columns += ["trained weights", "training, s", *(f"paper: {name}" for name in target.columns)]
+    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    own = [cell for axis in AXES for cell in (f"{getattr(backbone, axis):.3f}", "")]
+    lines.append(_line("backbone", [*own, *_tasks([backbone]), "", "", *_paper(target, target.backbone)]))
+    for key, row in target.rows.items():
+        cells = []
+        for axis in AXES:
+            values = [getattr(result, axis) for result in results[key]]
+            cells += [spread(values), f"{fmean(values) - getattr(backbone, axis):+.3f}"]
+        cells += _tasks(results[key])
+        runs = [result.run for result in results[key]]
+        cells.append(f"{fmean(r['extra_parameters'] or r['backbone_parameters'] for r in runs):,.0f}")
+        cells.append(f"{fmean(r['seconds'] for r in runs):,.0f}")
+        lines.append(_line(row.label, [*cells, *_paper(target, row.paper)]))
+    return "\n".join(lines) + "\n"
+
+
+def _line(label: str, cells: list[str]) -> str:
+    return f"| {label} | " + " | ".join(cells) + " |"
+
+
+def _paper(target: Target, numbers: list[float]) -> list[str]:
+    return [f"{x:g}" if x >= 2 else f"{x:.3f}" for x in numbers] or [""] * len(target.columns)
+
+
+def spread(values: list[float], digits: int = 3) -> str:
+    """The mean, and of several values the least and the greatest."""
+    mean, *ends = (f"{x:.{digits}f}" for x in (fmean(values), min(values), max(values)))
+    return f"{mean} ({' to '.join(ends)})" if len(values) > 1 else mean
+
+
+def _tasks(results: list[Result]) -> list[str]:
+    """By language, accuracies over the seeds; the questions are the same for all, so the error is one run's."""
+    cells = []
+    for language in results[0].tasks:
+        found = [pair for result in results if (pair := result.tasks[language])]
+        means, errors = zip(*found, strict=True) if found else ((), ())
+        cells.append(f"{spread(list(means), 1)} ± {fmean(errors):.1f}" if found else "none")
+    return cells
+
+
+def csv_text(target: Target, results: Results, backbone: Result) -> str:
+    """A line a run; what the paper has for its row stands beside it."""
+    rows: list[dict[str, Any]] = [
+        {"row": BACKBONE, "forgetting": backbone.forgetting, "learning": backbone.learning}
+        | _task_columns(backbone.tasks)
+        | _named(target.columns, target.backbone)
+    ]
+    for key, row in target.rows.items():
+        for found in results[key]:
+            options = found.run["options"]
+            rows.append(
+                {"row": key, "label": row.label, "method": row.method, "run": found.name, "seed": options["seed"]}
+                | {"forgetting": found.forgetting, "learning": found.learning}
+                | {name: options[name] for name in ("learning_rate", "old_rate", "fraction")}
+                | {"gate": options["gate"], "init": options["init"], "alpha": found.run["alpha"]}
+                | {"extra_parameters": found.run["extra_parameters"], "seconds": found.run["seconds"]}
+                | _task_columns(found.tasks)
+                | _named(target.columns, row.paper)
+            )
+    return csv_lines(rows)
+
+
+def _named(columns: list[str], numbers: list[float]) -> dict[str, float]:
+    return {f"paper {name}": number for name, number in zip(columns, numbers, strict=False)}
+
+
+def _task_columns(tasks: Accuracies) -> dict[str, float]:
+    """Accuracies and their standard errors by the names of their columns in the CSV."""
+    found: dict[str, float] = {}
+    for language, pair in tasks.items():
+        if pair:
+            found[f"{language} tasks"], found[f"{language} tasks stderr"] = pair
+    return found
+
+
+def csv_lines(rows: list[dict[str, Any]]) -> str:
+    """Rows as CSV under the union of their keys, in order of appearance."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def plot_points(target: Target, results: Results, backbone: Result) -> list[dict[str, Any]]:
+    """Every run, the mean of every row, and the paper's points where it has them in bits per byte."""
+    ours = {"source": "ours", "label": "backbone", "method": "backbone", "order": 0, "kind": "mean"}
+    paper = target.columns[:2] == ["EN", "FR"]
+    # Far above rows that lie close together, it would hide what sets them apart.
+    points = [ours | {axis: getattr(backbone, axis) for axis in AXES}] if target.joined else []
+    if paper and target.joined:
+        points.append(ours | {"source": "the paper"} | dict(zip(AXES, target.backbone, strict=False)))
+    texts = plot_labels(target)
+    for order, (key, row) in enumerate(target.rows.items()):
+        point = ours | {"label": texts[key], "method": row.method, "order": order}
+        means = {axis: fmean(getattr(found, axis) for found in results[key]) for axis in AXES}
+        points.append(point | means)
+        if len(results[key]) > 1:
+            points += [
+                point | {"kind": "run"} | {axis: getattr(found, axis) for axis in AXES} for found in results[key]
+            ]
+        if paper and row.paper:
+            points.append(point | {"source": "the paper"} | dict(zip(AXES, row.paper, strict=False)))
+    return points
+
+
+def plot_labels(target: Target) -> dict[str, str]:
+    """The rows' labels without the name of a method that all its rows begin with: the colour says it."""
+    labels = {}
+    for key, row in target.rows.items():
+        first, _, rest = row.label.partition(", ")
+        own = [other.label for other in target.rows.values() if other.method == row.method]
+        labels[key] = rest if rest and all(label.startswith(f"{first}, ") for label in own) else row.label
+    return labels
+
+
+def write_chart(chart: Any, output: str) -> None:
+    """`output`.svg and `output`.png of an Altair chart."""
+    import vl_convert
+
+    specification = chart.to_dict()
+    write_text(f"{output}.svg", vl_convert.vegalite_to_svg(specification))
+    with atomic(f"{output}.png") as part:
+        part.write_bytes(vl_convert.vegalite_to_png(specification, scale=2))

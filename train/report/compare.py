@@ -1,0 +1,201 @@
+"""Two runs side by side, or two whole workflows: which options differ, and by how much what came out.
+
+Everything is read from what the stages left in the folders; what one side lacks stays empty.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.common.errors import StageError
+from pipeline.common.files import read_json, read_schema
+from train.data.rows import open_rows
+from train.report.report import stage_times
+
+# Arrow files of the corpus wing, whose metadata have the options of the stage that made them.
+STAMPED = ("pages/**/*.arrow", "documents/*.arrow", "filtered/*.arrow", "near/*.arrow", "corpus/*/*.arrow")
+
+
+@dataclass
+class Side:
+    """What a folder says: options by name, and numbers by group (a model, the corpus) and name."""
+
+    kind: str
+    options: dict[str, Any] = field(default_factory=dict)
+    measures: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def compare(a: str, b: str) -> None:
+    """Print the difference as Markdown. Raises StageError where the folders are no two of a kind."""
+    print(difference(a, b))
+
+
+def difference(a: str, b: str) -> str:
+    try:
+        one, other = read_side(Path(a)), read_side(Path(b))
+    except KeyError as error:
+        raise StageError(f"{a}, {b}: a file has no {error}; make what another version made again") from None
+    if one.kind != other.kind:
+        raise StageError(f"{a} is {one.kind}, and {b} is {other.kind}; give two of a kind")
+    parts = [f"A: `{a}`, B: `{b}`\n", "## Options that differ\n"]
+    changed = [
+        (name, one.options.get(name), other.options.get(name))
+        for name in dict.fromkeys([*one.options, *other.options])
+        if one.options.get(name) != other.options.get(name)
+    ]
+    cells = [[name, *(_spoken(value) for value in values)] for name, *values in changed]
+    parts.append(_table(["option", "A", "B"], cells) if cells else "None.\n")
+    for group in dict.fromkeys([*one.measures, *other.measures]):
+        left, right = one.measures.get(group, {}), other.measures.get(group, {})
+        rows = [[name, *_sides(left.get(name), right.get(name))] for name in dict.fromkeys([*left, *right])]
+        parts += [f"## {group}\n", _table(["measure", "A", "B", "B - A"], rows)]
+    return "\n".join(parts)
+
+
+# What a folder says -------------------------------------------------------------------------------
+
+
+def read_side(folder: Path) -> Side:
+    """The options and measures in a folder. Raises StageError where it is neither a run's nor a workflow's."""
+    if (folder / "run.json").exists():
+        side = Side("a run's folder")
+        side.options = _run_options(folder)
+        side.measures["run"] = _model_measures(folder.parent.parent, folder.name) | _run_measures(folder)
+        return side
+    if not any((folder / name).exists() for name in ("runs", "evaluate", "corpus/stats.json")):
+        what = "is not there" if not folder.exists() else "has no run.json, and no runs, evaluate or corpus"
+        raise StageError(f"{folder}: {what}; give the folder of a run, or the output folder of a workflow")
+    side = Side("the output folder of a workflow")
+    side.options = dict(_workflow_options(folder))
+    if (folder / "corpus/stats.json").exists():
+        side.measures["corpus"] = _corpus_measures(_read(folder / "corpus/stats.json"))
+    runs = {path.parent.name: path.parent for path in sorted(folder.glob("runs/*/run.json"))}
+    for model in ["backbone", *runs]:
+        own = _run_measures(runs[model]) if model in runs else {}
+        side.measures[model] = _model_measures(folder, model) | own
+    times = stage_times(str(folder / "benchmarks"))
+    side.measures["time of each stage, seconds"] = {time["stage"]: time["seconds"] for time in times}
+    side.measures = {group: measures for group, measures in side.measures.items() if measures}
+    return side
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise StageError(f"{path}: damaged JSON ({error}); run the stage that makes it again") from None
+
+
+def _run_options(folder: Path) -> dict[str, Any]:
+    """A run's options and what it ran with; of its base the name alone, since the folder is another."""
+    run = _read(folder / "run.json")
+    options = run["options"] | {"languages": run["languages"]}
+    if options.get("base"):
+        options["base"] = Path(options["base"]).name
+    with_what = {name: run[name] for name in ("device", "compute", "ranks") if name in run}
+    return options | with_what | {f"version of {name}": version for name, version in run["versions"].items()}
+
+
+def _run_measures(folder: Path) -> dict[str, float]:
+    """What training wrote down: size, time, memory, and the last loss, gates and evaluation."""
+    run = _read(folder / "run.json")
+    measures: dict[str, float] = {
+        "trained weights": run["extra_parameters"] or run["backbone_parameters"],
+        "training, s": run["seconds"],
+        "training, tokens/s": run["tokens"] / run["seconds"],
+        "training, peak MiB": run["peak_memory_mib"],
+    }
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    for line in map(json.loads, lines):
+        names = {"loss": "training loss", "gate_old": "gate on old tokens", "gate_new": "gate on new tokens"}
+        measures |= {name: line[key] for key, name in names.items() if line.get(key) is not None}
+        for domain, measure in line.get("evaluation", {}).items():
+            measures[f"{domain}, bits per byte in training"] = measure["bpb"]
+    return measures
+
+
+def _model_measures(folder: Path, model: str) -> dict[str, float]:
+    """What was measured of a model in a workflow's folder: bits per byte, changes, tasks and speed."""
+    measures: dict[str, float] = {}
+    if (path := folder / "evaluate" / f"{model}.json").exists():
+        evaluation = _read(path)
+        measures |= {f"{domain}, bits per byte": m["bpb"] for domain, m in evaluation["domains"].items()}
+        for domain, change in evaluation.get("change", {}).items():
+            measures |= {f"{domain}, KL to backbone": change["kl"], f"{domain}, agreement": change["agreement"]}
+            if layers := change["layers"]:
+                gate = sum(layer["gate"] for layer in layers) / len(layers)
+                measures[f"{domain}, mean gate"] = gate
+    if (path := folder / "tasks" / f"{model}.json").exists():
+        for task, entry in _read(path)["tasks"].items():
+            measures[f"{task}, accuracy ({entry['metric']})"] = entry["accuracy"][entry["metric"]]
+    if (path := folder / "speed" / f"{model}.json").exists():
+        speeds = _read(path)["speeds"]
+        own = speeds.get("run", speeds["backbone"])
+        measures |= {f"{kind}, tokens/s": speed for kind, speed in own.items()}
+    return measures
+
+
+def _corpus_measures(stats: dict[str, Any]) -> dict[str, float]:
+    """Documents that each stage kept, and documents and bytes of each language and split."""
+    measures: dict[str, float] = {
+        f"{ledger['stage']}, documents kept": ledger["kept"]["documents"] for ledger in stats["ledgers"]
+    }
+    for language, splits in stats["languages"].items():
+        for split, counts in splits.items():
+            measures |= {f"{language} {split}, {name}": counts[name] for name in ("documents", "bytes")}
+    return measures
+
+
+def _workflow_options(folder: Path) -> Iterator[tuple[str, Any]]:
+    """The options of every stage that wrote them down, as `stage.key`."""
+    for pattern in STAMPED:
+        if path := min(folder.glob(pattern), default=None):
+            stamp = json.loads((read_schema(path).metadata or {}).get(b"pipeline", b"{}"))
+            yield from ((f"{stamp.get('stage')}.{key}", value) for key, value in stamp.get("options", {}).items())
+    for path in sorted(folder.glob("tokens/*/validation.arrow")):
+        about = open_rows(str(path)).metadata
+        yield from ((f"tokens.{path.parent.name}.{name}", about[name]) for name in ("row_tokens", "vocabulary"))
+    if (path := folder / "backbone/training.json").exists():
+        yield from ((f"pretrain.{key}", value) for key, value in _read(path)["options"].items())
+    for path in sorted(folder.glob("runs/*/run.json")):
+        yield from ((f"{path.parent.name}.{key}", value) for key, value in _run_options(path.parent).items())
+
+
+# In words -----------------------------------------------------------------------------------------
+
+
+def _sides(a: float | None, b: float | None) -> list[str]:
+    if a is None or b is None:
+        return ["" if x is None else _number(x) for x in (a, b)] + [""]
+    if a == b:
+        return [_number(a), _number(b), "0"]
+    share = f" ({(b - a) / abs(a):+.1%})" if a else ""
+    return [_number(a), _number(b), ("+" if b > a else "-") + _number(abs(b - a)) + share]
+
+
+def _number(x: float) -> str:
+    if x == int(x):
+        return f"{int(x):,}"
+    return f"{x:,.1f}" if abs(x) >= 100 else f"{x:.4f}" if abs(x) >= 0.01 else f"{x:.2e}"
+
+
+def _spoken(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table whose columns are aligned for a terminal too."""
+    safe = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(heads, *safe, strict=True)]
+
+    def line(cells: list[str]) -> str:
+        first, *others = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        return "| " + " | ".join([first.strip().ljust(widths[0]), *others]) + " |"
+
+    first, *others = ("-" * width for width in widths)
+    rule = f"|-{first}-|" + "".join(f"-{dashes}:|" for dashes in others)
+    return "\n".join([line(heads), rule, *map(line, safe)]) + "\n"

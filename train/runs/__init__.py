@@ -1,0 +1,1 @@
+"""What a run is: its options, and models loaded, saved, exported and sampled."""

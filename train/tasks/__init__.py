@@ -1,0 +1,1 @@
+"""Multiple-choice questions: the tasks, their question sets, and how they are scored."""

@@ -1,0 +1,211 @@
+"""Accuracies of a model on multiple-choice tasks, under every normalisation, with standard errors.
+
+An answer's score is its log-likelihood as it is (raw), per character, byte or token, or minus that behind the
+unconditional prompt (pmi: pointwise mutual information). Characters and bytes count the space before it, as OLMES
+does. METHOD, Measures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.backbone import load_tokenizer, weights_digest
+from pipeline.common.files import write_json
+from pipeline.common.fingerprint import fingerprint
+from pipeline.common.progress import progress
+from train.runs.load import load_run, measuring_device
+from train.tasks.loglikelihood import Request, encode_pairs, make_request, score
+from train.tasks.options import Tasks
+from train.tasks.question_sets import MissingSet
+from train.tasks.task import METRICS, Question, Set, Task, load_set, read_task
+
+
+@dataclass
+class Asked:
+    """A task in a language: its questions, and the numbers of their two requests among all."""
+
+    task: Task
+    found: Set
+    questions: list[Question]
+    numbers: list[tuple[int, int]] = field(default_factory=list)
+
+
+def measure_tasks(options: Tasks, backbone: str, run: str | None, downloads: str, output: str) -> None:
+    """Ask the backbone, or the run on it, all questions of the tasks; write accuracies, and what was skipped.
+
+    What was scored is kept beside `output` until it is written, so that a killed run goes on. The same model and
+    questions give the same bytes.
+    """
+    torch.set_num_threads(options.threads)
+    asked, skipped = load_tasks(options, downloads)
+    tokenizer = load_tokenizer(backbone)
+    model = load_run(backbone, run, measuring_device(options.device))
+    requests = make_requests(asked, tokenizer, model.config.get_text_config().max_position_embeddings)
+    with (
+        kept_scores(f"{output}.scores.jsonl", _key(model, requests)) as (scores, keep),
+        progress(len(requests), "tasks", "requests", len(scores)) as bar,
+    ):
+        for found in score(model, requests, scores.__contains__):
+            new = {number: values for number, values in found.items() if number not in scores}
+            keep(found)
+            bar.update(len(new))
+        measures = {name: measure(one, requests, scores) for name, one in asked.items()}
+        name = Path(run).name if run else "backbone"
+        write_json(output, {"model": name, "tasks": measures, "skipped": skipped})
+
+
+def load_tasks(options: Tasks, downloads: str) -> tuple[dict[str, Asked], dict[str, str]]:
+    """The questions of each `task/language`, and why one is skipped."""
+    asked, skipped = {}, {}
+    for path in options.tasks:
+        task = read_task(path)
+        for language in [x for x in task.languages if x in (options.tasks_languages or task.languages)]:
+            name = f"{Path(path).stem}/{language}"
+            try:
+                found = load_set(task, language, downloads)
+            except MissingSet as error:
+                skipped[name] = str(error)
+                logging.warning("tasks: %s is skipped: %s", name, error)
+                continue
+            count = min(options.tasks_limit or len(found.questions), len(found.questions))
+            chosen = [found.questions[i * len(found.questions) // count] for i in range(count)]
+            asked[name] = Asked(task, found, chosen)
+    return asked, skipped
+
+
+def make_requests(asked: dict[str, Asked], tokenizer: Any, room: int) -> list[Request]:
+    """Each question's answers behind its context, and behind the unconditional prompt."""
+    requests: list[Request] = []
+    for name, one in asked.items():
+        pairs = [
+            (context, answer)
+            for question in one.questions
+            for context in (question.shots + question.prompt, question.unconditional)
+            for answer in question.answers
+        ]
+        encoded = iter(encode_pairs(tokenizer, pairs))
+        for question in one.questions:
+            for family in ((name, question.group), (name, "", "unconditional")):
+                requests.append(make_request(family, [next(encoded) for _ in question.answers], room))
+            one.numbers.append((len(requests) - 2, len(requests) - 1))
+    return requests
+
+
+def _key(model: Any, requests: list[Request]) -> str:
+    """What scores depend on: the weights, the requests and the code."""
+    digest = hashlib.sha256(f"{weights_digest(model)} {fingerprint('train.tasks.loglikelihood')}".encode())
+    for request in requests:
+        digest.update(f"{request.family}{request.continuations}".encode() + request.context.tobytes())
+    return digest.hexdigest()
+
+
+Scores = dict[int, list[float]]
+
+
+@contextmanager
+def kept_scores(path: str, key: str) -> Iterator[tuple[Scores, Callable[[Scores], None]]]:
+    """The scores of an earlier, killed run of the same `key`, and the function that adds to them and to the file.
+
+    A line a batch; a last line that is cut off is forgotten. The file is gone when the block ends well.
+    """
+    file = Path(path)
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    whole = [line for line in lines if line.endswith(b"\n")]
+    scores: Scores = {}
+    if whole and json.loads(whole[0]) == {"key": key}:
+        for line in whole[1:]:
+            scores |= {int(number): values for number, values in json.loads(line).items()}
+    else:
+        whole = [json.dumps({"key": key}).encode() + b"\n"]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"".join(whole))
+    with file.open("a", encoding="utf-8") as opened:
+
+        def keep(found: Scores) -> None:
+            scores.update(found)
+            opened.write(json.dumps(found) + "\n")
+            opened.flush()
+
+        yield scores, keep
+    file.unlink()
+
+
+def measure(asked: Asked, requests: list[Request], scores: Scores) -> dict[str, Any]:
+    """Accuracies of one task and language; with groups, the means over groups (macro average)."""
+    correct = np.array(
+        [
+            _correct(question, requests[number], scores[number], scores[unconditional])
+            for question, (number, unconditional) in zip(asked.questions, asked.numbers, strict=True)
+        ]
+    )
+    groups: dict[str, list[int]] = {}
+    for i, question in enumerate(asked.questions):
+        groups.setdefault(question.group, []).append(i)
+    parts = [correct[numbers] for numbers in groups.values()]
+    mean, error = macro_average(parts)
+    about = {
+        "count": len(correct),
+        "shots": asked.task.shots,
+        "metric": asked.task.metric,
+        "accuracy": _named(mean),
+        "stderr": _named(error),
+        "headline": float(mean[METRICS.index(asked.task.metric)]),
+        "source": asked.found.source,
+        "fewer_shots": asked.found.fewer,
+        "truncated": sum(requests[number].truncated for numbers in asked.numbers for number in numbers),
+    }
+    if list(groups) == [""]:
+        return about
+    each = {name: macro_average([part]) for name, part in zip(groups, parts, strict=True)}
+    counts = {name: len(numbers) for name, numbers in groups.items()}
+    return about | {
+        "groups": {
+            name: {"count": counts[name], "accuracy": _named(m), "stderr": _named(e)}
+            for name, (m, e) in sorted(each.items())
+        }
+    }
+
+
+def _correct(question: Question, request: Request, logp: list[float], unconditional: list[float]) -> list[bool]:
+    """Whether the right answer has the best score, in each of METRICS; of equal ones the first counts."""
+    return [int(np.argmax(x)) == question.gold for x in normalise(question.answers, request, logp, unconditional)]
+
+
+def normalise(
+    answers: tuple[str, ...], request: Request, logp: list[float], unconditional: list[float]
+) -> list[np.ndarray]:
+    """The scores of the answers in each of METRICS, from their log-likelihoods in nats."""
+    raw = np.array(logp)
+    sizes = ([len(x) for x in answers], [len(x.encode()) for x in answers], list(map(len, request.continuations)))
+    return [raw, *(raw / np.array(size) for size in sizes), raw - np.array(unconditional)]
+
+
+def macro_average(groups: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over groups of their means, and its standard error, for each column of groups[i][questions, columns].
+
+    A group's variance is its sample variance over its questions; that of a group of one question, which has
+    none, is taken from all groups together. Not a number where no group has two.
+    """
+    sizes = np.array([len(group) for group in groups])
+    means = np.array([group.mean(0) for group in groups])
+    squares = np.array([((group - group.mean(0)) ** 2).sum(0) for group in groups])
+    freedom = sizes - 1
+    pooled = squares.sum(0) / freedom.sum() if freedom.sum() else np.full(means.shape[1], math.nan)
+    variances = [s / f if f else pooled for s, f in zip(squares, freedom, strict=True)]
+    of_means = sum(variance / size for variance, size in zip(variances, sizes, strict=True))
+    return means.mean(0), np.sqrt(of_means) / len(groups)
+
+
+def _named(values: np.ndarray) -> dict[str, float | None]:
+    return {name: None if math.isnan(x) else float(x) for name, x in zip(METRICS, values, strict=True)}

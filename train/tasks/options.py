@@ -1,0 +1,31 @@
+"""Options of multiple choice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.common.config import ConfigError, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tasks:
+    """Multiple choice."""
+
+    tasks: list[str] = option([], "multiple-choice tasks: names in configs/tasks, or paths of such YAML files")
+    tasks_languages: list[str] = option([], "languages to ask in; empty: all that a task has")
+    tasks_limit: int | None = option(None, "questions of a task and language, evenly spread; null: all", low=1)
+    device: str = option("auto", "where to evaluate", choices=("auto", "cpu", "cuda"))
+    threads: int = option(1, "CPU threads", low=1)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        from train.tasks.task import read_task
+
+        for number, name in enumerate(self.tasks):
+            try:
+                task = read_task(name)
+            except ConfigError as error:
+                yield f"tasks[{number}]", str(error)
+                continue
+            if self.tasks_languages and not set(self.tasks_languages) & set(task.languages):
+                yield "tasks_languages", f"{name} has none of them; it has {', '.join(task.languages)}"

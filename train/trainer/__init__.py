@@ -1,0 +1,1 @@
+"""The training loop, what it draws and what it leaves."""

@@ -1,0 +1,122 @@
+"""Checkpoints that survive a kill at any moment: safetensors, written whole, two of them kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from models.extend import load_trainable
+from pipeline.common.files import atomic
+from train.distributed import laid_out_as, rank, trained_weights, whole
+
+KEPT = 2
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class State:
+    """Where training stands, besides weights and optimizer: steps done, metrics so far, seconds spent.
+
+    alpha is None until it is known (`alpha: auto`).
+    """
+
+    step: int = 0
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    alpha: float | None = None
+
+
+def save(folder: str | Path, identity: str, model: Any, optimizer: Optimizer, state: State) -> Path:
+    """Write `step-000050.safetensors` into `folder` and delete all but the newest KEPT. Returns its path.
+
+    All ranks must call this; the first one writes.
+    """
+    path = Path(folder) / f"step-{state.step:06d}.safetensors"
+    tensors = {f"weight.{name}": weight for name, weight in trained_weights(model).items()}
+    for name, parameter in model.named_parameters():
+        for moment in MOMENTS:
+            if moment in optimizer.state.get(parameter, {}):
+                tensors[f"{moment}.{name}"] = whole(optimizer.state[parameter][moment]).cpu()
+    if rank() > 0:
+        return path
+    # As a tensor, since a header of safetensors may have 100 MB only: some 400,000 steps.
+    tensors["metrics"] = torch.frombuffer(bytearray(json.dumps(state.metrics).encode()), dtype=torch.uint8)
+    standing = {"step": state.step, "seconds": state.seconds, "alpha": state.alpha}
+    header = {"identity": identity, "checksum": _checksum(tensors), **standing}
+    with atomic(path) as part:
+        save_file(tensors, part, metadata={"header": json.dumps(header)})
+    for old in _newest_first(folder)[KEPT:]:
+        old.unlink()
+    return path
+
+
+def resume(folder: str | Path, identity: str, model: Any, optimizer: Optimizer) -> State:
+    """Load the newest checkpoint of this `identity` that is whole into model and optimizer.
+
+    Returns the state to go on from: a fresh one where there is no such checkpoint. A damaged file is passed
+    over with a warning, one of other options or inputs with a line in the log.
+    """
+    for path in _newest_first(folder):
+        try:
+            header, tensors = _read(path)
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            log.warning("%s is damaged (%s); using the checkpoint before it", path, error)
+            continue
+        if header["identity"] != identity:
+            log.info("%s is of other options or inputs; ignored", path)
+            continue
+        _restore(model, optimizer, tensors, header["step"])
+        log.info("going on from %s", path)
+        metrics = json.loads(tensors["metrics"].numpy().tobytes())
+        return State(header["step"], metrics, header["seconds"], header["alpha"])
+    return State()
+
+
+def newest(folder: str | Path) -> Path | None:
+    """The newest checkpoint file, if any."""
+    return next(iter(_newest_first(folder)), None)
+
+
+def _newest_first(folder: str | Path) -> list[Path]:
+    return sorted(Path(folder).glob("step-*.safetensors"), reverse=True)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["header"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    if _checksum(tensors) != header["checksum"]:
+        raise ValueError("checksum differs")
+    return header, tensors
+
+
+def _checksum(tensors: dict[str, Tensor]) -> int:
+    total = 0
+    for name in sorted(tensors):
+        total = zlib.crc32(tensors[name].numpy().tobytes(), total)
+    return total
+
+
+def _restore(model: Any, optimizer: Optimizer, tensors: dict[str, Tensor], step: int) -> None:
+    own = dict(model.named_parameters())
+    weights = {name.removeprefix("weight."): w for name, w in tensors.items() if name.startswith("weight.")}
+    load_trainable(model, {name: laid_out_as(w, own[name]) if name in own else w for name, w in weights.items()})
+    for name, parameter in own.items():
+        if f"exp_avg.{name}" not in tensors:
+            continue
+        moments = {moment: laid_out_as(tensors[f"{moment}.{name}"], parameter) for moment in MOMENTS}
+        # A fused AdamW keeps its step beside the weights.
+        steps = torch.tensor(float(step), device=parameter.device)
+        optimizer.state[parameter] = {"step": steps, **moments}

@@ -1,0 +1,239 @@
+"""The two training stages: `pretrain` makes a backbone, `extend` adds a domain to one by any method."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import resource
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from models.backbone import (
+    attention_on,
+    compute_dtype,
+    create_llama,
+    load_tokenizer,
+    make_readable,
+    save_backbone,
+    unique_parameters,
+    weights_digest,
+)
+from pipeline.common.config import to_data
+from pipeline.common.errors import StageError
+from pipeline.common.files import atomic_folder, write_json
+from pipeline.common.fingerprint import fingerprint
+from train.data.rows import Rows, join_rows, open_rows
+from train.data.tokens import check_tokenizer
+from train.distributed import processes, rank, trained_weights, world
+from train.runs.load import extend_for, load_run, pick_device
+from train.runs.options import Pretrain, Run, Training
+from train.trainer import checkpoint
+from train.trainer.loop import Task, train
+from train.trainer.metrics import metrics_log
+
+
+def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str, output: str) -> None:
+    """Train a small Llama from scratch on `rows`; writes the Hugging Face folder `output`.
+
+    validation are 'name=path' of rows files; the first decides about stopping early. Beside model and
+    tokenizer the folder holds metrics.jsonl and training.json. Checkpoints stand in `output`.checkpoints
+    until then. Raises StageError on rows that do not fit and on a loss that is no number.
+    """
+    device = prepare(options)
+    train_rows, held_out = open_rows(rows), open_validation(validation)
+    check_rows([train_rows, *held_out.values()], options)
+    check_tokenizer(train_rows, tokenizer)
+    encoder = load_tokenizer(tokenizer)
+    with processes(device):
+        model = create_llama(
+            hidden_size=options.hidden_size,
+            layers=options.layers,
+            heads=options.heads,
+            ffn_size=options.ffn_size,
+            vocabulary=train_rows.metadata["vocabulary"],
+            row_tokens=train_rows.row_tokens,
+            bos=encoder.bos_token_id,
+            eos=encoder.eos_token_id,
+            seed=options.seed,
+            attention=attention_on(device),
+        ).to(device)
+        task = Task(
+            title="pretrain",
+            model=model,
+            options=options,
+            old=None,
+            new=train_rows,
+            validations=held_out,
+            checkpoints=f"{output}.checkpoints",
+            identity=identity(options, [train_rows, *held_out.values()], model),
+            device=device,
+        )
+        state = train(task)
+        if rank() == 0:
+            about = {"options": to_data(options), "parameters": unique_parameters(model), "steps": state.step}
+            with atomic_folder(output) as folder:
+                save_backbone(model, encoder, folder)
+                write_metrics(folder, state)
+                write_json(folder / "training.json", about | costs(task, state))
+            shutil.rmtree(task.checkpoints, ignore_errors=True)
+
+
+def extend(
+    options: Run, backbone: str, old_rows: list[str], new_rows: str, validation: list[str], output: str
+) -> None:
+    """Extend a backbone (folder or hub id) to the domain of `new_rows`; writes the folder `output`.
+
+    What options.base, the folder of an earlier run, added stays and is frozen; old_rows are then of several
+    domains. validation are 'name=path' of rows files. The folder holds weights.safetensors (what was
+    trained, fp32), run.json and metrics.jsonl. Checkpoints stand in `output`.checkpoints until then. Raises
+    StageError on inputs that do not fit each other and on a loss that is no number.
+    """
+    device = prepare(options)
+    olds, new = [open_rows(path) for path in old_rows], open_rows(new_rows)
+    held_out = open_validation(validation)
+    check_rows([new, *olds, *held_out.values()], options)
+    with processes(device):
+        model = load_run(backbone, options.base, device, stays=options.shard)
+        check_vocabulary(model, new, backbone)
+        check_tokenizer(new, backbone)
+        extension = extend_for(model, options)
+        task = Task(
+            title=f"extend {Path(output).name}",
+            model=model,
+            options=options,
+            old=join_rows(olds),
+            new=new,
+            validations=held_out,
+            checkpoints=f"{output}.checkpoints",
+            identity=identity(options, [*olds, new, *held_out.values()], model),
+            device=device,
+            context=extension.context if options.method in ("adapter", "neutral") else None,
+        )
+        state = train(task)
+        weights = trained_weights(model)
+        if rank() == 0:
+            about = {
+                "options": to_data(options),
+                "method": options.method,
+                "backbone": backbone,
+                "languages": {"old": [spoken(rows) for rows in olds], "new": spoken(new)},
+                "backbone_parameters": extension.backbone_parameters,
+                "extra_parameters": extension.extra_parameters,
+                "true_fraction": extension.fraction,
+                "width": extension.width,
+                "alpha": state.alpha,
+            }
+            with atomic_folder(output) as folder:
+                save_file(weights, folder / "weights.safetensors")
+                make_readable(folder)
+                write_metrics(folder, state)
+                write_json(folder / "run.json", about | costs(task, state))
+            shutil.rmtree(task.checkpoints, ignore_errors=True)
+
+
+# Before the training ------------------------------------------------------------------------------
+
+
+def prepare(options: Training) -> torch.device:
+    """Threads and device; sums depend on the number of threads, so it is an option and not the machine's.
+
+    Raises StageError where torchrun's processes cannot share the rows of a step equally.
+    """
+    torch.set_num_threads(options.threads)
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if options.batch_rows % ranks:
+        raise StageError(
+            f"batch_rows: {options.batch_rows} is not a multiple of the {ranks} processes; make it one"
+        )
+    return pick_device(options.device)
+
+
+def open_validation(named: list[str]) -> dict[str, Rows]:
+    """Rows files by name, from 'name=path'. Raises StageError on anything else."""
+    pairs = [text.partition("=") for text in named]
+    for text, (name, _, path) in zip(named, pairs, strict=True):
+        if not (name and path):
+            raise StageError(f"--validation {text}: expected DOMAIN=PATH, such as fr=rows/fr/validation.arrow")
+    return {name: open_rows(path) for name, _, path in pairs}
+
+
+def check_rows(files: list[Rows], options: Training) -> None:
+    """Raises StageError unless all rows have the length and the tokenizer of the first, and what options need."""
+    if options.mask_documents and "separator" not in files[0].metadata:
+        raise StageError(
+            f"{files[0].path}: made before mask_documents was there; run `python -m train tokenize` again"
+        )
+    for key in ("row_tokens", "vocabulary", "tokenizer_sha256"):
+        for one in files[1:]:
+            first, other = files[0].metadata[key], one.metadata[key]
+            if first != other:
+                raise StageError(
+                    f"{one.path}: {key} is {other}, but {first} in {files[0].path}; tokenize both alike"
+                )
+
+
+def check_vocabulary(model: Any, rows: Rows, backbone: str) -> None:
+    """Raises StageError if the rows hold tokens that the backbone has no embedding for."""
+    entries = len(model.get_input_embeddings().weight)
+    if rows.metadata["vocabulary"] > entries:
+        raise StageError(
+            f"{rows.path}: its tokenizer has {rows.metadata['vocabulary']} entries, but {backbone} has only "
+            f"{entries} embeddings; tokenize with the backbone's own tokenizer"
+        )
+
+
+# What may be changed in a training that ran out of memory, and it goes on.
+MEMORY_OPTIONS = ("micro_batch_rows", "activation_checkpointing", "shard")
+
+
+def identity(options: Training, rows: list[Rows], model: Any) -> str:
+    """A hash of all that decides the weights: options, rows, initial weights, code and torch.
+
+    Not the number of ranks, nor what only decides where numbers are rounded when memory is short.
+    """
+    code = [fingerprint("train.trainer.stages"), torch.__version__, str(next(model.parameters()).dtype)]
+    chosen = {name: value for name, value in to_data(options).items() if name not in MEMORY_OPTIONS}
+    parts = [chosen, [one.digest() for one in rows], weights_digest(model), code]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# After the training -------------------------------------------------------------------------------
+
+
+def costs(task: Task, state: checkpoint.State) -> dict[str, Any]:
+    """What the training took, and on what; seconds of the steps alone, summed over interruptions."""
+    packages = ("torch", "transformers", "peft", "safetensors")
+    return {
+        "tokens": state.step * task.options.batch_rows * task.new.row_tokens,
+        "seconds": round(state.seconds, 3),
+        "peak_memory_mib": peak_memory_mib(task.device),
+        "ranks": world(),
+        "compute": str(compute_dtype(task.device)).removeprefix("torch."),
+        "device": torch.cuda.get_device_name() if task.device.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def peak_memory_mib(device: torch.device) -> int:
+    """Of the GPU's memory where there is one, else of the process's resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() // 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10
+
+
+def spoken(rows: Rows) -> str:
+    """The language of the rows, or of older files the domain."""
+    return str(rows.metadata.get("language", rows.metadata["domain"]))
+
+
+def write_metrics(folder: Path, state: checkpoint.State) -> None:
+    """metrics.jsonl and, for TensorBoard, an event file."""
+    with metrics_log(folder, state.metrics):
+        pass
