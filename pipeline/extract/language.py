@@ -4,7 +4,7 @@ On a crawl that is 5% target language, nearly all time would go into extracting 
 away. The guess costs a tenth of an extraction. It reads runs of text between tags (paragraphs more than menus,
 no scripts) and passes a page on unless every wanted language is improbable; a page that declares a wanted
 language, or has too little text to tell, passes too. Some of the words settle most pages, all of them the others.
-docs/findings.md has what it misses.
+docs/findings/corpus.md has what it misses.
 """
 
 from __future__ import annotations
