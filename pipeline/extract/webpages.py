@@ -47,7 +47,7 @@ def extract(
     and WARC, is used as it is: so a run that is killed goes on with the WARCs that are left.
     """
     folder = Path(output).parent / "warcs"
-    code = fingerprint("pipeline.extract.webpages")
+    code = fingerprint("pipeline.extract.webpages:extract")
     found, failed = archives(warcs)
     jobs = [(options, archive, language_id, str(folder / archive.pages_name), code) for archive in found]
     map_items(_extract_one, jobs, workers, scheduler, "extract", "WARCs")

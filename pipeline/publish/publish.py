@@ -160,7 +160,7 @@ def code_version() -> dict[str, Any]:
     """What the text of a page depends on beside the page."""
     packages = ("neutral-residues", "fastwarc", "resiliparse", "pyarrow")
     return {
-        "fingerprint": fingerprint("pipeline.extract.webpages"),
+        "fingerprint": fingerprint("pipeline.extract.webpages:extract"),
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }
 
