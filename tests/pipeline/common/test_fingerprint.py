@@ -73,7 +73,7 @@ def test_what_a_stage_reaches_counts(project, change):
         ("pipeline/options.py", "unit='bands', low=1", "low=2"),
         ("pipeline/options.py", "yield 'bands', 'odd'", "yield 'bands', 'even'"),
         ("pipeline/options.py", "option(1, 'x')", "option(2, 'x')"),
-        ("train/c.py", "def h():\n    return 1", '"""Why."""\n# a comment\ndef h() -> int:\n    """Doc."""\n    return  1'),
+        ("train/c.py", "def h():", '"""Why."""\n# a comment\ndef h( ) -> int:\n    """Doc."""'),
     ],
     ids=["another stage", "unused", "help text", "unit and bounds", "check", "another stage's option", "comments"],
 )  # fmt: skip
