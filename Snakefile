@@ -8,7 +8,7 @@ from pipeline.common.errors import StageError
 from pipeline.crawl.commoncrawl import archives, texts
 from pipeline.common.config import ConfigError, flags, read
 from pipeline.common.fingerprint import fingerprint
-from pipeline.crawl.manifest import sample_files
+from pipeline.common.layout import Layout
 from train.config import Config, eval_domains
 
 min_version("9.0")
@@ -28,11 +28,11 @@ report: "train/report/captions/workflow.rst"
 
 try:
     OPTIONS = read(Config, config, ", ".join(map(str, workflow.configfiles)))
-    OUT = OPTIONS.output
+    OUT = Layout(OPTIONS.output)
     ARCHIVES = (
         archives(OPTIONS.crawl)
         if OPTIONS.crawl.given
-        else [sample_files(OUT, OPTIONS.sample.files)]
+        else [OUT.samples(OPTIONS.sample.files)]
     )
     TEXTS = texts(OPTIONS.crawl)
 except (ConfigError, StageError) as error:

@@ -1,7 +1,7 @@
 # The corpus wing: WARC files -> pages -> documents -> shards. Every rule calls `python -m pipeline STAGE`.
 # A job that reads a file of each batch gets their names through `@<(printf …)`: printf is a builtin of bash, so that
 # no number of names is too long for it.
-from pipeline.corpus.shards import SPLITS, shard_path
+from pipeline.corpus.shards import SPLITS
 
 LANGUAGES = OPTIONS.extract.languages
 FILTERED = sorted({*OPTIONS.quality.positives, *OPTIONS.quality.models})
@@ -24,8 +24,8 @@ include: "crawl/crawl.smk"
 
 rule corpus:
     input:
-        f"{OUT}/corpus/README.md",
-        f"{OUT}/corpus/stats.json",
+        OUT.card,
+        OUT.stats,
     localrule: True
 
 
@@ -35,9 +35,9 @@ if not OPTIONS.extract.language_model:
         output:
             LANGUAGE_MODEL,
         log:
-            f"{OUT}/logs/language_model.log",
+            OUT.log("language_model"),
         benchmark:
-            f"{OUT}/benchmarks/language_model.tsv"
+            OUT.benchmark("language_model")
         retries: 1
         params:
             downloads=lambda wildcards, output: Path(output[0]).parent,
@@ -54,12 +54,12 @@ rule extract:
         ),
         language_id=LANGUAGE_MODEL,
     output:
-        pages=f"{OUT}/pages/{{batch}}.json",
-        ledger=f"{OUT}/pages/{{batch}}.ledger.json",
+        pages=OUT.pages("{batch}"),
+        ledger=OUT.ledger(OUT.pages("{batch}")),
     log:
-        f"{OUT}/logs/extract/{{batch}}.log",
+        OUT.log("extract/{batch}"),
     benchmark:
-        f"{OUT}/benchmarks/extract/{{batch}}.tsv"
+        OUT.benchmark("extract/{batch}")
     # Before the next batch is fetched, so that few batches lie on the disk at once.
     priority: 1
     threads: lambda wildcards: min(OPTIONS.engine.workers, len(BATCHES[wildcards.batch]))
@@ -79,13 +79,13 @@ rule extract:
 
 rule dedup_hash:
     input:
-        f"{OUT}/pages/{{batch}}.json",
+        OUT.pages("{batch}"),
     output:
-        f"{OUT}/hashes/{{batch}}.arrow",
+        OUT.hashes("{batch}"),
     log:
-        f"{OUT}/logs/dedup_hash/{{batch}}.log",
+        OUT.log("dedup_hash/{batch}"),
     benchmark:
-        f"{OUT}/benchmarks/dedup_hash/{{batch}}.tsv"
+        OUT.benchmark("dedup_hash/{batch}")
     params:
         # Not `min_chars`: it changes neither the hashes nor what is a duplicate.
         options=f"--normalize {OPTIONS.dedup.normalize}",
@@ -98,15 +98,15 @@ rule dedup_hash:
 
 rule dedup_reduce:
     input:
-        hashes=expand(f"{OUT}/hashes/{{batch}}.arrow", batch=BATCHES),
+        hashes=expand(OUT.hashes("{batch}"), batch=BATCHES),
         against=OPTIONS.dedup.against,
     output:
-        duplicates=expand(f"{OUT}/duplicates/{{batch}}.arrow", batch=BATCHES),
-        index=f"{OUT}/hashes/index.arrow",
+        duplicates=expand(OUT.duplicates("{batch}"), batch=BATCHES),
+        index=OUT.hash_index,
     log:
-        f"{OUT}/logs/dedup_reduce.log",
+        OUT.log("dedup_reduce"),
     benchmark:
-        f"{OUT}/benchmarks/dedup_reduce.tsv"
+        OUT.benchmark("dedup_reduce")
     threads: OPTIONS.engine.workers
     resources:
         mem_mb=4000,
@@ -128,27 +128,27 @@ rule dedup_reduce:
 # output, since Snakemake goes through all of them for each batch.
 checkpoint dedup_reduced:
     input:
-        f"{OUT}/hashes/index.arrow",
+        OUT.hash_index,
     output:
-        touch(f"{OUT}/hashes/.reduced"),
+        touch(OUT.dedup_reduced),
     localrule: True
 
 
 rule dedup_apply:
     input:
-        pages=f"{OUT}/pages/{{batch}}.json",
+        pages=OUT.pages("{batch}"),
         # Not before the checkpoint, which raises until it has been passed.
         duplicates=lambda wildcards: (
             checkpoints.dedup_reduced.get(),
-            f"{OUT}/duplicates/{wildcards.batch}.arrow",
+            OUT.duplicates(wildcards.batch),
         )[1],
     output:
-        documents=f"{OUT}/documents/{{batch}}.arrow",
-        ledger=f"{OUT}/documents/{{batch}}.ledger.json",
+        documents=OUT.documents("{batch}"),
+        ledger=OUT.ledger(OUT.documents("{batch}")),
     log:
-        f"{OUT}/logs/dedup_apply/{{batch}}.log",
+        OUT.log("dedup_apply/{batch}"),
     benchmark:
-        f"{OUT}/benchmarks/dedup_apply/{{batch}}.tsv"
+        OUT.benchmark("dedup_apply/{batch}")
     params:
         options=flags(OPTIONS.dedup),
         code=fingerprint("pipeline.corpus.dedup"),
@@ -159,11 +159,11 @@ rule dedup_apply:
         " --output {output.documents} --ledger {output.ledger} > {log} 2>&1"
 
 
-# The folder with the documents of the stage before; a stage that is on puts its own in its place.
-DOCUMENTS = f"{OUT}/documents"
-LEDGERS = [f"{OUT}/pages", DOCUMENTS]
+# The documents of the stage before; a stage that is on puts its own in their place.
+DOCUMENTS = OUT.documents("{batch}")
+LEDGERS = [OUT.ledger(OUT.pages("{batch}")), OUT.ledger(DOCUMENTS)]
 SETS = OPTIONS.filter.decontaminate.sets
-CONTAMINATED = [f"{OUT}/filtered/sets.npy"] if SETS else []
+CONTAMINATED = [OUT.sets] if SETS else []
 
 
 if SETS:
@@ -173,11 +173,11 @@ if SETS:
             SETS.values(),
         output:
             index=CONTAMINATED,
-            report=f"{OUT}/filtered/sets.json",
+            report=OUT.sets_report,
         log:
-            f"{OUT}/logs/decontaminate_index.log",
+            OUT.log("decontaminate_index"),
         benchmark:
-            f"{OUT}/benchmarks/decontaminate_index.tsv"
+            OUT.benchmark("decontaminate_index")
         params:
             options=flags(OPTIONS.filter.decontaminate),
             code=fingerprint("pipeline.corpus.decontaminate"),
@@ -192,15 +192,15 @@ if OPTIONS.filter.active:
 
     rule filter:
         input:
-            documents=f"{DOCUMENTS}/{{batch}}.arrow",
+            documents=DOCUMENTS,
             contaminated=CONTAMINATED,
         output:
-            documents=f"{OUT}/filtered/{{batch}}.arrow",
-            ledger=f"{OUT}/filtered/{{batch}}.ledger.json",
+            documents=OUT.filtered("{batch}"),
+            ledger=OUT.ledger(OUT.filtered("{batch}")),
         log:
-            f"{OUT}/logs/filter/{{batch}}.log",
+            OUT.log("filter/{batch}"),
         benchmark:
-            f"{OUT}/benchmarks/filter/{{batch}}.tsv"
+            OUT.benchmark("filter/{batch}")
         params:
             options=flags(OPTIONS.filter),
             contaminated=f"--contaminated {CONTAMINATED[0]}" if SETS else "",
@@ -211,21 +211,21 @@ if OPTIONS.filter.active:
             "python -m pipeline filter {params.options} --documents {input.documents} {params.contaminated}"
             " --output {output.documents} --ledger {output.ledger} > {log} 2>&1"
 
-    DOCUMENTS = f"{OUT}/filtered"
-    LEDGERS.append(DOCUMENTS)
+    DOCUMENTS = OUT.filtered("{batch}")
+    LEDGERS.append(OUT.ledger(DOCUMENTS))
 
 
 if OPTIONS.near.enabled:
 
     rule near_hash:
         input:
-            f"{DOCUMENTS}/{{batch}}.arrow",
+            DOCUMENTS,
         output:
-            f"{OUT}/near/{{batch}}.npy",
+            OUT.signatures("{batch}"),
         log:
-            f"{OUT}/logs/near_hash/{{batch}}.log",
+            OUT.log("near_hash/{batch}"),
         benchmark:
-            f"{OUT}/benchmarks/near_hash/{{batch}}.tsv"
+            OUT.benchmark("near_hash/{batch}")
         params:
             options=flags(OPTIONS.near),
             code=fingerprint("pipeline.corpus.near"),
@@ -236,15 +236,15 @@ if OPTIONS.near.enabled:
 
     rule near_reduce:
         input:
-            signatures=expand(f"{OUT}/near/{{batch}}.npy", batch=BATCHES),
-            documents=expand(f"{DOCUMENTS}/{{batch}}.arrow", batch=BATCHES),
+            signatures=expand(OUT.signatures("{batch}"), batch=BATCHES),
+            documents=expand(DOCUMENTS, batch=BATCHES),
         output:
-            duplicates=f"{OUT}/near/duplicates.npy",
-            clusters=f"{OUT}/near/clusters.jsonl",
+            duplicates=OUT.near_duplicates,
+            clusters=OUT.near_clusters,
         log:
-            f"{OUT}/logs/near_reduce.log",
+            OUT.log("near_reduce"),
         benchmark:
-            f"{OUT}/benchmarks/near_reduce.tsv"
+            OUT.benchmark("near_reduce")
         resources:
             mem_mb=4000,
         params:
@@ -260,15 +260,15 @@ if OPTIONS.near.enabled:
 
     rule near_apply:
         input:
-            documents=f"{DOCUMENTS}/{{batch}}.arrow",
-            duplicates=f"{OUT}/near/duplicates.npy",
+            documents=DOCUMENTS,
+            duplicates=OUT.near_duplicates,
         output:
-            documents=f"{OUT}/near/{{batch}}.arrow",
-            ledger=f"{OUT}/near/{{batch}}.ledger.json",
+            documents=OUT.near("{batch}"),
+            ledger=OUT.ledger(OUT.near("{batch}")),
         log:
-            f"{OUT}/logs/near_apply/{{batch}}.log",
+            OUT.log("near_apply/{batch}"),
         benchmark:
-            f"{OUT}/benchmarks/near_apply/{{batch}}.tsv"
+            OUT.benchmark("near_apply/{batch}")
         params:
             options=flags(OPTIONS.near),
             position=lambda wildcards: int(wildcards.batch),
@@ -280,20 +280,20 @@ if OPTIONS.near.enabled:
             " --duplicates {input.duplicates} --position {params.position} --output {output.documents}"
             " --ledger {output.ledger} > {log} 2>&1"
 
-    DOCUMENTS = f"{OUT}/near"
-    LEDGERS.append(DOCUMENTS)
+    DOCUMENTS = OUT.near("{batch}")
+    LEDGERS.append(OUT.ledger(DOCUMENTS))
 
 
 rule quality_train:
     input:
-        expand(f"{DOCUMENTS}/{{batch}}.arrow", batch=BATCHES),
+        expand(DOCUMENTS, batch=BATCHES),
     output:
-        model=f"{OUT}/quality/{{language}}.bin",
-        report=f"{OUT}/quality/{{language}}.json",
+        model=OUT.quality_model("{language}"),
+        report=OUT.quality_report("{language}"),
     log:
-        f"{OUT}/logs/quality_train/{{language}}.log",
+        OUT.log("quality_train/{language}"),
     benchmark:
-        f"{OUT}/benchmarks/quality_train/{{language}}.tsv"
+        OUT.benchmark("quality_train/{language}")
     resources:
         mem_mb=4000,
     params:
@@ -309,20 +309,20 @@ rule quality_train:
 
 rule shards:
     input:
-        documents=f"{DOCUMENTS}/{{batch}}.arrow",
-        quality=expand(f"{OUT}/quality/{{language}}.json", language=FILTERED),
-        models=expand(f"{OUT}/quality/{{language}}.bin", language=FILTERED),
+        documents=DOCUMENTS,
+        quality=expand(OUT.quality_report("{language}"), language=FILTERED),
+        models=expand(OUT.quality_model("{language}"), language=FILTERED),
     output:
         shards=[
-            shard_path(f"{OUT}/corpus", la, sp, "{batch}")
-            for la in LANGUAGES
-            for sp in SPLITS
+            OUT.shard(language, split, "{batch}")
+            for language in LANGUAGES
+            for split in SPLITS
         ],
-        ledger=f"{OUT}/corpus/.ledgers/{{batch}}.json",
+        ledger=OUT.shards_ledger("{batch}"),
     log:
-        f"{OUT}/logs/shards/{{batch}}.log",
+        OUT.log("shards/{batch}"),
     benchmark:
-        f"{OUT}/benchmarks/shards/{{batch}}.tsv"
+        OUT.benchmark("shards/{batch}")
     params:
         options=flags(OPTIONS.shards),
         corpus=lambda wildcards, output: Path(output.ledger).parent.parent,
@@ -342,29 +342,22 @@ rule shards:
 rule card:
     input:
         shards=expand(
-            f"{OUT}/corpus/{{language}}/{{split}}-{{batch}}.arrow",
+            OUT.shard("{language}", "{split}", "{batch}"),
             language=LANGUAGES,
             split=SPLITS,
             batch=BATCHES,
         ),
-        ledgers=[
-            *[
-                f"{folder}/{batch}.ledger.json"
-                for folder in LEDGERS
-                for batch in BATCHES
-            ],
-            *expand(f"{OUT}/corpus/.ledgers/{{batch}}.json", batch=BATCHES),
-        ],
-        decontamination=[f"{OUT}/filtered/sets.json"] if SETS else [],
+        ledgers=expand([*LEDGERS, OUT.shards_ledger("{batch}")], batch=BATCHES),
+        decontamination=[OUT.sets_report] if SETS else [],
     output:
-        card=f"{OUT}/corpus/README.md",
-        stats=f"{OUT}/corpus/stats.json",
+        card=OUT.card,
+        stats=OUT.stats,
     log:
-        f"{OUT}/logs/card.log",
+        OUT.log("card"),
     benchmark:
-        f"{OUT}/benchmarks/card.tsv"
+        OUT.benchmark("card")
     params:
-        decontamination=(f"--decontamination {OUT}/filtered/sets.json" if SETS else ""),
+        decontamination=(f"--decontamination {OUT.sets_report}" if SETS else ""),
         code=fingerprint("pipeline.publish.card"),
     message:
         "Write the dataset card and the statistics of the corpus"

@@ -18,9 +18,10 @@ from pipeline.common.config import read
 from pipeline.common.engine import Engine
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json, read_schema, write_json, write_text
+from pipeline.common.layout import Layout
 from pipeline.corpus.options import Filter, Near, Quality
 from pipeline.crawl.commoncrawl import RECORDS, archives
-from pipeline.crawl.manifest import batches, sample_files
+from pipeline.crawl.manifest import batches
 from pipeline.crawl.options import Crawl, Sample
 from pipeline.network.urls import is_url
 
@@ -76,14 +77,14 @@ def plan(configfile: str, measured: str | None, calibrate: int, warc_bytes: int,
 
     data = yaml.safe_load(Path(configfile).read_text(encoding="utf-8")) or {}
     crawl = read(Crawl, data.get("crawl", {}), configfile)
-    out = data.get("output", "results")
-    entries = archives(crawl) if crawl.given else [sample_files(out, read(Sample, data.get("sample", {})).files)]
+    out = Layout(data.get("output", "results"))
+    entries = archives(crawl) if crawl.given else [out.samples(read(Sample, data.get("sample", {})).files)]
     left_out = [LEFT_OUT[name] for name in LEFT_OUT if getattr(crawl, name)]
     entries = [part for part in entries if not part[0].startswith(RECORDS)]
     if not entries:
         raise StageError(f"{configfile}: {'; '.join(left_out)}; and it has nothing else")
     if measured is None:
-        measured = run_calibration(data, entries, calibrate, cores, f"{out}/calibration")
+        measured = run_calibration(data, entries, calibrate, cores, out.calibration)
     stages = measured_stages(measured)
     known = archive_bytes(measured)
     sizes = [
@@ -101,7 +102,7 @@ def plan(configfile: str, measured: str | None, calibrate: int, warc_bytes: int,
     if unmeasured:
         notes.append(f"NOT in the plan, since that run had no such stage: {', '.join(unmeasured)}")
     found = {"warcs": len(sizes), "bytes": sum(sizes), "cores": cores, "stages": rows, "assumptions": notes}
-    write_json(output or f"{out}/plan.json", found)
+    write_json(output or out.plan, found)
     print("\n".join(table(found)))
     command = [sys.executable, "-m", "train", "cost", "--configfile", configfile]
     cost = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -14,15 +14,15 @@ from train.workflow import (
 )
 
 PRETRAIN = OPTIONS.backbone.pretrain
-BACKBONE = f"{OUT}/backbone"
-TOKENIZER = f"{OUT}/tokenizer" if PRETRAIN else BACKBONE
+BACKBONE = OUT.backbone
+TOKENIZER = OUT.tokenizer if PRETRAIN else BACKBONE
 RUNS = OPTIONS.extend.runs
 GRID = "configs/paper/grid.yaml"
 PAPER = plan(OPTIONS, GRID)
 # The config's runs, and those of the paper's tables (paper.smk): trained and evaluated by the same rules.
 TRAINED = with_runs(OPTIONS, PAPER)
 EVAL_DOMAINS = eval_domains(OPTIONS)
-EVAL_ROWS = [f"{OUT}/tokens/{domain}/validation.arrow" for domain in EVAL_DOMAINS]
+EVAL_ROWS = [OUT.rows(domain, "validation") for domain in EVAL_DOMAINS]
 EVAL_FLAGS = [f"{domain}={path}" for domain, path in zip(EVAL_DOMAINS, EVAL_ROWS)]
 # During training only forgetting and learning are measured; the other domains wait for the end.
 WATCHED_ROWS, WATCHED_FLAGS = EVAL_ROWS[:2], EVAL_FLAGS[:2]
@@ -36,11 +36,11 @@ TRAIN_DOMAINS = list(
     )
 )
 TASK_SCORES = (
-    expand(f"{OUT}/tasks/{{model}}.json", model=["backbone", *RUNS])
+    expand(OUT.task_scores("{model}"), model=["backbone", *RUNS])
     if OPTIONS.evaluate.tasks
     else []
 )
-TRAIN_ROWS = [f"{OUT}/tokens/{domain}/train.arrow" for domain in TRAIN_DOMAINS]
+TRAIN_ROWS = [OUT.rows(domain, "train") for domain in TRAIN_DOMAINS]
 
 
 wildcard_constraints:
@@ -64,19 +64,19 @@ rule backbone:
 
 rule extend:
     input:
-        expand(f"{OUT}/runs/{{run}}/weights.safetensors", run=RUNS),
+        expand(OUT.weights("{run}"), run=RUNS),
     localrule: True
 
 
 rule export:
     input:
-        expand(f"{OUT}/export/{{run}}", run=RUNS),
+        expand(OUT.export("{run}"), run=RUNS),
     localrule: True
 
 
 rule evaluate:
     input:
-        expand(f"{OUT}/evaluate/{{model}}.json", model=["backbone", *RUNS]),
+        expand(OUT.evaluation("{model}"), model=["backbone", *RUNS]),
         TASK_SCORES,
     localrule: True
 
@@ -87,11 +87,11 @@ if PRETRAIN:
         input:
             domain_shards(OPTIONS, BATCHES, OPTIONS.tokens.domain, "train"),
         output:
-            directory(f"{OUT}/tokenizer"),
+            directory(OUT.tokenizer),
         log:
-            f"{OUT}/logs/tokenizer.log",
+            OUT.log("tokenizer"),
         benchmark:
-            f"{OUT}/benchmarks/tokenizer.tsv"
+            OUT.benchmark("tokenizer")
         resources:
             mem_mb=4000,
         params:
@@ -111,15 +111,15 @@ if PRETRAIN:
 
     rule pretrain:
         input:
-            rows=f"{OUT}/tokens/{PRETRAIN.domain}/train.arrow",
+            rows=OUT.rows(PRETRAIN.domain, "train"),
             validation=WATCHED_ROWS,
             tokenizer=TOKENIZER,
         output:
             directory(BACKBONE),
         log:
-            f"{OUT}/logs/pretrain.log",
+            OUT.log("pretrain"),
         benchmark:
-            f"{OUT}/benchmarks/pretrain.tsv"
+            OUT.benchmark("pretrain")
         threads: PRETRAIN.threads
         resources:
             mem_mb=6000,
@@ -140,9 +140,9 @@ else:
         output:
             directory(BACKBONE),
         log:
-            f"{OUT}/logs/fetch_backbone.log",
+            OUT.log("fetch_backbone"),
         benchmark:
-            f"{OUT}/benchmarks/fetch_backbone.tsv"
+            OUT.benchmark("fetch_backbone")
         retries: 1
         resources:
             mem_mb=8000,
@@ -167,12 +167,12 @@ rule tokenize:
         ),
         tokenizer=TOKENIZER,
     output:
-        rows=f"{OUT}/tokens/{{domain}}/{{split}}.arrow",
-        ledger=f"{OUT}/tokens/{{domain}}/{{split}}.ledger.json",
+        rows=OUT.rows("{domain}", "{split}"),
+        ledger=OUT.ledger(OUT.rows("{domain}", "{split}")),
     log:
-        f"{OUT}/logs/tokenize/{{domain}}.{{split}}.log",
+        OUT.log("tokenize/{domain}.{split}"),
     benchmark:
-        f"{OUT}/benchmarks/tokenize/{{domain}}.{{split}}.tsv"
+        OUT.benchmark("tokenize/{domain}.{split}")
     resources:
         mem_mb=2000,
     params:
@@ -192,24 +192,26 @@ rule extend_run:
     input:
         backbone=BACKBONE,
         old=lambda wildcards: [
-            f"{OUT}/tokens/{domain}/train.arrow"
+            OUT.rows(domain, "train")
             for domain in old_domains(TRAINED.extend, wildcards.run)
         ],
-        new=lambda wildcards: f"{OUT}/tokens/{new_domain(TRAINED.extend, wildcards.run)}/train.arrow",
+        new=lambda wildcards: OUT.rows(
+            new_domain(TRAINED.extend, wildcards.run), "train"
+        ),
         base=lambda wildcards: (
-            f"{OUT}/runs/{TRAINED.extend.runs[wildcards.run].base}/weights.safetensors"
+            OUT.weights(TRAINED.extend.runs[wildcards.run].base)
             if TRAINED.extend.runs[wildcards.run].base
             else []
         ),
         validation=EVAL_ROWS,
     output:
-        weights=f"{OUT}/runs/{{run}}/weights.safetensors",
-        run=f"{OUT}/runs/{{run}}/run.json",
-        metrics=f"{OUT}/runs/{{run}}/metrics.jsonl",
+        weights=OUT.weights("{run}"),
+        run=OUT.run_record("{run}"),
+        metrics=OUT.metrics("{run}"),
     log:
-        f"{OUT}/logs/extend/{{run}}.log",
+        OUT.log("extend/{run}"),
     benchmark:
-        f"{OUT}/benchmarks/extend/{{run}}.tsv"
+        OUT.benchmark("extend/{run}")
     threads: lambda wildcards: TRAINED.extend.runs[wildcards.run].threads
     resources:
         mem_mb=6000,
@@ -230,19 +232,17 @@ rule evaluate_model:
     input:
         backbone=BACKBONE,
         run=lambda wildcards: (
-            []
-            if wildcards.model == "backbone"
-            else f"{OUT}/runs/{wildcards.model}/weights.safetensors"
+            [] if wildcards.model == "backbone" else OUT.weights(wildcards.model)
         ),
         rows=EVAL_ROWS,
     output:
-        measures=f"{OUT}/evaluate/{{model}}.json",
+        measures=OUT.evaluation("{model}"),
         # Not in the measures, which have the same bytes every time.
-        speed=f"{OUT}/speed/{{model}}.json",
+        speed=OUT.speed("{model}"),
     log:
-        f"{OUT}/logs/evaluate/{{model}}.log",
+        OUT.log("evaluate/{model}"),
     benchmark:
-        f"{OUT}/benchmarks/evaluate/{{model}}.tsv"
+        OUT.benchmark("evaluate/{model}")
     threads: OPTIONS.evaluate.threads
     resources:
         mem_mb=4000,
@@ -252,7 +252,7 @@ rule evaluate_model:
         run=lambda wildcards: (
             ""
             if wildcards.model == "backbone"
-            else f"--run {OUT}/runs/{wildcards.model}"
+            else f"--run {OUT.run(wildcards.model)}"
         ),
         rows=EVAL_FLAGS,
         code=fingerprint("train.evaluation.evaluate"),
@@ -267,17 +267,15 @@ rule tasks_model:
     input:
         backbone=BACKBONE,
         run=lambda wildcards: (
-            []
-            if wildcards.model == "backbone"
-            else f"{OUT}/runs/{wildcards.model}/weights.safetensors"
+            [] if wildcards.model == "backbone" else OUT.weights(wildcards.model)
         ),
         tasks=[str(task_path(name)) for name in OPTIONS.evaluate.tasks],
     output:
-        f"{OUT}/tasks/{{model}}.json",
+        OUT.task_scores("{model}"),
     log:
-        f"{OUT}/logs/tasks/{{model}}.log",
+        OUT.log("tasks/{model}"),
     benchmark:
-        f"{OUT}/benchmarks/tasks/{{model}}.tsv"
+        OUT.benchmark("tasks/{model}")
     threads: OPTIONS.evaluate.threads
     resources:
         mem_mb=6000,
@@ -287,7 +285,7 @@ rule tasks_model:
         run=lambda wildcards: (
             ""
             if wildcards.model == "backbone"
-            else f"--run {OUT}/runs/{wildcards.model}"
+            else f"--run {OUT.run(wildcards.model)}"
         ),
         code=fingerprint("train.tasks.accuracy"),
     message:
@@ -300,17 +298,17 @@ rule tasks_model:
 rule export_run:
     input:
         backbone=BACKBONE,
-        run=f"{OUT}/runs/{{run}}/weights.safetensors",
+        run=OUT.weights("{run}"),
         evaluations=[
-            f"{OUT}/evaluate/backbone.json",
-            f"{OUT}/evaluate/{{run}}.json",
+            OUT.evaluation("backbone"),
+            OUT.evaluation("{run}"),
         ],
     output:
-        directory(f"{OUT}/export/{{run}}"),
+        directory(OUT.export("{run}")),
     log:
-        f"{OUT}/logs/export/{{run}}.log",
+        OUT.log("export/{run}"),
     benchmark:
-        f"{OUT}/benchmarks/export/{{run}}.tsv"
+        OUT.benchmark("export/{run}")
     resources:
         mem_mb=8000,
     params:
@@ -325,37 +323,37 @@ rule export_run:
 
 rule report:
     input:
-        stats=f"{OUT}/corpus/stats.json",
-        quality=expand(f"{OUT}/quality/{{language}}.json", language=FILTERED),
+        stats=OUT.stats,
+        quality=expand(OUT.quality_report("{language}"), language=FILTERED),
         backbone=BACKBONE,
-        runs=expand(f"{OUT}/runs/{{run}}/run.json", run=RUNS),
-        metrics=expand(f"{OUT}/runs/{{run}}/metrics.jsonl", run=RUNS),
-        evaluations=expand(f"{OUT}/evaluate/{{model}}.json", model=["backbone", *RUNS]),
-        speeds=expand(f"{OUT}/speed/{{run}}.json", run=RUNS),
+        runs=expand(OUT.run_record("{run}"), run=RUNS),
+        metrics=expand(OUT.metrics("{run}"), run=RUNS),
+        evaluations=expand(OUT.evaluation("{model}"), model=["backbone", *RUNS]),
+        speeds=expand(OUT.speed("{run}"), run=RUNS),
         tasks=TASK_SCORES,
     output:
         page=report(
-            f"{OUT}/report.html",
+            OUT.report,
             caption="report/captions/page.rst",
             category="Results",
             labels={"what": "the whole report"},
         ),
         figure=report(
-            f"{OUT}/figure1.png",
+            OUT.figure,
             caption="report/captions/figure1.rst",
             category="Results",
             labels={"what": "learning against forgetting"},
         ),
         table=report(
-            f"{OUT}/results.md",
+            OUT.results,
             caption="report/captions/results.rst",
             category="Results",
             labels={"what": "table of results"},
         ),
     log:
-        f"{OUT}/logs/report.log",
+        OUT.log("report"),
     benchmark:
-        f"{OUT}/benchmarks/report.tsv"
+        OUT.benchmark("report")
     params:
         options=flags(OPTIONS.report),
         benchmarks=lambda wildcards, output: Path(output[0]).parent / "benchmarks",
@@ -363,10 +361,10 @@ rule report:
         learning=OPTIONS.evaluate.learning,
         # Relative, so that a folder that is moved makes nothing again.
         configs=lambda wildcards: " ".join(map(relpath, workflow.configfiles)),
-        tasks=f"--tasks {OUT}/tasks" if TASK_SCORES else "",
+        tasks=f"--tasks {OUT.tasks}" if TASK_SCORES else "",
         # Shown if they are there; nothing here makes them.
-        paper=f"{OUT}/paper",
-        plan=f"{OUT}/plan.json",
+        paper=OUT.paper_folder,
+        plan=OUT.plan,
         quality=lambda wildcards, input: (
             f"--quality {' '.join(input.quality)}" if input.quality else ""
         ),

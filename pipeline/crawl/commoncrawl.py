@@ -19,6 +19,7 @@ import xxhash
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic
+from pipeline.common.layout import Layout
 from pipeline.crawl.manifest import manifest
 from pipeline.crawl.options import CommonCrawl, Crawl, Texts
 from pipeline.network.client import Client
@@ -115,11 +116,11 @@ def _expanded(pattern: str, crawl: Crawl) -> Iterator[str]:
     yield from kept.read_text("utf-8").split("\n")
 
 
-def local_files(output: str, batch: str, files: list[str]) -> str | list[str]:
+def local_files(out: Layout, batch: str, files: list[str]) -> str | list[str]:
     """What a batch is read from: its local files, or the folders of those that are fetched."""
     if files[0].startswith(RECORDS):
-        return [f"{output}/records/{name.removeprefix(RECORDS)}" for name in files]
-    return f"{output}/fetched/{batch}" if is_url(files[0]) else files
+        return [out.records(name.removeprefix(RECORDS)) for name in files]
+    return out.fetched(batch) if is_url(files[0]) else files
 
 
 def text_flags(entry: Texts) -> str:

@@ -17,7 +17,6 @@ TEXT_BATCHES = dict(
         ),
     )
 )
-PLAN = f"{OUT}/records/plan.arrow"
 
 
 if not OPTIONS.crawl.given:
@@ -26,9 +25,9 @@ if not OPTIONS.crawl.given:
         output:
             ARCHIVES[0],
         log:
-            f"{OUT}/logs/sample_crawl.log",
+            OUT.log("sample_crawl"),
         benchmark:
-            f"{OUT}/benchmarks/sample_crawl.tsv"
+            OUT.benchmark("sample_crawl")
         retries: 1
         resources:
             mem_mb=2000,
@@ -44,11 +43,11 @@ if not OPTIONS.crawl.given:
 # The folder goes when its batch has been read. What may stay for later runs is in the cache, under another link.
 rule fetch:
     output:
-        temp(directory(f"{OUT}/fetched/{{batch}}")),
+        temp(directory(OUT.fetched("{batch}"))),
     log:
-        f"{OUT}/logs/fetch/{{batch}}.log",
+        OUT.log("fetch/{batch}"),
     benchmark:
-        f"{OUT}/benchmarks/fetch/{{batch}}.tsv"
+        OUT.benchmark("fetch/{batch}")
     retries: 1
     resources:
         # Not params: a change of these fetches nothing again.
@@ -68,12 +67,12 @@ if OPTIONS.crawl.index:
 
     rule index_plan:
         output:
-            plan=PLAN,
-            report=f"{OUT}/records/plan.json",
+            plan=OUT.records_plan,
+            report=OUT.records_cost,
         log:
-            f"{OUT}/logs/index_plan.log",
+            OUT.log("index_plan"),
         benchmark:
-            f"{OUT}/benchmarks/index_plan.tsv"
+            OUT.benchmark("index_plan")
         retries: 1
         resources:
             mem_mb=8000,
@@ -90,13 +89,13 @@ if OPTIONS.crawl.index:
 
     rule fetch_records:
         input:
-            PLAN,
+            OUT.records_plan,
         output:
-            directory(f"{OUT}/records/{{part}}"),
+            directory(OUT.records("{part}")),
         log:
-            f"{OUT}/logs/fetch_records/{{part}}.log",
+            OUT.log("fetch_records/{part}"),
         benchmark:
-            f"{OUT}/benchmarks/fetch_records/{{part}}.tsv"
+            OUT.benchmark("fetch_records/{part}")
         wildcard_constraints:
             part=r"\d+",
         retries: 1
@@ -125,12 +124,12 @@ if TEXT_BATCHES:
             ),
             language_id=LANGUAGE_MODEL,
         output:
-            pages=f"{OUT}/pages/{{batch}}.json",
-            ledger=f"{OUT}/pages/{{batch}}.ledger.json",
+            pages=OUT.pages("{batch}"),
+            ledger=OUT.ledger(OUT.pages("{batch}")),
         log:
-            f"{OUT}/logs/text/{{batch}}.log",
+            OUT.log("text/{batch}"),
         benchmark:
-            f"{OUT}/benchmarks/text/{{batch}}.tsv"
+            OUT.benchmark("text/{batch}")
         wildcard_constraints:
             batch="|".join(TEXT_BATCHES),
         priority: 1

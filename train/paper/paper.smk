@@ -5,7 +5,7 @@ TABLES = [name for name in PAPER.grid.targets if name not in SPECTRA]
 ENDINGS = ("md", "csv", "svg", "png")
 
 
-MADE = f"{OUT}/paper/{{name}}.md"
+MADE = OUT.paper("{name}") + ".md"
 
 
 rule paper:
@@ -37,45 +37,43 @@ rule paper_table:
     input:
         grid=GRID,
         runs=lambda wildcards: expand(
-            f"{OUT}/runs/{{run}}/run.json", run=PAPER.of(wildcards.table)
+            OUT.run_record("{run}"), run=PAPER.of(wildcards.table)
         ),
         evaluations=lambda wildcards: expand(
-            f"{OUT}/evaluate/{{run}}.json", run=PAPER.of(wildcards.table)
+            OUT.evaluation("{run}"), run=PAPER.of(wildcards.table)
         ),
-        base=f"{OUT}/evaluate/backbone.json",
+        base=OUT.evaluation("backbone"),
         tasks=lambda wildcards: (
             expand(
-                f"{OUT}/tasks/{{model}}.json",
+                OUT.task_scores("{model}"),
                 model=["backbone", *PAPER.of(wildcards.table)],
             )
             if OPTIONS.evaluate.tasks
             else []
         ),
     output:
-        multiext(f"{OUT}/paper/{{table}}", *(f".{ending}" for ending in ENDINGS)),
+        multiext(OUT.paper("{table}"), *(f".{ending}" for ending in ENDINGS)),
     log:
-        f"{OUT}/logs/paper/{{table}}.log",
+        OUT.log("paper/{table}"),
     benchmark:
-        f"{OUT}/benchmarks/paper/{{table}}.tsv"
+        OUT.benchmark("paper/{table}")
     wildcard_constraints:
         table="|".join(TABLES),
     params:
-        runs=lambda wildcards: expand(
-            f"{OUT}/runs/{{run}}", run=PAPER.of(wildcards.table)
-        ),
+        runs=lambda wildcards: expand(OUT.run("{run}"), run=PAPER.of(wildcards.table)),
         evaluations=lambda wildcards: expand(
-            f"{OUT}/evaluate/{{run}}.json", run=PAPER.of(wildcards.table)
+            OUT.evaluation("{run}"), run=PAPER.of(wildcards.table)
         ),
         forgetting=OPTIONS.evaluate.forgetting,
         learning=lambda wildcards: PAPER.grid.targets[wildcards.table].new
         or OPTIONS.evaluate.learning,
         # Mean accuracies in the old and in the new language, where tasks are asked.
         tasks=lambda wildcards: (
-            f"--tasks {OUT}/tasks --languages {' '.join(task_languages(OPTIONS, PAPER.grid.targets[wildcards.table].new))}"
+            f"--tasks {OUT.tasks} --languages {' '.join(task_languages(OPTIONS, PAPER.grid.targets[wildcards.table].new))}"
             if OPTIONS.evaluate.tasks
             else ""
         ),
-        output=f"{OUT}/paper/{{table}}",
+        output=OUT.paper("{table}"),
         code=fingerprint("train.paper.tables"),
     message:
         "Write {wildcards.table} of the paper"
@@ -89,22 +87,20 @@ rule paper_spectrum:
     input:
         grid=GRID,
         runs=lambda wildcards: expand(
-            f"{OUT}/runs/{{run}}/weights.safetensors", run=PAPER.of(wildcards.figure)
+            OUT.weights("{run}"), run=PAPER.of(wildcards.figure)
         ),
         backbone=BACKBONE,
     output:
-        multiext(f"{OUT}/paper/{{figure}}", *(f".{ending}" for ending in ENDINGS)),
+        multiext(OUT.paper("{figure}"), *(f".{ending}" for ending in ENDINGS)),
     log:
-        f"{OUT}/logs/paper/{{figure}}.log",
+        OUT.log("paper/{figure}"),
     benchmark:
-        f"{OUT}/benchmarks/paper/{{figure}}.tsv"
+        OUT.benchmark("paper/{figure}")
     wildcard_constraints:
         figure="|".join(SPECTRA),
     params:
-        runs=lambda wildcards: expand(
-            f"{OUT}/runs/{{run}}", run=PAPER.of(wildcards.figure)
-        ),
-        output=f"{OUT}/paper/{{figure}}",
+        runs=lambda wildcards: expand(OUT.run("{run}"), run=PAPER.of(wildcards.figure)),
+        output=OUT.paper("{figure}"),
         code=fingerprint("train.paper.spectrum"),
     message:
         "Write {wildcards.figure} of the paper"
