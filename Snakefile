@@ -9,6 +9,7 @@ from pipeline.crawl.commoncrawl import archives, texts
 from pipeline.common.config import ConfigError, flags, read
 from pipeline.common.fingerprint import fingerprint
 from pipeline.common.layout import Layout
+from pipeline.common.records import keep, restore
 from train.config import Config, eval_domains
 
 min_version("9.0")
@@ -37,6 +38,20 @@ try:
     TEXTS = texts(OPTIONS.crawl)
 except (ConfigError, StageError) as error:
     raise WorkflowError(str(error)) from None
+
+
+# Once, and not in every job of a cluster: how each result was made stays with the results.
+if workflow.is_main_process:
+    keep(OPTIONS.output)
+    restore(OPTIONS.output)
+
+
+onsuccess:
+    keep(OPTIONS.output)
+
+
+onerror:
+    keep(OPTIONS.output)
 
 
 include: "pipeline/pipeline.smk"

@@ -1,13 +1,13 @@
 # The corpus wing: WARC files -> pages -> documents -> shards. Every rule calls `python -m pipeline STAGE`.
-# A job that reads a file of each batch gets their names through `@<(printf …)`: printf is a builtin of bash, so that
-# no number of names is too long for it.
+from pipeline.common.cli import listed
+from pipeline.corpus.order import documents_before, ledgers, stages_on
 from pipeline.corpus.shards import SPLITS
 
 LANGUAGES = OPTIONS.extract.languages
 FILTERED = sorted({*OPTIONS.quality.positives, *OPTIONS.quality.models})
-LANGUAGE_MODEL = (
-    OPTIONS.extract.language_model or f"{OPTIONS.sample.downloads}/lid.176.ftz"
-)
+LANGUAGE_MODEL = OPTIONS.extract.language_model or OUT.language_model
+# The stages that write documents, as they are on; `documents_before` is what each of them reads.
+DOCUMENT_STAGES = stages_on(OPTIONS.filter, OPTIONS.near)
 SCHEDULER = (
     f"--scheduler {OPTIONS.engine.scheduler}" if OPTIONS.engine.scheduler else ""
 )
@@ -22,10 +22,19 @@ wildcard_constraints:
 include: "crawl/crawl.smk"
 
 
+SHARDS = expand(
+    OUT.shard("{language}", "{split}", "{batch}"),
+    language=LANGUAGES,
+    split=SPLITS,
+    batch=BATCHES,
+)
+
+
 rule corpus:
     input:
         OUT.card,
         OUT.stats,
+        SHARDS,  # whoever deletes one wants it again
     localrule: True
 
 
@@ -40,7 +49,7 @@ if not OPTIONS.extract.language_model:
             OUT.benchmark("language_model")
         retries: 1
         params:
-            downloads=lambda wildcards, output: Path(output[0]).parent,
+            downloads=OPTIONS.sample.downloads,
         message:
             "Fetch the language identification model"
         shell:
@@ -49,9 +58,7 @@ if not OPTIONS.extract.language_model:
 
 rule extract:
     input:
-        warcs=lambda wildcards: local_files(
-            OUT, wildcards.batch, BATCHES[wildcards.batch]
-        ),
+        warcs=batch_files,
         language_id=LANGUAGE_MODEL,
     output:
         pages=OUT.pages("{batch}"),
@@ -65,16 +72,17 @@ rule extract:
     threads: lambda wildcards: min(OPTIONS.engine.workers, len(BATCHES[wildcards.batch]))
     resources:
         mem_mb=4000,
+        scheduler=SCHEDULER,
     params:
         options=flags(OPTIONS.extract),
-        scheduler=SCHEDULER,
-        code=fingerprint("pipeline.extract.webpages"),
+        sizes=batch_sizes,
+        code=fingerprint("pipeline.extract.webpages:extract"),
     message:
         "Extract the text of batch {wildcards.batch} and identify its languages"
     shell:
-        "python -m pipeline extract {params.options} --warcs @<(printf '%s\\n' {input.warcs:q})"
+        f"python -m pipeline extract {{params.options}} --warcs {listed('input.warcs')}"
         " --language-id {input.language_id} --output {output.pages} --ledger {output.ledger}"
-        " --workers {threads} {params.scheduler} > {log} 2>&1"
+        " --workers {threads} {resources.scheduler} > {log} 2>&1"
 
 
 rule dedup_hash:
@@ -89,7 +97,7 @@ rule dedup_hash:
     params:
         # Not `min_chars`: it changes neither the hashes nor what is a duplicate.
         options=f"--normalize {OPTIONS.dedup.normalize}",
-        code=fingerprint("pipeline.corpus.dedup"),
+        code=fingerprint("pipeline.corpus.dedup:hash_paragraphs"),
     message:
         "Hash the paragraphs of batch {wildcards.batch}"
     shell:
@@ -110,17 +118,17 @@ rule dedup_reduce:
     threads: OPTIONS.engine.workers
     resources:
         mem_mb=4000,
+        scheduler=SCHEDULER,
     params:
         options=f"--normalize {OPTIONS.dedup.normalize}",
         folder=lambda wildcards, output: Path(output.duplicates[0]).parent,
-        scheduler=SCHEDULER,
-        code=fingerprint("pipeline.corpus.dedup"),
+        code=fingerprint("pipeline.corpus.dedup:reduce_hashes"),
     message:
         "Find the duplicate paragraphs of the whole crawl"
     shell:
         "python -m pipeline dedup-reduce {params.options} --against {input.against}"
-        " --hashes @<(printf '%s\\n' {input.hashes:q})"
-        " --output {params.folder} --index {output.index} --workers {threads} {params.scheduler} > {log} 2>&1"
+        f" --hashes {listed('input.hashes')}"
+        " --output {params.folder} --index {output.index} --workers {threads} {resources.scheduler} > {log} 2>&1"
 
 
 # A checkpoint, since Snakemake decides again after it: what the reduce wrote with the same bytes as before, as it
@@ -151,7 +159,7 @@ rule dedup_apply:
         OUT.benchmark("dedup_apply/{batch}")
     params:
         options=flags(OPTIONS.dedup),
-        code=fingerprint("pipeline.corpus.dedup"),
+        code=fingerprint("pipeline.corpus.dedup:apply_duplicates"),
     message:
         "Write the documents of batch {wildcards.batch} without duplicate paragraphs"
     shell:
@@ -159,9 +167,6 @@ rule dedup_apply:
         " --output {output.documents} --ledger {output.ledger} > {log} 2>&1"
 
 
-# The documents of the stage before; a stage that is on puts its own in their place.
-DOCUMENTS = OUT.documents("{batch}")
-LEDGERS = [OUT.ledger(OUT.pages("{batch}")), OUT.ledger(DOCUMENTS)]
 SETS = OPTIONS.filter.decontaminate.sets
 CONTAMINATED = [OUT.sets] if SETS else []
 
@@ -180,7 +185,7 @@ if SETS:
             OUT.benchmark("decontaminate_index")
         params:
             options=flags(OPTIONS.filter.decontaminate),
-            code=fingerprint("pipeline.corpus.decontaminate"),
+            code=fingerprint("pipeline.corpus.decontaminate:build_index"),
         message:
             "Collect the n-grams of the evaluation sets"
         shell:
@@ -192,7 +197,7 @@ if OPTIONS.filter.active:
 
     rule filter:
         input:
-            documents=DOCUMENTS,
+            documents=documents_before(OUT, DOCUMENT_STAGES, "filter"),
             contaminated=CONTAMINATED,
         output:
             documents=OUT.filtered("{batch}"),
@@ -204,22 +209,21 @@ if OPTIONS.filter.active:
         params:
             options=flags(OPTIONS.filter),
             contaminated=f"--contaminated {CONTAMINATED[0]}" if SETS else "",
-            code=fingerprint("pipeline.corpus.filters"),
+            code=fingerprint("pipeline.corpus.filters:filter_documents"),
         message:
             "Drop the documents of batch {wildcards.batch} that break a rule"
         shell:
             "python -m pipeline filter {params.options} --documents {input.documents} {params.contaminated}"
             " --output {output.documents} --ledger {output.ledger} > {log} 2>&1"
 
-    DOCUMENTS = OUT.filtered("{batch}")
-    LEDGERS.append(OUT.ledger(DOCUMENTS))
-
 
 if OPTIONS.near.enabled:
 
+    NEAR_DOCUMENTS = documents_before(OUT, DOCUMENT_STAGES, "near")
+
     rule near_hash:
         input:
-            DOCUMENTS,
+            NEAR_DOCUMENTS,
         output:
             OUT.signatures("{batch}"),
         log:
@@ -228,7 +232,7 @@ if OPTIONS.near.enabled:
             OUT.benchmark("near_hash/{batch}")
         params:
             options=flags(OPTIONS.near),
-            code=fingerprint("pipeline.corpus.near"),
+            code=fingerprint("pipeline.corpus.near:hash_documents"),
         message:
             "Compute the MinHash signatures of batch {wildcards.batch}"
         shell:
@@ -237,7 +241,7 @@ if OPTIONS.near.enabled:
     rule near_reduce:
         input:
             signatures=expand(OUT.signatures("{batch}"), batch=BATCHES),
-            documents=expand(DOCUMENTS, batch=BATCHES),
+            documents=expand(NEAR_DOCUMENTS, batch=BATCHES),
         output:
             duplicates=OUT.near_duplicates,
             clusters=OUT.near_clusters,
@@ -249,18 +253,18 @@ if OPTIONS.near.enabled:
             mem_mb=4000,
         params:
             options=flags(OPTIONS.near),
-            code=fingerprint("pipeline.corpus.near"),
+            code=fingerprint("pipeline.corpus.near:reduce_signatures"),
         message:
             "Find the near-duplicates of the whole crawl"
         shell:
-            "python -m pipeline near-reduce {params.options} --signatures @<(printf '%s\\n' {input.signatures:q})"
-            " --documents @<(printf '%s\\n' {input.documents:q})"
+            f"python -m pipeline near-reduce {{params.options}} --signatures {listed('input.signatures')}"
+            f" --documents {listed('input.documents')}"
             " --output {output.duplicates} --clusters {output.clusters}"
             " > {log} 2>&1"
 
     rule near_apply:
         input:
-            documents=DOCUMENTS,
+            documents=NEAR_DOCUMENTS,
             duplicates=OUT.near_duplicates,
         output:
             documents=OUT.near("{batch}"),
@@ -272,7 +276,7 @@ if OPTIONS.near.enabled:
         params:
             options=flags(OPTIONS.near),
             position=lambda wildcards: int(wildcards.batch),
-            code=fingerprint("pipeline.corpus.near"),
+            code=fingerprint("pipeline.corpus.near:apply_near"),
         message:
             "Write the documents of batch {wildcards.batch} without near-duplicates"
         shell:
@@ -280,8 +284,8 @@ if OPTIONS.near.enabled:
             " --duplicates {input.duplicates} --position {params.position} --output {output.documents}"
             " --ledger {output.ledger} > {log} 2>&1"
 
-    DOCUMENTS = OUT.near("{batch}")
-    LEDGERS.append(OUT.ledger(DOCUMENTS))
+
+DOCUMENTS = documents_before(OUT, DOCUMENT_STAGES, "quality")
 
 
 rule quality_train:
@@ -298,11 +302,11 @@ rule quality_train:
         mem_mb=4000,
     params:
         options=flags(OPTIONS.quality),
-        code=fingerprint("pipeline.corpus.quality"),
+        code=fingerprint("pipeline.corpus.quality:train_classifier"),
     message:
         "Train the quality classifier of {wildcards.language}"
     shell:
-        "python -m pipeline quality-train {params.options} --documents @<(printf '%s\\n' {input:q})"
+        f"python -m pipeline quality-train {{params.options}} --documents {listed('input')}"
         " --language {wildcards.language}"
         " --output {output.model} --report {output.report} > {log} 2>&1"
 
@@ -330,7 +334,7 @@ rule shards:
         quality=lambda wildcards, input: (
             f"--quality {' '.join(input.quality)}" if input.quality else ""
         ),
-        code=fingerprint("pipeline.corpus.shards"),
+        code=fingerprint("pipeline.corpus.shards:write_shards"),
     message:
         "Filter batch {wildcards.batch} by quality and write its shards"
     shell:
@@ -341,13 +345,8 @@ rule shards:
 
 rule card:
     input:
-        shards=expand(
-            OUT.shard("{language}", "{split}", "{batch}"),
-            language=LANGUAGES,
-            split=SPLITS,
-            batch=BATCHES,
-        ),
-        ledgers=expand([*LEDGERS, OUT.shards_ledger("{batch}")], batch=BATCHES),
+        shards=SHARDS,
+        ledgers=expand(ledgers(OUT, DOCUMENT_STAGES), batch=BATCHES),
         decontamination=[OUT.sets_report] if SETS else [],
     output:
         card=OUT.card,
@@ -358,10 +357,10 @@ rule card:
         OUT.benchmark("card")
     params:
         decontamination=(f"--decontamination {OUT.sets_report}" if SETS else ""),
-        code=fingerprint("pipeline.publish.card"),
+        code=fingerprint("pipeline.publish.card:write_card"),
     message:
         "Write the dataset card and the statistics of the corpus"
     shell:
-        "python -m pipeline card --shards @<(printf '%s\\n' {input.shards:q})"
-        " --ledgers @<(printf '%s\\n' {input.ledgers:q}) {params.decontamination}"
+        f"python -m pipeline card --shards {listed('input.shards')}"
+        f" --ledgers {listed('input.ledgers')} {{params.decontamination}}"
         " --card {output.card} --stats {output.stats} > {log} 2>&1"

@@ -1,9 +1,11 @@
 # The model wing: shards -> rows -> backbone -> runs -> evaluation -> report. `python -m train STAGE`.
 from os.path import relpath
 
+from pipeline.common.cli import listed
 from train.runs.options import new_domain, old_domains
 from train.paper.plan import plan, with_runs
 from train.tasks.task import task_path
+from train.trainer.decisive import other_options, stops_early
 from train.workflow import (
     domain_shards,
     evaluate_options,
@@ -24,7 +26,7 @@ TRAINED = with_runs(OPTIONS, PAPER)
 EVAL_DOMAINS = eval_domains(OPTIONS)
 EVAL_ROWS = [OUT.rows(domain, "validation") for domain in EVAL_DOMAINS]
 EVAL_FLAGS = [f"{domain}={path}" for domain, path in zip(EVAL_DOMAINS, EVAL_ROWS)]
-# During training only forgetting and learning are measured; the other domains wait for the end.
+# In pretraining only forgetting and learning are measured; the other domains wait for the end.
 WATCHED_ROWS, WATCHED_FLAGS = EVAL_ROWS[:2], EVAL_FLAGS[:2]
 TRAIN_DOMAINS = list(
     dict.fromkeys(
@@ -101,18 +103,20 @@ if PRETRAIN:
                 if (urls := OPTIONS.domains[OPTIONS.tokens.domain].urls)
                 else ""
             ),
-            code=fingerprint("train.data.tokens"),
+            code=fingerprint("train.data.tokens:train_tokenizer"),
         message:
             "Train the tokenizer"
         shell:
-            "python -m train tokenizer {params.options} --shards @<(printf '%s\\n' {input:q})"
+            f"python -m train tokenizer {{params.options}} --shards {listed('input')}"
             " {params.urls} --output {output}"
             " > {log} 2>&1"
 
     rule pretrain:
         input:
             rows=OUT.rows(PRETRAIN.domain, "train"),
-            validation=WATCHED_ROWS,
+            watched=ancient(OUT.watched("backbone")),
+            # Unless it ends where they stop improving.
+            decisive=WATCHED_ROWS if stops_early(PRETRAIN) else [],
             tokenizer=TOKENIZER,
         output:
             directory(BACKBONE),
@@ -124,15 +128,16 @@ if PRETRAIN:
         resources:
             mem_mb=6000,
             gpu=gpus(PRETRAIN.device),
+            # Not params: a change of these trains nothing again.
+            options=flags(PRETRAIN, only=other_options(PRETRAIN)),
         params:
-            options=flags(PRETRAIN),
-            validation=WATCHED_FLAGS,
-            code=fingerprint("train.trainer.stages"),
+            options=flags(PRETRAIN, without=other_options(PRETRAIN)),
+            code=fingerprint("train.trainer.stages:pretrain"),
         message:
             "Pretrain the backbone"
         shell:
-            "python -m train pretrain {params.options} --rows {input.rows} --validation {params.validation}"
-            " --tokenizer {input.tokenizer} --output {output} > {log} 2>&1"
+            "python -m train pretrain {params.options} {resources.options} --rows {input.rows}"
+            " --validation @{input.watched} --tokenizer {input.tokenizer} --output {output} > {log} 2>&1"
 
 else:
 
@@ -153,11 +158,26 @@ else:
                 if OPTIONS.backbone.revision
                 else ""
             ),
-            code=fingerprint("train.runs.backbone"),
+            code=fingerprint("train.runs.backbone:fetch_backbone"),
         message:
             "Fetch the backbone"
         shell:
             "python -m train backbone --source {params.source} {params.revision} --output {output} > {log} 2>&1"
+
+
+# What is measured during a training decides nothing about its weights, and so makes none of it again.
+rule watched:
+    input:
+        EVAL_ROWS,
+    output:
+        backbone=OUT.watched("backbone"),
+        runs=OUT.watched("runs"),
+    localrule: True
+    params:
+        backbone=WATCHED_FLAGS,
+        runs=EVAL_FLAGS,
+    shell:
+        "printf '%s\n' {params.backbone:q} > {output.backbone} && printf '%s\n' {params.runs:q} > {output.runs}"
 
 
 rule tokenize:
@@ -178,11 +198,11 @@ rule tokenize:
     params:
         options=lambda wildcards: flags(OPTIONS.domains[wildcards.domain]),
         row_tokens=OPTIONS.tokens.row_tokens,
-        code=fingerprint("train.data.tokens"),
+        code=fingerprint("train.data.tokens:tokenize"),
     message:
         "Pack the {wildcards.split} text of {wildcards.domain} into rows of tokens"
     shell:
-        "python -m train tokenize {params.options} --shards @<(printf '%s\\n' {input.shards:q})"
+        f"python -m train tokenize {{params.options}} --shards {listed('input.shards')}"
         " --tokenizer {input.tokenizer}"
         " --split {wildcards.split} --row-tokens {params.row_tokens} --output {output.rows}"
         " --ledger {output.ledger} > {log} 2>&1"
@@ -203,7 +223,7 @@ rule extend_run:
             if TRAINED.extend.runs[wildcards.run].base
             else []
         ),
-        validation=EVAL_ROWS,
+        watched=ancient(OUT.watched("runs")),
     output:
         weights=OUT.weights("{run}"),
         run=OUT.run_record("{run}"),
@@ -216,16 +236,22 @@ rule extend_run:
     resources:
         mem_mb=6000,
         gpu=lambda wildcards: gpus(TRAINED.extend.runs[wildcards.run].device),
+        # Not params: a change of these trains nothing again.
+        options=lambda wildcards: flags(
+            run := stage_options(TRAINED, wildcards.run), only=other_options(run)
+        ),
     params:
-        options=lambda wildcards: flags(stage_options(TRAINED, wildcards.run)),
-        validation=EVAL_FLAGS,
+        options=lambda wildcards: flags(
+            run := stage_options(TRAINED, wildcards.run), without=other_options(run)
+        ),
         folder=lambda wildcards, output: Path(output.run).parent,
-        code=fingerprint("train.trainer.stages"),
+        code=fingerprint("train.trainer.stages:extend"),
     message:
         "Extend the backbone: {wildcards.run}"
     shell:
-        "python -m train extend {params.options} --backbone {input.backbone} --old-rows {input.old}"
-        " --new-rows {input.new} --validation {params.validation} --output {params.folder} > {log} 2>&1"
+        "python -m train extend {params.options} {resources.options} --backbone {input.backbone}"
+        " --old-rows {input.old} --new-rows {input.new} --validation @{input.watched}"
+        " --output {params.folder} > {log} 2>&1"
 
 
 rule evaluate_model:
@@ -255,7 +281,7 @@ rule evaluate_model:
             else f"--run {OUT.run(wildcards.model)}"
         ),
         rows=EVAL_FLAGS,
-        code=fingerprint("train.evaluation.evaluate"),
+        code=fingerprint("train.evaluation.evaluate:evaluate"),
     message:
         "Evaluate {wildcards.model}"
     shell:
@@ -287,7 +313,7 @@ rule tasks_model:
             if wildcards.model == "backbone"
             else f"--run {OUT.run(wildcards.model)}"
         ),
-        code=fingerprint("train.tasks.accuracy"),
+        code=fingerprint("train.tasks.accuracy:measure_tasks"),
     message:
         "Ask {wildcards.model} the tasks"
     shell:
@@ -313,7 +339,7 @@ rule export_run:
         mem_mb=8000,
     params:
         folder=lambda wildcards, input: Path(input.run).parent,
-        code=fingerprint("train.runs.export"),
+        code=fingerprint("train.runs.export:export_run"),
     message:
         "Export {wildcards.run} for transformers"
     shell:
@@ -368,7 +394,7 @@ rule report:
         quality=lambda wildcards, input: (
             f"--quality {' '.join(input.quality)}" if input.quality else ""
         ),
-        code=fingerprint("train.report.report"),
+        code=fingerprint("train.report.report:write_report"),
     message:
         "Write the report"
     shell:

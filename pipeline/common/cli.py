@@ -83,6 +83,17 @@ def _is_list(file: File) -> bool:
     return file.many and file.kind is str and not file.metavar
 
 
+def listed(files: str) -> str:
+    """For the `shell:` of a rule, the `@LIST` of the files of a placeholder such as `input.hashes`.
+
+    printf is a builtin of bash, so that no number of names is too long for it.
+
+    >>> listed("input.hashes")
+    "@<(printf '%s\\\\n' {input.hashes:q})"
+    """
+    return f"@<(printf '%s\\n' {{{files}:q}})"
+
+
 def _listed(paths: Iterable[str]) -> Iterator[str]:
     """The paths, with those that the file `name` lists, one a line, for each `@name`: a whole crawl has more files
     than a command line may name."""

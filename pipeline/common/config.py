@@ -15,7 +15,7 @@ import re
 import shlex
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -230,14 +230,17 @@ def to_data(value: Any) -> Any:
     return [to_data(v) for v in value] if isinstance(value, list) else value
 
 
-def flags(options: Any) -> str:
-    """The shell flags that give a stage exactly these options: `add_arguments` the other way round."""
+def flags(options: Any, only: Container[str] | None = None, without: Container[str] = ()) -> str:
+    """The shell flags that give a stage exactly these options: `add_arguments` the other way round.
+
+    `only`, `without`: names of options, to pass them on in two parts.
+    """
     words: list[str] = []
     hints = typing.get_type_hints(type(options))
     for field in dataclasses.fields(options):
         value, flag = getattr(options, field.name), f"--{field.name.replace('_', '-')}"
         kind = _plain(hints[field.name])
-        if value is None:
+        if value is None or field.name in without or (only is not None and field.name not in only):
             continue
         if kind is bool:
             words.append(flag if value else f"--no-{flag[2:]}")

@@ -76,6 +76,11 @@ class Layout:
 
     # The corpus -----------------------------------------------------------------------------------
 
+    @property
+    def language_model(self) -> str:
+        """The language identification model, where the config names none of one's own."""
+        return f"{self.root}/lid.176.ftz"
+
     def pages(self, batch: str) -> str:
         """List of the files of pages of a batch."""
         return f"{self.root}/pages/{batch}.json"
@@ -164,6 +169,10 @@ class Layout:
 
     def rows(self, domain: str, split: str) -> str:
         return f"{self.root}/tokens/{domain}/{split}.arrow"
+
+    def watched(self, training: str) -> str:
+        """List of the held-out rows that are measured while the `backbone` or the `runs` train, as DOMAIN=PATH."""
+        return f"{self.root}/tokens/{training}.txt"
 
     @property
     def backbone(self) -> str:

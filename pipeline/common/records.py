@@ -1,9 +1,9 @@
 """How each result was made, kept with the results: they may be moved, or copied into another checkout.
 
 Snakemake keeps a record of each output (params, code, inputs and their checksums) in the folder .snakemake of
-where it runs. Without it, Snakemake takes whatever is there for up to date, whatever the config says by now; and of
-files that were copied it takes for changed what happens to be newer than what was made of it. So the records, and the
-date and checksum of each output, are also kept in the folder of the results, and are put back from there.
+where it runs. Without it, Snakemake takes whatever is there for up to date, whatever the config says by now; and
+of files that were copied it takes for changed what happens to be newer than what was made of it. So the records,
+and the date and checksum of each output, are also kept in the folder of the results, and are put back from there.
 """
 
 from __future__ import annotations

@@ -123,6 +123,17 @@ def local_files(out: Layout, batch: str, files: list[str]) -> str | list[str]:
     return out.fetched(batch) if is_url(files[0]) else files
 
 
+def own_sizes(files: list[str]) -> list[int]:
+    """Sizes of a user's own files, in bytes; none where they are made or fetched here.
+
+    They stand for the content: what was copied is another day's, and to read a crawl only to see that it is the
+    same would take as long as to read it.
+    """
+    if is_url(files[0]) or files[0].startswith(RECORDS):
+        return []
+    return [Path(file).stat().st_size for file in files]
+
+
 def text_flags(entry: Texts) -> str:
     """Where the text is in the files of an entry of `texts`, and its language, as flags."""
     known = {"text": entry.text, "url": entry.url, "language": entry.language}

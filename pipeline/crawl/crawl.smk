@@ -1,6 +1,6 @@
 # Where the pages come from: the sample, archives of one's own, CommonCrawl, plain text. It makes folders that
 # `extract` and `text` read; a batch of local files needs none.
-from pipeline.crawl.commoncrawl import local_files, text_flags
+from pipeline.crawl.commoncrawl import local_files, own_sizes, text_flags
 from pipeline.crawl.manifest import batches
 
 PER_JOB = OPTIONS.crawl.warcs_per_job
@@ -19,6 +19,16 @@ TEXT_BATCHES = dict(
 )
 
 
+def batch_sizes(wildcards):
+    """Sizes of the batch's files where they are the user's own: those count, and not their dates."""
+    return own_sizes(BATCHES[wildcards.batch]) if OPTIONS.crawl.given else []
+
+
+def batch_files(wildcards):
+    files = local_files(OUT, wildcards.batch, BATCHES[wildcards.batch])
+    return [ancient(file) for file in files] if batch_sizes(wildcards) else files
+
+
 if not OPTIONS.crawl.given:
 
     rule sample_crawl:
@@ -33,7 +43,7 @@ if not OPTIONS.crawl.given:
             mem_mb=2000,
         params:
             options=flags(OPTIONS.sample),
-            code=fingerprint("pipeline.crawl.sample"),
+            code=fingerprint("pipeline.crawl.sample:make_sample"),
         message:
             "Fetch real web pages and write them as WARC files"
         shell:
@@ -80,7 +90,7 @@ if OPTIONS.crawl.index:
             cache=OPTIONS.crawl.cache,
         params:
             options=flags(OPTIONS.crawl.index),
-            code=fingerprint("pipeline.crawl.index"),
+            code=fingerprint("pipeline.crawl.index:plan"),
         message:
             "Find the wanted records in the index of the crawl"
         shell:
@@ -105,7 +115,7 @@ if OPTIONS.crawl.index:
             cache=OPTIONS.crawl.cache,
         params:
             options=flags(OPTIONS.crawl.index),
-            code=fingerprint("pipeline.crawl.records"),
+            code=fingerprint("pipeline.crawl.records:fetch_records"),
         message:
             "Fetch part {wildcards.part} of the wanted records"
         shell:
@@ -119,9 +129,7 @@ if TEXT_BATCHES:
 
     rule text:
         input:
-            files=lambda wildcards: local_files(
-                OUT, wildcards.batch, BATCHES[wildcards.batch]
-            ),
+            files=batch_files,
             language_id=LANGUAGE_MODEL,
         output:
             pages=OUT.pages("{batch}"),
@@ -137,8 +145,9 @@ if TEXT_BATCHES:
             mem_mb=4000,
         params:
             options=flags(OPTIONS.extract),
+            sizes=batch_sizes,
             columns=lambda wildcards: text_flags(TEXT_BATCHES[wildcards.batch]),
-            code=fingerprint("pipeline.extract.texts"),
+            code=fingerprint("pipeline.extract.texts:read_texts"),
         message:
             "Read the text of batch {wildcards.batch}"
         shell:

@@ -74,7 +74,7 @@ rule paper_table:
             else ""
         ),
         output=OUT.paper("{table}"),
-        code=fingerprint("train.paper.tables"),
+        code=fingerprint("train.paper.tables:write_table"),
     message:
         "Write {wildcards.table} of the paper"
     shell:
@@ -101,7 +101,7 @@ rule paper_spectrum:
     params:
         runs=lambda wildcards: expand(OUT.run("{run}"), run=PAPER.of(wildcards.figure)),
         output=OUT.paper("{figure}"),
-        code=fingerprint("train.paper.spectrum"),
+        code=fingerprint("train.paper.spectrum:write_spectrum"),
     message:
         "Write {wildcards.figure} of the paper"
     shell:

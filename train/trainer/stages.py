@@ -34,6 +34,7 @@ from train.distributed import processes, rank, trained_weights, world
 from train.runs.load import extend_for, load_run, pick_device
 from train.runs.options import Pretrain, Run, Training
 from train.trainer import checkpoint
+from train.trainer.decisive import other_options, stops_early
 from train.trainer.loop import Task, train
 from train.trainer.metrics import metrics_log
 
@@ -71,7 +72,7 @@ def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str
             new=train_rows,
             validations=held_out,
             checkpoints=f"{output}.checkpoints",
-            identity=identity(options, [train_rows, *held_out.values()], model),
+            identity=identity(options, [train_rows], held_out, model),
             device=device,
         )
         state = train(task)
@@ -111,7 +112,7 @@ def extend(
             new=new,
             validations=held_out,
             checkpoints=f"{output}.checkpoints",
-            identity=identity(options, [*olds, new, *held_out.values()], model),
+            identity=identity(options, [*olds, new], held_out, model),
             device=device,
             context=extension.context if options.method in ("adapter", "neutral") else None,
         )
@@ -188,18 +189,17 @@ def check_vocabulary(model: Any, rows: Rows, backbone: str) -> None:
         )
 
 
-# What may be changed in a training that ran out of memory, and it goes on.
-MEMORY_OPTIONS = ("micro_batch_rows", "activation_checkpointing", "shard")
-
-
-def identity(options: Training, rows: list[Rows], model: Any) -> str:
+def identity(options: Training, rows: list[Rows], watched: dict[str, Rows], model: Any) -> str:
     """A hash of all that decides the weights: options, rows, initial weights, code and torch.
 
-    Not the number of ranks, nor what only decides where numbers are rounded when memory is short.
+    Not the number of ranks, nor what decides only where numbers are rounded, nor, unless they say when it ends,
+    the rows that are only measured.
     """
-    code = [fingerprint("train.trainer.stages"), torch.__version__, str(next(model.parameters()).dtype)]
-    chosen = {name: value for name, value in to_data(options).items() if name not in MEMORY_OPTIONS}
-    parts = [chosen, [one.digest() for one in rows], weights_digest(model), code]
+    code = [fingerprint("train.trainer.loop:train"), torch.__version__, str(next(model.parameters()).dtype)]
+    others = other_options(options)
+    decisive = {name: value for name, value in to_data(options).items() if name not in others}
+    files = [*rows, *(watched.values() if stops_early(options) else ())]
+    parts = [decisive, [one.digest() for one in files], weights_digest(model), code]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -369,11 +369,15 @@ def test_running_out_of_memory_says_what_to_turn(
         train(task)
 
 
-def test_options_of_memory_alone_leave_a_checkpoint_valid(world: dict[str, str]) -> None:
+def test_what_decides_nothing_leaves_a_checkpoint_valid(world: dict[str, str]) -> None:
     rows, model = [open_rows(world["new"])], torch.nn.Linear(2, 2)
-    same = run(micro_batch_rows=2, activation_checkpointing=True, shard=True)
-    assert identity(run(), rows, model) == identity(same, rows, model)
-    assert identity(run(), rows, model) != identity(run(seed=1), rows, model)
+    watched, others = ({"fr": open_rows(world[name])} for name in ("new_held", "old_held"))
+    same = run(micro_batch_rows=2, activation_checkpointing=True, shard=True, threads=7, evaluate_every=3)
+    assert identity(run(), rows, watched, model) == identity(same, rows, others, model)
+    assert identity(run(), rows, watched, model) != identity(run(seed=1), rows, watched, model)
+    ends = Pretrain(learning_rate=1e-2, flat_below=0.1, **SIZES, **QUICK)
+    assert identity(ends, rows, watched, model) != identity(ends, rows, others, model)
+    assert identity(ends, rows, watched, model) != identity(replace(ends, evaluate_every=3), rows, watched, model)
 
 
 def test_inputs_that_do_not_fit_are_refused(world: dict[str, str], tmp_path: Path) -> None:

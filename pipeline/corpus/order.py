@@ -1,0 +1,32 @@
+"""Which stages the documents pass between dedup and the shards, and where each of them reads."""
+
+from __future__ import annotations
+
+from pipeline.common.layout import Layout
+from pipeline.corpus.options import Filter, Near
+
+
+def stages_on(filters: Filter, near: Near) -> list[str]:
+    """The stages that write documents, in their order; dedup is always on."""
+    return ["dedup", *(["filter"] if filters.active else []), *(["near"] if near.enabled else [])]
+
+
+def documents_after(out: Layout, stage: str, batch: str = "{batch}") -> str:
+    """What a stage writes."""
+    return {"dedup": out.documents, "filter": out.filtered, "near": out.near}[stage](batch)
+
+
+def documents_before(out: Layout, stages: list[str], stage: str, batch: str = "{batch}") -> str:
+    """What a stage reads: that of the one before it that is on; `quality` comes after all of them.
+
+    >>> documents_before(Layout("out"), ["dedup", "near"], "near")
+    'out/documents/{batch}.arrow'
+    """
+    earlier = stages[: stages.index(stage)] if stage in stages else stages
+    return documents_after(out, earlier[-1], batch)
+
+
+def ledgers(out: Layout, stages: list[str], batch: str = "{batch}") -> list[str]:
+    """The ledgers of a batch, from its pages to its shards."""
+    written = [out.pages(batch), *(documents_after(out, stage, batch) for stage in stages)]
+    return [*map(out.ledger, written), out.shards_ledger(batch)]
