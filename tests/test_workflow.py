@@ -132,7 +132,8 @@ def planned(folder: Path, *arguments: str) -> set[str]:
     """The rules of which jobs would run."""
     plan = snakemake(folder, *arguments, "-n", "all", PYTHONPATH=str(folder))
     counted = [line.split() for line in plan.splitlines()]
-    return {words[0] for words in counted if len(words) == 2 and words[1].isdigit()} - {"all", "total"}
+    rules = {words[0] for words in counted if len(words) == 2 and words[1].isdigit()}
+    return {rule for rule in rules if rule.isidentifier()} - {"all", "total"}
 
 
 def replace(path: Path, old: str, new: str) -> None:
@@ -185,7 +186,7 @@ def test_a_change_of_the_config_reruns_only_what_it_can_change(checkout, changes
     rules = planned(checkout, "--configfile", with_config(checkout, changes))
     assert reruns <= rules
     assert not spares & rules
-    assert reruns or not rules
+    assert reruns or rules <= {"report"}  # which shows the config, and this one has another name
 
 
 @pytest.mark.parametrize(
