@@ -209,7 +209,7 @@ def test_a_change_of_the_config_reruns_only_what_it_can_change(checkout, changes
             CORPUS,
         ),
         (
-            [("pipeline/corpus/near.py", "    signatures", "    assert True\n    signatures")],
+            [("pipeline/corpus/near.py", "signatures.flush()", "signatures.flush(), True")],
             {"shards", "pretrain"},
             CORPUS,
         ),

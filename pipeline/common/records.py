@@ -20,6 +20,7 @@ from typing import Any
 import xxhash
 
 from pipeline.common.files import atomic
+from pipeline.common.layout import Layout
 
 FILE = ".records.jsonl"
 METADATA = Path(".snakemake/metadata")  # a file for each output, named after its path (FilePersistence of 9.27)
@@ -48,6 +49,12 @@ def keep(output: str) -> None:
             continue
         kept[path] = {"recorded": written, "date": _date(path), "checksum": _checksum(path), "record": content}
         changed = True
+    # Snakemake counts the date of a job's benchmark file among those of its outputs.
+    for times in Path(Layout(output).benchmarks).rglob("*.tsv"):
+        path = str(times)
+        if kept.get(path, {}).get("checksum") != _checksum(path):  # of a new job; another date alone is a copy's
+            kept[path] = {"date": _date(path), "checksum": _checksum(path)}
+            changed = True
     if changed:
         with atomic(f"{output}/{FILE}") as part, part.open("w", encoding="utf-8") as file:
             for path in sorted(kept):
@@ -66,7 +73,7 @@ def restore(output: str) -> None:
             continue
         if _date(path) != entry["date"] and _checksum(path) == entry["checksum"]:
             os.utime(_dated(path), ns=(entry["date"], entry["date"]))
-        if path not in known:
+        if path not in known and "record" in entry:
             text = json.dumps(entry["record"], ensure_ascii=False).replace(FOLDER, output)
             record = METADATA / _record_name(path)
             record.parent.mkdir(parents=True, exist_ok=True)

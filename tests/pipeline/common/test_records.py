@@ -58,6 +58,15 @@ def test_an_unchanged_file_gets_its_date_back_and_a_changed_one_does_not(folder)
     assert Path("out/other").stat().st_mtime_ns > 1_000
 
 
+def test_a_benchmark_file_gets_its_date_back_too(folder):
+    make("out/benchmarks/tokenize/fr.tsv", record=None)
+    make("out/a")
+    keep("out")
+    os.utime("out/benchmarks/tokenize/fr.tsv", ns=(5_000, 5_000))
+    restore("out")
+    assert Path("out/benchmarks/tokenize/fr.tsv").stat().st_mtime_ns == 1_000
+
+
 def test_what_snakemake_knows_better_is_kept_and_not_replaced(folder):
     make("out/a")
     keep("out")
