@@ -8,6 +8,7 @@ command-line flags of every stage, and `configs/schema.json` for editors.
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import difflib
 import json
@@ -26,8 +27,11 @@ class ConfigError(ValueError):
     """A configuration that cannot run. The message lists every error with its key and the cure."""
 
 
+REQUIRED: Any = dataclasses.MISSING  # for a type checker a value of every type
+
+
 def option(
-    default: Any = dataclasses.MISSING,
+    default: T = REQUIRED,
     doc: str = "",
     *,
     unit: str = "",
@@ -35,17 +39,16 @@ def option(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     exists: bool = False,
-) -> Any:
+) -> T:
     """A dataclass field that is an option; without a default it must be given.
 
+    It has the default's type, so that mypy finds a default that is not of the field's type.
     `low` and `high` are inclusive bounds; `exists` says that the value, if any, is a path that must exist.
     """
     metadata = {"doc": doc, "unit": unit, "low": low, "high": high, "choices": choices, "exists": exists}
-    if isinstance(default, list | dict):
-        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
-    if isinstance(default, type):
-        return dataclasses.field(default_factory=default, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    if default is REQUIRED:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
 
 
 def read(cls: type[T], data: Any, source: str = "config") -> T:

@@ -1,4 +1,5 @@
 import argparse
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, fields
@@ -100,6 +101,26 @@ def test_flags_give_back_the_same_options(min_chars, score, languages):
 @pytest.mark.parametrize("cls", [Extract, Dedup, Quality, Config, Run])
 def test_every_option_is_documented(cls):
     assert all(field.metadata.get("doc") for field in fields(cls))
+
+
+def test_mypy_finds_a_default_that_is_not_of_the_fields_type(tmp_path):
+    api = pytest.importorskip("mypy.api")
+    code = """from pipeline.common.config import option
+class Part: ...
+class Whole:
+    a: int | None = option(None, "a number", low=0)
+    b: list[str] = option([])
+    c: float | str = option(1, "a number or a word")
+    d: Part = option(Part(), "a section")
+    e: str = option(doc="must be given")
+    f: int = option("many", "wrong")
+    g: list[str] = option([3], "wrong")
+    h: str = option(None, "wrong")
+    i: Part = option(Part, "wrong")
+"""
+    (tmp_path / "snippet.py").write_text(code)
+    found, _, _ = api.run(["--config-file=", f"--cache-dir={tmp_path}", str(tmp_path / "snippet.py")])
+    assert re.findall(r"snippet\.py:(\d+): error", found) == ["9", "10", "11", "12"], found
 
 
 def test_yaml_floats_without_a_dot_are_numbers():
