@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common.config import ConfigError, add_arguments, flags, option, read, read_yaml
+from pipeline.common.options_page import options_page
 from pipeline.corpus.options import Dedup, Quality
 from pipeline.extract.options import Extract
 from train.config import Config, write_schema
@@ -148,10 +150,34 @@ def test_bool_is_no_number():
         read(One, {"count": True})
 
 
-def test_the_schema_for_editors_is_up_to_date(tmp_path):
-    write_schema(str(tmp_path / "schema.json"))
-    shipped = (ROOT / "configs" / "schema.json").read_text()
-    assert shipped == (tmp_path / "schema.json").read_text(), "run: python -m train schema"
+def test_the_schema_for_editors_and_the_page_of_options_are_up_to_date(tmp_path):
+    write_schema(str(tmp_path / "schema.json"), str(tmp_path / "options.md"))
+    for shipped in ("configs/schema.json", "docs/options.md"):
+        made = (tmp_path / Path(shipped).name).read_text()
+        assert (ROOT / shipped).read_text() == made, "run: python -m train schema"
+
+
+def test_a_page_of_options_says_all_of_each():
+    @dataclass(frozen=True)
+    class Part:
+        """A part."""
+
+        size: int = option(3, "how large, in `units` | steps", unit="bytes", low=0, high=2000)
+
+    @dataclass(frozen=True)
+    class Whole:
+        """All of it."""
+
+        kind: str = option(doc="which", choices=("a", "b"))
+        part: Part = option(Part(), "a part")
+        parts: dict[str, Part] = option({}, "more of them")
+
+    text = options_page(Whole)
+    assert "| `kind` | text |  | **required** | `a`, `b` | which |\n" in text
+    assert "| `part` | [part](#part) |  |  |  | a part |\n" in text
+    assert "\n## part\n\nA part.\n" in text
+    assert "| `size` | whole number | bytes | `3` | 0 to 2,000 | how large, in `units` \\| steps |\n" in text
+    assert "| `parts` | [mapping of names to part](#part) |  | `{}` |  | more of them |\n" in text
 
 
 @pytest.mark.parametrize("wing", ["pipeline", "train"])
