@@ -248,9 +248,12 @@ example:
     ),
     Stage(
         "schema",
-        "Write the JSON Schema of a config, for editors.",
+        "Write what a config may say: a JSON Schema for editors, and a page for readers.",
         "train.config:write_schema",
-        (File("output", "the schema", default="configs/schema.json"),),
+        (
+            File("output", "the schema", default="configs/schema.json"),
+            File("page", "the page of Markdown", default="docs/options.md"),
+        ),
     ),
 )
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from pipeline.common.config import json_schema, option
 from pipeline.common.engine import Engine
-from pipeline.common.files import write_json
+from pipeline.common.files import write_json, write_text
+from pipeline.common.options_page import options_page
 from pipeline.corpus.options import Dedup, Filter, Near, Quality, Shards
 from pipeline.crawl.options import Crawl, Sample
 from pipeline.extract.options import Extract
@@ -34,22 +35,22 @@ class Config:
     """The whole config file."""
 
     output: str = option(doc="folder of all that the workflow makes, such as results/demo")
-    engine: Engine = option(Engine, "where the batch stages run")
-    sample: Sample = option(Sample, "the sample crawl")
-    crawl: Crawl = option(Crawl, "the archives to read")
-    extract: Extract = option(Extract, "HTML to text, and languages")
-    dedup: Dedup = option(Dedup, "paragraph deduplication")
-    filter: Filter = option(Filter, "heuristic filters and decontamination")
-    near: Near = option(Near, "near-duplicates")
-    quality: Quality = option(Quality, "quality classifiers")
-    shards: Shards = option(Shards, "the corpus")
+    engine: Engine = option(Engine(), "where the batch stages run")
+    sample: Sample = option(Sample(), "the sample crawl")
+    crawl: Crawl = option(Crawl(), "the archives to read")
+    extract: Extract = option(Extract(), "HTML to text, and languages")
+    dedup: Dedup = option(Dedup(), "paragraph deduplication")
+    filter: Filter = option(Filter(), "heuristic filters and decontamination")
+    near: Near = option(Near(), "near-duplicates")
+    quality: Quality = option(Quality(), "quality classifiers")
+    shards: Shards = option(Shards(), "the corpus")
     domains: dict[str, Domain] = option({}, "named domains")
-    tokens: Tokens = option(Tokens, "tokenizer and rows")
+    tokens: Tokens = option(Tokens(), "tokenizer and rows")
     backbone: Backbone = option(doc="the model to extend")
     extend: Extend = option(doc="the runs")
-    evaluate: Evaluate = option(Evaluate, "what is measured")
-    report: Report = option(Report, "the report")
-    paper: Paper = option(Paper, "the paper's tables and figures")
+    evaluate: Evaluate = option(Evaluate(), "what is measured")
+    report: Report = option(Report(), "the report")
+    paper: Paper = option(Paper(), "the paper's tables and figures")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         used = {
@@ -83,7 +84,17 @@ def eval_domains(config: Config) -> list[str]:
     return list(dict.fromkeys([evaluate.forgetting, evaluate.learning, *evaluate.others]))
 
 
-def write_schema(output: str) -> None:
-    """Write the JSON Schema of a config file, which editors complete and check with."""
+ABOUT_OPTIONS = """# Every option
+
+What a config file may say, section by section; `python -m train schema` writes this page from the code.
+Where an option has no default, it must be given.
+On the command line of a stage, `row_tokens` is `--row-tokens`.
+
+"""
+
+
+def write_schema(output: str, page: str) -> None:
+    """Write what a config file may say: as JSON Schema, which editors complete and check with, and as a page."""
     about = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "neutral-residues config"}
     write_json(output, about | json_schema(Config))
+    write_text(page, ABOUT_OPTIONS + options_page(Config))

@@ -8,6 +8,7 @@ command-line flags of every stage, and `configs/schema.json` for editors.
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import difflib
 import json
@@ -26,8 +27,11 @@ class ConfigError(ValueError):
     """A configuration that cannot run. The message lists every error with its key and the cure."""
 
 
+REQUIRED: Any = dataclasses.MISSING  # for a type checker a value of every type
+
+
 def option(
-    default: Any = dataclasses.MISSING,
+    default: T = REQUIRED,
     doc: str = "",
     *,
     unit: str = "",
@@ -35,17 +39,16 @@ def option(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     exists: bool = False,
-) -> Any:
+) -> T:
     """A dataclass field that is an option; without a default it must be given.
 
+    It has the default's type, so that mypy finds a default that is not of the field's type.
     `low` and `high` are inclusive bounds; `exists` says that the value, if any, is a path that must exist.
     """
     metadata = {"doc": doc, "unit": unit, "low": low, "high": high, "choices": choices, "exists": exists}
-    if isinstance(default, list | dict):
-        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
-    if isinstance(default, type):
-        return dataclasses.field(default_factory=default, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    if default is REQUIRED:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
 
 
 def read(cls: type[T], data: Any, source: str = "config") -> T:
@@ -127,7 +130,7 @@ def _build_dataclass(cls: type, data: Any, path: str, errors: list[str]) -> Any:
             values[name] = _build(hints[name], data[name], prefix + name, errors)
             if values[name] is not _BROKEN:
                 errors.extend(_check(values[name], field.metadata, prefix + name))
-        elif _default(field) is dataclasses.MISSING:
+        elif default_of(field) is dataclasses.MISSING:
             errors.append(f"{prefix}{name}: missing; it is {field.metadata['doc'] or 'required'}")
             values[name] = _BROKEN
     if _BROKEN in values.values():
@@ -195,7 +198,7 @@ def add_arguments(parser: argparse._ArgumentGroup, cls: type) -> None:
     for field in dataclasses.fields(cls):
         kind = _plain(hints[field.name])
         unit = f" [{field.metadata['unit']}]" if field.metadata["unit"] else ""
-        default = _default(field)
+        default = default_of(field)
         shown = "required" if default is dataclasses.MISSING else f"default: {_dump(default)}"
         text = f"{field.metadata['doc']}{unit} ({shown})".replace("%", "%%")
         keywords: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text, "dest": field.name}
@@ -211,7 +214,8 @@ def add_arguments(parser: argparse._ArgumentGroup, cls: type) -> None:
         parser.add_argument(f"--{field.name.replace('_', '-')}", **keywords)
 
 
-def _default(field: dataclasses.Field) -> Any:
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """The default of an option, or MISSING."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
@@ -268,10 +272,10 @@ def json_schema(kind: Any) -> dict[str, Any]:
                 if ours in rule:
                     target = entry.get("items", entry)
                     target[theirs] = list(rule[ours]) if ours == "choices" else rule[ours]
-            if _default(field) is not dataclasses.MISSING:
-                entry["default"] = to_data(_default(field))
+            if default_of(field) is not dataclasses.MISSING:
+                entry["default"] = to_data(default_of(field))
             properties[field.name] = entry
-        required = [f.name for f in dataclasses.fields(kind) if _default(f) is dataclasses.MISSING]
+        required = [f.name for f in dataclasses.fields(kind) if default_of(f) is dataclasses.MISSING]
         return {
             "type": "object",
             "properties": properties,

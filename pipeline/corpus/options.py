@@ -79,7 +79,7 @@ class Filter:
     url_blocklists: list[str] = option(
         [], "files of domains, one a line, .gz or not: drop documents from these and below them", exists=True
     )
-    decontaminate: Decontaminate = option(Decontaminate, "evaluation sets to keep out of the corpus")
+    decontaminate: Decontaminate = option(Decontaminate(), "evaluation sets to keep out of the corpus")
 
     @property
     def active(self) -> bool:

@@ -1,7 +1,9 @@
 import argparse
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common.config import ConfigError, add_arguments, flags, option, read, read_yaml
+from pipeline.common.options_page import options_page
 from pipeline.corpus.options import Dedup, Quality
 from pipeline.extract.options import Extract
 from train.config import Config, write_schema
@@ -102,6 +105,26 @@ def test_every_option_is_documented(cls):
     assert all(field.metadata.get("doc") for field in fields(cls))
 
 
+def test_mypy_finds_a_default_that_is_not_of_the_fields_type(tmp_path):
+    api = pytest.importorskip("mypy.api")
+    code = """from pipeline.common.config import option
+class Part: ...
+class Whole:
+    a: int | None = option(None, "a number", low=0)
+    b: list[str] = option([])
+    c: float | str = option(1, "a number or a word")
+    d: Part = option(Part(), "a section")
+    e: str = option(doc="must be given")
+    f: int = option("many", "wrong")
+    g: list[str] = option([3], "wrong")
+    h: str = option(None, "wrong")
+    i: Part = option(Part, "wrong")
+"""
+    (tmp_path / "snippet.py").write_text(code)
+    found, _, _ = api.run(["--config-file=", f"--cache-dir={tmp_path}", str(tmp_path / "snippet.py")])
+    assert re.findall(r"snippet\.py:(\d+): error", found) == ["9", "10", "11", "12"], found
+
+
 def test_yaml_floats_without_a_dot_are_numbers():
     assert read(Run, yaml.safe_load("learning_rate: 1e-3")).learning_rate == 1e-3
 
@@ -127,10 +150,34 @@ def test_bool_is_no_number():
         read(One, {"count": True})
 
 
-def test_the_schema_for_editors_is_up_to_date(tmp_path):
-    write_schema(str(tmp_path / "schema.json"))
-    shipped = (ROOT / "configs" / "schema.json").read_text()
-    assert shipped == (tmp_path / "schema.json").read_text(), "run: python -m train schema"
+def test_the_schema_for_editors_and_the_page_of_options_are_up_to_date(tmp_path):
+    write_schema(str(tmp_path / "schema.json"), str(tmp_path / "options.md"))
+    for shipped in ("configs/schema.json", "docs/options.md"):
+        made = (tmp_path / Path(shipped).name).read_text()
+        assert (ROOT / shipped).read_text() == made, "run: python -m train schema"
+
+
+def test_a_page_of_options_says_all_of_each():
+    @dataclass(frozen=True)
+    class Part:
+        """A part."""
+
+        size: int = option(3, "how large, in `units` | steps", unit="bytes", low=0, high=2000)
+
+    @dataclass(frozen=True)
+    class Whole:
+        """All of it."""
+
+        kind: str = option(doc="which", choices=("a", "b"))
+        part: Part = option(Part(), "a part")
+        parts: dict[str, Part] = option({}, "more of them")
+
+    text = options_page(Whole)
+    assert "| `kind` | text |  | **required** | `a`, `b` | which |\n" in text
+    assert "| `part` | [part](#part) |  |  |  | a part |\n" in text
+    assert "\n## part\n\nA part.\n" in text
+    assert "| `size` | whole number | bytes | `3` | 0 to 2,000 | how large, in `units` \\| steps |\n" in text
+    assert "| `parts` | [mapping of names to part](#part) |  | `{}` |  | more of them |\n" in text
 
 
 @pytest.mark.parametrize("wing", ["pipeline", "train"])

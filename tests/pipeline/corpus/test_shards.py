@@ -27,7 +27,7 @@ SMALL = Quality(
 
 @dataclass(frozen=True)
 class Holder:
-    quality: Quality = option(Quality)
+    quality: Quality = option(Quality(), "the classifier")
 
 
 @pytest.fixture

@@ -1,0 +1,29 @@
+"""What pins versions agrees: pyproject.toml allows those of constraints.txt, and the hooks use them."""
+
+import re
+import tomllib
+
+import yaml
+from conftest import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PINNED = {
+    canonicalize_name(name): version
+    for name, version in re.findall(r"^(\S+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+}
+
+
+def test_the_project_allows_the_pinned_versions():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for line in (*project["dependencies"], *extras["test"], *extras["dev"]):
+        wanted = Requirement(line)
+        assert PINNED[canonicalize_name(wanted.name)] in wanted.specifier, line
+
+
+def test_hooks_use_the_pinned_versions():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    for line in {line for hook in hooks for line in hook["additional_dependencies"]}:
+        name, version = line.split("==")
+        assert PINNED[name] == version
