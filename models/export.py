@@ -18,7 +18,7 @@ from models import modeling_neutral
 from models.adapter import Addition
 from models.backbone import EXPORTED, EXPORTED_CLASS, make_readable
 from models.block import NeutralBlock
-from models.extend import ACTIVATIONS, POST_NORMS, ExtendedFFN, decoder_layers, merge_lora, plain_ffn
+from models.extend import ACTIVATIONS, ExtendedFFN, decoder_layers, merge_lora, plain_ffn, post_norm
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,12 @@ def describe_blocks(model: Any) -> dict[str, Any]:
     layers = decoder_layers(model)
     path = next(name for name, module in model.named_modules() if module is layers[0]).rpartition(".")[0]
     ffn = plain_ffn(layers[0].mlp)
-    norm = next((name for name in POST_NORMS if hasattr(layers[0], name)), None)
     blocks = [
         {
             "width": one.block.up_proj.out_features,
             "gate": one.block.gate_name,
             "bias": one.block.gate is not None and one.block.gate.bias is not None,
-            "norm": norm if one.waiting is not None else None,
+            "norm": post_norm(layers[0]) if one.after_norm else None,
         }
         for one in _extensions(layers[0])
     ]
@@ -122,7 +121,7 @@ def fold(model: Any) -> bool:
 
 
 def _folds(layer: Any, config: Any) -> bool:
-    if any(one.block.gate is not None or one.waiting is not None for one in _extensions(layer)):
+    if any(one.block.gate is not None or one.after_norm for one in _extensions(layer)):
         return False
     ffn: Any = plain_ffn(layer.mlp)
     linear = {name for name, module in ffn.named_children() if isinstance(module, nn.Linear)}

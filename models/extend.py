@@ -19,33 +19,45 @@ class ExtendError(ValueError):
 
 
 class ExtendedFFN(nn.Module):
-    """The FFN of a decoder layer and a block beside it, fed the same normed input.
+    """The FFN of a decoder layer and a block beside it, fed the same normed input x_BTD.
 
-    The sum is what the layer gets, unless `waiting` is a list: then the block's output waits there for the
+    Returns FFN(x) + out(x). With `after_norm` it returns FFN(x) alone and keeps out(x), the residue, for the
     ExtendedNorm that follows the FFN.
     """
 
-    def __init__(self, ffn: nn.Module, block: NeutralBlock, waiting: list[Tensor] | None = None) -> None:
+    residue_BTD: Tensor
+
+    def __init__(self, ffn: nn.Module, block: NeutralBlock, after_norm: bool = False) -> None:
         super().__init__()
-        self.ffn, self.block, self.waiting = ffn, block, waiting
+        self.ffn, self.block, self.after_norm = ffn, block, after_norm
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        if self.waiting is None:
-            return self.ffn(x_BTD) + self.block(x_BTD)
-        y_BTD = self.ffn(x_BTD)
-        self.waiting[:] = [self.block(x_BTD)]
+        y_BTD: Tensor = self.ffn(x_BTD)
+        if not self.after_norm:
+            return y_BTD + self.block(x_BTD)
+        self.residue_BTD = self.block(x_BTD)
         return y_BTD
+
+    def take_residue(self) -> Tensor:
+        """What the block computed; it is kept no longer, so that its memory is free after the norm."""
+        residue_BTD = self.residue_BTD
+        del self.residue_BTD
+        return residue_BTD
 
 
 class ExtendedNorm(nn.Module):
-    """The norm behind an FFN, and behind it the addition of what the block beside the FFN left waiting."""
+    """The norm that follows an FFN, plus the residue: norm(FFN(x)) + out(x).
 
-    def __init__(self, norm: nn.Module, waiting: list[Tensor]) -> None:
+    `take_residue` is the extended FFN's method. The FFN itself would be registered here as a second module.
+    """
+
+    def __init__(self, norm: nn.Module, take_residue: Callable[[], Tensor]) -> None:
         super().__init__()
-        self.norm, self.waiting = norm, waiting
+        self.norm, self.take_residue = norm, take_residue
 
     def forward(self, y_BTD: Tensor) -> Tensor:
-        return self.norm(y_BTD) + self.waiting.pop()
+        normed_BTD: Tensor = self.norm(y_BTD)
+        return normed_BTD + self.take_residue()
 
 
 # Where a block's output is added, in layers that norm what comes out of their FFN (Gemma 2 and 3, OLMo2, GLM 4).
@@ -156,6 +168,11 @@ def plain_ffn(ffn: nn.Module) -> nn.Module:
     return ffn
 
 
+def post_norm(layer: nn.Module) -> str | None:
+    """The name of the norm that follows the FFN of a decoder layer; None where there is none."""
+    return next((name for name in POST_NORMS if hasattr(layer, name)), None)
+
+
 def _refusal(model: nn.Module, reason: str) -> str:
     known = "Llama, Qwen, Gemma, Mistral, OLMo, Phi, NeoX and GPT-2 are known to work"
     return f"cannot extend a {type(model).__name__}: {reason}; {known}"
@@ -195,13 +212,10 @@ def _add_blocks(
     for index, layer in enumerate(layers):
         block = make(size, width, index, count, _activation(model, layer.mlp))
         block.to(next(layer.parameters()).device)
-        norm = next((name for name in POST_NORMS if hasattr(layer, name)), None)
-        if placement == "after_norm" and norm:
-            waiting: list[Tensor] = []
-            setattr(layer, norm, ExtendedNorm(getattr(layer, norm), waiting))
-            layer.mlp = ExtendedFFN(layer.mlp, block, waiting)
-        else:
-            layer.mlp = ExtendedFFN(layer.mlp, block)
+        norm = post_norm(layer) if placement == "after_norm" else None
+        layer.mlp = ExtendedFFN(layer.mlp, block, after_norm=norm is not None)
+        if norm:
+            setattr(layer, norm, ExtendedNorm(getattr(layer, norm), layer.mlp.take_residue))
     return width
 
 
