@@ -18,14 +18,14 @@ from torch.nn import functional
 from benchmarks.gpu.speed import graphs
 from benchmarks.gpu.toys import TOY, make_model, make_task, random_rows
 from models import backbone
-from models.block import MicroBatch, NeutralBlock
+from models.block import NeutralBlock
 from models.extend import trainable_state
 from models.loss import sum_nll
 from train.evaluation.bits_per_byte import score_rows
 from train.evaluation.change import measure_change
 from train.runs.options import METHODS
 from train.trainer import loop
-from train.trainer.loop import Task, accumulate, in_flight, train
+from train.trainer.loop import Task, accumulate, train
 from train.trainer.mixture import read_batch
 
 STEPS = 40
@@ -176,7 +176,7 @@ def local_losses(job: dict[str, Any]) -> dict[str, Any]:
             return grads
 
         l1 = torch.tensor(alpha / old, device=task.device)
-        with in_flight(task.context, MicroBatch(old_B11, l1, beta / tokens)):
+        with task.context.losses(old_B11, l1, beta / tokens):
             (sum_nll(task.model, tokens_BT1) / tokens).backward()
         injected = found()
 

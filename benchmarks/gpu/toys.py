@@ -89,7 +89,7 @@ def make_task(job: dict[str, Any], folder: str, **changes: Any) -> Task:
         checkpoints=folder,
         identity="",
         device=device,
-        context=extension.context if job["method"] in ("adapter", "neutral") else None,
+        context=extension.context,
     )
     set_up_layers(task)
     return task

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from models.backbone import compute
-from models.block import Context, MicroBatch, Statistics
+from models.block import Context
 from models.cost import flops_per_token, peak_flops
 from models.extend import decoder_layers
 from models.loss import sum_nll
@@ -46,7 +45,7 @@ EXPLODED = 3.0
 
 @dataclass(frozen=True)
 class Task:
-    """All that a training needs. `old` is None in pretraining; `context` is None without blocks."""
+    """All that a training needs. `old` is None in pretraining; `context` is that of the trained blocks."""
 
     title: str
     model: Any
@@ -57,7 +56,7 @@ class Task:
     checkpoints: str
     identity: str
     device: torch.device
-    context: Context | None = None
+    context: Context = field(default_factory=Context)
 
 
 def train(task: Task) -> checkpoint.State:
@@ -169,15 +168,12 @@ def accumulate(task: Task, batch: Batch, alpha: float, measure: bool) -> tuple[f
         for part in range(parts):
             tokens_BT1 = to_device(batch.tokens_BT1[part::parts], task.device)
             old_B11 = to_device(batch.draw.is_old[part::parts, None, None].astype(np.float32), task.device)
-            micro = MicroBatch(old_B11, l1, cross_entropy(options) / tokens)
-            if measure and task.context is not None:
-                micro.statistics = Statistics()
-                statistics.append(micro.statistics)
-            with in_flight(task.context, micro):
+            with task.context.losses(old_B11, l1, cross_entropy(options) / tokens, measure) as measured:
                 with compute(task.device, task.model):
                     part_loss = sum_nll(task.model, tokens_BT1, position_BT=positions(task, tokens_BT1)) / tokens
                 part_loss.backward()
             loss += part_loss.detach()
+            statistics.append(measured)
     add_over_ranks([loss])
     return loss.item(), summarise(statistics, old_tokens, tokens - old_tokens, task.model)
 
@@ -201,19 +197,6 @@ def positions(task: Task, tokens_BT1: Tensor) -> Tensor | None:
 def cross_entropy(options: Training) -> float:
     """beta: of a neutral block only, and of a sigmoid gate only (the block sees to that)."""
     return options.beta if isinstance(options, Run) and options.method == "neutral" else 0.0
-
-
-@contextmanager
-def in_flight(context: Context | None, batch: MicroBatch) -> Iterator[None]:
-    """Blocks know `batch` until its backward pass, and any recomputation in it, is done."""
-    if context is None:
-        yield
-        return
-    context.batch = batch
-    try:
-        yield
-    finally:
-        context.batch = None
 
 
 def plainly(task: Task, plain: bool) -> AbstractContextManager[Any]:

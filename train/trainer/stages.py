@@ -113,7 +113,7 @@ def extend(
             checkpoints=f"{output}.checkpoints",
             identity=identity(options, [*olds, new, *held_out.values()], model),
             device=device,
-            context=extension.context if options.method in ("adapter", "neutral") else None,
+            context=extension.context,
         )
         state = train(task)
         weights = trained_weights(model)

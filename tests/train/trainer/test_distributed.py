@@ -61,8 +61,9 @@ def trained(folder: str, name: str, **changes) -> None:
     extension = extend(model, options.method, gate=options.gate)
     label = f"{name}-resumed" if resumed else f"{name}-{world()}"
     held, checkpoints = {"en": old}, f"{folder}/{'one' if resumed else label}.checkpoints"
-    context = extension.context if options.method == "neutral" else None
-    state = train(Task(name, model, options, old, new, held, checkpoints, "same", torch.device("cpu"), context))
+    state = train(
+        Task(name, model, options, old, new, held, checkpoints, "same", torch.device("cpu"), extension.context)
+    )
     weights = trained_weights(model)
     if rank() == 0:
         save_file(weights, f"{folder}/{label}.safetensors")
