@@ -69,9 +69,10 @@ ACTIVATIONS = ("act_fn", "act", "activation_fn", "activation")
 
 @dataclass(frozen=True)
 class Extension:
-    """What was added: `width` is the block's M or LoRA's r; finetune adds nothing.
+    """What extend() added to a model: `width` is the block's M or LoRA's r; finetune adds nothing.
 
-    `context` tells the blocks of a neutral extension what is in flight; the others need none.
+    `context` switches the local losses of its blocks on; without blocks it has no effect. What is kept of an
+    extension on disk is a models.adapter.SavedExtension.
     """
 
     method: str
