@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from benchmarks.gpu.toys import SIZES, TOY, make_model, make_task, random_rows
+from benchmarks.gpu.toys import SIZES, TOY, make_model, make_training, random_rows
 from models.cost import flops_per_token, peak_flops
 from models.loss import _ChunkedCrossEntropy, chunked_cross_entropy
 from train.trainer.checkpoint import State
@@ -111,15 +111,15 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(bool(job.get("cudnn")))
     with TemporaryDirectory() as folder:
-        task = make_task(job, folder)
-        optimizer, state = make_optimizer(task.model, task.options), State(alpha=task.options.alpha)
+        training = make_training(job, folder)
+        optimizer, state = make_optimizer(training.model, training.options), State(alpha=training.options.alpha)
         warm_up, timed = (2, 2) if job["toy"] else (WARM_UP, TIMED)
         spent, measured = [], []
 
         def step() -> float:
             started = time.perf_counter()
-            batch = read_batch(state.step, task.options, task.old, task.new)
-            take_step(task, optimizer, batch, state)  # reads the loss, and so waits for the GPU
+            batch = read_batch(state.step, training.options, training.old, training.new)
+            take_step(training, optimizer, batch, state)  # reads the loss, and so waits for the GPU
             synchronize(device)
             state.step += 1
             return time.perf_counter() - started
@@ -133,7 +133,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
             kind.append(step())
         tokens = job["rows"] * job["row_tokens"]
         middle = statistics.median(spent)
-        flops = flops_per_token(task.model, job["row_tokens"])
+        flops = flops_per_token(training.model, job["row_tokens"])
         peak = peak_flops(device)
         found = {
             "tokens_per_s": tokens / middle,
@@ -146,7 +146,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
             "width": next(
                 (
                     m.down_proj.in_features
-                    for m in task.model.modules()
+                    for m in training.model.modules()
                     if hasattr(m, "up_proj") and hasattr(m, "context")
                 ),
                 None,
