@@ -1,9 +1,10 @@
 """The neutral block: a gated adapter that runs in parallel with the FFN of one decoder layer.
 
-The auxiliary losses never become numbers that are added to the loss. Each block adds the gradient of its
-own loss on the way back, through a function that is the identity on the way forward: this needs no list
-of side losses, which activation checkpointing would fill twice and drop the graph of. (Megatron's
-MoEAuxLossAutoScaler is the precedent.) It follows that the loss must be differentiated unscaled.
+The local losses never become numbers that are added to the loss. Each block adds the gradient of its own loss
+in the backward pass, through a function that is the identity in the forward pass (docs/method.md, Local losses
+as injected gradients). A list of losses would not do: with activation checkpointing the forward pass runs twice,
+and would fill it twice. Megatron's MoEAuxLossAutoScaler does the same. It follows that the language-model loss
+must be differentiated without a scale of its own.
 """
 
 from __future__ import annotations
@@ -95,11 +96,12 @@ class _AddGradient(torch.autograd.Function):
 
 
 class NeutralBlock(nn.Module):
-    """out = g(x) A(x), A(x) = W_down(act(W_gate x) * W_up x), g(x) = phi(w.x + b). METHOD, Block.
+    """out = g(x) A(x), A(x) = W_down(act(W_gate x) * W_up x), g(x) = phi(w.x + b).
 
-    Takes the FFN's normed input x_BTD and returns out_BTD, to be added to the FFN's output. At step 0 out
-    is exactly zero, since W_down is. A gate sees its own token only, so that caching stays exact.
-    `bias` says whether the gate has its b.
+    docs/method.md, Block (paper, section 3 and Figure 2). Takes the FFN's normed input x_BTD and returns out_BTD,
+    to be added to the FFN's output. At step 0 out is exactly zero, since W_down is. A gate sees its own token
+    only, so that cached generation stays exact. `bias`: whether the gate has its b. Raises ValueError for an
+    unknown gate or init.
     """
 
     def __init__(
@@ -150,7 +152,10 @@ class NeutralBlock(nn.Module):
         return out_BTD if local.l1 is None else self._add_l1(out_BTD, local, local.l1)
 
     def _add_l1(self, out_BTD: Tensor, local: LocalLosses, l1: Tensor) -> Tensor:
-        """Inject the gradient of alpha times the mean of |out| over old tokens, layers and width."""
+        """Inject the gradient of alpha times the mean of |out| over old tokens, layers and width.
+
+        docs/method.md, Loss (paper, section 3, "Adapter gating & local loss").
+        """
         coefficient_B11 = local.old_B11 * (l1 / (self.layers * out_BTD.shape[-1]))
         with torch.no_grad():
             gradient_BTD = out_BTD.sign().mul_(coefficient_B11.to(out_BTD.dtype))
@@ -169,7 +174,10 @@ class NeutralBlock(nn.Module):
         return record
 
     def _add_cross_entropy(self, logit_BT1: Tensor, local: LocalLosses) -> Tensor:
-        """Inject the gradient of beta times the gate's cross-entropy against 'is a new-domain token'."""
+        """Inject the gradient of beta times the gate's cross-entropy against 'is a new-domain token'.
+
+        docs/method.md, Loss (paper, section 3, "Adapter gating & local loss").
+        """
         with torch.no_grad():
             error_BT1 = logit_BT1.float().sigmoid() - (1 - local.old_B11)
             gradient_BT1 = (error_BT1 * (local.cross_entropy / self.layers)).to(logit_BT1.dtype)

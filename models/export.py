@@ -134,7 +134,10 @@ def _folds(layer: Any, config: Any) -> bool:
 
 
 def _widen(ffn: Any, block: NeutralBlock) -> None:
-    """METHOD, Block without a gate: act(gate x) * up x is taken width by width, and down sums them."""
+    """A block without a gate as more width of the FFN (docs/method.md, Block).
+
+    act(gate x) * up x is computed for each unit of the width by itself, and down_proj sums over all of them.
+    """
     dtype = ffn.down_proj.weight.dtype
     width = block.up_proj.out_features
     for name in ("gate_proj", "up_proj"):

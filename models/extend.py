@@ -100,11 +100,11 @@ def extend(
 ) -> Extension:
     """Add the weights of a method to `model` in place, and leave only those trainable, in fp32.
 
-    METHOD, Block and Methods compared. The model's outputs stay as they were, to the bit (finetune: when
-    the model is in fp32). A model that has blocks already keeps them, frozen, and the new ones' outputs are
-    added to theirs; the fraction is of the backbone without them. LoRA that it has is merged first.
-    `placement` matters only where a norm follows the FFN. Raises ExtendError where the model's layers are
-    not understood.
+    docs/method.md, Block, Methods compared and Stacking (paper, section 3). The model's outputs stay as they
+    were, to the bit (finetune: when the model is in fp32). A model that has blocks already keeps them, frozen, and
+    the new ones' outputs are added to theirs; the fraction is of the backbone without them. LoRA that it has is
+    merged first. `placement` matters only where a norm follows the FFN. Raises ExtendError where the model's
+    layers are not understood, or the fraction is too small for a width of 1.
     """
     merge_lora(model)
     layers = decoder_layers(model)
@@ -128,7 +128,7 @@ def extend(
 
 
 def backbone_parameters(model: nn.Module) -> int:
-    """N: the unique weights of the model without the blocks added to it."""
+    """N of docs/method.md: the model's weights, tied ones counted once, without the blocks added to it."""
     blocks = [module for module in model.modules() if isinstance(module, NeutralBlock)]
     return unique_parameters(model) - sum(map(unique_parameters, blocks))
 
@@ -204,7 +204,7 @@ def _activation(model: nn.Module, ffn: nn.Module) -> Callable[[Tensor], Tensor]:
 def _add_blocks(
     model: Any, layers: list[Any], extra: float, make: Callable[..., NeutralBlock], placement: str
 ) -> int:
-    """A block beside each FFN; returns their width M = extra / (3 D L)."""
+    """A block beside each FFN; returns their width M = extra / (3 D L): docs/method.md, Widths."""
     if placement not in PLACEMENTS:
         raise ExtendError(f"no placement {placement!r}; choose one of {', '.join(PLACEMENTS)}")
     size, count = model.config.get_text_config().hidden_size, len(layers)
@@ -223,7 +223,7 @@ def _add_blocks(
 def _add_lora(model: Any, layers: list[Any], extra: float) -> int:
     """LoRA on the FFNs' projections only, by peft; returns its rank, extra / (sum of inputs + outputs).
 
-    For a gated FFN the sum is 3 (D + F) L, as in METHOD.
+    For a gated FFN the sum is 3 (D + F) L: docs/method.md, Widths (paper, 4.1).
     """
     import peft
     from transformers.pytorch_utils import Conv1D

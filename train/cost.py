@@ -19,7 +19,7 @@ from train.runs.options import Training, ancestors
 
 
 def print_cost(configfile: str, gpus: list[int], mfu: float) -> None:
-    """Print FLOPs, hours and memory of each training as a table in Markdown; METHOD, Cost.
+    """Print FLOPs, hours and memory of each training as a table in Markdown; docs/method.md, Cost.
 
     The backbone's sizes come from the JSON file beside the config, if there is one of its name, from the
     config's `pretrain`, or else from its source. Raises StageError where none of these can be read.

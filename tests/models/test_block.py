@@ -23,7 +23,7 @@ def rows() -> tuple[Tensor, Tensor]:
 
 
 def explicit_loss(blocks: list[NeutralBlock], x_BTD: Tensor, old_B11: Tensor) -> Tensor:
-    """METHOD's loss, written down: a stand-in for the LM loss, plus alpha l1 + beta CE."""
+    """The loss of docs/method.md, written down: a stand-in for the LM loss, plus alpha l1 + beta CE."""
     old_tokens, tokens = old_B11.sum() * x_BTD.shape[1], x_BTD.shape[0] * x_BTD.shape[1]
     total = torch.zeros(())
     h_BTD = x_BTD
