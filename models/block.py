@@ -5,6 +5,8 @@ in the backward pass, through a function that is the identity in the forward pas
 as injected gradients). A list of losses would not do: with activation checkpointing the forward pass runs twice,
 and would fill it twice. Megatron's MoEAuxLossAutoScaler does the same. It follows that the language-model loss
 must be differentiated without a scale of its own.
+
+Shapes: B rows of a micro-batch, T tokens of a row, D width of the model; a digit is a dimension of that size.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 What can be is folded into a plain model: LoRA into the weights it adapts, blocks without a gate into a wider
 FFN (the same sums in another order). Blocks with a gate cannot be: their model comes with its code.
+
+Shapes: N samples, D width of the model.
 """
 
 from __future__ import annotations

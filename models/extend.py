@@ -1,4 +1,7 @@
-"""Extending a decoder: which weights are added where, by each of the four methods, and how they are kept."""
+"""Extending a decoder: which weights are added where, by each of the four methods, and how they are kept.
+
+Shapes: B rows, T tokens of a row, D width of the model.
+"""
 
 from __future__ import annotations
 

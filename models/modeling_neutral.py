@@ -2,6 +2,8 @@
 
 Self-contained: it needs torch and transformers alone. Load the folder that this file lies in with
 `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`.
+
+Shapes: B rows, T tokens of a row, D width of the model.
 """
 
 from collections.abc import Callable
