@@ -186,13 +186,13 @@ def ffn_projections(ffn: nn.Module) -> dict[str, tuple[int, int]]:
     """The linear modules of an FFN by name, with their (inputs, outputs). Conv1D is GPT-2's linear."""
     from transformers.pytorch_utils import Conv1D
 
-    found: dict[str, tuple[int, int]] = {}
+    shapes: dict[str, tuple[int, int]] = {}
     for name, module in ffn.named_modules():
         if isinstance(module, nn.Linear):
-            found[name] = (module.in_features, module.out_features)
+            shapes[name] = (module.in_features, module.out_features)
         elif isinstance(module, Conv1D):
-            found[name] = (module.nx, module.nf)
-    return found
+            shapes[name] = (module.nx, module.nf)
+    return shapes
 
 
 def _activation(model: nn.Module, ffn: nn.Module) -> Callable[[Tensor], Tensor]:

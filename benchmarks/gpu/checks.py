@@ -54,14 +54,14 @@ def check_all(job: dict[str, Any]) -> dict[str, Any]:
         checks["compiled neutral, uneven micro-batches"] = partial(compiled, neutral, both, micro_batch_rows=3)
         checks["compiled lora"] = partial(compiled, base | {"method": "lora"}, both[:1])
         checks["compiled finetune"] = partial(compiled, base | {"method": "finetune"}, both[:1])
-    found = {}
+    results = {}
     for name, check in checks.items():
         try:
-            found[name] = check()
+            results[name] = check()
         except Exception as error:
             traceback.print_exc()
-            found[name] = {"ok": False, "error": f"{type(error).__name__}: {error}"[:600]}
-    return {"ok": all(one["ok"] for one in found.values()), "checks": found}
+            results[name] = {"ok": False, "error": f"{type(error).__name__}: {error}"[:600]}
+    return {"ok": all(one["ok"] for one in results.values()), "checks": results}
 
 
 @contextmanager
@@ -100,15 +100,15 @@ def gradients_agree(job: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def compiled(job: dict[str, Any], dtypes: Sequence[torch.dtype], **changes: Any) -> dict[str, Any]:
     """Compiled layers give the gradients of uncompiled ones; how many graphs they are."""
-    found: dict[str, Any] = {"ok": True}
+    result: dict[str, Any] = {"ok": True}
     for dtype in dtypes:
         with computing_in(dtype):
             plain = gradients(job, **changes)
             torch._dynamo.utils.counters.clear()
             same = cosine(gradients(job | {"compile": True}, steps_before=2, **changes), plain)
-        found["ok"] &= same[0] > (COSINE_FP32 if dtype == torch.float32 else COSINE_BF16) and graphs() > 0
-        found[str(dtype)] = {"cosine": same, "graphs": graphs()}
-    return found
+        result["ok"] &= same[0] > (COSINE_FP32 if dtype == torch.float32 else COSINE_BF16) and graphs() > 0
+        result[str(dtype)] = {"cosine": same, "graphs": graphs()}
+    return result
 
 
 def gradients(job: dict[str, Any], steps_before: int = 0, **changes: Any) -> dict[str, Tensor]:
@@ -146,7 +146,7 @@ def cosine(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> tuple[float, f
 
 def identity(job: dict[str, Any]) -> dict[str, Any]:
     """An extended model gives the backbone's logits, to the bit, before it is trained."""
-    device, found = torch.device(job["device"]), {}
+    device, differences = torch.device(job["device"]), {}
     tokens_BT = torch.randint(1, 500, (4, 64), generator=torch.Generator().manual_seed(0)).to(device)
     with torch.no_grad(), TemporaryDirectory() as folder:
         plain = make_model(job["sizes"], job["row_tokens"], device).eval()
@@ -154,8 +154,8 @@ def identity(job: dict[str, Any]) -> dict[str, Any]:
             training = make_training(job | {"method": method}, folder)
             with backbone.compute(device):
                 ours, theirs = (m.eval()(input_ids=tokens_BT).logits for m in (training.model, plain))
-            found[method] = (ours - theirs).abs().max().item()
-    return {"ok": not any(found.values()), **found}
+            differences[method] = (ours - theirs).abs().max().item()
+    return {"ok": not any(differences.values()), **differences}
 
 
 def local_losses(job: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def local_losses(job: dict[str, Any]) -> dict[str, Any]:
         length = training.new.row_tokens
         tokens, old = batch.rows * length, batch.old_rows * length
 
-        def found() -> dict[str, Tensor]:
+        def take_gradients() -> dict[str, Tensor]:
             grads = {n: w.grad.cpu() for n, w in training.model.named_parameters() if w.grad is not None}
             training.model.zero_grad(set_to_none=True)
             return grads
@@ -178,7 +178,7 @@ def local_losses(job: dict[str, Any]) -> dict[str, Any]:
         l1 = torch.tensor(alpha / old, device=training.device)
         with training.context.losses(old_B11, l1, beta / tokens):
             (sum_nll(training.model, tokens_BT1) / tokens).backward()
-        injected = found()
+        injected = take_gradients()
 
         outs, logits = [], []
         blocks = [module for module in training.model.modules() if isinstance(module, NeutralBlock)]
@@ -193,7 +193,7 @@ def local_losses(job: dict[str, Any]) -> dict[str, Any]:
         total.backward()
         for handle in handles:
             handle.remove()
-    same = cosine(injected, found())
+    same = cosine(injected, take_gradients())
     return {"ok": same[1] > COSINE_FP32, "cosine": same}
 
 
@@ -236,7 +236,7 @@ def resume(job: dict[str, Any]) -> dict[str, Any]:
 
 def measures(job: dict[str, Any]) -> dict[str, Any]:
     """Bits per byte, and the change against the backbone, as on the CPU."""
-    rows, found = random_rows(16, job["row_tokens"], 512, 7), {}
+    rows, by_device = random_rows(16, job["row_tokens"], 512, 7), {}
     for device in ("cpu", job["device"]):
         with computing_in(torch.float32), TemporaryDirectory() as folder:
             training = make_training(job | {"device": device}, folder)
@@ -244,14 +244,18 @@ def measures(job: dict[str, Any]) -> dict[str, Any]:
             model = training.model.eval()
             plain = make_model(job["sizes"], job["row_tokens"], training.device).eval()
             change = measure_change(plain, model, rows, training.device)
-            found[device] = [score_rows(model, rows, 5, training.device)["bpb"], change["kl"], change["agreement"]]
-    differences = [abs(a - b) for a, b in zip(*found.values(), strict=True)] if len(found) == 2 else [0.0]
-    return {"ok": max(differences) < LOSS_FP32, "bpb, kl, agreement": found}
+            by_device[device] = [
+                score_rows(model, rows, 5, training.device)["bpb"],
+                change["kl"],
+                change["agreement"],
+            ]
+    differences = [abs(a - b) for a, b in zip(*by_device.values(), strict=True)] if len(by_device) == 2 else [0.0]
+    return {"ok": max(differences) < LOSS_FP32, "bpb, kl, agreement": by_device}
 
 
 def writing(job: dict[str, Any]) -> dict[str, Any]:
     """Greedy continuations, with their cache, are the CPU's."""
-    found = {}
+    by_device = {}
     for device in ("cpu", job["device"]):
         with computing_in(torch.float32), TemporaryDirectory() as folder:
             training = make_training(job | {"device": device}, folder)
@@ -265,6 +269,6 @@ def writing(job: dict[str, Any]) -> dict[str, Any]:
                     do_sample=False,
                     pad_token_id=0,
                 )
-            found[device] = out.cpu()
-    first, second = found["cpu"], found[job["device"]]
+            by_device[device] = out.cpu()
+    first, second = by_device["cpu"], by_device[job["device"]]
     return {"ok": torch.equal(first, second), "tokens": first.numel()}

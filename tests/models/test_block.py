@@ -40,10 +40,10 @@ def explicit_loss(blocks: list[NeutralBlock], x_BTD: Tensor, old_B11: Tensor) ->
 
 
 def gradients(blocks: list[NeutralBlock]) -> list[Tensor]:
-    found = [parameter.grad for block in blocks for parameter in block.parameters()]
+    all_of_them = [parameter.grad for block in blocks for parameter in block.parameters()]
     for block in blocks:
         block.zero_grad()
-    return [gradient for gradient in found if gradient is not None]
+    return [gradient for gradient in all_of_them if gradient is not None]
 
 
 @pytest.mark.parametrize("micro", [4, 1])

@@ -135,8 +135,8 @@ def test_exports_run_elsewhere_to_the_same_tokens(tmp_path: Path) -> None:
         folders[-1].mkdir()
         assert export(rounded(model), Words(), folders[-1], card(*additions)) == (number in plain_ones), name
         assert (folders[-1] / EXPORTED).exists() == (number not in plain_ones)
-    found = read_elsewhere(folders, tmp_path)
-    for number, ((name, _), (out, sample), seen) in enumerate(zip(cases, expected, found, strict=True)):
+    elsewhere = read_elsewhere(folders, tmp_path)
+    for number, ((name, _), (out, sample), seen) in enumerate(zip(cases, expected, elsewhere, strict=True)):
         if number in plain_ones:  # other sums, so other bits
             assert seen["logits"] == pytest.approx(sample, abs=2e-2 if number == 12 else 1e-5), name
         else:

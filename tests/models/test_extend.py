@@ -260,7 +260,7 @@ def test_models_that_are_not_understood_are_refused() -> None:
 
 
 def test_blocks_behind_a_norm_compile() -> None:
-    found = []
+    results = []
     for compiled in (False, True):
         model = make("Gemma2")
         extension = extend(model, "neutral", fraction=0.5, placement="after_norm")
@@ -270,8 +270,8 @@ def test_blocks_behind_a_norm_compile() -> None:
         with extension.context.losses(torch.tensor([[[1.0]], [[0.0]]]), torch.tensor(3.0), 0.0):
             loss = sum_nll(model, tokens())
             loss.backward()
-        found.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+        results.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
     torch._dynamo.reset()
-    assert len(found[0]) > 1
-    for plain, fast in zip(*found, strict=True):
+    assert len(results[0]) > 1
+    for plain, fast in zip(*results, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)

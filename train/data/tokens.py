@@ -179,10 +179,10 @@ def check_tokenizer(rows: Rows, backbone: str) -> None:
 
 def separator_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that stands between documents: end of text, or else beginning of text."""
-    found = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
-    if found is None:
+    token = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
+    if token is None:
         raise StageError("the tokenizer has neither an end nor a beginning token to put between documents")
-    return int(found)
+    return int(token)
 
 
 def separators(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

@@ -243,13 +243,13 @@ def test_compiled_layers_compute_the_same(
 ) -> None:
     # Traced and differentiated as usual; only the last step, making machine code, would take half a minute.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    found = []
+    results = []
     for compiled in (False, True):
         options = run(compile=compiled, gate="sigmoid", old_rate=0.4, steps=4, checkpoint_every=9)
         job = small_job(world, options, tmp_path)
-        found.append((train(job).metrics, trainable_state(job.model)))
+        results.append((train(job).metrics, trainable_state(job.model)))
     torch._dynamo.reset()
-    (plain, expected), (fast, weights) = found
+    (plain, expected), (fast, weights) = results
     assert [line["loss"] for line in fast if "loss" in line] == pytest.approx(
         [line["loss"] for line in plain if "loss" in line], rel=1e-3
     )
