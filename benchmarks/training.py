@@ -84,13 +84,13 @@ def against_trainer(case: dict[str, Any], arguments: argparse.Namespace) -> list
         contenders |= {"Trainer + peft LoRA, fp32": {"measure": "peer", "bf16": False}}
     else:
         contenders |= {"neutral, compiled": {"measure": "ours", "method": "neutral", "compile": True}}
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    turns_of: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     for _ in range(arguments.rounds):
         for name, job in contenders.items():
-            found[name].append(in_process(case | job, arguments))
+            turns_of[name].append(in_process(case | job, arguments))
     middle = {
         name: {key: statistics.median(one[key] for one in turns) for key in turns[0]}
-        for name, turns in found.items()
+        for name, turns in turns_of.items()
     }
     peer = max((one for name, one in middle.items() if "Trainer" in name), key=lambda one: one["speed"])
     rows = []
@@ -153,12 +153,12 @@ def measure_ours(job: dict[str, Any], folder: Path) -> dict[str, float]:
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line][WARM_UP[job["device"]] :]
     seconds = [job["rows"] * job["row_tokens"] / line["tokens_per_s"] for line in steps]
-    found = {
+    measures = {
         "speed": len(steps) * job["rows"] * job["row_tokens"] / sum(seconds),
         "memory": json.loads((folder / "run" / "run.json").read_text())["peak_memory_mib"],
         "waiting": statistics.mean(line["waiting"] for line in steps),
     }
-    return found | ({"mfu": statistics.median(line["mfu"] for line in steps)} if "mfu" in steps[0] else {})
+    return measures | ({"mfu": statistics.median(line["mfu"] for line in steps)} if "mfu" in steps[0] else {})
 
 
 def measure_peer(job: dict[str, Any], folder: Path) -> dict[str, float]:

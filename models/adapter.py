@@ -1,7 +1,7 @@
 """What was added to a backbone, apart from it: attached again, or kept in a small folder of its own.
 
-The folder holds `adapter.safetensors` (bf16, `0.NAME` of the first addition, `1.NAME` of the second, …) and
-`adapter.json`: the backbone, and for each addition how it is made, its languages and how it was trained.
+The folder holds `adapter.safetensors` (bf16, `0.NAME` of the first extension, `1.NAME` of the second, …) and
+`adapter.json`: the backbone, and for each extension how it is made, its languages and how it was trained.
 """
 
 from __future__ import annotations
@@ -27,30 +27,31 @@ class AdapterError(ValueError):
 
 
 @dataclass(frozen=True)
-class Addition:
-    """One extension: `how` are the arguments of extend(), `about` is what a reader should know of it.
+class SavedExtension:
+    """All that it takes to extend a backbone again: the arguments of extend(), and the weights that were trained.
 
-    about: languages {old, new} and training (options, tokens, versions, …), as plain JSON data.
+    models.extend.Extension is what extend() then returns. about: languages {old, new} and training (options,
+    tokens, versions, …), as plain JSON data, for whoever reads the folder.
     """
 
-    how: dict[str, Any]
-    state: dict[str, Tensor]
+    extend_options: dict[str, Any]
+    weights: dict[str, Tensor]
     about: dict[str, Any]
 
 
-def attach(model: Any, additions: list[Addition], dtype: torch.dtype = COMPUTE) -> list[Extension]:
+def attach(model: Any, saved: list[SavedExtension], dtype: torch.dtype = COMPUTE) -> list[Extension]:
     """Add all of them in order, in place; the model is then all in `dtype`, frozen and ready for inference.
 
     Raises ExtendError where weights do not fit.
     """
-    found: list[Extension] = []
-    for addition in additions:
-        found.append(extend(model, **addition.how))
-        load_trainable(model, addition.state)
+    extensions: list[Extension] = []
+    for one in saved:
+        extensions.append(extend(model, **one.extend_options))
+        load_trainable(model, one.weights)
         _round(model, dtype)
     _round(model, dtype)
     model.requires_grad_(False).eval()
-    return found
+    return extensions
 
 
 def _round(model: Any, dtype: torch.dtype) -> None:
@@ -73,25 +74,25 @@ def describe_backbone(model: Any) -> dict[str, Any]:
 
 
 def save_adapter(
-    folder: str | Path, source: str, revision: str | None, backbone: Any, additions: list[Addition]
+    folder: str | Path, source: str, revision: str | None, backbone: Any, saved: list[SavedExtension]
 ) -> None:
-    """Write the folder. `backbone` is the model of `source` and `revision` in bf16; it gets the additions."""
+    """Write the folder. `backbone` is the model of `source` and `revision` in bf16; it is extended in place."""
     about = {"source": source, "revision": revision, **describe_backbone(backbone)}
-    extensions = attach(backbone, additions)
+    extensions = attach(backbone, saved)
     entries = [
         {
-            "how": addition.how,
+            "how": one.extend_options,
             "width": extension.width,
             "extra_parameters": extension.extra_parameters,
             "true_fraction": extension.fraction,
-            **addition.about,
+            **one.about,
         }
-        for addition, extension in zip(additions, extensions, strict=True)
+        for one, extension in zip(saved, extensions, strict=True)
     ]
     tensors = {
         f"{number}.{name}": weight.to(COMPUTE)
-        for number, addition in enumerate(additions)
-        for name, weight in addition.state.items()
+        for number, one in enumerate(saved)
+        for name, weight in one.weights.items()
     }
     save_file(tensors, Path(folder) / "adapter.safetensors", metadata={"format": "pt"})
     make_readable(folder)
@@ -99,20 +100,20 @@ def save_adapter(
     (Path(folder) / "adapter.json").write_text(text + "\n", encoding="utf-8")
 
 
-def read_adapter(folder: str | Path) -> tuple[dict[str, Any], list[Addition]]:
-    """The backbone's description and the additions. Raises AdapterError where the folder is no whole adapter."""
+def read_adapter(folder: str | Path) -> tuple[dict[str, Any], list[SavedExtension]]:
+    """The backbone's description, and what was added to it. Raises AdapterError where the folder is no adapter."""
     try:
         content = json.loads((Path(folder) / "adapter.json").read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise AdapterError(f"{folder}: format {content['format']}, but this program reads {FORMAT}; update it")
         tensors = load_file(Path(folder) / "adapter.safetensors")
-        additions = []
+        saved = []
         for number, entry in enumerate(content["additions"]):
             prefix = f"{number}."
-            state = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            weights = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             about = {key: value for key, value in entry.items() if key != "how"}
-            additions.append(Addition(entry["how"], state, about))
-        return content["backbone"], additions
+            saved.append(SavedExtension(entry["how"], weights, about))
+        return content["backbone"], saved
     except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise AdapterError(f"{folder}: not a saved adapter, or a damaged one ({error})") from None
 
@@ -125,7 +126,7 @@ def load_adapter(
     backbone: where it lies now; None: the hub id or folder that the adapter names. Raises AdapterError
     where that is another model than the adapter was trained on, and says in what they differ.
     """
-    about, additions = read_adapter(folder)
+    about, saved = read_adapter(folder)
     source, revision = (about["source"], about["revision"]) if backbone is None else (backbone, None)
     try:
         model = load_backbone(source, revision, attention=attention)
@@ -135,7 +136,7 @@ def load_adapter(
         ) from None
     check_backbone(folder, about, model, source)
     try:
-        attach(model, additions, dtype)
+        attach(model, saved, dtype)
     except (ExtendError, TypeError) as error:
         raise AdapterError(f"{folder}: does not fit {source}: {error}") from None
     return model
@@ -143,8 +144,8 @@ def load_adapter(
 
 def check_backbone(folder: str | Path, about: dict[str, Any], model: Any, source: str) -> None:
     """Raises AdapterError unless the model is the backbone that `about` describes."""
-    found = describe_backbone(model)
-    differences = [f"{key} is {found[key]}, not {about.get(key)}" for key in found if found[key] != about.get(key)]
+    own = describe_backbone(model)
+    differences = [f"{key} is {own[key]}, not {about.get(key)}" for key in own if own[key] != about.get(key)]
     if differences:
         if len(differences) == 1:  # the digest alone: same architecture, other weights
             differences = ["its weights are others, though the architecture is the same"]

@@ -1,14 +1,18 @@
 """The neutral block: a gated adapter that runs in parallel with the FFN of one decoder layer.
 
-The auxiliary losses never become numbers that are added to the loss. Each block adds the gradient of its
-own loss on the way back, through a function that is the identity on the way forward: this needs no list
-of side losses, which activation checkpointing would fill twice and drop the graph of. (Megatron's
-MoEAuxLossAutoScaler is the precedent.) It follows that the loss must be differentiated unscaled.
+The local losses never become numbers that are added to the loss. Each block adds the gradient of its own loss
+in the backward pass, through a function that is the identity in the forward pass (docs/method.md, Local losses
+as injected gradients). A list of losses would not do: with activation checkpointing the forward pass runs twice,
+and would fill it twice. Megatron's MoEAuxLossAutoScaler does the same. It follows that the language-model loss
+must be differentiated without a scale of its own.
+
+Shapes: B rows of a micro-batch, T tokens of a row, D width of the model; a digit is a dimension of that size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,36 +31,50 @@ INITS = ("low_variance", "he")
 
 @dataclass
 class Statistics:
-    """What blocks report of one micro-batch, by layer; recomputing a layer overwrites, never adds.
+    """What blocks measure on one micro-batch, by layer; recomputing a layer overwrites, never adds.
 
-    forward: sum of |out| on old tokens; gate sums on old and on new tokens (1 a token without a gate).
-    backward: squared norms of the LM gradient and of the l1 gradient with respect to out, on old tokens.
+    forward: three numbers, the sum of |out| on old tokens, and of the gate on old and on new tokens (1 a token
+    without a gate). backward: two numbers, the squared norms of the language-model gradient and of the l1
+    gradient with respect to out, on old tokens.
     """
 
     forward: dict[int, Tensor] = field(default_factory=dict)
     backward: dict[int, Tensor] = field(default_factory=dict)
 
 
-@dataclass
-class MicroBatch:
-    """What blocks must know of the rows in flight.
-
-    old_B11: 1 where the row is of the old domain, else 0. l1: alpha over the old-domain tokens of the whole
-    optimizer step (0 where it has none), a tensor, since compiled code would be made anew for each number;
-    None without l1 loss. cross_entropy: beta over all tokens of the step.
-    """
+@dataclass(frozen=True)
+class LocalLosses:
+    """What blocks need for their local losses on one micro-batch; the fields are explained at Context.losses()."""
 
     old_B11: Tensor
     l1: Tensor | None
     cross_entropy: float
-    statistics: Statistics | None = None
+    statistics: Statistics | None
 
 
-@dataclass
 class Context:
-    """Shared by all blocks of a model. `batch` is None when nothing trains: no local loss."""
+    """Shared by the blocks of one extension. Outside of losses() `local` is None: no block has a local loss."""
 
-    batch: MicroBatch | None = None
+    def __init__(self) -> None:
+        self.local: LocalLosses | None = None
+
+    @contextmanager
+    def losses(
+        self, old_B11: Tensor, l1: Tensor | None, cross_entropy: float, measure: bool = False
+    ) -> Iterator[Statistics]:
+        """Local losses for one micro-batch: around its forward and its backward pass, which may recompute layers.
+
+        old_B11: 1 where the row is of the old domain, else 0. l1: alpha over the old-domain tokens of the whole
+        optimizer step (0 where it has none), a tensor, since compiled code would be made anew for each number;
+        None without l1 loss. cross_entropy: beta over all tokens of the step. Yields what the blocks measure;
+        without `measure` it stays empty.
+        """
+        statistics = Statistics()
+        self.local = LocalLosses(old_B11, l1, cross_entropy, statistics if measure else None)
+        try:
+            yield statistics
+        finally:
+            self.local = None
 
 
 Record = Callable[[Tensor, Tensor], None]
@@ -80,11 +98,12 @@ class _AddGradient(torch.autograd.Function):
 
 
 class NeutralBlock(nn.Module):
-    """out = g(x) A(x), A(x) = W_down(act(W_gate x) * W_up x), g(x) = phi(w.x + b). METHOD, Block.
+    """out = g(x) A(x), A(x) = W_down(act(W_gate x) * W_up x), g(x) = phi(w.x + b).
 
-    Takes the FFN's normed input x_BTD and returns out_BTD, to be added to the FFN's output. At step 0 out
-    is exactly zero, since W_down is. A gate sees its own token only, so that caching stays exact.
-    `bias` says whether the gate has its b.
+    docs/method.md, Block (paper, section 3 and Figure 2). Takes the FFN's normed input x_BTD and returns out_BTD,
+    to be added to the FFN's output. At step 0 out is exactly zero, since W_down is. A gate sees its own token
+    only, so that cached generation stays exact. `bias`: whether the gate has its b. Raises ValueError for an
+    unknown gate or init.
     """
 
     def __init__(
@@ -119,45 +138,51 @@ class NeutralBlock(nn.Module):
             nn.init.zeros_(self.gate.bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        batch = self.context.batch
+        local = self.context.local
         out_BTD = self.down_proj(self.activation(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
         g_BT1 = None
         if self.gate is not None and self.phi is not None:
             logit_BT1 = self.gate(x_BTD)
-            if batch is not None and self.is_sigmoid and batch.cross_entropy:
-                logit_BT1 = self._add_cross_entropy(logit_BT1, batch)
+            if local is not None and self.is_sigmoid and local.cross_entropy:
+                logit_BT1 = self._add_cross_entropy(logit_BT1, local)
             g_BT1 = self.phi(logit_BT1)
             out_BTD = g_BT1 * out_BTD
-        if batch is None:
+        if local is None:
             return out_BTD
-        if batch.statistics is not None:
-            _record_forward(batch.statistics.forward, self.layer, batch.old_B11, out_BTD, g_BT1)
-        return out_BTD if batch.l1 is None else self._add_l1(out_BTD, batch, batch.l1)
+        if local.statistics is not None:
+            _record_forward(local.statistics.forward, self.layer, local.old_B11, out_BTD, g_BT1)
+        return out_BTD if local.l1 is None else self._add_l1(out_BTD, local, local.l1)
 
-    def _add_l1(self, out_BTD: Tensor, batch: MicroBatch, l1: Tensor) -> Tensor:
-        """METHOD, Loss: alpha times the mean of |out| over old tokens, layers and width."""
-        coefficient_B11 = batch.old_B11 * (l1 / (self.layers * out_BTD.shape[-1]))
+    def _add_l1(self, out_BTD: Tensor, local: LocalLosses, l1: Tensor) -> Tensor:
+        """Inject the gradient of alpha times the mean of |out| over old tokens, layers and width.
+
+        docs/method.md, Loss (paper, section 3, "Adapter gating & local loss").
+        """
+        coefficient_B11 = local.old_B11 * (l1 / (self.layers * out_BTD.shape[-1]))
         with torch.no_grad():
             gradient_BTD = out_BTD.sign().mul_(coefficient_B11.to(out_BTD.dtype))
-        return _AddGradient.apply(out_BTD, gradient_BTD, self._backward_record(batch))
+        return _AddGradient.apply(out_BTD, gradient_BTD, self._backward_record(local))
 
-    def _backward_record(self, batch: MicroBatch) -> Record | None:
+    def _backward_record(self, local: LocalLosses) -> Record | None:
         """Writes down the squared norms of both gradients when they meet, if statistics are wanted."""
-        statistics = batch.statistics
+        statistics = local.statistics
         if statistics is None:
             return None
 
         def record(upstream_BTD: Tensor, injected_BTD: Tensor) -> None:
-            both_2BTD = torch.stack([upstream_BTD * batch.old_B11, injected_BTD.float()])
+            both_2BTD = torch.stack([upstream_BTD * local.old_B11, injected_BTD.float()])
             statistics.backward[self.layer] = both_2BTD.square().sum((1, 2, 3))
 
         return record
 
-    def _add_cross_entropy(self, logit_BT1: Tensor, batch: MicroBatch) -> Tensor:
-        """METHOD, Loss: the gate's binary cross-entropy against 'is a new-domain token', over all layers."""
+    def _add_cross_entropy(self, logit_BT1: Tensor, local: LocalLosses) -> Tensor:
+        """Inject the gradient of beta times the gate's cross-entropy against 'is a new-domain token'.
+
+        docs/method.md, Loss (paper, section 3, "Adapter gating & local loss").
+        """
         with torch.no_grad():
-            error_BT1 = logit_BT1.float().sigmoid() - (1 - batch.old_B11)
-            gradient_BT1 = (error_BT1 * (batch.cross_entropy / self.layers)).to(logit_BT1.dtype)
+            error_BT1 = logit_BT1.float().sigmoid() - (1 - local.old_B11)
+            gradient_BT1 = (error_BT1 * (local.cross_entropy / self.layers)).to(logit_BT1.dtype)
         return _AddGradient.apply(logit_BT1, gradient_BT1, None)
 
 

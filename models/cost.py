@@ -1,4 +1,4 @@
-"""What a training costs, by METHOD, Cost: floating point operations a token, and memory.
+"""What a training costs, by docs/method.md, Cost: floating point operations a token, and memory.
 
 A model need not have weights for it: the `meta` device is enough. Of the speed that a device could have, a
 training reaches a share (MFU).

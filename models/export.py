@@ -2,6 +2,8 @@
 
 What can be is folded into a plain model: LoRA into the weights it adapts, blocks without a gate into a wider
 FFN (the same sums in another order). Blocks with a gate cannot be: their model comes with its code.
+
+Shapes: N samples, D width of the model.
 """
 
 from __future__ import annotations
@@ -15,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from models import modeling_neutral
-from models.adapter import Addition
+from models.adapter import SavedExtension
 from models.backbone import EXPORTED, EXPORTED_CLASS, make_readable
 from models.block import NeutralBlock
-from models.extend import ACTIVATIONS, POST_NORMS, ExtendedFFN, decoder_layers, merge_lora, plain_ffn
+from models.extend import ACTIVATIONS, ExtendedFFN, decoder_layers, merge_lora, plain_ffn, post_norm
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Card:
     name: str
     backbone: str
     revision: str | None
-    additions: list[Addition]
+    extensions: list[SavedExtension]
     measures: dict[str, tuple[float, float]]
 
 
@@ -72,28 +74,27 @@ def describe_blocks(model: Any) -> dict[str, Any]:
     layers = decoder_layers(model)
     path = next(name for name, module in model.named_modules() if module is layers[0]).rpartition(".")[0]
     ffn = plain_ffn(layers[0].mlp)
-    norm = next((name for name in POST_NORMS if hasattr(layers[0], name)), None)
     blocks = [
         {
             "width": one.block.up_proj.out_features,
             "gate": one.block.gate_name,
             "bias": one.block.gate is not None and one.block.gate.bias is not None,
-            "norm": norm if one.waiting is not None else None,
+            "norm": post_norm(layers[0]) if one.after_norm else None,
         }
-        for one in _extensions(layers[0])
+        for one in _extended_ffns(layers[0])
     ]
     activation = next(name for name in ACTIVATIONS if callable(getattr(ffn, name, None)))
     return {"layers": path, "activation": activation, "blocks": blocks}
 
 
-def _extensions(layer: Any) -> list[ExtendedFFN]:
+def _extended_ffns(layer: Any) -> list[ExtendedFFN]:
     """What was added to a layer's FFN, the first one first."""
-    found: list[ExtendedFFN] = []
+    extended: list[ExtendedFFN] = []
     ffn = layer.mlp
     while isinstance(ffn, ExtendedFFN):
-        found.insert(0, ffn)
+        extended.insert(0, ffn)
         ffn = ffn.ffn
-    return found
+    return extended
 
 
 # Folding ------------------------------------------------------------------------------------------
@@ -108,21 +109,21 @@ def fold(model: Any) -> bool:
     """
     layers = decoder_layers(model)
     config = model.config.get_text_config()
-    if not _extensions(layers[0]):
+    if not _extended_ffns(layers[0]):
         return True
     if not all(_folds(layer, config) for layer in layers):
         return False
     for layer in layers:
         ffn: Any = plain_ffn(layer.mlp)
-        for extension in _extensions(layer):
-            _widen(ffn, extension.block)
+        for extended in _extended_ffns(layer):
+            _widen(ffn, extended.block)
         layer.mlp = ffn
     config.intermediate_size = layers[0].mlp.down_proj.in_features
     return True
 
 
 def _folds(layer: Any, config: Any) -> bool:
-    if any(one.block.gate is not None or one.waiting is not None for one in _extensions(layer)):
+    if any(one.block.gate is not None or one.after_norm for one in _extended_ffns(layer)):
         return False
     ffn: Any = plain_ffn(layer.mlp)
     linear = {name for name, module in ffn.named_children() if isinstance(module, nn.Linear)}
@@ -135,7 +136,10 @@ def _folds(layer: Any, config: Any) -> bool:
 
 
 def _widen(ffn: Any, block: NeutralBlock) -> None:
-    """METHOD, Block without a gate: act(gate x) * up x is taken width by width, and down sums them."""
+    """A block without a gate as more width of the FFN (docs/method.md, Block).
+
+    act(gate x) * up x is computed for each unit of the width by itself, and down_proj sums over all of them.
+    """
     dtype = ffn.down_proj.weight.dtype
     width = block.up_proj.out_features
     for name in ("gate_proj", "up_proj"):
@@ -157,7 +161,7 @@ def _joined(one: Tensor, other: Tensor, dimension: int) -> nn.Parameter:
 
 
 def _card(card: Card, plain: bool) -> str:
-    languages = list(dict.fromkeys(language for one in card.additions for language in _spoken(one)))
+    languages = list(dict.fromkeys(language for one in card.extensions for language in _languages(one)))
     front = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -173,7 +177,7 @@ def _card(card: Card, plain: bool) -> str:
         if plain
         else f"It needs the code in `{EXPORTED}`, which comes with it and imports torch and transformers alone."
     )
-    added = "\n".join(_row(number, one) for number, one in enumerate(card.additions, 1))
+    added = "\n".join(_row(number, one) for number, one in enumerate(card.extensions, 1))
     return f"""---
 {header}
 ---
@@ -198,18 +202,19 @@ The license of the backbone and the terms of the training text apply.
 """
 
 
-def _spoken(addition: Addition) -> list[str]:
-    languages = addition.about.get("languages") or {}
+def _languages(extension: SavedExtension) -> list[str]:
+    """The languages of the text that it was trained on: the old ones, and last the new one."""
+    languages = extension.about.get("languages") or {}
     return [*languages.get("old", []), *([languages["new"]] if "new" in languages else [])]
 
 
-def _row(number: int, addition: Addition) -> str:
-    training = addition.about.get("training", {})
-    options, how = training.get("options", {}), addition.how
-    *old, new = _spoken(addition) or ["?"]
-    gate = how["gate"] if how["method"] == "neutral" else ""
+def _row(number: int, extension: SavedExtension) -> str:
+    training = extension.about.get("training", {})
+    options, method = training.get("options", {}), extension.extend_options["method"]
+    *old, new = _languages(extension) or ["?"]
+    gate = extension.extend_options["gate"] if method == "neutral" else ""
     share = f"{training['true_fraction']:.1%}" if training.get("true_fraction") else ""
-    cells = [number, how["method"], gate, share, ", ".join(old), new]
+    cells = [number, method, gate, share, ", ".join(old), new]
     cells += [options.get("learning_rate", ""), options.get("steps", ""), f"{training.get('tokens', 0):,}"]
     return f"| {' | '.join(map(str, cells))} |"
 

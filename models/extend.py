@@ -1,4 +1,7 @@
-"""Extending a decoder: which weights are added where, by each of the four methods, and how they are kept."""
+"""Extending a decoder: which weights are added where, by each of the four methods, and how they are kept.
+
+Shapes: B rows, T tokens of a row, D width of the model.
+"""
 
 from __future__ import annotations
 
@@ -19,33 +22,45 @@ class ExtendError(ValueError):
 
 
 class ExtendedFFN(nn.Module):
-    """The FFN of a decoder layer and a block beside it, fed the same normed input.
+    """The FFN of a decoder layer and a block beside it, fed the same normed input x_BTD.
 
-    The sum is what the layer gets, unless `waiting` is a list: then the block's output waits there for the
+    Returns FFN(x) + out(x). With `after_norm` it returns FFN(x) alone and keeps out(x), the residue, for the
     ExtendedNorm that follows the FFN.
     """
 
-    def __init__(self, ffn: nn.Module, block: NeutralBlock, waiting: list[Tensor] | None = None) -> None:
+    residue_BTD: Tensor
+
+    def __init__(self, ffn: nn.Module, block: NeutralBlock, after_norm: bool = False) -> None:
         super().__init__()
-        self.ffn, self.block, self.waiting = ffn, block, waiting
+        self.ffn, self.block, self.after_norm = ffn, block, after_norm
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        if self.waiting is None:
-            return self.ffn(x_BTD) + self.block(x_BTD)
-        y_BTD = self.ffn(x_BTD)
-        self.waiting[:] = [self.block(x_BTD)]
+        y_BTD: Tensor = self.ffn(x_BTD)
+        if not self.after_norm:
+            return y_BTD + self.block(x_BTD)
+        self.residue_BTD = self.block(x_BTD)
         return y_BTD
+
+    def take_residue(self) -> Tensor:
+        """What the block computed; it is kept no longer, so that its memory is free after the norm."""
+        residue_BTD = self.residue_BTD
+        del self.residue_BTD
+        return residue_BTD
 
 
 class ExtendedNorm(nn.Module):
-    """The norm behind an FFN, and behind it the addition of what the block beside the FFN left waiting."""
+    """The norm that follows an FFN, plus the residue: norm(FFN(x)) + out(x).
 
-    def __init__(self, norm: nn.Module, waiting: list[Tensor]) -> None:
+    `take_residue` is the extended FFN's method. The FFN itself would be registered here as a second module.
+    """
+
+    def __init__(self, norm: nn.Module, take_residue: Callable[[], Tensor]) -> None:
         super().__init__()
-        self.norm, self.waiting = norm, waiting
+        self.norm, self.take_residue = norm, take_residue
 
     def forward(self, y_BTD: Tensor) -> Tensor:
-        return self.norm(y_BTD) + self.waiting.pop()
+        normed_BTD: Tensor = self.norm(y_BTD)
+        return normed_BTD + self.take_residue()
 
 
 # Where a block's output is added, in layers that norm what comes out of their FFN (Gemma 2 and 3, OLMo2, GLM 4).
@@ -57,9 +72,10 @@ ACTIVATIONS = ("act_fn", "act", "activation_fn", "activation")
 
 @dataclass(frozen=True)
 class Extension:
-    """What was added: `width` is the block's M or LoRA's r; finetune adds nothing.
+    """What extend() added to a model: `width` is the block's M or LoRA's r; finetune adds nothing.
 
-    `context` tells the blocks of a neutral extension what is in flight; the others need none.
+    `context` switches the local losses of its blocks on; without blocks it has no effect. What is kept of an
+    extension on disk is a models.adapter.SavedExtension.
     """
 
     method: str
@@ -87,11 +103,11 @@ def extend(
 ) -> Extension:
     """Add the weights of a method to `model` in place, and leave only those trainable, in fp32.
 
-    METHOD, Block and Methods compared. The model's outputs stay as they were, to the bit (finetune: when
-    the model is in fp32). A model that has blocks already keeps them, frozen, and the new ones' outputs are
-    added to theirs; the fraction is of the backbone without them. LoRA that it has is merged first.
-    `placement` matters only where a norm follows the FFN. Raises ExtendError where the model's layers are
-    not understood.
+    docs/method.md, Block, Methods compared and Stacking (paper, section 3). The model's outputs stay as they
+    were, to the bit (finetune: when the model is in fp32). A model that has blocks already keeps them, frozen, and
+    the new ones' outputs are added to theirs; the fraction is of the backbone without them. LoRA that it has is
+    merged first. `placement` matters only where a norm follows the FFN. Raises ExtendError where the model's
+    layers are not understood, or the fraction is too small for a width of 1.
     """
     merge_lora(model)
     layers = decoder_layers(model)
@@ -115,7 +131,7 @@ def extend(
 
 
 def backbone_parameters(model: nn.Module) -> int:
-    """N: the unique weights of the model without the blocks added to it."""
+    """N of docs/method.md: the model's weights, tied ones counted once, without the blocks added to it."""
     blocks = [module for module in model.modules() if isinstance(module, NeutralBlock)]
     return unique_parameters(model) - sum(map(unique_parameters, blocks))
 
@@ -156,6 +172,11 @@ def plain_ffn(ffn: nn.Module) -> nn.Module:
     return ffn
 
 
+def post_norm(layer: nn.Module) -> str | None:
+    """The name of the norm that follows the FFN of a decoder layer; None where there is none."""
+    return next((name for name in POST_NORMS if hasattr(layer, name)), None)
+
+
 def _refusal(model: nn.Module, reason: str) -> str:
     known = "Llama, Qwen, Gemma, Mistral, OLMo, Phi, NeoX and GPT-2 are known to work"
     return f"cannot extend a {type(model).__name__}: {reason}; {known}"
@@ -165,13 +186,13 @@ def ffn_projections(ffn: nn.Module) -> dict[str, tuple[int, int]]:
     """The linear modules of an FFN by name, with their (inputs, outputs). Conv1D is GPT-2's linear."""
     from transformers.pytorch_utils import Conv1D
 
-    found: dict[str, tuple[int, int]] = {}
+    shapes: dict[str, tuple[int, int]] = {}
     for name, module in ffn.named_modules():
         if isinstance(module, nn.Linear):
-            found[name] = (module.in_features, module.out_features)
+            shapes[name] = (module.in_features, module.out_features)
         elif isinstance(module, Conv1D):
-            found[name] = (module.nx, module.nf)
-    return found
+            shapes[name] = (module.nx, module.nf)
+    return shapes
 
 
 def _activation(model: nn.Module, ffn: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -186,7 +207,7 @@ def _activation(model: nn.Module, ffn: nn.Module) -> Callable[[Tensor], Tensor]:
 def _add_blocks(
     model: Any, layers: list[Any], extra: float, make: Callable[..., NeutralBlock], placement: str
 ) -> int:
-    """A block beside each FFN; returns their width M = extra / (3 D L)."""
+    """A block beside each FFN; returns their width M = extra / (3 D L): docs/method.md, Widths."""
     if placement not in PLACEMENTS:
         raise ExtendError(f"no placement {placement!r}; choose one of {', '.join(PLACEMENTS)}")
     size, count = model.config.get_text_config().hidden_size, len(layers)
@@ -195,20 +216,17 @@ def _add_blocks(
     for index, layer in enumerate(layers):
         block = make(size, width, index, count, _activation(model, layer.mlp))
         block.to(next(layer.parameters()).device)
-        norm = next((name for name in POST_NORMS if hasattr(layer, name)), None)
-        if placement == "after_norm" and norm:
-            waiting: list[Tensor] = []
-            setattr(layer, norm, ExtendedNorm(getattr(layer, norm), waiting))
-            layer.mlp = ExtendedFFN(layer.mlp, block, waiting)
-        else:
-            layer.mlp = ExtendedFFN(layer.mlp, block)
+        norm = post_norm(layer) if placement == "after_norm" else None
+        layer.mlp = ExtendedFFN(layer.mlp, block, after_norm=norm is not None)
+        if norm:
+            setattr(layer, norm, ExtendedNorm(getattr(layer, norm), layer.mlp.take_residue))
     return width
 
 
 def _add_lora(model: Any, layers: list[Any], extra: float) -> int:
     """LoRA on the FFNs' projections only, by peft; returns its rank, extra / (sum of inputs + outputs).
 
-    For a gated FFN the sum is 3 (D + F) L, as in METHOD.
+    For a gated FFN the sum is 3 (D + F) L: docs/method.md, Widths (paper, 4.1).
     """
     import peft
     from transformers.pytorch_utils import Conv1D

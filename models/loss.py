@@ -3,6 +3,9 @@
 Logits of B x T x V numbers are the largest tensor of a small model's training by far, and writing and
 reading them three times over took longer than the whole decoder. Here each chunk of tokens yields its loss
 and both its gradients while it is still in cache.
+
+Shapes: B rows, T predicted tokens of a row, N = B T tokens, C tokens of a chunk, D width of the model, V entries
+of the vocabulary; a final 1 is a dimension of size 1, but tokens_BT1 holds rows of T + 1 tokens.
 """
 
 from __future__ import annotations

@@ -2,8 +2,11 @@
 
 Self-contained: it needs torch and transformers alone. Load the folder that this file lies in with
 `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`.
+
+Shapes: B rows, T tokens of a row, D width of the model.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,29 +34,38 @@ class Block(nn.Module):
 
 
 class ExtendedFFN(nn.Module):
-    """The decoder's FFN and a block beside it; with `waiting` the block's output is added behind the norm."""
+    """FFN(x) + out(x) of the block beside it; with `after_norm` out(x), the residue, is kept for ExtendedNorm."""
 
-    def __init__(self, ffn: nn.Module, block: Block, waiting: list[Tensor] | None) -> None:
+    residue_BTD: Tensor
+
+    def __init__(self, ffn: nn.Module, block: Block, after_norm: bool) -> None:
         super().__init__()
-        self.ffn, self.block, self.waiting = ffn, block, waiting
+        self.ffn, self.block, self.after_norm = ffn, block, after_norm
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        if self.waiting is None:
-            return self.ffn(x_BTD) + self.block(x_BTD)
-        y_BTD = self.ffn(x_BTD)
-        self.waiting[:] = [self.block(x_BTD)]
+        y_BTD: Tensor = self.ffn(x_BTD)
+        if not self.after_norm:
+            return y_BTD + self.block(x_BTD)
+        self.residue_BTD = self.block(x_BTD)
         return y_BTD
+
+    def take_residue(self) -> Tensor:
+        """What the block computed; it is kept no longer."""
+        residue_BTD = self.residue_BTD
+        del self.residue_BTD
+        return residue_BTD
 
 
 class ExtendedNorm(nn.Module):
-    """The norm behind an FFN, and behind it the addition of what the block left waiting."""
+    """The norm that follows an FFN, plus the residue: norm(FFN(x)) + out(x)."""
 
-    def __init__(self, norm: nn.Module, waiting: list[Tensor]) -> None:
+    def __init__(self, norm: nn.Module, take_residue: Callable[[], Tensor]) -> None:
         super().__init__()
-        self.norm, self.waiting = norm, waiting
+        self.norm, self.take_residue = norm, take_residue
 
     def forward(self, y_BTD: Tensor) -> Tensor:
-        return self.norm(y_BTD) + self.waiting.pop()
+        normed_BTD: Tensor = self.norm(y_BTD)
+        return normed_BTD + self.take_residue()
 
 
 class ExtendedForCausalLM(Decoder):
@@ -68,8 +80,8 @@ class ExtendedForCausalLM(Decoder):
             activation = getattr(layer.mlp, about["activation"])
             for one in about["blocks"]:
                 block = Block(size, one["width"], one["gate"], one["bias"], activation)
-                waiting: list[Tensor] | None = [] if one["norm"] else None
-                if waiting is not None:
-                    setattr(layer, one["norm"], ExtendedNorm(getattr(layer, one["norm"]), waiting))
-                layer.mlp = ExtendedFFN(layer.mlp, block, waiting)
+                layer.mlp = ExtendedFFN(layer.mlp, block, after_norm=bool(one["norm"]))
+                if one["norm"]:
+                    norm = getattr(layer, one["norm"])
+                    setattr(layer, one["norm"], ExtendedNorm(norm, layer.mlp.take_residue))
         self.post_init()

@@ -14,12 +14,12 @@ from models.extend import extend
 from pipeline.common.config import read_yaml
 from pipeline.common.errors import StageError
 from train.config import Config
-from train.runs.load import how
+from train.runs.load import extend_options
 from train.runs.options import Training, ancestors
 
 
 def print_cost(configfile: str, gpus: list[int], mfu: float) -> None:
-    """Print FLOPs, hours and memory of each training as a table in Markdown; METHOD, Cost.
+    """Print FLOPs, hours and memory of each training as a table in Markdown; docs/method.md, Cost.
 
     The backbone's sizes come from the JSON file beside the config, if there is one of its name, from the
     config's `pretrain`, or else from its source. Raises StageError where none of these can be read.
@@ -46,7 +46,7 @@ def cost_rows(config: Config, configfile: str, gpus: list[int], mfu: float) -> l
         with torch.device("meta"):
             extra = 0
             for one in [*reversed(ancestors(config.extend, name)), name]:
-                extra = extend(model, **how(config.extend.runs[one])).extra_parameters
+                extra = extend(model, **extend_options(config.extend.runs[one])).extra_parameters
         rows.append(_row(name, model, config, run, extra, gpus, mfu))
     return rows
 

@@ -52,11 +52,6 @@ def add_over_ranks(tensors: Iterable[Tensor]) -> None:
             waiting.wait()
 
 
-def wait_for_all() -> None:
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def add_gradients(weights: Iterable[nn.Parameter]) -> None:
     """Each gradient becomes the sum of all ranks' own; those of sharded weights are that already."""
     add_over_ranks(weight.grad for weight in weights if weight.grad is not None and not is_sharded(weight))

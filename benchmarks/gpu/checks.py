@@ -16,16 +16,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.gpu.speed import graphs
-from benchmarks.gpu.toys import TOY, make_model, make_task, random_rows
+from benchmarks.gpu.toys import TOY, make_model, make_training, random_rows
 from models import backbone
-from models.block import MicroBatch, NeutralBlock
+from models.block import NeutralBlock
 from models.extend import trainable_state
 from models.loss import sum_nll
 from train.evaluation.bits_per_byte import score_rows
 from train.evaluation.change import measure_change
 from train.runs.options import METHODS
 from train.trainer import loop
-from train.trainer.loop import Task, accumulate, in_flight, train
+from train.trainer.loop import TrainingJob, accumulate, train
 from train.trainer.mixture import read_batch
 
 STEPS = 40
@@ -54,14 +54,14 @@ def check_all(job: dict[str, Any]) -> dict[str, Any]:
         checks["compiled neutral, uneven micro-batches"] = partial(compiled, neutral, both, micro_batch_rows=3)
         checks["compiled lora"] = partial(compiled, base | {"method": "lora"}, both[:1])
         checks["compiled finetune"] = partial(compiled, base | {"method": "finetune"}, both[:1])
-    found = {}
+    results = {}
     for name, check in checks.items():
         try:
-            found[name] = check()
+            results[name] = check()
         except Exception as error:
             traceback.print_exc()
-            found[name] = {"ok": False, "error": f"{type(error).__name__}: {error}"[:600]}
-    return {"ok": all(one["ok"] for one in found.values()), "checks": found}
+            results[name] = {"ok": False, "error": f"{type(error).__name__}: {error}"[:600]}
+    return {"ok": all(one["ok"] for one in results.values()), "checks": results}
 
 
 @contextmanager
@@ -79,8 +79,8 @@ def curve(job: dict[str, Any]) -> dict[str, Any]:
 
     def losses(device: str, dtype: torch.dtype) -> Tensor:
         with computing_in(dtype), TemporaryDirectory() as folder:
-            task = make_task(job | {"device": device}, folder, steps=STEPS)
-            return torch.tensor([line["loss"] for line in train(task).metrics if "loss" in line])
+            training = make_training(job | {"device": device}, folder, steps=STEPS)
+            return torch.tensor([line["loss"] for line in train(training).metrics if "loss" in line])
 
     cpu = losses("cpu", torch.float32)
     fp32 = (losses(job["device"], torch.float32) - cpu).abs().max().item()
@@ -100,36 +100,36 @@ def gradients_agree(job: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def compiled(job: dict[str, Any], dtypes: Sequence[torch.dtype], **changes: Any) -> dict[str, Any]:
     """Compiled layers give the gradients of uncompiled ones; how many graphs they are."""
-    found: dict[str, Any] = {"ok": True}
+    result: dict[str, Any] = {"ok": True}
     for dtype in dtypes:
         with computing_in(dtype):
             plain = gradients(job, **changes)
             torch._dynamo.utils.counters.clear()
             same = cosine(gradients(job | {"compile": True}, steps_before=2, **changes), plain)
-        found["ok"] &= same[0] > (COSINE_FP32 if dtype == torch.float32 else COSINE_BF16) and graphs() > 0
-        found[str(dtype)] = {"cosine": same, "graphs": graphs()}
-    return found
+        result["ok"] &= same[0] > (COSINE_FP32 if dtype == torch.float32 else COSINE_BF16) and graphs() > 0
+        result[str(dtype)] = {"cosine": same, "graphs": graphs()}
+    return result
 
 
 def gradients(job: dict[str, Any], steps_before: int = 0, **changes: Any) -> dict[str, Tensor]:
     """Of one step with old rows, of weights moved at random, so that all of them have a gradient."""
     with TemporaryDirectory() as folder:
-        task = make_task(job, folder, **changes)
-        shake(task)
-        task.model.train()
+        training = make_training(job, folder, **changes)
+        shake(training)
+        training.model.train()
         for step in range(steps_before):  # other numbers of old rows: what is compiled must serve them too
-            batch = read_batch(step + 1, replace(task.options, old_rate=0.4), task.old, task.new)
-            accumulate(task, batch, 10.0, measure=False)
-            task.model.zero_grad(set_to_none=True)
-        accumulate(task, read_batch(0, task.options, task.old, task.new), 10.0, measure=False)
-        named = task.model.named_parameters()
+            batch = read_batch(step + 1, replace(training.options, old_rate=0.4), training.old, training.new)
+            accumulate(training, batch, 10.0, measure=False)
+            training.model.zero_grad(set_to_none=True)
+        accumulate(training, read_batch(0, training.options, training.old, training.new), 10.0, measure=False)
+        named = training.model.named_parameters()
         return {name: weight.grad.float().cpu() for name, weight in named if weight.grad is not None}
 
 
-def shake(task: Task) -> None:
+def shake(training: TrainingJob) -> None:
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for weight in trainable_state(task.model).values():
+        for weight in trainable_state(training.model).values():
             weight += (torch.randn(weight.shape, generator=generator) * 0.02).to(weight)
 
 
@@ -146,45 +146,45 @@ def cosine(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> tuple[float, f
 
 def identity(job: dict[str, Any]) -> dict[str, Any]:
     """An extended model gives the backbone's logits, to the bit, before it is trained."""
-    device, found = torch.device(job["device"]), {}
+    device, differences = torch.device(job["device"]), {}
     tokens_BT = torch.randint(1, 500, (4, 64), generator=torch.Generator().manual_seed(0)).to(device)
     with torch.no_grad(), TemporaryDirectory() as folder:
         plain = make_model(job["sizes"], job["row_tokens"], device).eval()
         for method in ("lora", "adapter", "neutral"):
-            task = make_task(job | {"method": method}, folder)
+            training = make_training(job | {"method": method}, folder)
             with backbone.compute(device):
-                ours, theirs = (m.eval()(input_ids=tokens_BT).logits for m in (task.model, plain))
-            found[method] = (ours - theirs).abs().max().item()
-    return {"ok": not any(found.values()), **found}
+                ours, theirs = (m.eval()(input_ids=tokens_BT).logits for m in (training.model, plain))
+            differences[method] = (ours - theirs).abs().max().item()
+    return {"ok": not any(differences.values()), **differences}
 
 
 def local_losses(job: dict[str, Any]) -> dict[str, Any]:
     """The gradients that the blocks add are those of the loss written down: LM + alpha l1 + beta CE, in fp32."""
     alpha, beta = 10.0, 0.7
     with computing_in(torch.float32), TemporaryDirectory() as folder:
-        task = make_task(job | {"method": "neutral"}, folder, gate="sigmoid")
-        shake(task)
-        batch = read_batch(0, task.options, task.old, task.new)
-        tokens_BT1 = torch.from_numpy(batch.tokens_BT1).to(task.device)
-        old_B11 = torch.from_numpy(batch.draw.is_old[:, None, None].astype(np.float32)).to(task.device)
-        length = task.new.row_tokens
+        training = make_training(job | {"method": "neutral"}, folder, gate="sigmoid")
+        shake(training)
+        batch = read_batch(0, training.options, training.old, training.new)
+        tokens_BT1 = torch.from_numpy(batch.tokens_BT1).to(training.device)
+        old_B11 = torch.from_numpy(batch.draw.is_old[:, None, None].astype(np.float32)).to(training.device)
+        length = training.new.row_tokens
         tokens, old = batch.rows * length, batch.old_rows * length
 
-        def found() -> dict[str, Tensor]:
-            grads = {n: w.grad.cpu() for n, w in task.model.named_parameters() if w.grad is not None}
-            task.model.zero_grad(set_to_none=True)
+        def take_gradients() -> dict[str, Tensor]:
+            grads = {n: w.grad.cpu() for n, w in training.model.named_parameters() if w.grad is not None}
+            training.model.zero_grad(set_to_none=True)
             return grads
 
-        l1 = torch.tensor(alpha / old, device=task.device)
-        with in_flight(task.context, MicroBatch(old_B11, l1, beta / tokens)):
-            (sum_nll(task.model, tokens_BT1) / tokens).backward()
-        injected = found()
+        l1 = torch.tensor(alpha / old, device=training.device)
+        with training.context.losses(old_B11, l1, beta / tokens):
+            (sum_nll(training.model, tokens_BT1) / tokens).backward()
+        injected = take_gradients()
 
         outs, logits = [], []
-        blocks = [module for module in task.model.modules() if isinstance(module, NeutralBlock)]
+        blocks = [module for module in training.model.modules() if isinstance(module, NeutralBlock)]
         handles = [b.register_forward_hook(lambda _m, _i, out: outs.append(out)) for b in blocks]
         handles += [b.gate.register_forward_hook(lambda _m, _i, out: logits.append(out)) for b in blocks]
-        total = sum_nll(task.model, tokens_BT1) / tokens
+        total = sum_nll(training.model, tokens_BT1) / tokens
         for out_BTD, logit_BT1 in zip(outs, logits, strict=True):
             total = total + alpha * (out_BTD.abs() * old_B11).sum() / (old * len(blocks) * out_BTD.shape[-1])
             target_BT1 = (1 - old_B11).expand_as(logit_BT1)
@@ -193,7 +193,7 @@ def local_losses(job: dict[str, Any]) -> dict[str, Any]:
         total.backward()
         for handle in handles:
             handle.remove()
-    same = cosine(injected, found())
+    same = cosine(injected, take_gradients())
     return {"ok": same[1] > COSINE_FP32, "cosine": same}
 
 
@@ -202,9 +202,9 @@ def resume(job: dict[str, Any]) -> dict[str, Any]:
     options = {"steps": 12, "checkpoint_every": 5}
 
     def weights(folder: str) -> Tensor:
-        task = make_task(job, folder, **options)
-        train(task)
-        return torch.cat([weight.flatten().cpu() for weight in trainable_state(task.model).values()])
+        training = make_training(job, folder, **options)
+        train(training)
+        return torch.cat([weight.flatten().cpu() for weight in trainable_state(training.model).values()])
 
     with TemporaryDirectory() as folder:
         whole = weights(folder)
@@ -212,10 +212,10 @@ def resume(job: dict[str, Any]) -> dict[str, Any]:
         again = weights(folder)
     step, stopped = loop.take_step, 8
 
-    def stop(task: Task, optimizer: Any, batch: Any, state: Any) -> dict[str, float]:
+    def stop(training: TrainingJob, optimizer: Any, batch: Any, state: Any) -> dict[str, float]:
         if state.step == stopped:
             raise KeyboardInterrupt
-        return step(task, optimizer, batch, state)
+        return step(training, optimizer, batch, state)
 
     with TemporaryDirectory() as folder:
         loop.take_step = stop
@@ -236,34 +236,39 @@ def resume(job: dict[str, Any]) -> dict[str, Any]:
 
 def measures(job: dict[str, Any]) -> dict[str, Any]:
     """Bits per byte, and the change against the backbone, as on the CPU."""
-    rows, found = random_rows(16, job["row_tokens"], 512, 7), {}
+    rows, by_device = random_rows(16, job["row_tokens"], 512, 7), {}
     for device in ("cpu", job["device"]):
         with computing_in(torch.float32), TemporaryDirectory() as folder:
-            task = make_task(job | {"device": device}, folder)
-            shake(task)
-            model, plain = task.model.eval(), make_model(job["sizes"], job["row_tokens"], task.device).eval()
-            change = measure_change(plain, model, rows, task.device)
-            found[device] = [score_rows(model, rows, 5, task.device)["bpb"], change["kl"], change["agreement"]]
-    differences = [abs(a - b) for a, b in zip(*found.values(), strict=True)] if len(found) == 2 else [0.0]
-    return {"ok": max(differences) < LOSS_FP32, "bpb, kl, agreement": found}
+            training = make_training(job | {"device": device}, folder)
+            shake(training)
+            model = training.model.eval()
+            plain = make_model(job["sizes"], job["row_tokens"], training.device).eval()
+            change = measure_change(plain, model, rows, training.device)
+            by_device[device] = [
+                score_rows(model, rows, 5, training.device)["bpb"],
+                change["kl"],
+                change["agreement"],
+            ]
+    differences = [abs(a - b) for a, b in zip(*by_device.values(), strict=True)] if len(by_device) == 2 else [0.0]
+    return {"ok": max(differences) < LOSS_FP32, "bpb, kl, agreement": by_device}
 
 
 def writing(job: dict[str, Any]) -> dict[str, Any]:
     """Greedy continuations, with their cache, are the CPU's."""
-    found = {}
+    by_device = {}
     for device in ("cpu", job["device"]):
         with computing_in(torch.float32), TemporaryDirectory() as folder:
-            task = make_task(job | {"device": device}, folder)
-            shake(task)
-            prompt_BT = torch.arange(1, 17, device=task.device).view(2, 8)
+            training = make_training(job | {"device": device}, folder)
+            shake(training)
+            prompt_BT = torch.arange(1, 17, device=training.device).view(2, 8)
             with torch.no_grad():
-                out = task.model.eval().generate(
+                out = training.model.eval().generate(
                     prompt_BT,
                     attention_mask=torch.ones_like(prompt_BT),
                     max_new_tokens=30,
                     do_sample=False,
                     pad_token_id=0,
                 )
-            found[device] = out.cpu()
-    first, second = found["cpu"], found[job["device"]]
+            by_device[device] = out.cpu()
+    first, second = by_device["cpu"], by_device[job["device"]]
     return {"ok": torch.equal(first, second), "tokens": first.numel()}

@@ -54,10 +54,10 @@ def settle(job: dict[str, Any]) -> dict[str, Any]:
     extend(run, backbone, [rows], rows, validation(given), str(work / "settle"))
     model = load_run(backbone, str(work / "settle"), torch.device("cpu"))
     save_backbone(model.bfloat16(), load_tokenizer(backbone), work / "backbone")
-    found = {
+    measures = {
         name: measured(job, path, None) for name, path in (("before", backbone), ("after", work / "backbone"))
     }
-    return found | {"training": training(work / "settle")}
+    return measures | {"training": training(work / "settle")}
 
 
 def extend_and_evaluate(job: dict[str, Any]) -> dict[str, Any]:
@@ -102,10 +102,13 @@ def measured(job: dict[str, Any], backbone: str | Path, run: Path | None) -> dic
     given = validation(Path(job["folder"]))
     asked = Evaluate(prompts=[] if job["toy"] else PROMPTS, device=job["device"])
     evaluate(asked, str(backbone), str(run) if run else None, given, str(output), None)
-    found = read_json(output)
-    kept = {"bpb": {name: one["bpb"] for name, one in found["domains"].items()}, "texts": found["generations"]}
+    evaluation = read_json(output)
+    kept = {
+        "bpb": {name: one["bpb"] for name, one in evaluation["domains"].items()},
+        "texts": evaluation["generations"],
+    }
     for key in ("kl", "agreement"):
-        kept[key] = {name: one[key] for name, one in found["change"].items()}
+        kept[key] = {name: one[key] for name, one in evaluation["change"].items()}
     return kept
 
 

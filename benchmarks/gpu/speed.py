@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from benchmarks.gpu.toys import SIZES, TOY, make_model, make_task, random_rows
+from benchmarks.gpu.toys import SIZES, TOY, make_model, make_training, random_rows
 from models.cost import flops_per_token, peak_flops
 from models.loss import _ChunkedCrossEntropy, chunked_cross_entropy
 from train.trainer.checkpoint import State
@@ -31,14 +31,14 @@ def machine(job: dict[str, Any]) -> dict[str, Any]:
     """Versions, the card, and what it reaches: copying, a product, and attention by each kernel."""
     device = torch.device(job["device"])
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "numpy")}
-    found: dict[str, Any] = {"python": platform.python_version(), "versions": versions}
+    facts: dict[str, Any] = {"python": platform.python_version(), "versions": versions}
     size, rows = (256, 2) if job["toy"] else (8192, 16)
     if device.type == "cuda":
-        found |= {"card": torch.cuda.get_device_name(), "gib": torch.cuda.mem_get_info()[1] / 2**30}
+        facts |= {"card": torch.cuda.get_device_name(), "gib": torch.cuda.mem_get_info()[1] / 2**30}
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    found["product_tflops"] = 2 * size**3 / seconds(lambda: a @ b, device) / 1e12
+    facts["product_tflops"] = 2 * size**3 / seconds(lambda: a @ b, device) / 1e12
     big = torch.empty(2**22 if job["toy"] else 2**30, dtype=torch.uint8, device=device)
-    found["copy_gb_per_s"] = 2 * len(big) / seconds(lambda: big.clone(), device) / 1e9
+    facts["copy_gb_per_s"] = 2 * len(big) / seconds(lambda: big.clone(), device) / 1e9
     shape = (rows, 9, 64 if job["toy"] else 2048, 64)
     q, k, v = (torch.randn(shape, device=device, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
     for name in ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION"):
@@ -49,15 +49,15 @@ def machine(job: dict[str, Any]) -> dict[str, Any]:
                 functional.scaled_dot_product_attention(q, k, v, is_causal=True).sum().backward()
 
         try:
-            found[f"{name.lower()}_ms"] = 1e3 * seconds(attend, device)
+            facts[f"{name.lower()}_ms"] = 1e3 * seconds(attend, device)
         except RuntimeError as error:
-            found[f"{name.lower()}_ms"] = str(error).splitlines()[0]
-    return found
+            facts[f"{name.lower()}_ms"] = str(error).splitlines()[0]
+    return facts
 
 
 def loss(job: dict[str, Any]) -> dict[str, Any]:
     """Milliseconds and MiB of the loss and its gradients, of 32,768 tokens: ours in chunks, and torch's own."""
-    device, found = torch.device(job["device"]), {}
+    device, results = torch.device(job["device"]), {}
     for name, (size, vocabulary, tokens) in {
         "135M": (576, 49152, 32768),
         "1B": (2048, 128256, 16384),
@@ -97,11 +97,11 @@ def loss(job: dict[str, Any]) -> dict[str, Any]:
                     if device.type == "cuda":
                         torch.cuda.reset_peak_memory_stats()
                     spent = seconds(compute, device)
-                    found[key] = {"ms": 1e3 * spent, "MiB": peak_memory_mib(device)}
+                    results[key] = {"ms": 1e3 * spent, "MiB": peak_memory_mib(device)}
                 except (RuntimeError, TypeError, ValueError) as error:
-                    found[key] = {"failed": str(error).splitlines()[0][:300]}
+                    results[key] = {"failed": str(error).splitlines()[0][:300]}
                 hidden_ND.grad = head_VD.grad = None
-    return found
+    return results
 
 
 def ours(job: dict[str, Any]) -> dict[str, Any]:
@@ -111,15 +111,15 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(bool(job.get("cudnn")))
     with TemporaryDirectory() as folder:
-        task = make_task(job, folder)
-        optimizer, state = make_optimizer(task.model, task.options), State(alpha=task.options.alpha)
+        training = make_training(job, folder)
+        optimizer, state = make_optimizer(training.model, training.options), State(alpha=training.options.alpha)
         warm_up, timed = (2, 2) if job["toy"] else (WARM_UP, TIMED)
         spent, measured = [], []
 
         def step() -> float:
             started = time.perf_counter()
-            batch = read_batch(state.step, task.options, task.old, task.new)
-            take_step(task, optimizer, batch, state)  # reads the loss, and so waits for the GPU
+            batch = read_batch(state.step, training.options, training.old, training.new)
+            take_step(training, optimizer, batch, state)  # reads the loss, and so waits for the GPU
             synchronize(device)
             state.step += 1
             return time.perf_counter() - started
@@ -133,9 +133,9 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
             kind.append(step())
         tokens = job["rows"] * job["row_tokens"]
         middle = statistics.median(spent)
-        flops = flops_per_token(task.model, job["row_tokens"])
+        flops = flops_per_token(training.model, job["row_tokens"])
         peak = peak_flops(device)
-        found = {
+        result = {
             "tokens_per_s": tokens / middle,
             "tokens_per_s_with_measured_steps": timed * tokens / (sum(spent) + sum(measured)),
             "mfu": tokens / middle * flops / peak if peak else None,
@@ -146,15 +146,15 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
             "width": next(
                 (
                     m.down_proj.in_features
-                    for m in task.model.modules()
+                    for m in training.model.modules()
                     if hasattr(m, "up_proj") and hasattr(m, "context")
                 ),
                 None,
             ),
         }
         if device.type == "cuda":
-            found["profile"] = profile(step)
-        return found
+            result["profile"] = profile(step)
+        return result
 
 
 def graphs() -> int:

@@ -14,7 +14,7 @@ from train.data.rows import Rows, open_rows
 from train.data.tokens import write_rows
 from train.runs.load import extend_for
 from train.runs.options import Run
-from train.trainer.loop import Task, set_up_layers
+from train.trainer.loop import TrainingJob, set_up_layers
 
 SIZES = {
     "135M": {"hidden_size": 576, "layers": 30, "heads": 9, "ffn_size": 1536, "vocabulary": 49152},
@@ -56,7 +56,7 @@ def make_model(sizes: str, row_tokens: int, device: torch.device) -> Any:
     return model.to(device)
 
 
-def make_task(job: dict[str, Any], folder: str, **changes: Any) -> Task:
+def make_training(job: dict[str, Any], folder: str, **changes: Any) -> TrainingJob:
     """A training of `job`: sizes, rows and row_tokens of a step (one micro-batch), method, device, compile."""
     device = torch.device(job["device"])
     sizes = SIZES[job["sizes"]]
@@ -79,7 +79,7 @@ def make_task(job: dict[str, Any], folder: str, **changes: Any) -> Task:
     model = make_model(job["sizes"], job["row_tokens"], device)
     extension = extend_for(model, options)
     old, new = (random_rows(8 * job["rows"], job["row_tokens"], sizes["vocabulary"], seed) for seed in (0, 4))
-    task = Task(
+    training = TrainingJob(
         title=job["method"],
         model=model,
         options=options,
@@ -89,7 +89,7 @@ def make_task(job: dict[str, Any], folder: str, **changes: Any) -> Task:
         checkpoints=folder,
         identity="",
         device=device,
-        context=extension.context if job["method"] in ("adapter", "neutral") else None,
+        context=extension.context,
     )
-    set_up_layers(task)
-    return task
+    set_up_layers(training)
+    return training

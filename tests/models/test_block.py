@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from models.block import GATES, Context, MicroBatch, NeutralBlock, Statistics
+from models.block import GATES, Context, NeutralBlock
 
 SIZE, WIDTH, LAYERS = 8, 6, 3
 ALPHA, BETA = 5.0, 0.7
@@ -23,7 +23,7 @@ def rows() -> tuple[Tensor, Tensor]:
 
 
 def explicit_loss(blocks: list[NeutralBlock], x_BTD: Tensor, old_B11: Tensor) -> Tensor:
-    """METHOD's loss, written down: a stand-in for the LM loss, plus alpha l1 + beta CE."""
+    """The loss of docs/method.md, written down: a stand-in for the LM loss, plus alpha l1 + beta CE."""
     old_tokens, tokens = old_B11.sum() * x_BTD.shape[1], x_BTD.shape[0] * x_BTD.shape[1]
     total = torch.zeros(())
     h_BTD = x_BTD
@@ -40,10 +40,10 @@ def explicit_loss(blocks: list[NeutralBlock], x_BTD: Tensor, old_B11: Tensor) ->
 
 
 def gradients(blocks: list[NeutralBlock]) -> list[Tensor]:
-    found = [parameter.grad for block in blocks for parameter in block.parameters()]
+    all_of_them = [parameter.grad for block in blocks for parameter in block.parameters()]
     for block in blocks:
         block.zero_grad()
-    return [gradient for gradient in found if gradient is not None]
+    return [gradient for gradient in all_of_them if gradient is not None]
 
 
 @pytest.mark.parametrize("micro", [4, 1])
@@ -58,24 +58,23 @@ def test_injected_gradient_is_that_of_the_explicit_loss(gate: str, recompute: bo
 
     tokens, old_tokens = x_BTD.shape[0] * x_BTD.shape[1], old_B11.sum().item() * x_BTD.shape[1]
     for part in torch.arange(4).split(micro):
-        context.batch = MicroBatch(old_B11[part], torch.tensor(ALPHA / old_tokens), BETA / tokens)
-        h_BTD = x_BTD[part].clone().requires_grad_()
-        for block in blocks:
-            out_BTD = checkpoint(block, h_BTD, use_reentrant=False) if recompute else block(h_BTD)
-            h_BTD = h_BTD + out_BTD
-        (h_BTD.square().sum() / tokens).backward()
-        context.batch = None
+        with context.losses(old_B11[part], torch.tensor(ALPHA / old_tokens), BETA / tokens):
+            h_BTD = x_BTD[part].clone().requires_grad_()
+            for block in blocks:
+                out_BTD = checkpoint(block, h_BTD, use_reentrant=False) if recompute else block(h_BTD)
+                h_BTD = h_BTD + out_BTD
+            (h_BTD.square().sum() / tokens).backward()
     for ours, theirs in zip(gradients(blocks), expected, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_without_a_batch_there_is_no_local_loss() -> None:
+def test_outside_of_losses_there_is_no_local_loss() -> None:
     context = Context()
     block, (x_BTD, _) = make("sigmoid", context), rows()
     block(x_BTD).sum().backward()
     plain = gradients([block])
-    context.batch = MicroBatch(torch.zeros(4, 1, 1), None, 0.0)
-    block(x_BTD).sum().backward()
+    with context.losses(torch.zeros(4, 1, 1), None, 0.0):
+        block(x_BTD).sum().backward()
     assert all(torch.equal(a, b) for a, b in zip(plain, gradients([block]), strict=True))
 
 
@@ -96,8 +95,8 @@ def test_only_down_has_a_gradient_at_first(gate: str) -> None:
     block = make(gate, context)
     nn.init.zeros_(block.down_proj.weight)
     x_BTD, old_B11 = rows()
-    context.batch = MicroBatch(old_B11, torch.tensor(1.0), 1.0)
-    (block(x_BTD) * torch.randn_like(x_BTD)).sum().backward()
+    with context.losses(old_B11, torch.tensor(1.0), 1.0):
+        (block(x_BTD) * torch.randn_like(x_BTD)).sum().backward()
     moved = [name for name, weight in block.named_parameters() if weight.grad is not None and weight.grad.any()]
     assert moved == ["down_proj.weight"]
 
@@ -110,12 +109,11 @@ def test_statistics(recompute: bool) -> None:
     assert block.gate is not None
     g_BT1 = functional.elu(block.gate(x_BTD))
     out_BTD = block(x_BTD)
-    statistics = Statistics()
-    context.batch = MicroBatch(old_B11, torch.tensor(3.0), 0.0, statistics)
     x_BTD.requires_grad_()
     upstream_BTD = torch.randn_like(x_BTD)
-    again_BTD = checkpoint(block, x_BTD, use_reentrant=False) if recompute else block(x_BTD)
-    again_BTD.backward(upstream_BTD)
+    with context.losses(old_B11, torch.tensor(3.0), 0.0, measure=True) as statistics:
+        again_BTD = checkpoint(block, x_BTD, use_reentrant=False) if recompute else block(x_BTD)
+        again_BTD.backward(upstream_BTD)
     expected = torch.stack(
         [(out_BTD.abs() * old_B11).sum(), (g_BT1 * old_B11).sum(), (g_BT1 * (1 - old_B11)).sum()]
     )

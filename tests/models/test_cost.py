@@ -1,4 +1,4 @@
-"""The formula of METHOD, Cost, against the operations that torch counts."""
+"""The formula of docs/method.md, Cost, against the operations that torch counts."""
 
 import pytest
 import torch

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import ARCHITECTURES, POST_NORMED, logits, make, rounded, shake, tokens
 
-from models.adapter import AdapterError, Addition, attach, load_adapter, save_adapter
+from models.adapter import AdapterError, SavedExtension, attach, load_adapter, save_adapter
 from models.backbone import EXPORTED
 from models.export import Card, describe_blocks, export, fold
 from models.extend import decoder_layers, extend, trainable_state
@@ -28,7 +28,7 @@ class Words:
         (Path(folder) / "tokenizer_config.json").write_text("{}")
 
 
-def addition(name: str, method: str, seed: int = 3, **changes: Any) -> Addition:
+def addition(name: str, method: str, seed: int = 3, **changes: Any) -> SavedExtension:
     """An addition with weights at random, for an architecture."""
     how = HOW | {"method": method} | changes
     model = make(name)
@@ -36,10 +36,10 @@ def addition(name: str, method: str, seed: int = 3, **changes: Any) -> Addition:
     shake(model, seed)
     state = {name: weight.bfloat16().float() for name, weight in trainable_state(model).items()}
     training = {"options": {"learning_rate": 1e-2, "steps": 5}, "tokens": 1234, "true_fraction": 0.5}
-    return Addition(how, state, {"languages": {"old": ["en"], "new": "fr"}, "training": training})
+    return SavedExtension(how, state, {"languages": {"old": ["en"], "new": "fr"}, "training": training})
 
 
-def card(*additions: Addition) -> Card:
+def card(*additions: SavedExtension) -> Card:
     return Card("tiny-fr", "some/tiny", "abc123", list(additions), {"en": (1.0, 1.01), "fr": (2.0, 1.5)})
 
 
@@ -117,7 +117,7 @@ def read_elsewhere(folders: list[Path], tmp_path: Path) -> list[dict[str, Any]]:
 
 def test_exports_run_elsewhere_to_the_same_tokens(tmp_path: Path) -> None:
     """Every architecture with a neutral block; and what folds, stacks and stands behind a norm."""
-    cases: list[tuple[str, list[Addition]]] = [(name, [addition(name, "neutral")]) for name in ARCHITECTURES]
+    cases: list[tuple[str, list[SavedExtension]]] = [(name, [addition(name, "neutral")]) for name in ARCHITECTURES]
     cases += [("Llama", [addition("Llama", method)]) for method in ("adapter", "lora", "finetune")]
     cases += [(name, [addition(name, "neutral", placement="after_norm", gate="relu")]) for name in POST_NORMED]
     cases += [("GPT2", [addition("GPT2", "adapter")]), ("Gemma", [addition("Gemma", "adapter")])]
@@ -135,8 +135,8 @@ def test_exports_run_elsewhere_to_the_same_tokens(tmp_path: Path) -> None:
         folders[-1].mkdir()
         assert export(rounded(model), Words(), folders[-1], card(*additions)) == (number in plain_ones), name
         assert (folders[-1] / EXPORTED).exists() == (number not in plain_ones)
-    found = read_elsewhere(folders, tmp_path)
-    for number, ((name, _), (out, sample), seen) in enumerate(zip(cases, expected, found, strict=True)):
+    elsewhere = read_elsewhere(folders, tmp_path)
+    for number, ((name, _), (out, sample), seen) in enumerate(zip(cases, expected, elsewhere, strict=True)):
         if number in plain_ones:  # other sums, so other bits
             assert seen["logits"] == pytest.approx(sample, abs=2e-2 if number == 12 else 1e-5), name
         else:
@@ -155,7 +155,7 @@ def test_exports_run_elsewhere_to_the_same_tokens(tmp_path: Path) -> None:
 # Saved small --------------------------------------------------------------------------------------
 
 
-def saved(tmp_path: Path, *additions: Addition, name: str = "Llama") -> Path:
+def saved(tmp_path: Path, *additions: SavedExtension, name: str = "Llama") -> Path:
     """A backbone's folder and, beside it, the adapter's."""
     rounded(make(name)).save_pretrained(tmp_path / "backbone")
     (tmp_path / "adapter").mkdir()
@@ -180,7 +180,7 @@ def test_saved_and_loaded_is_the_same_model(tmp_path: Path, method: str) -> None
     entry = about["additions"][-1]
     assert entry["how"]["method"] == method and entry["languages"] == {"old": ["en"], "new": "fr"}
     assert entry["training"]["tokens"] == 1234
-    trained = sum(weight.numel() for one in additions for weight in one.state.values())
+    trained = sum(weight.numel() for one in additions for weight in one.weights.values())
     assert (folder / "adapter.safetensors").stat().st_size < 2 * trained + 6000
 
 

@@ -4,7 +4,7 @@ from tiny import ARCHITECTURES, COMMON, POST_NORMED, logits, make, shake, tokens
 from torch import Tensor
 
 from models.backbone import create_llama, unique_parameters
-from models.block import GATES, INITS, MicroBatch
+from models.block import GATES, INITS
 from models.extend import (
     PLACEMENTS,
     ExtendedFFN,
@@ -102,14 +102,14 @@ def test_every_method_and_gate_learns(name: str, tokens_BT: Tensor) -> None:
             assert extension.fraction == pytest.approx(0 if method == "finetune" else 0.5, rel=0.1)
             model.train()
             old_B11 = torch.tensor([1.0, 0.0]).view(-1, 1, 1)
-            extension.context.batch = MicroBatch(old_B11, torch.tensor(0.1 / 8), 0.1 / 16)
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             optimizer = torch.optim.AdamW(trained, 1e-2, fused=True)
             losses = []
             for _ in range(4):
                 optimizer.zero_grad()
-                loss = sum_nll(model, tokens_BT) / 16
-                loss.backward()
+                with extension.context.losses(old_B11, torch.tensor(0.1 / 8), 0.1 / 16):
+                    loss = sum_nll(model, tokens_BT) / 16
+                    loss.backward()
                 optimizer.step()
                 losses.append(loss.item())
             assert losses[-1] < losses[0], (method, how, placement, losses)
@@ -197,8 +197,8 @@ def test_checkpointed_layers_have_the_same_gradients(gate: str, tokens_BT: Tenso
         if recompute:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.train()
-        extension.context.batch = MicroBatch(torch.tensor([1.0, 0.0]).view(-1, 1, 1), torch.tensor(5.0), 0.5)
-        sum_nll(model, tokens_BT).backward()
+        with extension.context.losses(torch.tensor([1.0, 0.0]).view(-1, 1, 1), torch.tensor(5.0), 0.5):
+            sum_nll(model, tokens_BT).backward()
         results.append([p.grad for p in model.parameters() if p.requires_grad])
     assert calls == [2, 4]
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
@@ -218,8 +218,8 @@ def test_additions_stack(placement: str, tokens_BT: Tensor) -> None:
     assert isinstance(layer, ExtendedFFN) and isinstance(layer.ffn, ExtendedFFN)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == second.extra_parameters
     assert (second.backbone_parameters, second.width) == (first.backbone_parameters, first.width)
-    second.context.batch = MicroBatch(torch.ones(2, 1, 1), torch.tensor(1.0), 0.0)
-    sum_nll(model, tokens_BT).backward()
+    with second.context.losses(torch.ones(2, 1, 1), torch.tensor(1.0), 0.0):
+        sum_nll(model, tokens_BT).backward()
     shake(model)
     assert not torch.equal(logits(model, tokens_BT), before)
     inner = {name: p for name, p in model.named_parameters() if ".mlp.ffn.block." in name}
@@ -260,18 +260,18 @@ def test_models_that_are_not_understood_are_refused() -> None:
 
 
 def test_blocks_behind_a_norm_compile() -> None:
-    found = []
+    results = []
     for compiled in (False, True):
         model = make("Gemma2")
         extension = extend(model, "neutral", fraction=0.5, placement="after_norm")
         shake(model)
         if compiled:  # one layer stands for all: to trace takes seconds
             decoder_layers(model)[0].compile(backend="aot_eager", fullgraph=True)
-        extension.context.batch = MicroBatch(torch.tensor([[[1.0]], [[0.0]]]), torch.tensor(3.0), 0.0)
-        loss = sum_nll(model, tokens())
-        loss.backward()
-        found.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+        with extension.context.losses(torch.tensor([[[1.0]], [[0.0]]]), torch.tensor(3.0), 0.0):
+            loss = sum_nll(model, tokens())
+            loss.backward()
+        results.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
     torch._dynamo.reset()
-    assert len(found[0]) > 1
-    for plain, fast in zip(*found, strict=True):
+    assert len(results[0]) > 1
+    for plain, fast in zip(*results, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-5)

@@ -46,11 +46,11 @@ class Rows:
 
     def named_documents(self, indices: np.ndarray) -> str:
         """For messages: the documents in which these rows begin, and the files that those are numbered in."""
-        found: dict[str, set[int]] = {}
+        documents_of: dict[str, set[int]] = {}
         batch = np.searchsorted(self.starts, indices, side="right") - 1
         for b, document in zip(batch, self.documents(indices), strict=True):
-            found.setdefault(self.paths[b], set()).add(int(document))
-        return " and ".join(f"{sorted(documents)} of {path}" for path, documents in sorted(found.items()))
+            documents_of.setdefault(self.paths[b], set()).add(int(document))
+        return " and ".join(f"{sorted(documents)} of {path}" for path, documents in sorted(documents_of.items()))
 
     def _take(self, indices: np.ndarray, column: int) -> np.ndarray:
         batch = np.searchsorted(self.starts, indices, side="right") - 1

@@ -4,47 +4,39 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
+from collections import Counter
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from pipeline.common.files import read_arrow
 from train.data.rows import Rows
 
 MOST = 12
 OTHERS = "other sites"
 
 
-def count_sites(shards: list[str], urls: str | None) -> dict[str, Any]:
-    """The hosts of a domain's documents: `names`, those with most documents first and the others together last,
-    and `documents`, for each document in the order of its rows one byte that counts in the names, as base64.
+def count_sites(hosts: list[str]) -> dict[str, Any]:
+    """The sites of a domain, from the host of each of its documents.
+
+    `names`: the hosts with most documents, largest first, and then one name for all others together. `documents`:
+    for each document one byte, the place of its site in `names`, as base64.
     """
-    codes: dict[str, int] = {}
-    document_codes = np.array([codes.setdefault(host, len(codes)) for host in _hosts(shards, urls)], np.int64)
-    sizes, hosts = np.bincount(document_codes, minlength=len(codes)), list(codes)
-    order = sorted(range(len(hosts)), key=lambda code: (-sizes[code], hosts[code]))
-    places = np.full(len(hosts), min(MOST, len(hosts)), np.uint8)
-    places[order[:MOST]] = np.arange(len(order[:MOST]))
-    names = [hosts[code] for code in order[:MOST]] + [OTHERS] * (len(hosts) > MOST)
-    return {"names": names, "documents": base64.b64encode(places[document_codes].tobytes()).decode()}
-
-
-def _hosts(shards: list[str], urls: str | None) -> Iterator[str]:
-    pattern = re.compile(urls or "")
-    for path in shards:
-        for batch in read_arrow(path, ["url"]):
-            yield from (host(url or "") for url in batch.column("url").to_pylist() if pattern.search(url or ""))
+    sizes = Counter(hosts)
+    largest = sorted(sizes, key=lambda name: (-sizes[name], name))[:MOST]
+    place = {name: number for number, name in enumerate(largest)}
+    documents = bytes(place.get(name, len(largest)) for name in hosts)
+    names = largest + [OTHERS] * (len(sizes) > MOST)
+    return {"names": names, "documents": base64.b64encode(documents).decode()}
 
 
 def host(url: str) -> str:
     """The host of a URL; what is no plain host name, as a crawl may have it, is 'no host'."""
     try:
-        found = urlsplit(url).hostname or ""
+        name = urlsplit(url).hostname or ""
     except ValueError:
-        found = ""
-    return found if re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,99}", found) else "no host"
+        name = ""
+    return name if re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,99}", name) else "no host"
 
 
 def site_places(rows: Rows, tokens_NT1: np.ndarray, first_N: np.ndarray) -> np.ndarray:

@@ -27,16 +27,16 @@ def open_corpus(path: str, backbone: str, folder: str) -> Rows:
     document, a .txt is one document. Rows have ROW_TOKENS tokens, or what the backbone's tokenizer says it can
     take, if less. Raises StageError where there is no such file, or no text in it.
     """
-    found = sorted(glob.glob(path))  # noqa: PTH207 - the pattern may be absolute
+    files = sorted(glob.glob(path))  # noqa: PTH207 - the pattern may be absolute
     suffix = Path(path).suffix
-    if suffix not in (".txt", ".jsonl") and (not found or _are_rows(found[0])):
+    if suffix not in (".txt", ".jsonl") and (not files or _are_rows(files[0])):
         return open_rows(path)
-    if not found:
+    if not files:
         raise StageError(f"{path}: no such file; give rows, .arrow shards, .jsonl or .txt")
-    shards = found
+    shards = files
     if suffix != ".arrow":
         shards = [f"{folder}/text.arrow"]
-        write_arrow(shards[0], SCHEMA, ({"text": text, "url": None} for file in found for text in _texts(file)))
+        write_arrow(shards[0], SCHEMA, ({"text": text, "url": None} for file in files for text in _texts(file)))
     length = min(ROW_TOKENS, load_tokenizer(backbone).model_max_length)
     rows, ledger = f"{folder}/rows.arrow", f"{folder}/ledger.json"
     tokenize(Domain(language=f"{path}:"), shards, backbone, "validation", length, rows, ledger)

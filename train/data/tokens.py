@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from pipeline.common.files import atomic, atomic_folder, read_arrow, write_json
 from pipeline.common.progress import progress
 from train.data.options import Domain, Tokens
 from train.data.rows import Rows
-from train.data.sites import count_sites
+from train.data.sites import count_sites, host
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,14 +34,21 @@ ROWS_PER_BATCH = 8192
 DOCUMENTS_AT_ONCE = 256
 
 
-def documents(shards: list[str], urls: str | None) -> Iterator[str]:
-    """The texts of a domain: those documents of the shards whose URL matches."""
+def documents(shards: list[str], urls: str | None) -> Iterator[tuple[str, str]]:
+    """Text and URL ("" where there is none) of a domain's documents: those of the shards whose URL matches."""
     pattern = re.compile(urls or "")
     for path in shards:
-        for batch in read_arrow(path):
+        for batch in read_arrow(path, ["text", "url"]):
             for text, url in zip(batch.column("text").to_pylist(), batch.column("url").to_pylist(), strict=True):
                 if pattern.search(url or ""):
-                    yield text
+                    yield text, url or ""
+
+
+def note_hosts(pairs: Iterator[tuple[str, str]], hosts: list[str]) -> Iterator[str]:
+    """The texts of documents(), one by one; the host of each goes into `hosts`, so that one pass gives both."""
+    for text, url in pairs:
+        hosts.append(sys.intern(host(url)))
+        yield text
 
 
 def train_tokenizer(options: Tokens, shards: list[str], urls: str | None, output: str) -> None:
@@ -61,7 +69,7 @@ def train_tokenizer(options: Tokens, shards: list[str], urls: str | None, output
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(documents(shards, urls), trainer)
+    tokenizer.train_from_iterator((text for text, _ in documents(shards, urls)), trainer)
     if tokenizer.get_vocab_size() < options.vocabulary:
         raise StageError(
             f"tokens.vocabulary: the text of {options.domain} gives only {tokenizer.get_vocab_size()} entries, "
@@ -89,9 +97,13 @@ def tokenize(
     encoder = PreTrainedTokenizerFast.from_pretrained(tokenizer)
     before, after = separators(encoder)
     dtype = np.dtype(np.uint16 if len(encoder) <= 2**16 else np.uint32)
+    held_out = split == "validation"
+    hosts: list[str] = []
+    pairs = documents(shards, options.urls)
+    texts = note_hosts(pairs, hosts) if held_out else (text for text, _ in pairs)
     with spool_folder(output) as folder:
         names = [folder / name for name in ("ids", "sizes", "owners")]
-        count = _spool(documents(shards, options.urls), encoder, before, after, dtype, names)
+        count = _spool(texts, encoder, before, after, dtype, names)
         if not count:
             only = f" whose URL matches {options.urls!r}" if options.urls else ""
             raise StageError(
@@ -100,7 +112,7 @@ def tokenize(
             )
         kinds: tuple[Any, ...] = (dtype, np.uint32, np.int64)
         ids, sizes, owners = (np.memmap(name, kind) for name, kind in zip(names, kinds, strict=True))
-        fill = separator_id(encoder) if split == "validation" else None
+        fill = separator_id(encoder) if held_out else None
         kept = write_rows(
             output,
             ids,
@@ -119,7 +131,7 @@ def tokenize(
                 "domain": Path(output).parent.name,
                 "language": options.language,
                 "split": split,
-                **({"sites": count_sites(shards, options.urls)} if split == "validation" else {}),
+                **({"sites": count_sites(hosts)} if held_out else {}),
             },
         )
         write_json(
@@ -167,10 +179,10 @@ def check_tokenizer(rows: Rows, backbone: str) -> None:
 
 def separator_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that stands between documents: end of text, or else beginning of text."""
-    found = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
-    if found is None:
+    token = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
+    if token is None:
         raise StageError("the tokenizer has neither an end nor a beginning token to put between documents")
-    return int(found)
+    return int(token)
 
 
 def separators(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

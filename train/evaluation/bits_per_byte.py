@@ -24,8 +24,8 @@ def score_rows(
 ) -> dict[str, float]:
     """NLL of `limit` rows, evenly spread (None: all): `nats`, `tokens`, `bytes`, `nats_per_token` and `bpb`.
 
-    METHOD, Measures: bpb = total nats / ln 2 / UTF-8 bytes. Special tokens are not scored. `bpb_low` and
-    `bpb_high` are its 95% interval (bootstrap()). Ranks share the rows, and each returns the whole.
+    docs/method.md, Bits per byte: bpb = total nats / ln 2 / UTF-8 bytes. Special tokens are not scored. `bpb_low`
+    and `bpb_high` are its 95% interval (bootstrap()). Ranks share the rows, and each returns the whole.
     """
     count = min(limit or len(rows), len(rows))
     chosen = np.arange(count) * len(rows) // count

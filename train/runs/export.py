@@ -13,7 +13,7 @@ from models.extend import ExtendError
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder, read_json
 from train.runs.backbone import origin
-from train.runs.load import additions, load_for, pick_device
+from train.runs.load import load_for, pick_device, saved_extensions
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def save(run: str, backbone: str | None, output: str) -> None:
 
     Raises StageError where the run is not finished or does not fit the backbone.
     """
-    added = additions(run)
+    added = saved_extensions(run)
     path = backbone or backbone_of(run)
     model, known = load_for(path, pick_device("cpu"), dtype=COMPUTE), origin(path)
     with atomic_folder(output) as folder:
@@ -40,7 +40,7 @@ def export_run(run: str, backbone: str | None, evaluations: list[str], output: s
 
     evaluations: the backbone's and the run's (evaluate), for the card. Raises StageError as `save` does.
     """
-    added = additions(run)
+    added = saved_extensions(run)
     path = backbone or backbone_of(run)
     model, known = load_for(path, pick_device("cpu"), dtype=COMPUTE), origin(path)
     try:
@@ -51,8 +51,8 @@ def export_run(run: str, backbone: str | None, evaluations: list[str], output: s
     card = Card(name, known["source"], known["revision"], added, _measures(evaluations))
     with atomic_folder(output) as folder:
         plain = export(model, load_tokenizer(path), folder, card)
-    how = "" if plain else ", trust_remote_code=True"
-    log.info("%s: load it with AutoModelForCausalLM.from_pretrained(%r%s)", output, output, how)
+    trust = "" if plain else ", trust_remote_code=True"
+    log.info("%s: load it with AutoModelForCausalLM.from_pretrained(%r%s)", output, output, trust)
 
 
 def backbone_of(run: str) -> str:

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from models.adapter import Addition, attach
+from models.adapter import SavedExtension, attach
 from models.backbone import attention_on, compute_dtype, load_backbone
 from models.extend import ExtendError, Extension, extend
 from pipeline.common.config import read
@@ -46,12 +46,12 @@ def load_for(backbone: str, device: torch.device, stays: bool = False, dtype: to
 def extend_for(model: Any, options: Run) -> Extension:
     """Extend the model in place as a run says. Raises StageError where its layers are not understood."""
     try:
-        return extend(model, **how(options))
+        return extend(model, **extend_options(options))
     except ExtendError as error:
         raise StageError(str(error)) from None
 
 
-def how(options: Run) -> dict[str, Any]:
+def extend_options(options: Run) -> dict[str, Any]:
     """The arguments of models.extend.extend() that a run's options give."""
     names = ("method", "fraction", "gate", "gate_bias", "init", "placement", "seed")
     return {name: getattr(options, name) for name in names}
@@ -66,14 +66,14 @@ def load_run(backbone: str, run_folder: str | None, device: torch.device, stays:
     """
     model = load_for(backbone, device, stays)
     try:
-        attach(model, additions(run_folder) if run_folder is not None else [], compute_dtype(device))
+        attach(model, saved_extensions(run_folder) if run_folder is not None else [], compute_dtype(device))
     except ExtendError as error:
         raise StageError(f"{run_folder}: does not fit the backbone {backbone}: {error}") from None
     return model
 
 
-def additions(run_folder: str | Path) -> list[Addition]:
-    """What the run added, and before it what the runs added that it goes on from.
+def saved_extensions(run_folder: str | Path) -> list[SavedExtension]:
+    """What the run added to the backbone, behind what was added by the runs that it goes on from.
 
     Raises StageError where a folder is not a finished run's.
     """
@@ -81,12 +81,13 @@ def additions(run_folder: str | Path) -> list[Addition]:
     try:
         run = read_json(folder / "run.json")
         options = read(Run, run["options"], f"{folder}/run.json")
-        state = load_file(folder / "weights.safetensors")
+        weights = load_file(folder / "weights.safetensors")
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise StageError(f"{folder}: not a finished run ({error}); train it with `extend`") from None
     training = {key: value for key, value in run.items() if key not in ("languages", "backbone")}
-    own = Addition(how(options), state, {"languages": run.get("languages"), "training": training})
-    return [*(additions(base_folder(folder, options.base)) if options.base else []), own]
+    about = {"languages": run.get("languages"), "training": training}
+    own = SavedExtension(extend_options(options), weights, about)
+    return [*(saved_extensions(base_folder(folder, options.base)) if options.base else []), own]
 
 
 def base_folder(folder: Path, base: str) -> Path:

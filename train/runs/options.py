@@ -82,7 +82,7 @@ METHODS = ("finetune", "lora", "adapter", "neutral")
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Training):
-    """One extension of the backbone: a method and its training (paper, sections 3 and 4)."""
+    """One extension of the backbone: a method and its training: docs/method.md (paper, sections 3 and 4)."""
 
     method: str = option("neutral", "what is trained", choices=METHODS)
     fraction: float = option(0.2, "extra weights over the backbone's own; not for finetune", low=0.001, high=2)

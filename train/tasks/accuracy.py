@@ -2,7 +2,7 @@
 
 An answer's score is its log-likelihood as it is (raw), per character, byte or token, or minus that behind the
 unconditional prompt (pmi: pointwise mutual information). Characters and bytes count the space before it, as OLMES
-does. METHOD, Measures.
+does. docs/method.md, Multiple choice.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Multiple-choice tasks: a YAML file each says where the questions are and how they are put; this reads it.
 
 A question becomes a context (the shots, then the prompt) and its answers, each behind a space, to be scored as
-continuations (cloze). METHOD, Measures; recipes of OLMES (Gu et al. 2024).
+continuations (cloze). docs/method.md, Multiple choice; recipes of OLMES (Gu et al. 2024).
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from models.backbone import compute
-from models.block import Context, MicroBatch, Statistics
+from models.block import Context
 from models.cost import flops_per_token, peak_flops
 from models.extend import decoder_layers
 from models.loss import sum_nll
@@ -45,8 +46,8 @@ EXPLODED = 3.0
 
 
 @dataclass(frozen=True)
-class Task:
-    """All that a training needs. `old` is None in pretraining; `context` is None without blocks."""
+class TrainingJob:
+    """All that a training needs. `old` is None in pretraining; `context` is that of the trained blocks."""
 
     title: str
     model: Any
@@ -57,41 +58,41 @@ class Task:
     checkpoints: str
     identity: str
     device: torch.device
-    context: Context | None = None
+    context: Context = field(default_factory=Context)
 
 
-def train(task: Task) -> checkpoint.State:
+def train(job: TrainingJob) -> checkpoint.State:
     """Train to the last step, from the newest checkpoint if there is one. Returns the metrics and times.
 
     Metrics: a line for each step and one for each evaluation (step 0, every evaluate_every, the last); they
     also stand in the folder of the checkpoints while it trains. Raises StageError where the loss or its
     gradient is not a finite number, where the loss explodes, and where memory runs out.
     """
-    options = task.options
-    set_up_layers(task)
-    optimizer = make_optimizer(task.model, options)
-    state = checkpoint.resume(task.checkpoints, task.identity, task.model, optimizer)
-    with memory_advice(options, task.device, state.step):
+    options = job.options
+    set_up_layers(job)
+    optimizer = make_optimizer(job.model, options)
+    state = checkpoint.resume(job.checkpoints, job.identity, job.model, optimizer)
+    with memory_advice(options, job.device, state.step):
         if state.alpha is None:
-            state.alpha = find_alpha(task)
+            state.alpha = find_alpha(job)
         if not state.metrics:
-            state.metrics.append(evaluate(task, 0))
-    flops, peak = flops_per_token(task.model, task.new.row_tokens), peak_flops(task.device)
-    stream = batches(state.step, options, task.old, task.new, rank(), world())
+            state.metrics.append(evaluate(job, 0))
+    flops, peak = flops_per_token(job.model, job.new.row_tokens), peak_flops(job.device)
+    stream = batches(state.step, options, job.old, job.new, rank(), world())
     with (
-        progress(options.steps, task.title, "steps", done=state.step, quiet=rank() > 0) as bar,
-        metrics_log(task.checkpoints, state.metrics) if rank() == 0 else nullcontext(lambda line: None) as tell,
-        memory_advice(options, task.device, state.step),
+        progress(options.steps, job.title, "steps", done=state.step, quiet=rank() > 0) as bar,
+        metrics_log(job.checkpoints, state.metrics) if rank() == 0 else nullcontext(lambda line: None) as tell,
+        memory_advice(options, job.device, state.step),
     ):
         while state.step < options.steps and not is_flat(state.metrics, options):
             started = time.perf_counter()
             batch = next(stream)
             waited = time.perf_counter() - started
-            record = take_step(task, optimizer, batch, state)
+            record = take_step(job, optimizer, batch, state)
             elapsed = time.perf_counter() - started
             state.step += 1
             state.seconds += elapsed
-            speed = options.batch_rows * task.new.row_tokens / elapsed
+            speed = options.batch_rows * job.new.row_tokens / elapsed
             record |= {"tokens_per_s": round(speed), "waiting": round(waited / elapsed, 5)}
             if peak:
                 record["mfu"] = speed * flops / (peak * world())
@@ -99,22 +100,22 @@ def train(task: Task) -> checkpoint.State:
             bar.set_postfix_str(f"loss {record['loss']:.3f}", refresh=False)
             bar.update(1)
             if state.step % options.evaluate_every == 0 or state.step == options.steps:
-                lines.append(evaluate(task, state.step))
+                lines.append(evaluate(job, state.step))
             for line in lines:
                 tell(line)
             state.metrics += lines
             if state.step % options.checkpoint_every == 0 and state.step < options.steps:
-                checkpoint.save(task.checkpoints, task.identity, task.model, optimizer, state)
+                checkpoint.save(job.checkpoints, job.identity, job.model, optimizer, state)
     return state
 
 
-def set_up_layers(task: Task) -> None:
+def set_up_layers(job: TrainingJob) -> None:
     """Recompute, compile and shard the decoder layers, as the options say."""
-    options, layers = task.options, decoder_layers(task.model)
+    options, layers = job.options, decoder_layers(job.model)
     if options.activation_checkpointing:
         # It has another name in newer versions of transformers. The re-entrant kind needs an input with a
         # gradient, which the first frozen layer has not.
-        model = task.model
+        model = job.model
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     if options.compile:
@@ -126,27 +127,29 @@ def set_up_layers(task: Task) -> None:
         for layer in layers:
             layer.compile()
     if isinstance(options, Run) and options.shard:
-        shard(task.model, layers, task.device)
+        shard(job.model, layers, job.device)
 
 
 # A step -------------------------------------------------------------------------------------------
 
 
 def take_step(
-    task: Task, optimizer: torch.optim.Optimizer, batch: Batch, state: checkpoint.State
+    job: TrainingJob, optimizer: torch.optim.Optimizer, batch: Batch, state: checkpoint.State
 ) -> dict[str, float]:
-    """The optimizer step behind `state.step`; returns its line of the metrics."""
-    options, step = task.options, state.step
+    """Gradients of the batch, then one update of the weights; returns the step's line of the metrics.
+
+    Raises StageError as check_loss() does.
+    """
+    options, step = job.options, state.step
+    job.model.train()
+    optimizer.zero_grad(set_to_none=True)
     # For the dropout of backbones that have one: step and rank alone say what is dropped.
     torch.manual_seed((options.seed << 32) + step * world() + rank())
-    optimizer.zero_grad(set_to_none=True)
-    task.model.train()
-    loss, measures = accumulate(task, batch, state.alpha or 0.0, measure=step % STATISTICS_EVERY == 0)
+    loss, measures = accumulate(job, batch, state.alpha or 0.0, measure=step % STATISTICS_EVERY == 0)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     add_gradients(trained)
     norm = clip_gradients(trained, options.clip).item()
-    if not (math.isfinite(norm) and loss <= EXPLODED * math.log(task.new.metadata["vocabulary"])):
-        raise StageError(exploded(options, task.old, task.new, step, loss, norm, task.checkpoints))
+    check_loss(job, step, loss, norm)
     rate = learning_rate(step, options)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -154,32 +157,45 @@ def take_step(
     return {"loss": loss, "lr": rate, "grad_norm": norm, **measures}
 
 
-def accumulate(task: Task, batch: Batch, alpha: float, measure: bool) -> tuple[float, dict[str, float]]:
-    """Add up the gradients of this rank's rows, micro-batch by micro-batch; returns the step's loss and measures.
+def check_loss(job: TrainingJob, step: int, loss: float, norm: float) -> None:
+    """Raises StageError where the loss has exploded, or it or the norm of its gradient is no finite number."""
+    if not (math.isfinite(norm) and loss <= EXPLODED * math.log(job.new.metadata["vocabulary"])):
+        raise StageError(exploded(job.options, job.old, job.new, step, loss, norm, job.checkpoints))
 
-    Every mean is over the whole step and all ranks, so that the size of a micro-batch changes nothing; and
-    micro-batch i of n has rows i, i + n, …, so that n on one rank are one each on n ranks. METHOD, Loss.
+
+def accumulate(job: TrainingJob, batch: Batch, alpha: float, measure: bool) -> tuple[float, dict[str, float]]:
+    """Add up the gradients of this rank's rows, micro-batch by micro-batch.
+
+    Returns the loss of the whole step (nats per token, all ranks) and, with `measure`, what the blocks measured.
+    Every mean is over the whole step and all ranks, so that the size of a micro-batch changes nothing:
+    docs/method.md, Loss.
     """
-    options, length = task.options, task.new.row_tokens
+    options, length = job.options, job.new.row_tokens
     tokens, old_tokens = batch.rows * length, batch.old_rows * length
-    parts = math.ceil(len(batch.tokens_BT1) / options.micro_batch_rows)
-    loss, statistics = torch.zeros((), device=task.device), []
-    l1 = torch.tensor(alpha / old_tokens if old_tokens else 0.0, device=task.device) if alpha else None
-    with plainly(task, measure):
-        for part in range(parts):
-            tokens_BT1 = to_device(batch.tokens_BT1[part::parts], task.device)
-            old_B11 = to_device(batch.draw.is_old[part::parts, None, None].astype(np.float32), task.device)
-            micro = MicroBatch(old_B11, l1, cross_entropy(options) / tokens)
-            if measure and task.context is not None:
-                micro.statistics = Statistics()
-                statistics.append(micro.statistics)
-            with in_flight(task.context, micro):
-                with compute(task.device, task.model):
-                    part_loss = sum_nll(task.model, tokens_BT1, position_BT=positions(task, tokens_BT1)) / tokens
-                part_loss.backward()
-            loss += part_loss.detach()
+    l1 = torch.tensor(alpha / old_tokens if old_tokens else 0.0, device=job.device) if alpha else None
+    loss, statistics = torch.zeros((), device=job.device), []
+    with uncompiled_if(measure, options):
+        for tokens_BT1, old_B11 in micro_batches(job, batch):
+            with job.context.losses(old_B11, l1, beta(options) / tokens, measure) as measured:
+                with compute(job.device, job.model):
+                    part = sum_nll(job.model, tokens_BT1, position_BT=positions(job, tokens_BT1)) / tokens
+                part.backward()
+            loss += part.detach()
+            statistics.append(measured)
     add_over_ranks([loss])
-    return loss.item(), summarise(statistics, old_tokens, tokens - old_tokens, task.model)
+    return loss.item(), summarise(statistics, old_tokens, tokens - old_tokens, job.model)
+
+
+def micro_batches(job: TrainingJob, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+    """tokens_BT1 and old_B11 (1 where a row is of the old domain, else 0) of each micro-batch, on the device.
+
+    Micro-batch i of n has rows i, i + n, and so on, so that n on one rank are one each on n ranks.
+    """
+    count = math.ceil(len(batch.tokens_BT1) / job.options.micro_batch_rows)
+    old_B11 = batch.draw.is_old[:, None, None].astype(np.float32)
+    for first in range(count):
+        part = slice(first, None, count)
+        yield to_device(batch.tokens_BT1[part], job.device), to_device(old_B11[part], job.device)
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
@@ -188,40 +204,27 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def positions(task: Task, tokens_BT1: Tensor) -> Tensor | None:
+def positions(job: TrainingJob, tokens_BT1: Tensor) -> Tensor | None:
     """With mask_documents, each token's position_BT in its document, by which transformers keeps them apart."""
-    if not task.options.mask_documents:
+    if not job.options.mask_documents:
         return None
     tokens_BT = tokens_BT1[:, :-1]
     place_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
-    starts_BT = torch.where(tokens_BT == task.new.metadata["separator"], place_BT, 0)
+    starts_BT = torch.where(tokens_BT == job.new.metadata["separator"], place_BT, 0)
     return place_BT - starts_BT.cummax(1).values
 
 
-def cross_entropy(options: Training) -> float:
-    """beta: of a neutral block only, and of a sigmoid gate only (the block sees to that)."""
+def beta(options: Training) -> float:
+    """Weight of the gates' cross-entropy: of neutral blocks only. That the gate is a sigmoid the block checks."""
     return options.beta if isinstance(options, Run) and options.method == "neutral" else 0.0
 
 
-@contextmanager
-def in_flight(context: Context | None, batch: MicroBatch) -> Iterator[None]:
-    """Blocks know `batch` until its backward pass, and any recomputation in it, is done."""
-    if context is None:
-        yield
-        return
-    context.batch = batch
-    try:
-        yield
-    finally:
-        context.batch = None
+def uncompiled_if(measuring: bool, options: Training) -> AbstractContextManager[Any]:
+    """Compiled layers run uncompiled while they are measured: what measures would need graphs of its own."""
+    return torch.compiler.set_stance("force_eager") if measuring and options.compile else nullcontext()
 
 
-def plainly(task: Task, plain: bool) -> AbstractContextManager[Any]:
-    """Compiled layers run uncompiled where they are measured, which would have to be compiled apart."""
-    return torch.compiler.set_stance("force_eager") if plain and task.options.compile else nullcontext()
-
-
-def find_alpha(task: Task) -> float:
+def find_alpha(job: TrainingJob) -> float:
     """alpha; for `auto` the one at which the l1 gradient is alpha_ratio times as strong as the LM gradient.
 
     Both are norms at the blocks' outputs on old tokens, over the first batches that have some, before the
@@ -229,26 +232,22 @@ def find_alpha(task: Task) -> float:
     numbers is alpha / (N_old L D) or minus that, so that its norm is known: alpha / sqrt(N_old L D).
     Raises StageError where no batch has old tokens.
     """
-    options, model = task.options, task.model
+    options, model = job.options, job.model
     if not isinstance(options, Run) or options.method != "neutral":
         return 0.0
     if not isinstance(options.alpha, str):
         return options.alpha
     config = model.config.get_text_config()
-    lm, l1, found = 0.0, 0.0, 0
+    lm, l1 = 0.0, 0.0
     model.train()
-    for step in range(options.steps):
-        batch = read_batch(step, options, task.old, task.new, rank(), world())
-        if batch.old_rows:
-            torch.manual_seed(options.seed)
-            _, measures = accumulate(task, batch, 1.0, measure=True)
-            model.zero_grad(set_to_none=True)
-            lm += measures["lm_gradient"] ** 2
-            l1 += 1 / (batch.old_rows * task.new.row_tokens * config.num_hidden_layers * config.hidden_size)
-            found += 1
-        if found == ALPHA_BATCHES:
-            break
-    if not found:
+    all_steps = (read_batch(step, options, job.old, job.new, rank(), world()) for step in range(options.steps))
+    for batch in islice((batch for batch in all_steps if batch.old_rows), ALPHA_BATCHES):
+        torch.manual_seed(options.seed)
+        _, measures = accumulate(job, batch, 1.0, measure=True)
+        model.zero_grad(set_to_none=True)
+        lm += measures["lm_gradient"] ** 2
+        l1 += 1 / (batch.old_rows * job.new.row_tokens * config.num_hidden_layers * config.hidden_size)
+    if not l1:
         raise StageError(
             "alpha: auto finds no old-domain row in the whole training; raise old_rate or give a number"
         )
@@ -258,16 +257,16 @@ def find_alpha(task: Task) -> float:
 # Evaluation -------------------------------------------------------------------------------------
 
 
-def evaluate(task: Task, step: int) -> dict[str, Any]:
+def evaluate(job: TrainingJob, step: int) -> dict[str, Any]:
     """A line of the metrics: bits per byte and nats per token on the first rows of each domain."""
-    options = task.options
-    task.model.eval()
-    found = {}
-    with plainly(task, True):
-        for name, rows in task.validations.items():
-            score = score_rows(task.model, rows, options.micro_batch_rows, task.device, options.evaluate_rows)
-            found[name] = {"bpb": score["bpb"], "nats_per_token": score["nats_per_token"]}
-    return {"step": step, "evaluation": found}
+    options = job.options
+    job.model.eval()
+    domains = {}
+    with uncompiled_if(True, options):
+        for name, rows in job.validations.items():
+            score = score_rows(job.model, rows, options.micro_batch_rows, job.device, options.evaluate_rows)
+            domains[name] = {"bpb": score["bpb"], "nats_per_token": score["nats_per_token"]}
+    return {"step": step, "evaluation": domains}
 
 
 def is_flat(metrics: list[dict[str, Any]], options: Training) -> bool:

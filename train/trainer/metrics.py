@@ -65,12 +65,12 @@ def summarise(statistics: list[Statistics], old: int, new: int, model: Any) -> d
     sums = torch.cat([torch.stack(each).double().sum(0) for each in (forward, backward) if each])
     add_over_ranks([sums])
     absolute, gate_old, gate_new, *squares = sums.tolist()
-    found: dict[str, float] = {}
+    measures: dict[str, float] = {}
     if old:
-        found |= {"l1": absolute / (old * layers * size), "gate_old": gate_old / (old * layers)}
+        measures |= {"l1": absolute / (old * layers * size), "gate_old": gate_old / (old * layers)}
     if new:
-        found["gate_new"] = gate_new / (new * layers)
+        measures["gate_new"] = gate_new / (new * layers)
     if squares and old:
         lm, l1 = map(math.sqrt, squares)
-        found |= {"lm_gradient": lm, "l1_gradient": l1, "l1_ratio": l1 / lm if lm else 0.0}
-    return found
+        measures |= {"lm_gradient": lm, "l1_gradient": l1, "l1_ratio": l1 / lm if lm else 0.0}
+    return measures

@@ -36,9 +36,9 @@ def old_rows_before(k: int, rate: Fraction) -> int:
 def mixture(step: int, options: Training, n_old: int, n_new: int, rank: int = 0, world: int = 1) -> Draw:
     """The rows of optimizer step `step` (from 0) for `rank`, of domains with n_old and n_new rows.
 
-    METHOD, Mixture: row k is of the old domain iff floor((k+1) p) > floor(k p), and ranks take k % world.
-    A pure function of its arguments: to resume is to know the step. Raises StageError where a domain that
-    must be drawn from is empty.
+    docs/method.md, Mixture (paper, section 3, "Mixed distribution training"): row k is of the old domain if and
+    only if floor((k+1) p) > floor(k p), and rank r takes the rows with k mod world = r. A pure function of its
+    arguments: to resume is to know the step. Raises StageError where a domain that must be drawn from is empty.
     """
     rate = old_rate(options)
     if (n_old == 0 and rate > 0) or (n_new == 0 and rate < 1):

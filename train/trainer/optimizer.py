@@ -1,4 +1,4 @@
-"""AdamW and the learning rate over the steps. METHOD, Optimisation."""
+"""AdamW and the learning rate over the steps: docs/method.md, Optimisation (paper, 4.1 and Table 9)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_optimizer(model: Any, options: Training) -> torch.optim.Optimizer:
 
 
 def learning_rate(step: int, options: Training) -> float:
-    """Linear warm-up, then a cosine to final_share of the peak at the last step. METHOD, Optimisation."""
+    """Linear warm-up, then a cosine to final_share of the peak at the last step (docs/method.md, Optimisation)."""
     warmup = math.ceil(options.warmup_share * options.steps)
     if step < warmup:
         return options.learning_rate * (step + 1) / warmup

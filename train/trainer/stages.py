@@ -35,7 +35,7 @@ from train.runs.load import extend_for, load_run, pick_device
 from train.runs.options import Pretrain, Run, Training
 from train.trainer import checkpoint
 from train.trainer.decisive import other_options, stops_early
-from train.trainer.loop import Task, train
+from train.trainer.loop import TrainingJob, train
 from train.trainer.metrics import metrics_log
 
 
@@ -64,7 +64,7 @@ def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str
             seed=options.seed,
             attention=attention_on(device),
         ).to(device)
-        task = Task(
+        job = TrainingJob(
             title="pretrain",
             model=model,
             options=options,
@@ -75,14 +75,14 @@ def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str
             identity=identity(options, [train_rows], held_out, model),
             device=device,
         )
-        state = train(task)
+        state = train(job)
         if rank() == 0:
             about = {"options": to_data(options), "parameters": unique_parameters(model), "steps": state.step}
             with atomic_folder(output) as folder:
                 save_backbone(model, encoder, folder)
                 write_metrics(folder, state)
-                write_json(folder / "training.json", about | costs(task, state))
-            shutil.rmtree(task.checkpoints, ignore_errors=True)
+                write_json(folder / "training.json", about | costs(job, state))
+            shutil.rmtree(job.checkpoints, ignore_errors=True)
 
 
 def extend(
@@ -104,7 +104,7 @@ def extend(
         check_vocabulary(model, new, backbone)
         check_tokenizer(new, backbone)
         extension = extend_for(model, options)
-        task = Task(
+        job = TrainingJob(
             title=f"extend {Path(output).name}",
             model=model,
             options=options,
@@ -114,16 +114,16 @@ def extend(
             checkpoints=f"{output}.checkpoints",
             identity=identity(options, [*olds, new], held_out, model),
             device=device,
-            context=extension.context if options.method in ("adapter", "neutral") else None,
+            context=extension.context,
         )
-        state = train(task)
+        state = train(job)
         weights = trained_weights(model)
         if rank() == 0:
             about = {
                 "options": to_data(options),
                 "method": options.method,
                 "backbone": backbone,
-                "languages": {"old": [spoken(rows) for rows in olds], "new": spoken(new)},
+                "languages": {"old": [language_of(rows) for rows in olds], "new": language_of(new)},
                 "backbone_parameters": extension.backbone_parameters,
                 "extra_parameters": extension.extra_parameters,
                 "true_fraction": extension.fraction,
@@ -134,8 +134,8 @@ def extend(
                 save_file(weights, folder / "weights.safetensors")
                 make_readable(folder)
                 write_metrics(folder, state)
-                write_json(folder / "run.json", about | costs(task, state))
-            shutil.rmtree(task.checkpoints, ignore_errors=True)
+                write_json(folder / "run.json", about | costs(job, state))
+            shutil.rmtree(job.checkpoints, ignore_errors=True)
 
 
 # Before the training ------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def identity(options: Training, rows: list[Rows], watched: dict[str, Rows], mode
 # After the training -------------------------------------------------------------------------------
 
 
-def costs(task: Task, state: checkpoint.State) -> dict[str, Any]:
+def costs(task: TrainingJob, state: checkpoint.State) -> dict[str, Any]:
     """What the training took, and on what; seconds of the steps alone, summed over interruptions."""
     packages = ("torch", "transformers", "peft", "safetensors")
     return {
@@ -228,7 +228,7 @@ def peak_memory_mib(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10
 
 
-def spoken(rows: Rows) -> str:
+def language_of(rows: Rows) -> str:
     """The language of the rows, or of older files the domain."""
     return str(rows.metadata.get("language", rows.metadata["domain"]))
 

@@ -74,9 +74,9 @@ def test_a_text_is_evaluated_with_an_interval(backbone: str, tmp_path: Path) -> 
         options = Evaluate(device="cpu", prompts=[])
         rows = [f"many={texts}", f"one={tmp_path}/5.txt"]
         evaluate(options, backbone, None, rows, str(tmp_path / f"{name}.json"), None)
-    found = json.loads((tmp_path / "a.json").read_text())["domains"]
-    assert found["many"]["bpb_low"] < found["many"]["bpb"] < found["many"]["bpb_high"]
-    assert found["one"]["bpb_low"] == pytest.approx(found["one"]["bpb"]) == found["one"]["bpb_high"]
+    domains = json.loads((tmp_path / "a.json").read_text())["domains"]
+    assert domains["many"]["bpb_low"] < domains["many"]["bpb"] < domains["many"]["bpb_high"]
+    assert domains["one"]["bpb_low"] == pytest.approx(domains["one"]["bpb"]) == domains["one"]["bpb_high"]
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 

@@ -1,3 +1,4 @@
+import base64
 import json
 import tempfile
 from pathlib import Path
@@ -92,6 +93,7 @@ def test_unfinished_training_rows_are_left_out_and_counted(tokenizer):
 def test_urls_choose_the_documents(tokenizer):
     rows, _, _ = rows_of(["a" * 40, "b" * 40], tokenizer, split="validation", urls=r"//a\.")
     assert rows.metadata["documents"] == 1
+    assert rows.metadata["sites"] == {"names": ["a.example"], "documents": base64.b64encode(bytes(1)).decode()}
     with pytest.raises(StageError, match=r"no en document whose URL matches 'nowhere' in the validation split"):
         rows_of(["a" * 40], tokenizer, split="validation", urls="nowhere")
 

@@ -74,11 +74,11 @@ def test_a_gguf_file_is_dequantised_once(tmp_path):
     fetch_backbone(str(tmp_path / "tiny.gguf"), None, "downloads", str(tmp_path / "copy"))
     assert "quantization" not in (tmp_path / "copy" / "config.json").read_text()
     assert origin(str(tmp_path / "copy")) == {"source": str(tmp_path / "tiny.gguf"), "revision": None}
-    found = load_backbone(str(tmp_path / "copy"))
-    assert {parameter.dtype for parameter in found.parameters()} == {torch.bfloat16}
+    loaded = load_backbone(str(tmp_path / "copy"))
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
     for name, weight in model.state_dict().items():
         largest = weight.abs().max()
-        assert (found.state_dict()[name].float() - weight).abs().max() < 0.01 * largest, name
+        assert (loaded.state_dict()[name].float() - weight).abs().max() < 0.01 * largest, name
     with pytest.raises(StageError, match="no such file"):
         fetch_backbone(str(tmp_path / "none.gguf"), None, "downloads", str(tmp_path / "copy"))
     content = (tmp_path / "tiny.gguf").read_bytes()

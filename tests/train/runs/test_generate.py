@@ -65,14 +65,14 @@ def test_models_write_side_by_side(world: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_draws_follow_the_seed(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = []
+    printed = []
     for seed in (1, 1, 2):
         words = (
             f"generate --model {world}/backbone --temperature 1.5 --tokens 12 --device cpu --seed {seed} --prompt"
         )
         assert shell(words, "5 6") == 0
-        found.append(capsys.readouterr().out)
-    assert found[0] == found[1] != found[2]
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != printed[2]
 
 
 def test_an_export_writes_what_its_run_writes(

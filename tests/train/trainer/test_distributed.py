@@ -15,7 +15,7 @@ from models.backbone import create_llama
 from models.extend import extend
 from train.data.rows import join_rows, open_rows
 from train.runs.options import Run
-from train.trainer.loop import Task, train
+from train.trainer.loop import TrainingJob, train
 
 OPTIONS = {"learning_rate": 1e-2, "steps": 6, "batch_rows": 8, "threads": 1, "device": "cpu", "old_rate": 0.3}
 CASES = {
@@ -61,8 +61,9 @@ def trained(folder: str, name: str, **changes) -> None:
     extension = extend(model, options.method, gate=options.gate)
     label = f"{name}-resumed" if resumed else f"{name}-{world()}"
     held, checkpoints = {"en": old}, f"{folder}/{'one' if resumed else label}.checkpoints"
-    context = extension.context if options.method == "neutral" else None
-    state = train(Task(name, model, options, old, new, held, checkpoints, "same", torch.device("cpu"), context))
+    cpu = torch.device("cpu")
+    job = TrainingJob(name, model, options, old, new, held, checkpoints, "same", cpu, extension.context)
+    state = train(job)
     weights = trained_weights(model)
     if rank() == 0:
         save_file(weights, f"{folder}/{label}.safetensors")

@@ -15,13 +15,13 @@ LINES = [
 def scalars(folder: Path) -> list[tuple[int, str, float]]:
     """What TensorBoard would show: its files are records of length, checksum, event, checksum."""
     (path,) = folder.glob("events.out.tfevents.*")
-    content, place, found = path.read_bytes(), 0, []
+    content, place, scalars = path.read_bytes(), 0, []
     while place < len(content):
         (size,) = struct.unpack_from("<Q", content, place)
         event = Event.FromString(content[place + 12 : place + 12 + size])
-        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+        scalars += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
         place += 16 + size
-    return found
+    return scalars
 
 
 def test_a_log_begun_again_has_each_line_once(tmp_path: Path) -> None:

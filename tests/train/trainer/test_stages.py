@@ -27,7 +27,16 @@ from train.evaluation.bits_per_byte import score_rows
 from train.runs.load import load_run
 from train.runs.options import METHODS, Pretrain, Run
 from train.trainer import checkpoint
-from train.trainer.loop import Task, accumulate, find_alpha, is_flat, positions, set_up_layers, take_step, train
+from train.trainer.loop import (
+    TrainingJob,
+    accumulate,
+    find_alpha,
+    is_flat,
+    positions,
+    set_up_layers,
+    take_step,
+    train,
+)
 from train.trainer.mixture import Batch, Draw, read_batch
 from train.trainer.optimizer import learning_rate, make_optimizer
 from train.trainer.stages import extend, identity, pretrain
@@ -135,7 +144,7 @@ def test_scores_leave_special_tokens_out(world: dict[str, str], tmp_path: Path) 
 # Steps --------------------------------------------------------------------------------------------
 
 
-def small_task(world: dict[str, str], options: Run, folder: Path) -> Task:
+def small_job(world: dict[str, str], options: Run, folder: Path) -> TrainingJob:
     model = create_llama(**SIZES, vocabulary=64, row_tokens=LENGTH)
     extension = extend_model(model, options.method, gate=options.gate)
     torch.manual_seed(3)
@@ -143,17 +152,17 @@ def small_task(world: dict[str, str], options: Run, folder: Path) -> Task:
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.2)
     old, new = open_rows(world["old"]), open_rows(world["new"])
-    return Task("test", model, options, old, new, {}, str(folder), "same", CPU, extension.context)
+    return TrainingJob("test", model, options, old, new, {}, str(folder), "same", CPU, extension.context)
 
 
 def first_batch(world: dict[str, str], options: Run) -> Batch:
     return read_batch(0, options, open_rows(world["old"]), open_rows(world["new"]))
 
 
-def gradient(task: Task, batch: Batch, alpha: float = 1.0) -> tuple[torch.Tensor, float, dict[str, float]]:
-    task.model.zero_grad()
-    loss, measures = accumulate(task, batch, alpha, measure=True)
-    trained = [p.grad.flatten() for p in task.model.parameters() if p.grad is not None]
+def gradient(job: TrainingJob, batch: Batch, alpha: float = 1.0) -> tuple[torch.Tensor, float, dict[str, float]]:
+    job.model.zero_grad()
+    loss, measures = accumulate(job, batch, alpha, measure=True)
+    trained = [p.grad.flatten() for p in job.model.parameters() if p.grad is not None]
     return torch.cat(trained), loss, measures
 
 
@@ -161,7 +170,7 @@ def test_micro_batches_change_nothing(world: dict[str, str], tmp_path: Path) -> 
     results = []
     for size in (8, 3):
         options = run(gate="sigmoid", micro_batch_rows=size, old_rate=0.4)
-        results.append(gradient(small_task(world, options, tmp_path), first_batch(world, options)))
+        results.append(gradient(small_job(world, options, tmp_path), first_batch(world, options)))
     (whole, loss, measures), (parts, part_loss, part_measures) = results
     assert torch.nn.functional.cosine_similarity(whole, parts, 0) > 0.9999
     assert (parts.norm() / whole.norm()).item() == pytest.approx(1, abs=2e-3)
@@ -174,35 +183,35 @@ def test_l1_is_of_old_rows_only(world: dict[str, str], tmp_path: Path) -> None:
     gradients = {}
     for is_old in (False, True):
         for alpha in (0.0, 50.0):
-            task, index = small_task(world, run(), tmp_path), np.arange(8)
-            batch = Batch(Draw(np.full(8, is_old), index), task.new.tokens(index), 8 * is_old, 8)
-            gradients[is_old, alpha] = gradient(task, batch, alpha)[0]
+            job, index = small_job(world, run(), tmp_path), np.arange(8)
+            batch = Batch(Draw(np.full(8, is_old), index), job.new.tokens(index), 8 * is_old, 8)
+            gradients[is_old, alpha] = gradient(job, batch, alpha)[0]
     assert torch.equal(gradients[False, 0.0], gradients[False, 50.0])
     assert not torch.equal(gradients[True, 0.0], gradients[True, 50.0])
 
 
 def test_alpha_auto_gives_the_ratio_asked_for(world: dict[str, str], tmp_path: Path) -> None:
     options = run(alpha="auto", alpha_ratio=0.4, old_rate=0.5)
-    task = small_task(world, options, tmp_path)
-    down = [block.down_proj.weight for block in blocks(task)]
+    job = small_job(world, options, tmp_path)
+    down = [block.down_proj.weight for block in blocks(job)]
     for weight in down:
         torch.nn.init.zeros_(weight)
-    alpha = find_alpha(task)
+    alpha = find_alpha(job)
     assert all(weight.grad is None for weight in down)
     for weight in down:
         torch.nn.init.normal_(weight, std=1e-5)
     ratios = [
-        gradient(task, read_batch(step, options, task.old, task.new), alpha)[2]["l1_ratio"] for step in range(8)
+        gradient(job, read_batch(step, options, job.old, job.new), alpha)[2]["l1_ratio"] for step in range(8)
     ]
     assert np.mean(ratios) == pytest.approx(0.4, rel=0.1)
-    assert find_alpha(replace(task, options=run(alpha="auto", alpha_ratio=0.8, old_rate=0.5))) > 1.9 * alpha
-    assert find_alpha(replace(task, options=run(alpha=3.0))) == 3.0
+    assert find_alpha(replace(job, options=run(alpha="auto", alpha_ratio=0.8, old_rate=0.5))) > 1.9 * alpha
+    assert find_alpha(replace(job, options=run(alpha=3.0))) == 3.0
     with pytest.raises(StageError, match="auto finds no old-domain row"):
-        find_alpha(replace(task, options=run(alpha="auto", old_rate=0.001)))
+        find_alpha(replace(job, options=run(alpha="auto", old_rate=0.001)))
 
 
-def blocks(task: Task) -> list[NeutralBlock]:
-    return [module for module in task.model.modules() if isinstance(module, NeutralBlock)]
+def blocks(job: TrainingJob) -> list[NeutralBlock]:
+    return [module for module in job.model.modules() if isinstance(module, NeutralBlock)]
 
 
 @pytest.mark.parametrize("micro", [8, 3])
@@ -211,19 +220,19 @@ def test_gradient_is_that_of_the_loss_written_down(
     world: dict[str, str], tmp_path: Path, micro: int, recompute: bool
 ) -> None:
     options = run(micro_batch_rows=micro, activation_checkpointing=recompute, old_rate=0.4)
-    task, batch = small_task(world, options, tmp_path), first_batch(world, options)
+    job, batch = small_job(world, options, tmp_path), first_batch(world, options)
     outs: list[torch.Tensor] = []
-    hooks = [block.register_forward_hook(lambda _, __, out: outs.append(out)) for block in blocks(task)]
+    hooks = [block.register_forward_hook(lambda _, __, out: outs.append(out)) for block in blocks(job)]
     old_B11 = torch.from_numpy(batch.draw.is_old).view(-1, 1, 1)
     with compute(CPU):
-        nll = sum_nll(task.model, torch.from_numpy(batch.tokens_BT1)) / (8 * LENGTH)
+        nll = sum_nll(job.model, torch.from_numpy(batch.tokens_BT1)) / (8 * LENGTH)
         l1 = sum((out.float().abs() * old_B11).sum() for out in outs) / (batch.old_rows * LENGTH * 2 * 16)
     (nll + 20.0 * l1).backward()
-    expected = torch.cat([p.grad.flatten() for p in task.model.parameters() if p.grad is not None])
+    expected = torch.cat([p.grad.flatten() for p in job.model.parameters() if p.grad is not None])
     for hook in hooks:
         hook.remove()
-    set_up_layers(task)
-    ours, loss, measures = gradient(task, batch, alpha=20.0)
+    set_up_layers(job)
+    ours, loss, measures = gradient(job, batch, alpha=20.0)
     assert torch.nn.functional.cosine_similarity(ours, expected, 0) > 0.9999
     assert (ours.norm() / expected.norm()).item() == pytest.approx(1, abs=2e-3)
     assert (loss, measures["l1"]) == pytest.approx((nll.item(), l1.item()), rel=2e-3)
@@ -234,13 +243,13 @@ def test_compiled_layers_compute_the_same(
 ) -> None:
     # Traced and differentiated as usual; only the last step, making machine code, would take half a minute.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    found = []
+    results = []
     for compiled in (False, True):
         options = run(compile=compiled, gate="sigmoid", old_rate=0.4, steps=4, checkpoint_every=9)
-        task = small_task(world, options, tmp_path)
-        found.append((train(task).metrics, trainable_state(task.model)))
+        job = small_job(world, options, tmp_path)
+        results.append((train(job).metrics, trainable_state(job.model)))
     torch._dynamo.reset()
-    (plain, expected), (fast, weights) = found
+    (plain, expected), (fast, weights) = results
     assert [line["loss"] for line in fast if "loss" in line] == pytest.approx(
         [line["loss"] for line in plain if "loss" in line], rel=1e-3
     )
@@ -258,15 +267,15 @@ def test_masked_documents_are_apart(world: dict[str, str], tmp_path: Path, atten
     later = (torch.arange(LENGTH) >= 7).float().expand(4, LENGTH)
     nll = {}
     for masked in (False, True):
-        task = replace(small_task(world, run(mask_documents=masked), tmp_path), new=rows)
-        task.model.set_attn_implementation(attention)
-        place = positions(task, tokens)
-        nll[masked] = [sum_nll(task.model, t, later, place).item() for t in (tokens, other)]
+        job = replace(small_job(world, run(mask_documents=masked), tmp_path), new=rows)
+        job.model.set_attn_implementation(attention)
+        place = positions(job, tokens)
+        nll[masked] = [sum_nll(job.model, t, later, place).item() for t in (tokens, other)]
     assert place is not None and place[0].tolist() == [*range(7), *range(LENGTH - 7)]
     assert nll[True][0] == nll[True][1]
     assert nll[False][0] != nll[False][1]
     # The second document alone, from its separator on, has the same loss.
-    alone = sum_nll(task.model, tokens[:, 7:]).item()
+    alone = sum_nll(job.model, tokens[:, 7:]).item()
     assert nll[True][0] == pytest.approx(alone, rel=1e-4)
 
 
@@ -289,17 +298,17 @@ def test_the_curve_is_the_golden_one(world: dict[str, str], tmp_path: Path, name
 
 
 def test_frozen_weights_stay(world: dict[str, str], tmp_path: Path) -> None:
-    task = small_task(world, run(steps=3, checkpoint_every=99), tmp_path)
-    before = {name: weight.detach().clone() for name, weight in task.model.named_parameters()}
-    train(task)
-    moved = {name for name, weight in task.model.named_parameters() if not torch.equal(weight, before[name])}
+    job = small_job(world, run(steps=3, checkpoint_every=99), tmp_path)
+    before = {name: weight.detach().clone() for name, weight in job.model.named_parameters()}
+    train(job)
+    moved = {name for name, weight in job.model.named_parameters() if not torch.equal(weight, before[name])}
     assert moved == {name for name in before if ".block." in name}
 
 
 def test_decay_is_on_matrices_only(world: dict[str, str], tmp_path: Path) -> None:
-    task = small_task(world, run(), tmp_path)
-    names = {id(weight): name for name, weight in task.model.named_parameters()}
-    groups = make_optimizer(task.model, task.options).param_groups
+    job = small_job(world, run(), tmp_path)
+    names = {id(weight): name for name, weight in job.model.named_parameters()}
+    groups = make_optimizer(job.model, job.options).param_groups
     decays = {
         names[id(weight)].split("block.")[1]: group["weight_decay"]
         for group in groups
@@ -341,17 +350,17 @@ def test_early_stop_is_a_whole_backbone(world: dict[str, str], tmp_path: Path) -
 def test_a_loss_that_is_no_number_names_step_documents_and_checkpoint(
     world: dict[str, str], tmp_path: Path
 ) -> None:
-    task = small_task(world, run(learning_rate=1e30, checkpoint_every=1), tmp_path)
+    job = small_job(world, run(learning_rate=1e30, checkpoint_every=1), tmp_path)
     with pytest.raises(StageError, match=r"step 2: the loss is .*documents \[.*last good checkpoint: .*000001"):
-        train(task)
+        train(job)
 
 
 def test_a_loss_that_explodes_stops_the_training(world: dict[str, str], tmp_path: Path) -> None:
-    task = small_task(world, run("finetune", learning_rate=5.0, clip=0.0, steps=60), tmp_path)
+    job = small_job(world, run("finetune", learning_rate=5.0, clip=0.0, steps=60), tmp_path)
     with pytest.raises(
         StageError, match=r"step \d+: the loss is (1[2-9]|[2-9]\d|\d\d\d+)\.\d.*lower learning_rate"
     ):
-        train(task)
+        train(job)
 
 
 def test_running_out_of_memory_says_what_to_turn(
@@ -360,13 +369,13 @@ def test_running_out_of_memory_says_what_to_turn(
     def greedy(*_: Any, **__: Any) -> torch.Tensor:
         return torch.empty(2**50)
 
-    task = small_task(world, run(micro_batch_rows=4), tmp_path)
+    job = small_job(world, run(micro_batch_rows=4), tmp_path)
     monkeypatch.setattr("train.trainer.loop.sum_nll", greedy)
     with pytest.raises(StageError, match=r"lower micro_batch_rows \(now 4.*activation_checkpointing.*torchrun"):
-        train(task)
+        train(job)
     monkeypatch.setattr("train.trainer.loop.sum_nll", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        train(task)
+        train(job)
 
 
 def test_what_decides_nothing_leaves_a_checkpoint_valid(world: dict[str, str]) -> None:
@@ -417,10 +426,10 @@ from train.trainer import loop, stages
 from train.runs.options import Pretrain, Run
 stage, options, arguments, kill_at = json.loads(sys.argv[1])
 take_step = loop.take_step
-def take_step_or_die(task, optimizer, batch, state):
+def take_step_or_die(job, optimizer, batch, state):
     if state.step == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
-    return take_step(task, optimizer, batch, state)
+    return take_step(job, optimizer, batch, state)
 loop.take_step = take_step_or_die
 getattr(stages, stage)({"extend": Run, "pretrain": Pretrain}[stage](**options), *arguments)
 """
@@ -439,24 +448,24 @@ def test_stopped_at_any_step_it_ends_in_the_same_bits(
 ) -> None:
     """Between steps only the disk counts, so that an exception is as good as a kill, and quicker."""
     options = run(method, alpha="auto", steps=7, checkpoint_every=3, activation_checkpointing=True, old_rate=0.3)
-    whole = small_task(world, options, tmp_path / "whole")
+    whole = small_job(world, options, tmp_path / "whole")
     expected = train(whole)
 
-    def stop(task: Task, optimizer: Any, batch: Batch, state: checkpoint.State) -> dict[str, float]:
+    def stop(job: TrainingJob, optimizer: Any, batch: Batch, state: checkpoint.State) -> dict[str, float]:
         if state.step == stop_at:
             raise KeyboardInterrupt
-        return take_step(task, optimizer, batch, state)
+        return take_step(job, optimizer, batch, state)
 
     for stop_at in range(options.steps):
         folder = tmp_path / str(stop_at)
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr("train.trainer.loop.take_step", stop)
-            train(small_task(world, options, folder))
-        task = small_task(world, options, folder)
-        state = train(task)
+            train(small_job(world, options, folder))
+        job = small_job(world, options, folder)
+        state = train(job)
         assert state.alpha == expected.alpha
         assert [line.get("loss") for line in state.metrics] == [line.get("loss") for line in expected.metrics]
-        weights = zip(trainable_state(task.model).values(), trainable_state(whole.model).values(), strict=True)
+        weights = zip(trainable_state(job.model).values(), trainable_state(whole.model).values(), strict=True)
         assert all(torch.equal(ours, theirs) for ours, theirs in weights)
 
 
@@ -483,40 +492,40 @@ def test_killed_and_started_again_gives_the_same_bits(world: dict[str, str], tmp
     assert losses[0] == losses[1]
 
 
-def saved(world: dict[str, str], folder: Path, steps: int = 6) -> Task:
-    task = small_task(world, run(steps=steps, checkpoint_every=2), folder)
-    train(task)
-    return task
+def saved(world: dict[str, str], folder: Path, steps: int = 6) -> TrainingJob:
+    job = small_job(world, run(steps=steps, checkpoint_every=2), folder)
+    train(job)
+    return job
 
 
 def test_damaged_checkpoint_falls_back_to_the_one_before(
     world: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    task = saved(world, tmp_path, steps=7)
+    job = saved(world, tmp_path, steps=7)
     newest = checkpoint.newest(tmp_path)
     assert newest is not None and newest.name == "step-000006.safetensors"
     content = newest.read_bytes()
     flipped = content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]
     for damage in (content[: len(content) // 2], flipped, b""):
         newest.write_bytes(damage)
-        state = checkpoint.resume(tmp_path, "same", task.model, make_optimizer(task.model, task.options))
+        state = checkpoint.resume(tmp_path, "same", job.model, make_optimizer(job.model, job.options))
         assert state.step == 4
         assert "is damaged" in caplog.text
         caplog.clear()
     newest.write_bytes(content)
-    assert checkpoint.resume(tmp_path, "same", task.model, make_optimizer(task.model, task.options)).step == 6
+    assert checkpoint.resume(tmp_path, "same", job.model, make_optimizer(job.model, job.options)).step == 6
 
 
 def test_checkpoint_of_other_inputs_is_ignored(
     world: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    task = saved(world, tmp_path)
-    before = [p.detach().clone() for p in task.model.parameters()]
-    state = checkpoint.resume(tmp_path, "other", task.model, make_optimizer(task.model, task.options))
+    job = saved(world, tmp_path)
+    before = [p.detach().clone() for p in job.model.parameters()]
+    state = checkpoint.resume(tmp_path, "other", job.model, make_optimizer(job.model, job.options))
     assert (state.step, state.metrics) == (0, [])
     assert "of other options or inputs; ignored" in caplog.text
-    assert all(torch.equal(a, b) for a, b in zip(before, task.model.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, job.model.parameters(), strict=True))
 
 
 def test_only_the_newest_checkpoints_are_kept(world: dict[str, str], tmp_path: Path) -> None:
