@@ -39,7 +39,8 @@ def map_items(
 
     Without a scheduler's address this starts a local cluster of `workers` processes, or just loops where
     one worker or one item needs no cluster. This process is the first worker, which works while the others
-    start. The work must not depend on who does it, so that the bytes written are the same either way.
+    start. The work must not depend on who does it, so that the bytes written are the same either way. What is the
+    same for all items goes into `function` by functools.partial.
     """
     if scheduler is None and min(workers, len(items)) <= 1:
         results = []

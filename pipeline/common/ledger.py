@@ -47,6 +47,11 @@ class Ledger:
         """Lost to damage: what should have been read, and could not be."""
         _add(self.failed.setdefault(reason, dict.fromkeys(UNITS, 0)), counts)
 
+    def fail_unread(self, reason: str, **counts: int) -> None:
+        """What could not even be read, such as a file that was not fetched: it enters and fails at once."""
+        self.enter(**counts)
+        self.fail(reason, **counts)
+
     def sample(self, reason: str, url: str, text: str) -> None:
         """Keep the first few texts of each reason for people to look at; `reason` may be 'kept'."""
         samples = self.samples.setdefault(reason, [])

@@ -21,6 +21,7 @@ import json
 import shutil
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -123,36 +124,48 @@ def reduce_hashes(
     for path in (*hashes, *options.against):
         _check_keys(options, path)
     size = sum(len(_map_file(path)) for path in (*hashes, *options.against))
-    buckets = -(-size // HASHES_PER_BUCKET) or 1
+    count = -(-size // HASHES_PER_BUCKET) or 1
     # The bounds are Python integers, since the last is 2**64.
-    bounds = [(bucket << 64) // buckets for bucket in range(buckets + 1)]
+    bounds = [(number << 64) // count for number in range(count + 1)]
     parts = Path(index + ".parts")
     shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir(parents=True)
-    jobs = [
-        (hashes, options.against, low, high, str(parts / f"{bucket:05d}"))
-        for bucket, (low, high) in enumerate(itertools.pairwise(bounds))
+    buckets = [
+        Bucket(low, high, parts / f"{number:05d}.verdicts.npy", parts / f"{number:05d}.unique.npy")
+        for number, (low, high) in enumerate(itertools.pairwise(bounds))
     ]
-    ends = map_items(_reduce_bucket, jobs, workers, scheduler, "reduce", "buckets")
-    found = [np.load(job[4] + ".found.npy", mmap_mode="r") for job in jobs]
+    reduce_one = functools.partial(_reduce_bucket, hashes, options.against)
+    ends = map_items(reduce_one, buckets, workers, scheduler, "reduce", "buckets")
+    verdicts = [np.load(bucket.verdicts, mmap_mode="r") for bucket in buckets]
     for position, path in enumerate(hashes):
         # The buckets of a hash file, one after the other, are the file.
-        own = [f[end[position] : end[position + 1]] for f, end in zip(found, ends, strict=True)]
+        own = [v[end[position] : end[position + 1]] for v, end in zip(verdicts, ends, strict=True)]
         # Mapped one at a time, so that the process holds no more pages of a large crawl than of a small one.
         _write_verdicts(str(Path(output, Path(path).name)), _map_file(path), np.concatenate(own))
     schema = stamp(INDEX_SCHEMA, "dedup-reduce", {"normalize": options.normalize})
-    unique = (pa.record_batch([np.load(job[4] + ".unique.npy")], schema=INDEX_SCHEMA) for job in jobs)
+    unique = (pa.record_batch([np.load(bucket.unique)], schema=INDEX_SCHEMA) for bucket in buckets)
     write_batches(index, schema, unique, compression=None)
     shutil.rmtree(parts)
 
 
-def _reduce_bucket(job: tuple[list[str], list[str], int, int, str]) -> np.ndarray:
-    """Writes what became of the bucket's hashes, in the order of the files, and its index; returns where each
-    file ends."""
-    paths, against, low, high, part = job
-    runs = [_slice(path, low, high) for path in paths]
-    hashes = np.concatenate(runs)
-    ends = np.cumsum([0, *map(len, runs)])
+@dataclass(frozen=True)
+class Bucket:
+    """The hashes from `low` up to, without, `high`, and the files for what `_reduce_bucket` says of them."""
+
+    low: int
+    high: int
+    verdicts: Path  # uint8[hashes of all files, in their order]: FIRST, EARLIER or LATER
+    unique: Path  # uint64[different hashes], ascending
+
+
+def _reduce_bucket(paths: list[str], against: list[str], bucket: Bucket) -> np.ndarray:
+    """Write the two files of a bucket of the hash files `paths`.
+
+    Returns int64[files + 1]: where the verdicts of each hash file begin, and where the last one's end.
+    """
+    parts = [_slice(path, bucket.low, bucket.high) for path in paths]
+    hashes = np.concatenate(parts)
+    ends = np.cumsum([0, *map(len, parts)])
     # Timsort merges the sorted runs; it is stable, so that of equal hashes the earliest comes first.
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
@@ -161,11 +174,11 @@ def _reduce_bucket(job: tuple[list[str], list[str], int, int, str]) -> np.ndarra
     unique = ordered[new]
     seen = np.zeros(len(unique), bool)
     for path in against:
-        seen |= _contains(_slice(path, low, high), unique)
-    found = np.full(len(hashes), LATER, np.uint8)
-    found[order[new]] = np.where(seen, EARLIER, FIRST)
-    np.save(part + ".found.npy", found)
-    np.save(part + ".unique.npy", unique)
+        seen |= _contains(_slice(path, bucket.low, bucket.high), unique)
+    verdicts = np.full(len(hashes), LATER, np.uint8)
+    verdicts[order[new]] = np.where(seen, EARLIER, FIRST)
+    np.save(bucket.verdicts, verdicts)
+    np.save(bucket.unique, unique)
     return ends
 
 
@@ -211,10 +224,11 @@ def _check_keys(options: Dedup, path: str) -> None:
         )
 
 
-def _write_verdicts(path: str, table: pa.Table, found: np.ndarray) -> None:
-    verdicts = np.full(int(table.schema.metadata[b"paragraphs"]), LATER, np.uint8)
-    verdicts[table.column("place").to_numpy()] = found
-    batch = pa.record_batch([verdicts == LATER, verdicts == EARLIER], schema=VERDICT_SCHEMA)
+def _write_verdicts(path: str, table: pa.Table, verdicts: np.ndarray) -> None:
+    """Write a row for each paragraph of a hash file, from the verdicts on its different hashes."""
+    by_paragraph = np.full(int(table.schema.metadata[b"paragraphs"]), LATER, np.uint8)
+    by_paragraph[table.column("place").to_numpy()] = verdicts
+    batch = pa.record_batch([by_paragraph == LATER, by_paragraph == EARLIER], schema=VERDICT_SCHEMA)
     write_batches(path, VERDICT_SCHEMA, [batch])
 
 

@@ -26,7 +26,22 @@ def split_of(text: str, validation_share: float) -> str:
 
 
 def shard_path(corpus: str | Path, language: str, split: str, name: str) -> Path:
+    """The file of a shard; `shard_parts` takes the path apart again.
+
+    >>> shard_path("corpus", "fr", "train", "00000").as_posix()
+    'corpus/fr/train-00000.arrow'
+    """
     return Path(corpus) / language / f"{split}-{name}.arrow"
+
+
+def shard_parts(path: str | Path) -> tuple[str, str, str]:
+    """(language, split, name) of a path that `shard_path` made.
+
+    >>> shard_parts("corpus/fr/train-00000.arrow")
+    ('fr', 'train', '00000')
+    """
+    split, _, name = Path(path).stem.partition("-")
+    return Path(path).parent.name, split, name
 
 
 def write_shards(

@@ -65,13 +65,22 @@ def fetch_files(sources: list[str], output: str, cache: str, cache_gb: int, conn
         output,
         [{"file": names[url], "source": source_name(url)} for url, error in missing.items() if not error],
         [
-            {"reason": f"fetch_http_{error.status}", "source": source_name(url), "documents": 1, "bytes": 0}
+            {"reason": reason_of(error), "source": source_name(url), "documents": 1, "bytes": 0}
             for url, error in missing.items()
             if error
         ],
     )
     if keep:
         trim(keep, parts, cache_gb * 10**9)
+
+
+def reason_of(error: FetchError) -> str:
+    """The reason in the ledger for what a server does not have.
+
+    >>> reason_of(FetchError("https://a.example/x: it does not exist", 404))
+    'fetch_http_404'
+    """
+    return f"fetch_http_{error.status}"
 
 
 def side_by_side(

@@ -1,4 +1,4 @@
-"""Folders of fetched files, and where what is in them comes from.
+"""The files that a job reads: local ones, and those of fetched folders, with where each comes from.
 
 A folder holds its files and `fetched.json`: the name of each and its source, and what could not be fetched, by
 reason. A WARC made of single records has an Arrow file beside it that says for each record where it comes from.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import xxhash
 
 from pipeline.common.files import read_arrow, read_json, write_batches, write_json
 
@@ -19,6 +21,45 @@ LIST = "fetched.json"
 ORIGIN_SCHEMA = pa.schema(
     [("offset", pa.int64()), ("warc", pa.dictionary(pa.int32(), pa.string())), ("warc_offset", pa.int64())]
 )
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file to read, and what provenance calls it: `source`, or for each of its records what `origins` says.
+
+    `unique_name` is its name with a hash of where it comes from, for what is made of it: files from several places
+    may have one name.
+    """
+
+    path: str
+    source: str
+    unique_name: str
+    origins: str | None = None  # path of the Arrow file with the origins of its records
+
+
+def input_files(paths: list[str]) -> tuple[list[InputFile], list[dict[str, Any]]]:
+    """The files that `paths` name, those of fetched folders in their place, and what could not be fetched.
+
+    A failure is {reason, documents, bytes}, as `finish_folder` was given it.
+    """
+    files: list[InputFile] = []
+    failures: list[dict[str, Any]] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            files.append(InputFile(str(path), path.name, unique_name(path.name, str(path))))
+            continue
+        listed, not_fetched = read_folder(path)
+        failures += not_fetched
+        for entry in listed:
+            name, source, origins = entry["file"], entry["source"], entry.get("origins")
+            files.append(
+                InputFile(str(path / name), source, unique_name(name, source), origins and str(path / origins))
+            )
+    return files, failures
+
+
+def unique_name(name: str, source: str) -> str:
+    return f"{name}-{xxhash.xxh3_64_hexdigest(source.encode())[:8]}"
 
 
 def finish_folder(folder: Path, output: str, files: list[dict[str, Any]], failed: list[dict[str, Any]]) -> None:

@@ -64,6 +64,27 @@ def charset_of(body: bytes, declared: str | None) -> tuple[str, str]:
     return _detect(body), "detected"
 
 
+def charset_column(codec: str, decided_by: str) -> str:
+    """What the column `charset` of pages and shards says; `read_charset_column` takes it apart again.
+
+    >>> charset_column("cp1252", "meta")
+    'cp1252 (meta)'
+    """
+    return f"{codec} ({decided_by})"
+
+
+def read_charset_column(charset: str) -> tuple[str, str]:
+    """(Python codec, who decided) of what `charset_column` wrote; "" for who, where the page was plain text.
+
+    >>> read_charset_column("cp1252 (meta)")
+    ('cp1252', 'meta')
+    >>> read_charset_column("utf-8")
+    ('utf-8', '')
+    """
+    codec, _, decided_by = charset.partition(" ")
+    return codec, decided_by.strip("()")
+
+
 def _detect(body: bytes) -> str:
     from resiliparse.parse.encoding import detect_encoding
 

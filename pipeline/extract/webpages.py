@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ from pipeline.common.files import read_schema, stamp, write_arrow, write_list
 from pipeline.common.fingerprint import fingerprint
 from pipeline.common.ledger import Ledger, merge_files
 from pipeline.common.schemas import PAGE_SCHEMA
-from pipeline.crawl.origins import read_folder, read_origins
-from pipeline.extract.html import charset_of, clean_lines, is_html
+from pipeline.crawl.origins import InputFile, input_files, read_origins
+from pipeline.extract.html import charset_column, charset_of, clean_lines, is_html
 from pipeline.extract.language import guess, identify, load_model
 from pipeline.extract.options import Extract
 from pipeline.extract.sandbox import FAILURES, Extractor
@@ -48,63 +47,38 @@ def extract(
     """
     folder = Path(output).parent / "warcs"
     code = fingerprint("pipeline.extract.webpages")
-    found, failed = archives(warcs)
-    jobs = [(options, archive, language_id, str(folder / archive.pages_name), code) for archive in found]
-    map_items(_extract_one, jobs, workers, scheduler, "extract", "WARCs")
-    book = merge_files("extract", [_ledger_path(pages) for _, _, _, pages, _ in jobs])
-    for failure in failed:
-        counts = {unit: failure[unit] for unit in ("documents", "bytes")}
-        book.enter(**counts)
-        book.fail(failure["reason"], **counts)
+    archives, not_fetched = input_files(warcs)
+    extract_one = functools.partial(_extract_archive, options, language_id, folder, code)
+    map_items(extract_one, archives, workers, scheduler, "extract", "WARCs")
+    pages = [pages_path(folder, archive) for archive in archives]
+    book = merge_files("extract", map(_ledger_path, pages))
+    for failure in not_fetched:
+        book.fail_unread(failure["reason"], documents=failure["documents"], bytes=failure["bytes"])
     book.write(ledger)
-    write_list(output, [pages for _, _, _, pages, _ in jobs])
+    write_list(output, map(str, pages))
 
 
-@dataclass(frozen=True)
-class Archive:
-    """An archive and what provenance calls it: `source`, or for each of its records what `origins` says."""
-
-    path: str
-    source: str
-    origins: str | None
-    pages_name: str  # of the file of its pages
+def pages_path(folder: Path, archive: InputFile) -> Path:
+    """The file of an archive's pages."""
+    return folder / f"{archive.unique_name}.arrow"
 
 
-def archives(paths: list[str]) -> tuple[list[Archive], list[dict[str, Any]]]:
-    """The archives that `paths` name, and what was not fetched: reason, documents and bytes."""
-    found, failed = [], []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            found.append(Archive(str(path), path.name, None, pages_name(str(path))))
-            continue
-        files, missing = read_folder(path)
-        failed += missing
-        for entry in files:
-            source, origins = entry["source"], entry.get("origins")
-            name = pages_name(source, entry["file"])
-            found.append(Archive(str(path / entry["file"]), source, origins and str(path / origins), name))
-    return found, failed
+def _ledger_path(pages: Path) -> Path:
+    return pages.with_suffix(".ledger.json")
 
 
-def pages_name(place: str, name: str | None = None) -> str:
-    """The file of pages of a WARC; the hash tells apart files of one name from several places."""
-    return f"{name or Path(place).name}-{xxhash.xxh3_64_hexdigest(place.encode())[:8]}.arrow"
-
-
-def _ledger_path(pages: str) -> str:
-    return pages.removesuffix(".arrow") + ".ledger.json"
-
-
-def _extract_one(job: tuple[Extract, Archive, str, str, str]) -> None:
-    options, archive, language_id, output, code = job
-    schema = stamp(PAGE_SCHEMA, "extract", options)
-    key = f"{code} {options} {Path(language_id).name} {_identity(archive.path)}"
-    if Path(output).exists() and (read_schema(output).metadata or {}).get(b"key") == key.encode():
+def _extract_archive(options: Extract, language_id: str, folder: Path, code: str, archive: InputFile) -> None:
+    """Write the file of an archive's pages and its ledger, unless they are there from the same code and input."""
+    output = pages_path(folder, archive)
+    size, digest = _size_and_digest(archive.path)
+    key = f"{code} {options} {Path(language_id).name} {Path(archive.path).name} {size} {digest}"
+    if output.exists() and (read_schema(output).metadata or {}).get(b"key") == key.encode():
         return
     ledger = Ledger("extract")
     extractor = _extractor(options.page_seconds, threading.get_ident())
     pages = _pages(options, archive, load_model(language_id), extractor, ledger)
-    schema = schema.with_metadata(schema.metadata | {b"key": key.encode()})
+    schema = stamp(PAGE_SCHEMA, "extract", options)
+    schema = schema.with_metadata(schema.metadata | {b"key": key.encode(), b"archive_bytes": b"%d" % size})
     # The ledger is complete only at the last page, and pages that are there must have their ledger.
     write_arrow(output, schema, pages, before_rename=lambda: ledger.write(_ledger_path(output)))
 
@@ -115,25 +89,24 @@ def _extractor(page_seconds: int, thread: int) -> Extractor:
     return Extractor(page_seconds)
 
 
-def _identity(warc: str) -> str:
-    """What tells a WARC from another that takes its place: its size, its beginning and its end."""
-    with open(warc, "rb") as file:  # noqa: PTH123
+def _size_and_digest(path: str) -> tuple[int, str]:
+    """Bytes of a file, and a hash of its beginning and end: what tells it from another that takes its place."""
+    with open(path, "rb") as file:  # noqa: PTH123
         size = file.seek(0, 2)
         digest = xxhash.xxh3_64()
         for place in (0, max(0, size - 2**16)):
             file.seek(place)
             digest.update(file.read(2**16))
-    return f"{Path(warc).name} {size} {digest.hexdigest()}"
+    return size, digest.hexdigest()
 
 
 def _pages(
-    options: Extract, archive: Archive, model: Any, extractor: Extractor, ledger: Ledger
+    options: Extract, archive: InputFile, model: Any, extractor: Extractor, ledger: Ledger
 ) -> Iterator[dict[str, Any]]:
     origins = read_origins(archive.origins) if archive.origins else {}
     for record in responses(archive.path):
         if isinstance(record, Damage):
-            ledger.enter(documents=record.records, bytes=record.length)
-            ledger.fail(record.reason, documents=record.records, bytes=record.length)
+            ledger.fail_unread(record.reason, documents=record.records, bytes=record.length)
             continue
         size = len(record.body)
         ledger.enter(documents=1, bytes=size)
@@ -190,7 +163,7 @@ def _page(
         "date": _date(record.date),
         "language": language,
         "language_score": score,
-        "charset": f"{codec} ({decided_by})",
+        "charset": charset_column(codec, decided_by),
         "record_id": record.record_id,
         "digest": record.digest,
     }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, read_json, write_json, write_text
 from pipeline.common.ledger import merge
+from pipeline.corpus.shards import shard_parts
 
 
 def write_card(shards: list[str], ledgers: list[str], decontamination: str | None, card: str, stats: str) -> None:
@@ -19,8 +19,8 @@ def write_card(shards: list[str], ledgers: list[str], decontamination: str | Non
     are not those that came into the next.
     """
     counts: dict[str, dict[str, dict[str, int]]] = defaultdict(dict)
-    for path in map(Path, shards):
-        language, split = path.parent.name, path.name.rsplit("-", 1)[0]
+    for path in shards:
+        language, split, _ = shard_parts(path)
         total = counts[language].setdefault(split, {"shards": 0, "documents": 0, "paragraphs": 0, "bytes": 0})
         total["shards"] += 1
         for batch in read_arrow(path):
