@@ -78,11 +78,10 @@ def responses(path: str | Path) -> Iterator[Response | Damage]:
                 if isinstance(item, resync.Lost):
                     yield _damage(item, size)
                     continue
-                offset, record = item
                 try:
-                    response = _parse(record, offset, form)
+                    response = _parse(item.data, item.begin, form)
                 except OSError:
-                    yield Damage(offset, len(record), "damaged_record")
+                    yield Damage(item.begin, len(item.data), "damaged_record")
                     continue
                 if response is not None:
                     yield response

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pipeline.warc.encodings import BODY_MAX
@@ -24,12 +24,32 @@ NEWLINES = re.compile(rb"[\r\n]++")
 
 
 @dataclass(frozen=True)
+class Record:
+    """The bytes of a whole record, and where it starts: the record itself, or the frame that it is in."""
+
+    begin: int
+    data: bytes
+
+
+@dataclass(frozen=True)
 class Lost:
     """A stretch that holds no readable record, and the number of records that seem to start in it."""
 
     begin: int
     end: int
     records: int
+
+
+@dataclass(frozen=True)
+class _UnreadableFrame:
+    """A frame that is lost, or its rest is, up to where the next one that can be read begins.
+
+    `records` seem to start in it, as far as it could be unpacked; `has_magic`: it begins as frames do.
+    """
+
+    begin: int
+    records: int
+    has_magic: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,18 +115,31 @@ class _Window:
         self.base += size
 
 
-def _header(window: _Window, form: Form) -> tuple[int, int] | None:
-    """Lengths of the header at the front and of the block behind it, -1 if that is no number; or None."""
+def _stated_length(window: _Window, form: Form) -> int:
+    """Length of the record at the front, header and block, as its header says; 0 where no header says one."""
     window.fill(HEADER_MAX)
     header = form.header.match(window.held, 0, HEADER_MAX)
     if header is None:
-        return None
-    lengths = {value.strip() for value in form.length.findall(header[0])}
-    value = lengths.pop() if len(lengths) == 1 else b""
-    return header.end(), int(value) if value.isdigit() and len(value) < 16 else -1
+        return 0
+    values = {value.strip() for value in form.length.findall(header[0])}
+    value = values.pop() if len(values) == 1 else b""
+    return header.end() + int(value) if value.isdigit() and len(value) < 16 else 0
 
 
-def _is_whole(window: _Window, form: Form, end: int) -> bool:
+def _whole_length(window: _Window, form: Form) -> int:
+    """Length of the record at the front, if it is whole and not longer than is held; else 0.
+
+    Raises OSError where reading ended early and nothing whole is at the front.
+    """
+    length = _stated_length(window, form)
+    if 0 < length <= BODY_MAX + HEADER_MAX and _ends_at(window, form, length):
+        return length
+    if window.error:
+        raise window.error
+    return 0
+
+
+def _ends_at(window: _Window, form: Form, end: int) -> bool:
     """Whether the record at the front ends at `end`: the end, another record or what ends a record follows."""
     window.fill(end + AFTER)
     if len(window.held) < end:
@@ -118,43 +151,41 @@ def _is_whole(window: _Window, form: Form, end: int) -> bool:
     return window.error is None and (after.startswith(form.tail) or not rest)
 
 
-def _split(window: _Window, form: Form, lost_max: int | None) -> Iterator[tuple[int, bytes] | Lost]:
-    """Every whole record with its place, and what is lost between them. Raises OSError as reading does.
-
-    A record longer than BODY_MAX is not held whole: it is sound if the next record starts where it should.
-    """
-    lost: int | None = None
-    found, giant_end, giant = 0, 0, b""
+def _split(window: _Window, form: Form, lost_max: int | None) -> Iterator[Record | Lost]:
+    """Every whole record, and what is lost between them. Raises OSError as reading does."""
     while True:
-        if lost is None:
-            _skip_newlines(window)
-        window.fill(1)
-        lengths = _header(window, form) if window.held else None
-        end = sum(lengths) if lengths and lengths[1] >= 0 else 0
-        whole = 0 < end <= BODY_MAX + HEADER_MAX and _is_whole(window, form, end)
-        if window.error and not whole:
-            raise window.error
-        if lost is not None and (whole or not window.held):
-            if giant and 0 <= window.base - giant_end <= len(form.tail):
-                yield lost, giant
-            else:
-                yield Lost(lost, window.base, found)
-            lost, found, giant = None, 0, b""
+        _skip_newlines(window)
+        length = _whole_length(window, form)
         if not window.held:
             return
-        if whole:
-            yield window.base, bytes(window.held[:end])
-            window.drop(end)
-            continue
-        if lost is None:
-            lost = window.base
-            if end > BODY_MAX:
-                window.fill(BODY_MAX + 2 * HEADER_MAX)
-                giant, giant_end = bytes(window.held[: BODY_MAX + 2 * HEADER_MAX]), lost + end
-        found += form.start.match(window.held) is not None
+        if length:
+            yield Record(window.base, bytes(window.held[:length]))
+            window.drop(length)
+        else:
+            yield _skip_to_whole(window, form, lost_max)
+
+
+def _skip_to_whole(window: _Window, form: Form, lost_max: int | None) -> Lost | Record:
+    """Drop all up to the next whole record, or the end; returns what this was.
+
+    It is lost, unless it is one record longer than BODY_MAX: that is not held whole, and is sound if the next
+    record starts where its length says. Raises OSError as reading does, and after more than `lost_max` bytes.
+    """
+    begin, records, giant = window.base, 0, b""
+    stated_end = begin + _stated_length(window, form)
+    if stated_end - begin > BODY_MAX:
+        window.fill(BODY_MAX + 2 * HEADER_MAX)
+        giant = bytes(window.held[: BODY_MAX + 2 * HEADER_MAX])
+    at_whole = False
+    while window.held and not at_whole:
+        records += form.start.match(window.held) is not None
         _seek_start(window, form)
-        if lost_max is not None and window.base - lost > lost_max:
+        if lost_max is not None and window.base - begin > lost_max:
             raise OSError("a frame unpacks to too many unreadable bytes")
+        at_whole = _whole_length(window, form) > 0
+    if giant and 0 <= window.base - stated_end <= len(form.tail):
+        return Record(begin, giant)
+    return Lost(begin, window.base, records)
 
 
 def _skip_newlines(window: _Window) -> None:
@@ -191,46 +222,66 @@ def layout(data: mmap.mmap, path: str) -> tuple[bytes, Form]:
     return magic, ARC if named_arc or ARC.start.match(head) else WARC
 
 
-def records(data: mmap.mmap, magic: bytes, form: Form, start: int) -> Iterator[tuple[int, bytes] | Lost]:
-    """Every whole record from an offset of the file on, with its offset, and what is lost between them.
+def records(data: mmap.mmap, magic: bytes, form: Form, start: int) -> Iterator[Record | Lost]:
+    """Every whole record from an offset of the file on, and what is lost between them.
 
-    The offset is that of the frame, where a frame holds several records; what is lost in such a frame is told in
-    unpacked bytes.
+    Where a frame holds several records, all of them begin where the frame begins, and so does what is lost in it,
+    which is as long as its unpacked bytes.
     """
-    if not magic:
+    if magic:
+        yield from _join_unreadable(_frames(data, magic, form, start), len(data))
+    else:
         part = Part(data, start, len(data))
         yield from _split(_Window(lambda: part.read(CHUNK), start), form, None)
-        return
+
+
+def _join_unreadable(items: Iterable[Record | Lost | _UnreadableFrame], end: int) -> Iterator[Record | Lost]:
+    """The items with neighbouring unreadable frames as one loss, up to the next item or to `end`."""
+    begin, count = None, 0
+    for item in items:
+        if isinstance(item, _UnreadableFrame):
+            # Behind damage, what begins as a frame is mostly none: only the first counts as a record for that.
+            count += item.records or (begin is None and item.has_magic)
+            begin = item.begin if begin is None else begin
+            continue
+        if begin is not None:
+            yield Lost(begin, item.begin, count)
+            begin, count = None, 0
+        yield item
+    if begin is not None:
+        yield Lost(begin, end, count)
+
+
+def _frames(data: mmap.mmap, magic: bytes, form: Form, start: int) -> Iterator[Record | Lost | _UnreadableFrame]:
+    """What is in each frame, from an offset of the file on; behind a damaged one, from the next magic on."""
     words = dictionary(data, magic)
-    work, lost, found = 0, None, 0  # `lost`: where the stretch of frames that cannot be read begins
+    wasted = 0  # bytes that were unpacked or looked at for nothing
     while start < len(data):
-        window, frame, begun = _Window(bytes, 0), None, False
+        window, frame = _Window(bytes, 0), None
         try:
             frame = open_frame(data, start, magic, words)
             window.read = frame.read
-            for item in _split(window, form, LOST_MAX):
-                if isinstance(item, Lost) and not begun and window.is_empty():
-                    lost = start if lost is None else lost
-                    found += item.records
-                    break
-                if lost is not None:
-                    yield Lost(lost, start, found)
-                    lost, found = None, 0
-                begun = True
-                if isinstance(item, Lost):
-                    yield Lost(start, start + item.end - item.begin, item.records)
-                else:
-                    yield start, item[1]
+            yield from _in_frame(window, form, start)
             start = frame.end
         except OSError as error:
-            found += (lost is None and data[start : start + 3] == magic[:3]) or form.start.match(
-                window.held
-            ) is not None
-            lost = start if lost is None else lost
+            has_magic = data[start : start + 3] == magic[:3]
+            yield _UnreadableFrame(start, int(form.start.match(window.held) is not None), has_magic)
             reached = min(frame.end if frame else getattr(error, "end", start), len(data))
-            work += reached - start + window.base + len(window.held)
-            again = work < WORK_PER_BYTE * len(data) + WORK_MIN
-            start = data.find(magic, start + 1 if again else max(reached, start + 1))
+            wasted += reached - start + window.base + len(window.held)
+            # True frames may lie inside a false one: they are looked for there, while that is not too much work.
+            look_inside = wasted < WORK_PER_BYTE * len(data) + WORK_MIN
+            start = data.find(magic, start + 1 if look_inside else max(reached, start + 1))
             start = start if start >= 0 else len(data)
-    if lost is not None:
-        yield Lost(lost, len(data), found)
+
+
+def _in_frame(window: _Window, form: Form, begin: int) -> Iterator[Record | Lost | _UnreadableFrame]:
+    """What is in the frame that begins at `begin`. Raises OSError where the frame is damaged."""
+    is_first = True
+    for item in _split(window, form, LOST_MAX):
+        if isinstance(item, Record):
+            yield Record(begin, item.data)
+        elif is_first and window.is_empty():
+            yield _UnreadableFrame(begin, item.records)
+        else:
+            yield Lost(begin, begin + item.end - item.begin, item.records)
+        is_first = False
