@@ -257,7 +257,7 @@ def _documents(
         drops = {name: verdicts.column(name)[place : place + count].to_numpy() for name in VERDICT_SCHEMA.names}
         place += count
         if place <= len(verdicts):
-            yield from _without(options, batch, paragraphs, drops, ledger)
+            yield _without(batch, paragraphs, drops, options.min_chars, ledger)
     if place != len(verdicts):
         raise StageError(
             f"{duplicates}: is about {len(verdicts)} paragraphs, but {pages} has {place}; it was made from "
@@ -266,49 +266,53 @@ def _documents(
 
 
 def _without(
-    options: Dedup, batch: pa.RecordBatch, paragraphs: pa.ListArray, drops: dict[str, np.ndarray], ledger: Ledger
-) -> Iterator[pa.RecordBatch]:
-    """The pages of `batch` without the paragraphs of `drops` (by reason); pages with little left are left out."""
-    lines = paragraphs.flatten()
-    counts = paragraphs.value_lengths().to_numpy()
-    starts = np.cumsum(counts) - counts
-    page_of = np.repeat(np.arange(len(batch)), counts)
+    pages: pa.RecordBatch, paragraphs: pa.ListArray, drops: dict[str, np.ndarray], min_chars: int, ledger: Ledger
+) -> pa.RecordBatch:
+    """The documents of some pages: their paragraphs without those of `drops`, bool[paragraphs] for each reason.
+
+    Pages with fewer than `min_chars` characters left are left out; the ledger counts them, and the paragraphs.
+    """
+    lines, page_of = paragraphs.flatten(), pc.list_parent_indices(paragraphs).to_numpy()
+    starts = paragraphs.offsets.to_numpy()[:-1]
     kept = ~np.logical_or.reduce(list(drops.values()))
-    left = np.bincount(page_of[kept], minlength=len(batch))
-    # A paragraph takes its newline with it; a page has one less than paragraphs.
-    sizes = pc.binary_length(lines).to_numpy().astype(np.int64) + 1
-    page_sizes = np.bincount(page_of, sizes, len(batch)).astype(np.int64) - 1
-    ledger.enter(documents=len(batch), paragraphs=len(lines), bytes=int(page_sizes.sum()))
-    sizes[starts[left == 0]] -= 1
+    left = np.bincount(page_of[kept], minlength=len(pages))
+    ledger.enter(documents=len(pages), paragraphs=len(lines), bytes=_bytes(pages))
     for reason, dropped in drops.items():
         if dropped.any():
-            whole = int(dropped[starts[left == 0]].sum())
-            ledger.drop(reason, documents=whole, paragraphs=int(dropped.sum()), bytes=int(sizes[dropped].sum()))
-            _, samples = np.unique(page_of[dropped], return_index=True)
-            for i in np.flatnonzero(dropped)[samples[:SAMPLES_PER_REASON]]:
-                ledger.sample(reason, batch.column("url")[page_of[i]].as_py(), lines[i].as_py())
+            whole_pages = int(
+                dropped[starts[left == 0]].sum()
+            )  # with nothing left: their first paragraph says why
+            # A dropped paragraph takes its newline with it; a whole page has one less than paragraphs.
+            size = int(pc.binary_length(lines).to_numpy()[dropped].sum() + dropped.sum()) - whole_pages
+            ledger.drop(reason, documents=whole_pages, paragraphs=int(dropped.sum()), bytes=size)
+            _, first_of_page = np.unique(page_of[dropped], return_index=True)
+            for i in np.flatnonzero(dropped)[first_of_page[:SAMPLES_PER_REASON]]:
+                ledger.sample(reason, pages.column("url")[page_of[i]].as_py(), lines[i].as_py())
     ends = pa.array(np.append(0, np.cumsum(left)).astype(np.int32))
-    text = pc.binary_join(pa.ListArray.from_arrays(ends, lines.filter(pa.array(kept))), "\n")
     indices = (np.arange(len(lines)) - starts[page_of])[kept].astype(np.int32)
-    columns: dict[str, Any] = {name: batch.column(name) for name in PAGE_SCHEMA.names}
-    columns |= {"text": text, "paragraphs": pa.ListArray.from_arrays(ends, pa.array(indices))}
+    columns: dict[str, Any] = {name: pages.column(name) for name in PAGE_SCHEMA.names}
+    columns["text"] = pc.binary_join(pa.ListArray.from_arrays(ends, lines.filter(pa.array(kept))), "\n")
+    columns["paragraphs"] = pa.ListArray.from_arrays(ends, pa.array(indices))
     documents = pa.record_batch(columns, schema=DOCUMENT_SCHEMA).filter(pa.array(left > 0))
-    long = pc.greater_equal(pc.utf8_length(documents.column("text")), options.min_chars)
-    little = documents.filter(pc.invert(long))
-    if len(little):
-        ledger.drop("little_text_left", **_size(little))
-        for row in little.slice(0, SAMPLES_PER_REASON).to_pylist():
+    return _long_enough(documents, min_chars, ledger)
+
+
+def _long_enough(documents: pa.RecordBatch, min_chars: int, ledger: Ledger) -> pa.RecordBatch:
+    is_long = pc.greater_equal(pc.utf8_length(documents.column("text")), min_chars)
+    short, long = documents.filter(pc.invert(is_long)), documents.filter(is_long)
+    if len(short):
+        ledger.drop("little_text_left", **_counts(short))
+        for row in short.slice(0, SAMPLES_PER_REASON).to_pylist():
             ledger.sample("little_text_left", row["url"], row["text"])
-    documents = documents.filter(long)
-    ledger.keep(**_size(documents))
-    if len(documents):
-        yield documents
+    ledger.keep(**_counts(long))
+    return long
 
 
-def _size(documents: pa.RecordBatch) -> dict[str, int]:
-    size = pc.sum(pc.binary_length(documents.column("text"))).as_py() or 0
-    return {
-        "documents": len(documents),
-        "paragraphs": len(documents.column("paragraphs").flatten()),
-        "bytes": size,
-    }
+def _counts(documents: pa.RecordBatch) -> dict[str, int]:
+    """Of documents, in the units of a ledger."""
+    paragraphs = len(documents.column("paragraphs").flatten())
+    return {"documents": len(documents), "paragraphs": paragraphs, "bytes": _bytes(documents)}
+
+
+def _bytes(rows: pa.RecordBatch) -> int:
+    return pc.sum(pc.binary_length(rows.column("text"))).as_py() or 0
