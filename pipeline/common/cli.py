@@ -61,7 +61,7 @@ def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | Non
     stage = next(s for s in stages if s.name == name)
     try:
         values = {f.name: arguments.pop(f.name) for f in stage.files}
-        values |= {f.name: list(_listed(values[f.name])) for f in stage.files if _is_list(f)}
+        values |= {f.name: list(_expand_lists(values[f.name])) for f in stage.files if _is_list(f)}
         if stage.options is not None:
             values["options"] = _options(stage, stage.options, arguments)
         module, function = stage.run.split(":")
@@ -83,7 +83,7 @@ def _is_list(file: File) -> bool:
     return file.many and file.kind is str and not file.metavar
 
 
-def _listed(paths: Iterable[str]) -> Iterator[str]:
+def _expand_lists(paths: Iterable[str]) -> Iterator[str]:
     """The paths, with those that the file `name` lists, one a line, for each `@name`: a whole crawl has more files
     than a command line may name."""
     for path in paths:

@@ -77,6 +77,20 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """The same file under another name: a hard link, or a copy where the file system allows no link."""
+    target = Path(target)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        copy = target.with_name(target.name + ".copy")
+        shutil.copyfile(source, copy)
+        copy.replace(target)
+
+
 def write_text(path: str | Path, text: str) -> None:
     with atomic(path) as part:
         part.write_text(text, encoding="utf-8")

@@ -56,12 +56,12 @@ def fetch(package: Package, downloads: Path) -> Path:
     # Jobs that run side by side share the folder; the lock ends with the process, however it ends.
     with (downloads / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found = _fetch_first(package, downloads)
+        archive = _fetch_first(package, downloads)
     if package.sha256:
-        got = hashlib.sha256(found.read_bytes()).hexdigest()
+        got = hashlib.sha256(archive.read_bytes()).hexdigest()
         if got != package.sha256:
-            raise StageError(f"{found} has sha256 {got}, expected {package.sha256}; delete it and run again")
-    return found
+            raise StageError(f"{archive} has sha256 {got}, expected {package.sha256}; delete it and run again")
+    return archive
 
 
 def _fetch_first(package: Package, downloads: Path) -> Path:
@@ -69,8 +69,8 @@ def _fetch_first(package: Package, downloads: Path) -> Path:
     problem = ""
     for name in package.names:
         folder = downloads / package.client / re.sub(r"[^\w.@-]+", "_", name)
-        if found := _archive(folder):
-            return found
+        if archive := _archive(folder):
+            return archive
         try:
             return _download(package.client, name, folder, downloads)
         except StageError as error:
@@ -79,8 +79,8 @@ def _fetch_first(package: Package, downloads: Path) -> Path:
 
 
 def _archive(folder: Path) -> Path | None:
-    found = sorted(p for p in folder.glob("*") if p.suffix in (".deb", ".tgz", ".gz", ".whl"))
-    return found[0] if found else None
+    archives = sorted(p for p in folder.glob("*") if p.suffix in (".deb", ".tgz", ".gz", ".whl"))
+    return archives[0] if archives else None
 
 
 def _download(client: str, name: str, folder: Path, downloads: Path) -> Path:
@@ -97,11 +97,11 @@ def _download(client: str, name: str, folder: Path, downloads: Path) -> Path:
     else:
         kind = "--only-binary" if client == "wheel" else "--no-binary"
         _run([sys.executable, "-m", "pip", "-q", "download", "--no-deps", kind, ":all:", name], what, part)
-    if not (found := _archive(part)):
+    if not (archive := _archive(part)):
         raise StageError(f"cannot {what}: the client wrote no archive into {part}; run again")
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
-    return folder / found.name
+    return folder / archive.name
 
 
 def _apt_lists(folder: Path) -> list[str]:

@@ -27,7 +27,7 @@ TABLE_BITS = 22
 
 # For each length of n-gram: the table, the hashes, ascending, and the number of the set of each; and the names of
 # the sets.
-Index = tuple[dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]], list[str]]
+NgramIndex = tuple[dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]], list[str]]
 
 
 def build_index(options: Decontaminate, output: str, report: str) -> None:
@@ -57,7 +57,7 @@ def _shortest(ngram: int) -> int:
 
 
 def _set_ngrams(texts: Iterator[str], ngram: int, number: int) -> tuple[np.ndarray, dict[str, int]]:
-    found: dict[int, list[np.ndarray]] = {}
+    by_length: dict[int, list[np.ndarray]] = {}
     count = {"texts": 0, "short_texts": 0, "ignored_texts": 0}
     for text in texts:
         hashes = hash_words(split_words(text))
@@ -66,15 +66,15 @@ def _set_ngrams(texts: Iterator[str], ngram: int, number: int) -> tuple[np.ndarr
         count["short_texts"] += _shortest(ngram) <= length < ngram
         count["ignored_texts"] += length < _shortest(ngram)
         if length >= _shortest(ngram):
-            found.setdefault(length, []).append(hash_ngrams(hashes, length))
+            by_length.setdefault(length, []).append(hash_ngrams(hashes, length))
     columns = []
-    for length, parts in found.items():
+    for length, parts in by_length.items():
         hashes = np.unique(np.concatenate(parts))
         columns.append(np.stack([hashes, np.full_like(hashes, length), np.full_like(hashes, number)]))
     return np.concatenate([np.zeros((3, 0), np.uint64), *columns], axis=1), count
 
 
-def load_index(path: str) -> Index:
+def load_index(path: str) -> NgramIndex:
     """The index, and the names of its sets from the report beside it."""
     hashes, lengths, numbers = np.load(path)
     by_length = {}
@@ -91,17 +91,17 @@ def _upper_bits(hashes: np.ndarray) -> np.ndarray:
     return (hashes >> np.uint64(64 - TABLE_BITS)).astype(np.int64)
 
 
-def find_set(index: Index, hashes: np.ndarray) -> str | None:
+def find_set(index: NgramIndex, hashes: np.ndarray) -> str | None:
     """The first set that has an n-gram of these words (their hashes), or None."""
     by_length, names = index
-    found: list[int] = []
+    sets: list[int] = []
     for length, (table, known, numbers) in by_length.items():
         ngrams = hash_ngrams(hashes, length)
         ngrams = ngrams[table[_upper_bits(ngrams)]]
         places = np.searchsorted(known, ngrams)
         places[places == len(known)] = 0
-        found += numbers[places[known[places] == ngrams]].tolist()
-    return names[min(found)] if found else None
+        sets += numbers[places[known[places] == ngrams]].tolist()
+    return names[min(sets)] if sets else None
 
 
 def read_strings(path: str) -> Iterator[str]:

@@ -279,9 +279,8 @@ def _without(
     ledger.enter(documents=len(pages), paragraphs=len(lines), bytes=_bytes(pages))
     for reason, dropped in drops.items():
         if dropped.any():
-            whole_pages = int(
-                dropped[starts[left == 0]].sum()
-            )  # with nothing left: their first paragraph says why
+            # A page with nothing left is dropped for the reason of its first paragraph.
+            whole_pages = int(dropped[starts[left == 0]].sum())
             # A dropped paragraph takes its newline with it; a whole page has one less than paragraphs.
             size = int(pc.binary_length(lines).to_numpy()[dropped].sum() + dropped.sum()) - whole_pages
             ledger.drop(reason, documents=whole_pages, paragraphs=int(dropped.sum()), bytes=size)

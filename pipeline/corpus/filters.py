@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from pipeline.common.ledger import Ledger
-from pipeline.corpus.decontaminate import Index, find_set, load_index
+from pipeline.corpus.decontaminate import NgramIndex, find_set, load_index
 from pipeline.corpus.options import Filter
 from pipeline.corpus.select import select_documents
 from pipeline.corpus.words import hash_ngrams, hash_words, split_words
@@ -99,12 +99,12 @@ def stop_words(document: Document) -> float:
 
 def repeated(document: Document, parts: str, unit: str) -> float:
     """Share of the lines or paragraphs that occurred before, by number or by characters."""
-    found = document.lines if parts == "lines" else PARAGRAPH_GAP.split(document.text.strip())
+    pieces = document.lines if parts == "lines" else PARAGRAPH_GAP.split(document.text.strip())
     seen: set[str] = set()
-    again = [part for part in found if part in seen or seen.add(part)]  # type: ignore[func-returns-value]
+    again = [piece for piece in pieces if piece in seen or seen.add(piece)]  # type: ignore[func-returns-value]
     if unit == "number":
-        return _share(len(again), len(found))
-    return _share(sum(map(len, again)), sum(map(len, found)))
+        return _share(len(again), len(pieces))
+    return _share(sum(map(len, again)), sum(map(len, pieces)))
 
 
 def top_ngram(document: Document, size: int) -> float:
@@ -265,19 +265,19 @@ def _broken(name: str, document: Document) -> str | None:
     return name if RULES[name].broken_by(document) else None
 
 
-def _contaminated(index: Index, document: Document) -> str | None:
+def _contaminated(index: NgramIndex, document: Document) -> str | None:
     name = find_set(index, document.hashes)
     return f"contaminated:{name}" if name else None
 
 
 def read_domains(paths: list[str]) -> frozenset[str]:
     """The domains of block lists: one a line, `#` begins a comment, gzip by the name."""
-    found = set()
+    domains = set()
     for path in paths:
         open_text = gzip.open if path.endswith(".gz") else open
         with open_text(path, "rt", encoding="utf-8", errors="replace") as file:
-            found |= {line.partition("#")[0].strip().lower().strip(".") for line in file}
-    return frozenset(found - {""})
+            domains |= {line.partition("#")[0].strip().lower().strip(".") for line in file}
+    return frozenset(domains - {""})
 
 
 def is_blocked(url: str, domains: frozenset[str]) -> bool:

@@ -87,12 +87,12 @@ def reduce_signatures(
     """
     files = [np.load(path, mmap_mode="r") for path in signatures]
     bounds = np.cumsum([0, *map(len, files)])
-    found = find_near(options, files)
-    numbers = np.array(sorted(found), np.int64)
+    duplicates = find_near(options, files)
+    numbers = np.array(sorted(duplicates), np.int64)
     places = np.searchsorted(bounds, numbers, side="right") - 1
     with atomic(output) as part, part.open("wb") as file:
         np.save(file, np.stack([places, numbers - bounds[places]]))
-    write_text(clusters, "".join(_cluster_lines(found, bounds, documents)))
+    write_text(clusters, "".join(_cluster_lines(duplicates, bounds, documents)))
 
 
 def find_near(options: Near, files: list[np.ndarray]) -> dict[int, tuple[int, float]]:
@@ -103,7 +103,7 @@ def find_near(options: Near, files: list[np.ndarray]) -> dict[int, tuple[int, fl
     index = MinHashLSH(num_perm=options.permutations, params=(options.permutations // width, width))
     needed = needed_matches(options.threshold, options.permutations)
     bounds = np.cumsum([0, *map(len, files)])
-    found: dict[int, tuple[int, float]] = {}
+    duplicates: dict[int, tuple[int, float]] = {}
     active = np.flatnonzero(share_a_band(files, index.hashranges))
     with progress(len(active), "near-duplicates", "documents") as bar:
         for number in active.tolist():
@@ -112,12 +112,12 @@ def find_near(options: Near, files: list[np.ndarray]) -> dict[int, tuple[int, fl
             for candidate in sorted(index.query(minhash)):
                 matches = int(np.count_nonzero(_signature(files, bounds, candidate) == signature))
                 if matches >= needed:
-                    found[number] = (candidate, matches / options.permutations)
+                    duplicates[number] = (candidate, matches / options.permutations)
                     break
             else:
                 index.insert(number, minhash, check_duplication=False)
             bar.update()
-    return found
+    return duplicates
 
 
 def _signature(files: list[np.ndarray], bounds: np.ndarray, number: int) -> np.ndarray:
@@ -147,8 +147,10 @@ def _hash_rows(rows: np.ndarray) -> np.ndarray:
     return total
 
 
-def _cluster_lines(found: dict[int, tuple[int, float]], bounds: np.ndarray, documents: list[str]) -> Iterator[str]:
-    numbers = sorted({*found, *(survivor for survivor, _ in found.values())})
+def _cluster_lines(
+    duplicates: dict[int, tuple[int, float]], bounds: np.ndarray, documents: list[str]
+) -> Iterator[str]:
+    numbers = sorted({*duplicates, *(survivor for survivor, _ in duplicates.values())})
     urls = dict(zip(numbers, _urls(numbers, bounds, documents), strict=True))
 
     def entry(number: int) -> dict[str, Any]:
@@ -156,7 +158,7 @@ def _cluster_lines(found: dict[int, tuple[int, float]], bounds: np.ndarray, docu
         return {"url": urls[number], "file": place, "row": int(number - bounds[place])}
 
     clusters: dict[int, list[dict[str, Any]]] = {}
-    for number, (survivor, similarity) in sorted(found.items()):
+    for number, (survivor, similarity) in sorted(duplicates.items()):
         clusters.setdefault(survivor, []).append(entry(number) | {"similarity": round(similarity, 4)})
     for survivor, members in sorted(clusters.items()):
         yield json.dumps(entry(survivor) | {"near_duplicates": members}, ensure_ascii=False) + "\n"

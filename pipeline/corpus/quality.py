@@ -61,8 +61,8 @@ def train_classifier(options: Quality, documents: list[str], language: str, outp
                 f"quality.positives.{language}: {len(positives)} good and {len(negatives)} random documents "
                 "are too few to train on; widen its urls, give files, or leave the language out"
             )
-        held_positives, positives = _split(positives, options.held_out)
-        held_negatives, negatives = _split(negatives, options.held_out)
+        held_positives, positives = _hold_out(positives, options.held_out)
+        held_negatives, negatives = _hold_out(negatives, options.held_out)
         model = _train(options, positives, negatives, output)
     good = np.array([good_score(model, text, label) for text in held_positives])
     rest = np.array([good_score(model, text, label) for text in held_negatives])
@@ -132,7 +132,7 @@ def _language_rows(documents: Iterable[str], language: str) -> Iterator[tuple[st
     for path in documents:
         for batch in read_arrow(path, ["url", "text", "language"]):
             columns = (batch.column(name).to_pylist() for name in ("url", "text", "language"))
-            yield from ((url, text) for url, text, found in zip(*columns, strict=True) if found == language)
+            yield from ((url, text) for url, text, code in zip(*columns, strict=True) if code == language)
 
 
 def _positives(options: Quality, documents: list[str], language: str) -> Iterator[str]:
@@ -157,7 +157,7 @@ def _draw(texts: Iterable[str], options: Quality) -> list[str]:
     return [text for _, text in heapq.nsmallest(options.max_examples, keyed, key=itemgetter(0))]
 
 
-def _split(texts: list[str], share: float) -> tuple[list[str], list[str]]:
+def _hold_out(texts: list[str], share: float) -> tuple[list[str], list[str]]:
     held = max(1, round(len(texts) * share))
     return texts[:held], texts[held:]
 

@@ -7,10 +7,8 @@ ends the stage.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +17,7 @@ from typing import Any, TypeVar
 
 import xxhash
 
-from pipeline.common.files import naming_full_disk
+from pipeline.common.files import link_or_copy, naming_full_disk
 from pipeline.common.progress import progress
 from pipeline.crawl.origins import finish_folder
 from pipeline.network.client import Client
@@ -113,8 +111,8 @@ def _fetch_one(client: Client, source: str, target: Path, part: Path, kept: Path
                 os.fsync(file.fileno())
             if kept:
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                _link(part, kept)
-            _link(part, target)
+                link_or_copy(part, kept)
+            link_or_copy(part, target)
         part.unlink(missing_ok=True)
         Path(f"{part}.json").unlink(missing_ok=True)
 
@@ -122,23 +120,10 @@ def _fetch_one(client: Client, source: str, target: Path, part: Path, kept: Path
 def _take(kept: Path, target: Path) -> bool:
     try:
         os.utime(kept)
-        _link(kept, target)
+        link_or_copy(kept, target)
     except FileNotFoundError:
         return False
     return True
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same file under another name; a copy of it on another disk."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-            raise
-        copy = target.with_name(target.name + ".copy")
-        shutil.copyfile(source, copy)
-        copy.replace(target)
 
 
 def trim(kept: Path, parts: Path, most: int) -> None:

@@ -50,7 +50,7 @@ SHOWN = 20
 TRIM_ROWS = 2**20
 
 
-def plan(
+def plan_records(
     options: Index, output: str, report: str, cache: str, connections: int, latency: float, rate: float
 ) -> None:
     """Write the records to fetch and what they cost; the predicted times go to the log.
@@ -61,13 +61,13 @@ def plan(
     client = Client(connections, Path(cache, "slots"))
     files = index_files(options, cache, connections)
     matches = side_by_side(client, functools.partial(_matches, options, client), files, "read the index", "files")
-    found, problems = _sound(pa.concat_tables(matches).unify_dictionaries())
+    records, problems = _sound(pa.concat_tables(matches).unify_dictionaries())
     del matches
-    found = first_records(found, options.limit, options.seed)
-    if not len(found):
+    records = first_records(records, options.limit, options.seed)
+    if not len(records):
         asked = f"languages {options.languages}, tlds {options.tlds}, hosts {options.hosts}, mimes {options.mimes}"
         raise StageError(f"no record of {len(files)} index files has {asked}; widen crawl.index")
-    warcs, offsets, lengths, digests, hosts = (found[name] for name in KEPT)
+    warcs, offsets, lengths, digests, hosts = (records[name] for name in KEPT)
     lengths = lengths.to_numpy().astype(np.int64)
     ends = np.cumsum(lengths)
     part = np.minimum((ends - 1) * options.files // ends[-1], options.files - 1).astype(np.int32)
@@ -116,10 +116,10 @@ def index_files(options: Index, cache: str, connections: int) -> list[str]:
             raise StageError(f"crawl.index.tables: {problems[0]}")
         return [path for entry in entries for path in entry]
     paths = listed(options.base_url, options.crawl, "cc-index-table", cache, connections)
-    found = sorted(path for path in paths if "/subset=warc/" in path)
-    if not found:
+    files = sorted(path for path in paths if "/subset=warc/" in path)
+    if not files:
         raise StageError(f"the index of {options.crawl} lists no file of subset=warc")
-    return [f"{options.base_url.rstrip('/')}/{path}" for path in found]
+    return [f"{options.base_url.rstrip('/')}/{path}" for path in files]
 
 
 def _matches(options: Index, client: Client, path: str) -> pa.Table:

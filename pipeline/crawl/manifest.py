@@ -20,12 +20,12 @@ def manifest(patterns: Sequence[str]) -> tuple[list[list[str]], list[str]]:
 
     An entry is a file, a glob, whose matches are sorted, a URL, or a list (.txt) of paths or URLs in its order.
     """
-    found: list[list[str]] = []
+    entries: list[list[str]] = []
     known: set[str] = set()
     problems = []
     for pattern in patterns:
         if pattern.endswith(".txt"):
-            warcs, wrong = _listed(pattern)
+            warcs, wrong = _read_list(pattern)
             problems += wrong
         elif is_url(pattern):
             warcs = [pattern]
@@ -36,12 +36,12 @@ def manifest(patterns: Sequence[str]) -> tuple[list[list[str]], list[str]]:
                 problems.append(f"no file matches {pattern}; paths are relative to {Path.cwd()}")
         if twice := sorted(known.intersection(warcs)):
             problems.append(f"{twice[0]} is named twice; its pages would count twice")
-        found.append(warcs)
+        entries.append(warcs)
         known.update(warcs)
-    return found, problems
+    return entries, problems
 
 
-def _listed(path: str) -> tuple[list[str], list[str]]:
+def _read_list(path: str) -> tuple[list[str], list[str]]:
     """The paths that a list names, and what is wrong with it."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -107,11 +107,14 @@ def batches(entries: list[list[str]], size: int | None) -> dict[str, list[str]]:
     before it as it was, and with it all that was made of it. Without a size, that of an entry's batches depends
     on its own length alone.
     """
-    parts = [
-        warcs[i : i + n] for warcs in entries for n in [size or _size(warcs)] for i in range(0, len(warcs), n)
-    ]
-    return {f"{number:05d}": warcs for number, warcs in enumerate(parts)}
+    parts = [part for warcs in entries for part in _parts(warcs, size or _batch_size(warcs))]
+    return {f"{number:05d}": part for number, part in enumerate(parts)}
 
 
-def _size(warcs: list[str]) -> int:
+def _parts(warcs: list[str], size: int) -> Iterator[list[str]]:
+    for first in range(0, len(warcs), size):
+        yield warcs[first : first + size]
+
+
+def _batch_size(warcs: list[str]) -> int:
     return max(LEAST_WARCS, -(-len(warcs) // MOST_BATCHES))

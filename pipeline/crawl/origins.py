@@ -88,8 +88,8 @@ def write_origins(path: Path, origins: Iterable[tuple[int, str, int]]) -> None:
 
 def read_origins(path: str | Path) -> dict[int, tuple[str, int]]:
     """(file, offset) that each record comes from, by its offset in our file."""
-    found: dict[int, tuple[str, int]] = {}
+    origins: dict[int, tuple[str, int]] = {}
     for batch in read_arrow(path):
         offsets, warcs, places = (column.to_pylist() for column in batch.columns)
-        found.update(zip(offsets, zip(warcs, places, strict=True), strict=True))
-    return found
+        origins.update(zip(offsets, zip(warcs, places, strict=True), strict=True))
+    return origins

@@ -72,9 +72,11 @@ def fetch_language_model(output: str, downloads: str) -> None:
 
 def choose(name: str, options: Sample) -> Iterator[tuple[str, str, bytes]]:
     """At most `pages_per_source` pages, evenly spread, and a few of the other files."""
-    found = sorted(pages(SOURCES[name], Path(options.downloads)))
-    html = [p for p in found if p[1] in PAGE_SUFFIXES.values() and len(p[2]) <= options.max_page_bytes]
-    other = [p for p in found if p[1] not in PAGE_SUFFIXES.values() and len(p[2]) <= options.max_page_bytes]
+    records = [
+        r for r in sorted(pages(SOURCES[name], Path(options.downloads))) if len(r[2]) <= options.max_page_bytes
+    ]
+    html = [record for record in records if record[1] in PAGE_SUFFIXES.values()]
+    other = [record for record in records if record[1] not in PAGE_SUFFIXES.values()]
     yield from _spread(html, options.pages_per_source)
     yield from _spread(other, int(OTHERS_PER_PAGE * min(len(html), options.pages_per_source)))
 

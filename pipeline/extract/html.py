@@ -97,8 +97,8 @@ def _detect(body: bytes) -> str:
         return "utf-8"
     except UnicodeDecodeError:
         # Not the label that the web knows: for one it does not know, that would be UTF-8.
-        found = detect_encoding(body, html5_compatible=False) or ""
-        return _codec(found) or _python_codec(found) or FALLBACK
+        label = detect_encoding(body, html5_compatible=False) or ""
+        return _codec(label) or _python_codec(label) or FALLBACK
 
 
 @functools.lru_cache(256)
@@ -130,6 +130,15 @@ def paragraphs(html: str) -> list[str]:
     from resiliparse.extract.html2text import extract_plain_text
 
     return clean_lines(extract_plain_text(html, main_content=True))
+
+
+def plain_text(body: bytes, codec: str) -> str:
+    """The text of a body that is text already, as in WET files: its clean lines.
+
+    >>> plain_text(b"  One \\r\\n\\n\\ttwo\\x00", "utf-8")
+    'One\\ntwo'
+    """
+    return "\n".join(clean_lines(body.decode(codec, "replace")))
 
 
 def clean_lines(text: str) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 SAMPLE_BYTES, SAMPLE_CHARS = 100_000, 1000
 STRIDE, SKETCH_WORDS = 6, 10  # every sixth word of the sample is tried first, if these are enough to tell
-WORD = re.compile(r"\S{1,12}")  # some scripts write a whole clause without a space
+SKETCH_WORD = re.compile(r"\S{1,12}")  # some scripts write a whole clause without a space
 TOO_SHORT = 100  # characters of a sample that tell nothing
 RUN = re.compile(rb">([^<]{20,})")  # behind any tag: to look at the tag here would take twice as long
 NO_TEXT = (b"script", b"style", b"!--")
@@ -47,14 +47,14 @@ def identify(model: Any, text: str, chars: int) -> tuple[str, float]:
 
 
 def _best(model: Any, text: str) -> tuple[str, float]:
-    found = _probabilities(model, text, 1, 0.0)
-    return next(iter(found.items()), ("unknown", 0.0))
+    probabilities = _probabilities(model, text, 1, 0.0)
+    return next(iter(probabilities.items()), ("unknown", 0.0))
 
 
 def _probabilities(model: Any, text: str, count: int, least: float) -> dict[str, float]:
     # The native call below `model.predict`, whose arrays cost as much as a short text.
-    found = model.f.predict(text.replace("\n", " ") + "\n", count, least, "strict")
-    return {label.removeprefix("__label__"): min(1.0, score) for score, label in found}
+    predictions = model.f.predict(text.replace("\n", " ") + "\n", count, least, "strict")
+    return {label.removeprefix("__label__"): min(1.0, score) for score, label in predictions}
 
 
 def guess(model: Any, body: bytes, codec: str, wanted: Collection[str], min_score: float) -> str | None:
@@ -65,12 +65,12 @@ def guess(model: Any, body: bytes, codec: str, wanted: Collection[str], min_scor
     if len(text) < TOO_SHORT:
         return None
     # Words from all over the sample say more than as many from its beginning; so few get half the threshold.
-    sketch = WORD.findall(text)[::STRIDE]
+    sketch = SKETCH_WORD.findall(text)[::STRIDE]
     tries = [(" ".join(sketch), min_score / 2)] if len(sketch) >= SKETCH_WORDS else []
     for part, least in (*tries, (text, min_score)):
-        found = _probabilities(model, part, 1 + int(1 / least), least)
-        if found and found.keys().isdisjoint(wanted):
-            return next(iter(found))
+        likely = _probabilities(model, part, 1 + int(1 / least), least)
+        if likely and likely.keys().isdisjoint(wanted):
+            return next(iter(likely))
     return None
 
 

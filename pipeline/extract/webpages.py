@@ -24,10 +24,10 @@ from pipeline.common.fingerprint import fingerprint
 from pipeline.common.ledger import Ledger, merge_files
 from pipeline.common.schemas import PAGE_SCHEMA
 from pipeline.crawl.origins import InputFile, input_files, read_origins
-from pipeline.extract.html import charset_column, charset_of, clean_lines, is_html
+from pipeline.extract.html import charset_column, charset_of, is_html, plain_text
 from pipeline.extract.language import guess, identify, load_model
 from pipeline.extract.options import Extract
-from pipeline.extract.sandbox import FAILURES, Extractor
+from pipeline.extract.sandbox import FAILURES, Extraction, Extractor
 from pipeline.warc.reader import Damage, Response, responses
 
 
@@ -131,9 +131,9 @@ def _page(
         return "http_status"
     if len(record.body) > options.max_html_bytes:
         return "html_too_long"
-    if record.kind == "conversion":  # WET: somebody else's text of the page
+    if record.kind == "conversion":  # WET: the text of the page as the crawl gives it
         codec, decided_by = "utf-8", "WET"
-        found, text = True, "\n".join(clean_lines(record.body.decode(codec, "replace")))
+        extraction = Extraction(plain_text(record.body, codec))
     elif not is_html(record.content_type, record.body):
         return "not_html"
     else:
@@ -143,9 +143,10 @@ def _page(
             if language is not None:
                 ledger.language(language, documents=1)
                 return "unlikely_language"
-        found, text = extractor.text(record.body, codec)
-    if not found:
-        return text
+        extraction = extractor.extract(record.body, codec)
+    if extraction.failure:
+        return extraction.failure
+    text = extraction.text
     if len(text) < options.min_chars:
         ledger.sample("text_too_short", record.url, text)
         return "text_too_short"

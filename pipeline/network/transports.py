@@ -177,8 +177,8 @@ def find_fsspec(pattern: str) -> list[str]:
     with _file_system(pattern) as (system, path):
         if pattern.startswith("hf://"):
             path = _at_commit(system.resolve_path(path))
-        found = system.glob(path, detail=True)
-    return sorted(system.unstrip_protocol(name) for name, info in found.items() if info["type"] == "file")
+        entries = system.glob(path, detail=True)
+    return sorted(system.unstrip_protocol(name) for name, info in entries.items() if info["type"] == "file")
 
 
 def _at_commit(place: Any) -> str:

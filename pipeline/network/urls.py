@@ -11,7 +11,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 SCHEMES = ("https", "http", "s3", "hf")
 NAME_CHARS = 150
-COMMONCRAWL = re.compile(r"/(crawl-data/[^?#]+)")
+CRAWL_PATH = re.compile(r"/(crawl-data/[^?#]+)")
 
 
 def is_url(text: str) -> bool:
@@ -55,5 +55,5 @@ def file_name(url: str) -> str:
 
 def source_name(url: str) -> str:
     """How provenance names a file: by CommonCrawl's path, from whatever mirror it came, or by its URL."""
-    match = COMMONCRAWL.search(url)
+    match = CRAWL_PATH.search(url)
     return match[1] if match else url

@@ -42,10 +42,10 @@ def write_card(shards: list[str], ledgers: list[str], decontamination: str | Non
         drops = (ledger["dropped"].get(f"contaminated:{entry['name']}", {"documents": 0}) for ledger in merged)
         entry["documents_dropped"] = sum(counts["documents"] for counts in drops)
     write_json(stats, {"languages": counts, "ledgers": merged, "decontamination": sets})
-    write_text(card, _card(counts, merged, sets))
+    write_text(card, _corpus_card(counts, merged, sets))
 
 
-def _card(counts: dict[str, Any], ledgers: list[dict[str, Any]], decontamination: dict[str, Any]) -> str:
+def _corpus_card(counts: dict[str, Any], ledgers: list[dict[str, Any]], decontamination: dict[str, Any]) -> str:
     configs = "\n".join(
         f"- config_name: {language}\n  data_files:\n"
         + "\n".join(f"  - split: {split}\n    path: {language}/{split}-*.arrow" for split in sorted(splits))

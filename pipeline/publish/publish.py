@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ import xxhash
 from pipeline.common.errors import StageError
 from pipeline.common.files import (
     atomic_folder,
+    link_or_copy,
     read_arrow,
     read_json,
     read_schema,
@@ -78,12 +77,14 @@ def publish(options: Publish, corpus: str, configfile: str, output: str) -> None
             if options.recipe:
                 write_batches(target, _recipe_schema(path), _recipe_rows(path))
             else:
-                _link(path, target)
+                link_or_copy(path, target)
         if options.recipe:
             write_text(folder / SHARD_SUMS, "".join(_sums(Path(corpus), map(Path, shards))))
         write_json(folder / "stats.json", stats)
         write_json(folder / "provenance.json", _provenance(configfile, shards))
-        write_text(folder / "README.md", _card(options, Path(corpus, "README.md").read_text(encoding="utf-8")))
+        write_text(
+            folder / "README.md", _published_card(options, Path(corpus, "README.md").read_text(encoding="utf-8"))
+        )
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         write_text(folder / SUMS, "".join(_sums(folder, iter(files))))
 
@@ -132,13 +133,6 @@ def text_hash(text: str) -> int:
     return xxhash.xxh3_64_intdigest(text.encode())
 
 
-def _link(source: str, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
-
-
 def _sums(folder: Path, files: Iterator[Path]) -> Iterator[str]:
     """A line for each file, as sha256sum writes and reads them."""
     for path in files:
@@ -177,7 +171,7 @@ def _provenance(configfile: str, shards: list[str]) -> dict[str, Any]:
     return {"code": code_version() | {"commit": commit}, "config": config, "shards": len(shards)}
 
 
-def _card(options: Publish, card: str) -> str:
+def _published_card(options: Publish, card: str) -> str:
     """The corpus's card with a licence in its header, and where it comes from."""
     what = "the recipe itself is" if options.recipe else "the selection and its metadata are"
     header = card.replace("---\n", f"---\nlicense: {options.license}\n", 1)

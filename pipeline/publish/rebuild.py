@@ -24,8 +24,8 @@ from pipeline.common.files import arrow_rows, read_arrow, read_json, read_schema
 from pipeline.common.ledger import Ledger, merge
 from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.corpus.shards import shard_parts
-from pipeline.extract.html import clean_lines, read_charset_column
-from pipeline.extract.sandbox import Extractor
+from pipeline.extract.html import plain_text, read_charset_column
+from pipeline.extract.sandbox import Extraction, Extractor
 from pipeline.publish.publish import SHARD_SUMS, SUMS, code_version, corpus_shards, read_sums, sha256, text_hash
 from pipeline.warc.reader import Response, responses
 
@@ -134,14 +134,14 @@ def _rebuild_rows(
 ) -> None:
     """Write the documents that one archive has, in the order of the rows, and count the others."""
     wanted = {_key(row["offset"], row["record_id"], row["url"]): row for _, row in rows}
-    texts: dict[tuple[int, str, str], tuple[str, str]] = {}
+    texts: dict[tuple[int, str, str], Extraction] = {}
+    missing = Extraction("", "missing_record" if paths else "missing_archive")
     for path in paths:  # several where folders have archives of one name
         for record in responses(path):
             if isinstance(record, Response):
                 key = _key(record.offset, record.record_id, record.url)
-                if key in wanted and not texts.get(key, ("", ""))[0]:
-                    texts[key] = _text(record, wanted[key], extractor)
-    missing = ("", "missing_record" if paths else "missing_archive")
+                if key in wanted and not texts.get(key, missing).text:
+                    texts[key] = _kept_text(record, wanted[key], extractor)
     for shard, row in rows:
         book.enter(**_count(row))
         text, problem = texts.get(_key(row["offset"], row["record_id"], row["url"]), missing)
@@ -161,19 +161,19 @@ def _count(row: RecipeRow) -> dict[str, int]:
     return {"documents": 1, "paragraphs": len(row["paragraphs"])}
 
 
-def _text(record: Response, row: RecipeRow, extractor: Extractor) -> tuple[str, str]:
-    """The kept paragraphs of the page and "", or "" and the reason why they are not those of the recipe."""
+def _kept_text(record: Response, row: RecipeRow, extractor: Extractor) -> Extraction:
+    """The kept paragraphs of a page, or the reason why they are not those of the recipe."""
     if record.problem:
-        return "", record.problem
+        return Extraction("", record.problem)
     if record.digest != row["digest"]:
-        return "", "digest_differs"
+        return Extraction("", "digest_differs")
     codec, decided_by = read_charset_column(row["charset"])
     if decided_by == "WET":
-        extracted, text = True, "\n".join(clean_lines(record.body.decode(codec, "replace")))
+        extraction = Extraction(plain_text(record.body, codec))
     else:
-        extracted, text = extractor.text(record.body, codec)
-    if not extracted:
-        return "", text
-    lines = text.split("\n")
+        extraction = extractor.extract(record.body, codec)
+    if extraction.failure:
+        return extraction
+    lines = extraction.text.split("\n")
     kept = "\n".join(lines[i] for i in row["paragraphs"] if i < len(lines))
-    return (kept, "") if text_hash(kept) == row["text_hash"] else ("", "text_differs")
+    return Extraction(kept) if text_hash(kept) == row["text_hash"] else Extraction("", "text_differs")

@@ -151,7 +151,7 @@ def _ends_at(window: _Window, form: Form, end: int) -> bool:
     return window.error is None and (after.startswith(form.tail) or not rest)
 
 
-def _split(window: _Window, form: Form, lost_max: int | None) -> Iterator[Record | Lost]:
+def _read_records(window: _Window, form: Form, lost_max: int | None) -> Iterator[Record | Lost]:
     """Every whole record, and what is lost between them. Raises OSError as reading does."""
     while True:
         _skip_newlines(window)
@@ -232,7 +232,7 @@ def records(data: mmap.mmap, magic: bytes, form: Form, start: int) -> Iterator[R
         yield from _join_unreadable(_frames(data, magic, form, start), len(data))
     else:
         part = Part(data, start, len(data))
-        yield from _split(_Window(lambda: part.read(CHUNK), start), form, None)
+        yield from _read_records(_Window(lambda: part.read(CHUNK), start), form, None)
 
 
 def _join_unreadable(items: Iterable[Record | Lost | _UnreadableFrame], end: int) -> Iterator[Record | Lost]:
@@ -277,7 +277,7 @@ def _frames(data: mmap.mmap, magic: bytes, form: Form, start: int) -> Iterator[R
 def _in_frame(window: _Window, form: Form, begin: int) -> Iterator[Record | Lost | _UnreadableFrame]:
     """What is in the frame that begins at `begin`. Raises OSError where the frame is damaged."""
     is_first = True
-    for item in _split(window, form, LOST_MAX):
+    for item in _read_records(window, form, LOST_MAX):
         if isinstance(item, Record):
             yield Record(begin, item.data)
         elif is_first and window.is_empty():

@@ -53,7 +53,7 @@ def test_every_stage_explains_itself(stage, capsys):
 def test_more_files_than_a_command_line_may_name_come_from_a_list(tmp_path, monkeypatch):
     """As the rules call it: bash hands on a list made by its builtin printf."""
     (tmp_path / "show.py").write_text(
-        "import sys\nfrom pipeline.cli import File, Stage, main\n"
+        "import sys\nfrom pipeline.common.cli import File, Stage, main\n"
         "stage = Stage('show', '', 'show:show', (File('files', '', many=True),))\n"
         "def show(files): print(len(files), files[-1])\n"
         "if __name__ == '__main__': sys.exit(main('x', '', (stage,)))\n"
