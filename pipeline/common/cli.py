@@ -16,9 +16,7 @@ from pipeline.common.errors import StageError
 
 @dataclass(frozen=True)
 class File:
-    """An argument that names files (or a plain value): the interface of a stage. `flag`: given as `--name`, else
-    by its place alone.
-    """
+    """An argument that names files, or a single value. `flag`: given as `--name`; otherwise by its position."""
 
     name: str
     doc: str

@@ -1,4 +1,4 @@
-"""Packages of apt, npm and pip, fetched by their ordinary clients into a folder that keeps them."""
+"""Packages of apt, npm and pip, fetched by their own clients and kept in a folder of downloads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ OWN_WARCS = "or set crawl.warcs in the config to your own WARC files, which need
 
 @dataclass(frozen=True)
 class Package:
-    """Names to try in turn (apt), or one pinned version and its sha256 (npm, pip)."""
+    """A package of `client`: apt, npm, pip or wheel.
+
+    Of apt, `names` are tried in order; of the others it is one name with its version, whose archive has this
+    sha256.
+    """
 
     client: str
     names: tuple[str, ...]
@@ -31,7 +35,7 @@ class Package:
 
 
 def members(archive: Path) -> Iterator[tuple[str, bytes]]:
-    """Path and bytes of each plain file in a .deb, .tgz, .tar.gz or .whl."""
+    """(path inside, bytes) of each regular file in a .deb, .tgz, .tar.gz or .whl."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             for name in wheel.namelist():

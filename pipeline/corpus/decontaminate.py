@@ -1,8 +1,8 @@
 """Decontamination: which documents share an n-gram of words with an evaluation set.
 
-The index of the sets is made once. A text of fewer than n words counts as one shorter n-gram, the whole of it,
-if it has at least 8 (or n, if that is less); shorter texts, which any document may contain, are ignored. Words
-are lower case and without punctuation. Source: Brown et al. 2020, appendix C (13-grams, whole texts from 8 up).
+The index of the sets is made once. A text of fewer than n words counts whole, as one shorter n-gram, if it has at
+least 8 words (or n, if that is less); shorter texts are ignored, since any document may contain them. Words are
+in lower case and without punctuation. Source: Brown et al. 2020, appendix C (13-grams, whole texts from 8 up).
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ NgramIndex = tuple[dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]], list[st
 
 
 def build_index(options: Decontaminate, output: str, report: str) -> None:
-    """The n-grams of the sets, as uint64[3, n-grams]: hash, length in words, number of the set; sorted.
+    """Write the n-grams of the sets, uint64[3, n-grams]: hash, length in words, number of the set; sorted.
 
-    The report says for each set how many different n-grams it has, how many texts, how many of these are short
-    ones that count whole, and how many were ignored. Raises StageError where nothing of a set is left.
+    The report gives for each set its number of different n-grams, of texts, of short texts that count whole, and
+    of ignored texts. Raises StageError where nothing of a set is left.
     """
     parts, counts = [], []
     for number, (name, path) in enumerate(options.sets.items()):
@@ -92,7 +92,7 @@ def _upper_bits(hashes: np.ndarray) -> np.ndarray:
 
 
 def find_set(index: NgramIndex, hashes: np.ndarray) -> str | None:
-    """The first set that has an n-gram of these words (their hashes), or None."""
+    """The first set that shares an n-gram with a document, or None; `hashes` are those of its words."""
     by_length, names = index
     sets: list[int] = []
     for length, (table, known, numbers) in by_length.items():
@@ -105,7 +105,10 @@ def find_set(index: NgramIndex, hashes: np.ndarray) -> str | None:
 
 
 def read_strings(path: str) -> Iterator[str]:
-    """Every text in a file, however deep; of a text file its lines. Keys of mappings do not count."""
+    """Every string in a file of JSON, JSON lines, Parquet or Arrow, but no keys; of a .txt its lines.
+
+    Raises StageError where the file cannot be read.
+    """
     kind = Path(path).suffix
     try:
         if kind == ".json":

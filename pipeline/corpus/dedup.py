@@ -53,9 +53,9 @@ CHARS_PER_CHUNK = 30_000
 
 
 def hash_paragraphs(options: Dedup, pages: str, output: str) -> None:
-    """The different hashes of a page file, ascending, each with the place of its first paragraph.
+    """Write the different hashes of a file of pages, ascending, each with the place of its first paragraph.
 
-    The paragraphs of a page are its lines; their places count on through the file, from 0.
+    The paragraphs of a page are its lines; places are counted through the whole file, from 0.
     """
     keys = _plain_keys(pages) if options.normalize == "none" else _folded_keys(pages)
     hashes = np.fromiter(
@@ -89,10 +89,13 @@ def _folded_keys(pages: str) -> Iterator[list[bytes]]:
 
 
 def fold(text: str) -> bytes:
-    """Each line without case, digits and punctuation, as in CCNet (section 3.2), in UTF-8.
+    """Each line in UTF-8 without case, digits and punctuation, as in CCNet (section 3.2).
 
-    Letters and the marks on them stay, folded to one case where that is one character; whatever is between
-    them becomes one space, and none at the ends of a line.
+    Letters and the marks on them stay, in one case where that is a single character; whatever is between them
+    becomes one space, and nothing at the ends of a line.
+
+    >>> fold("  Page 3 of 10:\\nLes Œuvres (1873)").decode()
+    'page of\\nles œuvres'
     """
     codes = _folds()[np.frombuffer(text.encode("utf-32-le"), np.uint32)]
     spaces = codes == ord(" ")
@@ -120,7 +123,10 @@ def _folds() -> np.ndarray:
 def reduce_hashes(
     options: Dedup, hashes: list[str], output: str, index: str, workers: int, scheduler: str | None
 ) -> None:
-    """For each hash file a file of the same name in the folder `output`: what to drop; and the index."""
+    """Write for each hash file its verdicts, in a file of the same name in the folder `output`; and the index.
+
+    Raises StageError where hashes were made with another normalisation than that of `options`.
+    """
     for path in (*hashes, *options.against):
         _check_keys(options, path)
     size = sum(len(_map_file(path)) for path in (*hashes, *options.against))
@@ -150,7 +156,7 @@ def reduce_hashes(
 
 @dataclass(frozen=True)
 class Bucket:
-    """The hashes from `low` up to, without, `high`, and the files for what `_reduce_bucket` says of them."""
+    """The hashes from `low` up to `high` (without it), and the files for the results of `_reduce_bucket`."""
 
     low: int
     high: int
@@ -236,9 +242,9 @@ def _write_verdicts(path: str, table: pa.Table, verdicts: np.ndarray) -> None:
 
 
 def apply_duplicates(options: Dedup, pages: str, duplicates: str, output: str, ledger: str) -> None:
-    """Documents: the pages of one file without the paragraphs that `duplicates` names.
+    """Write the documents: the pages of a file without the paragraphs that the verdicts in `duplicates` drop.
 
-    Raises StageError unless `duplicates` has as many bits as the file has paragraphs.
+    Raises StageError unless there is a verdict for each paragraph of the file.
     """
     book = Ledger("dedup")
     verdicts = pa.Table.from_batches(read_arrow(duplicates), VERDICT_SCHEMA)

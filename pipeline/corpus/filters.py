@@ -48,10 +48,12 @@ class Document:
 
     @cached_property
     def words(self) -> list[str]:
+        """Its words, as `split_words` gives them."""
         return split_words(self.text)
 
     @cached_property
     def hashes(self) -> np.ndarray:
+        """Hash of each word: uint64[words]."""
         return hash_words(self.words)
 
     @cached_property
@@ -68,32 +70,38 @@ def _share(count: float, total: float) -> float:
 
 
 def word_count(document: Document) -> float:
+    """Number of words."""
     return len(document.words)
 
 
 def mean_word_length(document: Document) -> float:
+    """Mean length of a word, in characters."""
     return _share(float(document.lengths.sum()), len(document.words))
 
 
 def symbol_ratio(document: Document, symbols: tuple[str, ...]) -> float:
+    """Occurrences of the symbols, divided by the number of words."""
     return _share(sum(map(document.text.count, symbols)), len(document.words))
 
 
 def bullet_lines(document: Document) -> float:
+    """Share of the lines that begin with a bullet."""
     return _share(sum(line.startswith(BULLETS) for line in document.lines), len(document.lines))
 
 
 def ellipsis_lines(document: Document) -> float:
+    """Share of the lines that end with an ellipsis."""
     return _share(sum(line.endswith(ELLIPSES) for line in document.lines), len(document.lines))
 
 
 def alphabetic_words(document: Document) -> float:
-    """Of what stands between spaces, the share with a letter: a lone sign or number has none."""
+    """Share of the text's parts between spaces that have a letter; a lone sign or number has none."""
     parts = document.text.split()
     return _share(sum(part[0].isalpha() or any(map(str.isalpha, part)) for part in parts), len(parts))
 
 
 def stop_words(document: Document) -> float:
+    """How many of the eight English stop words occur."""
     return len(STOP_WORDS.intersection(document.words))
 
 
@@ -108,7 +116,11 @@ def repeated(document: Document, parts: str, unit: str) -> float:
 
 
 def top_ngram(document: Document, size: int) -> float:
-    """Share of the words' characters in the most frequent n-gram; nothing, where no n-gram occurs twice."""
+    """Share of the words' characters in the most frequent n-gram; 0, where every n-gram occurs only once.
+
+    >>> top_ngram(Document("", "on it on it ok", "en"), 2)
+    0.8
+    """
     _, first, counts = np.unique(hash_ngrams(document.hashes, size), return_index=True, return_counts=True)
     if not len(counts) or counts.max() == 1:
         return 0.0
@@ -117,7 +129,7 @@ def top_ngram(document: Document, size: int) -> float:
 
 
 def repeated_ngrams(document: Document, size: int) -> float:
-    """Share of the words' characters in n-grams that occurred before, overlaps counted once."""
+    """Share of the words' characters in n-grams that occurred before; overlaps count once."""
     ngrams = hash_ngrams(document.hashes, size)
     again = np.ones(len(ngrams), bool)
     again[np.unique(ngrams, return_index=True)[1]] = False
@@ -141,18 +153,22 @@ def c4_lines(document: Document) -> list[str]:
 
 
 def c4_sentences(document: Document) -> float:
+    """Number of sentences in the lines that C4 would keep."""
     return sum(len(SENTENCE_END.findall(line)) for line in c4_lines(document))
 
 
 def occurrences(document: Document, phrase: str) -> float:
+    """How often a phrase in lower case occurs, whatever its case in the text."""
     return document.text.lower().count(phrase)
 
 
 def punctuated_lines(document: Document) -> float:
+    """Share of the lines that end with a terminal mark."""
     return _share(sum(line.endswith(TERMINAL) for line in document.lines), len(document.lines))
 
 
 def short_lines(document: Document) -> float:
+    """Share of the lines with at most 30 characters."""
     return _share(sum(len(line) <= SHORT_LINE for line in document.lines), len(document.lines))
 
 
@@ -172,6 +188,7 @@ class Rule:
     languages: tuple[str, ...] = ()  # the rule is for these alone; empty: for all
 
     def broken_by(self, document: Document) -> bool:
+        """Whether the document is in one of the rule's languages and out of its bounds."""
         if self.languages and document.language not in self.languages:
             return False
         value = self.measure(document)
@@ -236,7 +253,7 @@ RULES = {
 
 
 def filter_documents(options: Filter, documents: str, contaminated: str | None, output: str, ledger: str) -> None:
-    """The documents of one file that break no rule, and the ledger of those that do."""
+    """Write the documents of a file that break no rule, and the ledger with the reasons of the others."""
     checks = list(_checks(options, contaminated))
 
     def reason(_: int, url: str, text: str, language: str) -> str | None:
@@ -271,7 +288,7 @@ def _contaminated(index: NgramIndex, document: Document) -> str | None:
 
 
 def read_domains(paths: list[str]) -> frozenset[str]:
-    """The domains of block lists: one a line, `#` begins a comment, gzip by the name."""
+    """The domains in block lists: one a line, `#` begins a comment; files named .gz are unpacked."""
     domains = set()
     for path in paths:
         open_text = gzip.open if path.endswith(".gz") else open
@@ -281,7 +298,11 @@ def read_domains(paths: list[str]) -> frozenset[str]:
 
 
 def is_blocked(url: str, domains: frozenset[str]) -> bool:
-    """Whether the host of the URL, or a domain above it, is in the list."""
+    """Whether the host of a URL is one of the domains, or below one of them.
+
+    >>> is_blocked("https://www.bad.example/page", frozenset({"bad.example"}))
+    True
+    """
     try:
         host = (urlsplit(url).hostname or "").strip(".")
     except ValueError:  # a bracket without its partner, in a hostile URL

@@ -20,7 +20,11 @@ SPLIT_SEED = 0x5917  # another hash than the one of dedup
 
 
 def split_of(text: str, validation_share: float) -> str:
-    """The split of a document, by the hash of its text: it never changes as the crawl grows."""
+    """The split of a document, by the hash of its text: it never changes as the crawl grows.
+
+    >>> split_of("A document.", validation_share=0.0), split_of("A document.", validation_share=1.0)
+    ('train', 'validation')
+    """
     draw = xxhash.xxh3_64_intdigest(text.encode(), seed=SPLIT_SEED) / 2**64
     return "validation" if draw < validation_share else "train"
 
@@ -53,7 +57,7 @@ def write_shards(
     output: str,
     ledger: str,
 ) -> None:
-    """The shards of one document file: `{output}/{language}/{split}-{name}.arrow` for each pair.
+    """Write the shards of one document file: `{output}/{language}/{split}-{name}.arrow` for each pair.
 
     All are written in one pass; each holds one record batch in memory (at most 32 MiB of text).
     """

@@ -84,7 +84,7 @@ def reason_of(error: FetchError) -> str:
 def side_by_side(
     client: Client, function: Callable[[Item], Any], items: Sequence[Item], title: str, unit: str
 ) -> list[Any]:
-    """`[function(item) for item in items]` in threads, one a connection; the first error breaks all off."""
+    """`[function(item) for item in items]` in threads, one a connection; the first error stops the others."""
     with ThreadPoolExecutor(client.connections) as pool, progress(len(items), title, unit) as bar:
 
         def advance(_: Future[Any]) -> None:
@@ -127,9 +127,10 @@ def _take(kept: Path, target: Path) -> bool:
 
 
 def trim(kept: Path, parts: Path, most: int) -> None:
-    """Delete files of the cache, least recently used first, until it has at most `most` bytes.
+    """Delete files in the folder `kept`, least recently used first, until it has at most `most` bytes.
 
-    One that a batch still holds (a second link) stays: deleting it would give nothing back.
+    A file that a batch still holds (it has a second link) stays: to delete it here would free no space. Of
+    `parts`, what is older than PART_DAYS goes.
     """
     old = time.time() - PART_DAYS * 86400
     for path in parts.iterdir():

@@ -59,14 +59,19 @@ def input_files(paths: list[str]) -> tuple[list[InputFile], list[dict[str, Any]]
 
 
 def unique_name(name: str, source: str) -> str:
+    """The name of a file with a hash of where it comes from.
+
+    >>> unique_name("a.warc.gz", "crawl/a.warc.gz") == unique_name("a.warc.gz", "other/a.warc.gz")
+    False
+    """
     return f"{name}-{xxhash.xxh3_64_hexdigest(source.encode())[:8]}"
 
 
 def finish_folder(folder: Path, output: str, files: list[dict[str, Any]], failed: list[dict[str, Any]]) -> None:
-    """Add the list of what is in `folder` and make it `output`.
+    """Write the list of the files in `folder` into it, and move the folder to `output`.
 
-    A file is {file, source} and, where its records have origins, {origins}, the name of their file. A failure is
-    {reason, documents, bytes}, and {source} where it is a whole file.
+    A file is {file, source}, and {origins} where its records have origins: the name of the file with these. A
+    failure is {reason, documents, bytes}, and {source} where it is a whole file.
     """
     write_json(folder / LIST, {"files": files, "failed": failed})
     shutil.rmtree(output, ignore_errors=True)
@@ -74,20 +79,20 @@ def finish_folder(folder: Path, output: str, files: list[dict[str, Any]], failed
 
 
 def read_folder(folder: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The files and the failures that `finish_folder` was given."""
+    """The files and the failures that `finish_folder` was given for a folder."""
     listed = read_json(Path(folder) / LIST)
     return listed["files"], listed["failed"]
 
 
 def write_origins(path: Path, origins: Iterable[tuple[int, str, int]]) -> None:
-    """(offset in our file, file that the record comes from, its offset there) of each record."""
+    """Write for each record (offset in our file, the crawl's file that it comes from, its offset there)."""
     columns = list(zip(*origins, strict=True)) or [(), (), ()]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, ORIGIN_SCHEMA, strict=True)]
     write_batches(path, ORIGIN_SCHEMA, [pa.record_batch(arrays, schema=ORIGIN_SCHEMA)])
 
 
 def read_origins(path: str | Path) -> dict[int, tuple[str, int]]:
-    """(file, offset) that each record comes from, by its offset in our file."""
+    """For each record, by its offset in our file, (the crawl's file that it comes from, its offset there)."""
     origins: dict[int, tuple[str, int]] = {}
     for batch in read_arrow(path):
         offsets, warcs, places = (column.to_pylist() for column in batch.columns)

@@ -1,8 +1,9 @@
-"""The records of a plan to a WARC file: as they are in the crawl, byte for byte, only others' are missing between.
+"""Single records of a crawl to a WARC file of ours, each byte for byte as it is in the crawl.
 
-Records come in coalesced ranges. Each is a whole gzip member and is checked: it unpacks, holds one WARC record of
-the length it says, and its payload has the digest that the record and the index say. One that is not so is left
-out and counted. The stage goes on where it was killed: a journal says how far the file is good.
+Neighbouring records come in one range. Each is a whole gzip member and is checked: it can be unpacked, holds one
+WARC record of the length it states, and its payload has the digest that the record and the index state. A record
+that fails a check is left out and counted. A killed stage continues where it was: a journal says up to which byte
+the file is complete.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def _requests(table: pa.Table, options: Index) -> Iterator[Request]:
 
 
 def _resume(journal: Path, warc: Path, work: str) -> tuple[list[dict[str, Any]], int]:
-    """The steps that an earlier run finished, and how long the WARC is with them; none if its work was another."""
+    """The steps that an earlier run of the same work finished, and the bytes of its WARC; else none and 0."""
     warc.touch()
     steps: list[dict[str, Any]] = []
     if journal.exists():
@@ -172,7 +173,7 @@ def _all_failed(request: Request, reason: str) -> Fetched:
 
 
 def problem_of(member: bytes, digest: str | None) -> str | None:
-    """Why these bytes are not one response record with this digest of its payload, or None."""
+    """Why these bytes are not one response record whose payload has this digest (None: unknown), or None."""
     inflater = zlib.decompressobj(31)
     try:
         record = inflater.decompress(member, BODY_MAX + HEADERS_MAX)
@@ -198,7 +199,10 @@ def problem_of(member: bytes, digest: str | None) -> str | None:
 
 
 def in_order(client: Client, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`map(function, items)` in threads, one a connection, not more than twice as many results ahead."""
+    """`map(function, items)` in threads, one a connection.
+
+    At most twice as many results as connections are computed ahead of the one that is taken.
+    """
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(client.connections) as pool:
         try:

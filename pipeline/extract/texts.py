@@ -1,7 +1,7 @@
 """Plain text to pages: Parquet and JSON lines, such as a dump of Wikipedia, beside what is extracted from HTML.
 
-The pages go through deduplication and all that follows like those of a crawl. Their `warc` is the file, their
-`offset` the row or line.
+The pages go through deduplication and all later stages like those of a crawl. Their `warc` is the file, their
+`offset` the number of the row or line.
 """
 
 from __future__ import annotations
@@ -50,9 +50,11 @@ def read_texts(
     output: str,
     ledger: str,
 ) -> None:
-    """The documents of some files as one file of pages, listed in `output` as `extract` does.
+    """Write the texts in some files as one file of pages, listed in `output` as `extract` does.
 
-    The ledger says `extract`, whose place this takes for these files. Raises StageError where a file has no text.
+    `text` and `url` are the names of columns or keys; `language` is that of all texts, or None: it is identified.
+    The ledger has the name `extract`, since this stage stands in its place. Raises StageError where a file has no
+    such column or key for the text.
     """
     book = Ledger("extract")
     inputs, not_fetched = input_files(files)

@@ -2,9 +2,9 @@
 
 Source: paper, section 4.1 (text with resiliparse, then language identification with fastText).
 
-WARCs are local files, or those of a folder that `fetch` filled, which says where they come from. A batch of them
-is one job, and each WARC one file of pages, which is kept: a batch whose WARCs are others than last time extracts
-only those that are new. The batch's own output is a list of its files of pages.
+A job reads a batch of WARCs, which are local files or those in a folder that `fetch` filled. Each WARC gives one
+file of pages, which is kept: a batch to which WARCs were added extracts only the new ones. The output of the
+batch is a list of its files of pages.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def extract(
     workers: int,
     scheduler: str | None,
 ) -> None:
-    """Extract WARC files into a file of pages each, and list these in their order in `output`.
+    """Extract each WARC file into a file of pages, and list these in order in `output`.
 
-    The files of pages lie in `warcs/` beside the list. One that is there already, from the same code, options
-    and WARC, is used as it is: so a run that is killed goes on with the WARCs that are left.
+    The files of pages lie in `warcs/` beside the list. One that is there already, from the same code, options and
+    WARC, is used as it is, so that a killed run continues with the WARCs that are left.
     """
     folder = Path(output).parent / "warcs"
     code = fingerprint("pipeline.extract.webpages")
@@ -85,12 +85,15 @@ def _extract_archive(options: Extract, language_id: str, folder: Path, code: str
 
 @functools.cache
 def _extractor(page_seconds: int, thread: int) -> Extractor:
-    """One for all the WARCs of a thread: it takes one page at a time, and a dask worker may have many threads."""
+    """The extractor of a thread, for all its WARCs.
+
+    It takes one page at a time, and a dask worker may have several threads.
+    """
     return Extractor(page_seconds)
 
 
 def _size_and_digest(path: str) -> tuple[int, str]:
-    """Bytes of a file, and a hash of its beginning and end: what tells it from another that takes its place."""
+    """Bytes of a file, and a hash of its beginning and end, by which a changed file is noticed."""
     with open(path, "rb") as file:  # noqa: PTH123
         size = file.seek(0, 2)
         digest = xxhash.xxh3_64()

@@ -1,4 +1,4 @@
-"""The dataset card and the statistics of a corpus: what a person or the hub wants to know of its shards."""
+"""The dataset card and the statistics of a corpus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.corpus.shards import shard_parts
 
 
 def write_card(shards: list[str], ledgers: list[str], decontamination: str | None, card: str, stats: str) -> None:
-    """Count the shards, merge the ledgers by stage, and write both as JSON and as a dataset card.
+    """Write the statistics as JSON and the dataset card: counts of the shards, and the ledgers merged by stage.
 
     The stages are those of the ledgers, in their order. Raises StageError where the documents that one stage kept
     are not those that came into the next.

@@ -1,7 +1,7 @@
 """The shards of a published recipe again, from the archives (`pipeline/publish/publish.py`).
 
-The archives of a batch are read one after the other, and so are the rows of its shards, whose order is that of the
-archives: only the rows of one archive are held in memory.
+A batch reads its archives one after the other. The rows of its shards are in the order of the archives, so that
+only the rows of one archive are in memory.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def rebuild(recipe: str, warcs: list[str], output: str, ledger: str, workers: in
     """Write the shards into the folder `output`, and a ledger of the documents that could not be made again.
 
     A shard that is there with the right checksum is kept. Raises StageError where the recipe is damaged, and,
-    after all is written, where a document or a shard is not the recipe's; the ledger says why.
+    after all is written, where a document or a shard is not that of the recipe; the ledger has the reasons.
     """
     stats, made = read_json(Path(recipe, "stats.json")), read_json(Path(recipe, "provenance.json"))["code"]
     differing = [
@@ -153,7 +153,7 @@ def _rebuild_rows(
 
 
 def _key(offset: int, record_id: str, url: str) -> tuple[int, str, str]:
-    """What a record of an archive is known by: a frame may hold several, and old ARC records have no id."""
+    """What identifies a record of an archive: a frame may hold several, and old ARC records have no id."""
     return offset, record_id, url
 
 

@@ -23,7 +23,7 @@ SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 
 
 def magic_of(data: mmap.mmap) -> bytes:
-    """What each frame of the file begins with, b"" if it begins with no frame."""
+    """The bytes that each frame of the file begins with; b"" if the file does not begin with a frame."""
     start = 0
     while SKIPPABLE.match(data, start) and start + 8 <= len(data):
         start += 8 + _little_endian(data, start + 4, 4)
@@ -32,7 +32,7 @@ def magic_of(data: mmap.mmap) -> bytes:
 
 
 class FrameError(OSError):
-    """No frame, or a damaged one. `end` is how far it was looked at."""
+    """There is no frame, or a damaged one. `end` is the offset up to which it was read."""
 
     def __init__(self, reason: str, end: int) -> None:
         super().__init__(reason)
@@ -40,7 +40,7 @@ class FrameError(OSError):
 
 
 class Frame(Protocol):
-    """`end` is where the frame ends; of gzip, when all of it is read."""
+    """One compressed frame. `end` is the offset where it ends; of gzip, once all of it is read."""
 
     end: int
 
@@ -149,7 +149,7 @@ def _lz4_end(data: mmap.mmap, start: int) -> int:
 
 
 def open_frame(data: mmap.mmap, start: int, magic: bytes, words: bytes | None) -> Frame:
-    """Raises FrameError where no such frame starts."""
+    """The frame at `start`; `words`: the dictionary of zstd. Raises FrameError where none starts there."""
     from fastwarc.stream_io import Lz4Reader, ZstdReader
 
     if magic == GZIP:

@@ -1,8 +1,10 @@
-"""Records of a damaged archive: reading goes on at the next place where a record really starts.
+"""Records of a damaged archive: reading continues at the next place where a whole record starts.
 
-An archive is a chain of frames (gzip members, zstd or lz4 frames) with a record in each, or with many, or it is
-plain. Each frame is unpacked by itself, so damage is known exactly, and costs only the frame that it hits.
-Source: WARC 1.1 (ISO 28500), section 4 and annex D; for ARC, the Internet Archive's file format, versions 1 and 2.
+An archive is plain, or a chain of frames (gzip members, zstd or lz4 frames) with one record or many in each. Each
+frame is unpacked by itself, so that damage costs only the frame that it hits. Three steps, from the inside out:
+`_read_records` splits unpacked bytes into whole records and what is lost between them, `_frames` does so for each
+frame, and `_join_unreadable` makes one loss of neighbouring frames that cannot be read. Source: WARC 1.1 (ISO
+28500), section 4 and annex D; for ARC, the Internet Archive's file format, versions 1 and 2.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Lost:
-    """A stretch that holds no readable record, and the number of records that seem to start in it."""
+    """A part without a readable record, and the number of records that seem to start in it."""
 
     begin: int
     end: int
@@ -42,9 +44,9 @@ class Lost:
 
 @dataclass(frozen=True)
 class _UnreadableFrame:
-    """A frame that is lost, or its rest is, up to where the next one that can be read begins.
+    """A frame that cannot be read, or not to its end; it counts as lost up to the next frame that can.
 
-    `records` seem to start in it, as far as it could be unpacked; `has_magic`: it begins as frames do.
+    `records` seem to start in what could be unpacked of it; `has_magic`: it begins as frames do.
     """
 
     begin: int
@@ -56,8 +58,8 @@ class _UnreadableFrame:
 class Form:
     """How records look: what may start one, its whole header, its length, and what ends it.
 
-    A WARC header holds no line that could start a record, so that looking for headers in a file full of false
-    starts takes time proportional to its size.
+    A WARC header has no line that could start a record, so that the time to look for headers in a file full of
+    false starts is proportional to its size.
     """
 
     start: re.Pattern[bytes]
@@ -140,7 +142,7 @@ def _whole_length(window: _Window, form: Form) -> int:
 
 
 def _ends_at(window: _Window, form: Form, end: int) -> bool:
-    """Whether the record at the front ends at `end`: the end, another record or what ends a record follows."""
+    """Whether the record at the front ends at `end`: nothing follows, or a record, or the end mark of one."""
     window.fill(end + AFTER)
     if len(window.held) < end:
         return False
@@ -166,10 +168,11 @@ def _read_records(window: _Window, form: Form, lost_max: int | None) -> Iterator
 
 
 def _skip_to_whole(window: _Window, form: Form, lost_max: int | None) -> Lost | Record:
-    """Drop all up to the next whole record, or the end; returns what this was.
+    """Drop all up to the next whole record, or to the end, and return what that was.
 
-    It is lost, unless it is one record longer than BODY_MAX: that is not held whole, and is sound if the next
-    record starts where its length says. Raises OSError as reading does, and after more than `lost_max` bytes.
+    It is lost, unless it is a single record longer than BODY_MAX. Such a record is not held whole; it counts as
+    undamaged if the next record starts where its length says. Raises OSError as reading does, and after more than
+    `lost_max` bytes.
     """
     begin, records, giant = window.base, 0, b""
     stated_end = begin + _stated_length(window, form)
@@ -206,9 +209,9 @@ def _seek_start(window: _Window, form: Form) -> None:
 
 
 def layout(data: mmap.mmap, path: str) -> tuple[bytes, Form]:
-    """What each frame begins with, b"" in a plain file, and the form of the records.
+    """The magic of the frames, b"" in a plain file, and the form of the records.
 
-    By the content; by the name where damage hides what the content is.
+    By the content, and by the name where damage hides the content.
     """
     magic = magic_of(data)
     if not magic and not WARC.start.match(data) and not ARC.header.match(data, 0, HEADER_MAX):
@@ -223,10 +226,10 @@ def layout(data: mmap.mmap, path: str) -> tuple[bytes, Form]:
 
 
 def records(data: mmap.mmap, magic: bytes, form: Form, start: int) -> Iterator[Record | Lost]:
-    """Every whole record from an offset of the file on, and what is lost between them.
+    """Every whole record from offset `start` of the file on, and what is lost between them.
 
-    Where a frame holds several records, all of them begin where the frame begins, and so does what is lost in it,
-    which is as long as its unpacked bytes.
+    Where a frame holds several records, each has the offset of the frame. What is lost inside such a frame has
+    that offset too, and a length in unpacked bytes.
     """
     if magic:
         yield from _join_unreadable(_frames(data, magic, form, start), len(data))
