@@ -22,7 +22,7 @@ import urllib3
 from benchmarks.crawl import make_crawl
 from benchmarks.report import measure, write
 from pipeline.common.files import read_json
-from pipeline.crawl.index import plan
+from pipeline.crawl.index import plan_records
 from pipeline.crawl.options import Index
 from pipeline.crawl.origins import read_folder
 from pipeline.crawl.records import fetch_records
@@ -135,7 +135,7 @@ def records(folder: Path, crawl: Path) -> list[dict[str, Any]]:
                 tables=[str(folder / "index.parquet")],
             )
             files = [str(folder / name) for name in ("plan.arrow", "plan.json", "cache")]
-            plan(options, *files, CONNECTIONS, LATENCY, 1e9)
+            plan_records(options, *files, CONNECTIONS, LATENCY, 1e9)
             server.count()
             output = folder / f"gap{gap}"
             run = (options, files[0], 0, str(output), files[2], CONNECTIONS)

@@ -49,7 +49,7 @@ STAGES = (
     Stage(
         "index-plan",
         "Find the wanted records in CommonCrawl's columnar index, and say what it costs to fetch them.",
-        "pipeline.crawl.index:plan",
+        "pipeline.crawl.index:plan_records",
         (
             File("output", "Arrow file of the records"),
             File("report", "JSON: records, bytes and requests, by host and file"),

@@ -16,9 +16,7 @@ from pipeline.common.errors import StageError
 
 @dataclass(frozen=True)
 class File:
-    """An argument that names files (or a plain value): the interface of a stage. `flag`: given as `--name`, else
-    by its place alone.
-    """
+    """An argument that names files, or a single value. `flag`: given as `--name`; otherwise by its position."""
 
     name: str
     doc: str
@@ -61,7 +59,7 @@ def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | Non
     stage = next(s for s in stages if s.name == name)
     try:
         values = {f.name: arguments.pop(f.name) for f in stage.files}
-        values |= {f.name: list(_listed(values[f.name])) for f in stage.files if _is_list(f)}
+        values |= {f.name: list(_expand_lists(values[f.name])) for f in stage.files if _is_list(f)}
         if stage.options is not None:
             values["options"] = _options(stage, stage.options, arguments)
         module, function = stage.run.split(":")
@@ -94,7 +92,7 @@ def listed(files: str) -> str:
     return f"@<(printf '%s\\n' {{{files}:q}})"
 
 
-def _listed(paths: Iterable[str]) -> Iterator[str]:
+def _expand_lists(paths: Iterable[str]) -> Iterator[str]:
     """The paths, with those that the file `name` lists, one a line, for each `@name`: a whole crawl has more files
     than a command line may name."""
     for path in paths:

@@ -35,11 +35,14 @@ def map_items(
     title: str,
     unit: str,
 ) -> list[Result]:
-    """`[function(item) for item in items]`, spread over processes; results keep the order of the items.
+    """`[function(item) for item in items]`, computed by several processes; results are in the order of the items.
 
-    Without a scheduler's address this starts a local cluster of `workers` processes, or just loops where
-    one worker or one item needs no cluster. This process is the first worker, which works while the others
-    start. The work must not depend on who does it, so that the bytes written are the same either way.
+    Without the address of a scheduler this starts a local cluster of `workers` processes, or runs a simple loop
+    where one worker or one item needs no cluster. This process is the first worker, and works while the others
+    start. The result must not depend on which process computes it, so that the bytes written are always the same.
+    Arguments that are the same for all items go into `function` by functools.partial.
+
+    Raises StageError where workers die or the scheduler is lost, and the first error of `function`.
     """
     if scheduler is None and min(workers, len(items)) <= 1:
         results = []

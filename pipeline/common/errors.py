@@ -4,8 +4,15 @@ from __future__ import annotations
 
 
 class StageError(RuntimeError):
-    """A stage cannot go on; the message says what is wrong, where, and what to do."""
+    """A stage cannot continue. The message says what is wrong, where, and what to do."""
 
 
 def one_line(error: BaseException) -> str:
+    """The message of an error as one line of at most 300 characters; its type, where it has no message.
+
+    >>> one_line(OSError("no route\\n to host"))
+    'no route to host'
+    >>> one_line(TimeoutError())
+    'TimeoutError'
+    """
     return " ".join((str(error) or type(error).__name__).split())[:300]

@@ -38,7 +38,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming_full_disk(path: str | Path) -> Iterator[None]:
-    """A full disk or quota, of which the system says only that, becomes an error with `path` and the cure."""
+    """Inside it, an error for a full disk or quota, which names no file, gets `path` and what to do."""
     try:
         yield
     except OSError as error:
@@ -77,16 +77,33 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """The same file under another name: a hard link, or a copy where the file system allows no link."""
+    target = Path(target)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        copy = target.with_name(target.name + ".copy")
+        shutil.copyfile(source, copy)
+        copy.replace(target)
+
+
 def write_text(path: str | Path, text: str) -> None:
+    """Write a text in UTF-8, atomically."""
     with atomic(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, data: Any) -> None:
+    """Write data as indented JSON in UTF-8, atomically."""
     write_text(path, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
+    """The data of a JSON file. Raises json.JSONDecodeError where it is none."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
@@ -185,10 +202,10 @@ def write_list(path: str | Path, files: Iterable[str]) -> None:
 
 
 def read_arrow(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The record batches of an Arrow IPC stream, or of the streams that a list (.json) names, one in memory at
-    a time; only `columns`, if given.
+    """The record batches of an Arrow IPC stream, or of all streams that a list (.json) names, in its order.
 
-    Raises FileNotFoundError that says how to make a listed file again.
+    One batch is in memory at a time; only `columns` are read, if given. Raises FileNotFoundError where a listed
+    file is missing, with what to do.
     """
     if Path(path).suffix != ".json":
         yield from _read_stream(path, columns)
@@ -213,6 +230,7 @@ def _read_stream(path: str | Path, columns: Sequence[str] | None) -> Iterator[pa
 
 
 def read_schema(path: str | Path) -> pa.Schema:
+    """The schema of an Arrow IPC stream, with its metadata; no rows are read."""
     import pyarrow as pa
 
     with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
@@ -220,7 +238,7 @@ def read_schema(path: str | Path) -> pa.Schema:
 
 
 def stamp(schema: pa.Schema, stage: str, options: Any) -> pa.Schema:
-    """`schema` with the stage, its options and the versions that made the file in its metadata."""
+    """`schema` with metadata: the stage that wrote the file, its options, and the versions of libraries."""
     import importlib.metadata as metadata
 
     from pipeline.common.config import to_data

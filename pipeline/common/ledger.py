@@ -22,7 +22,15 @@ class LedgerError(AssertionError):
 
 
 class Ledger:
-    """Counts for one stage. `kept` and each reason of `dropped` and `failed` hold the three units."""
+    """The counts of one stage, in documents, paragraphs and bytes: what came in, was kept, dropped or failed.
+
+    >>> ledger = Ledger("filter")
+    >>> for words in (3, 70):
+    ...     ledger.enter(documents=1)
+    ...     ledger.keep(documents=1) if words >= 50 else ledger.drop("few_words", documents=1)
+    >>> ledger.data()["dropped"]
+    {'few_words': {'documents': 1, 'paragraphs': 0, 'bytes': 0}}
+    """
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
@@ -34,31 +42,38 @@ class Ledger:
         self.languages: dict[str, dict[str, int]] = {}
 
     def enter(self, **counts: int) -> None:
+        """Count what comes in, such as `documents=1, bytes=300`."""
         _add(self.entered, counts)
 
     def keep(self, **counts: int) -> None:
+        """Count what goes on to the next stage."""
         _add(self.kept, counts)
 
     def drop(self, reason: str, **counts: int) -> None:
-        """Left out on purpose, for `reason`."""
+        """Count what is left out on purpose, for `reason`."""
         _add(self.dropped.setdefault(reason, dict.fromkeys(UNITS, 0)), counts)
 
     def fail(self, reason: str, **counts: int) -> None:
-        """Lost to damage: what should have been read, and could not be."""
+        """Count what is lost to damage, for `reason`: what should have been read, and could not be."""
         _add(self.failed.setdefault(reason, dict.fromkeys(UNITS, 0)), counts)
 
+    def fail_unread(self, reason: str, **counts: int) -> None:
+        """Count what could not even be read, such as a file that was not fetched: as come in, and as failed."""
+        self.enter(**counts)
+        self.fail(reason, **counts)
+
     def sample(self, reason: str, url: str, text: str) -> None:
-        """Keep the first few texts of each reason for people to look at; `reason` may be 'kept'."""
+        """Keep the first few texts of each reason, for people to look at; `reason` may be 'kept'."""
         samples = self.samples.setdefault(reason, [])
         if len(samples) < SAMPLES_PER_REASON:
             samples.append({"url": url[:SAMPLE_CHARS], "text": text[:SAMPLE_CHARS]})
 
     def language(self, code: str, **counts: int) -> None:
-        """Count what was found in each language, wanted or not."""
+        """Count what is in a language, wanted or not."""
         _add(self.languages.setdefault(code, dict.fromkeys(UNITS, 0)), counts)
 
     def write(self, path: str | Path) -> None:
-        """Raises LedgerError if a unit does not balance."""
+        """Write the ledger as JSON. Raises LedgerError where a unit does not balance."""
         for unit in UNITS:
             out = self.kept[unit] + sum(c[unit] for r in (self.dropped, self.failed) for c in r.values())
             if self.entered[unit] != out:
@@ -69,6 +84,7 @@ class Ledger:
         write_json(path, self.data())
 
     def data(self) -> dict[str, Any]:
+        """The ledger as it is written, with sorted reasons and languages."""
         ordered = {key: dict(sorted(getattr(self, key).items())) for key in ("dropped", "failed", "languages")}
         return {
             "stage": self.stage,
@@ -80,7 +96,7 @@ class Ledger:
 
 
 def merge(stage: str, parts: Iterable[dict[str, Any]]) -> Ledger:
-    """One ledger of several written ones, in their order."""
+    """The sum of written ledgers (`Ledger.data`), as a ledger of `stage`; samples in the order of `parts`."""
     total = Ledger(stage)
     for part in parts:
         _add(total.entered, part["in"])
@@ -95,6 +111,7 @@ def merge(stage: str, parts: Iterable[dict[str, Any]]) -> Ledger:
 
 
 def merge_files(stage: str, paths: Iterable[str | Path]) -> Ledger:
+    """The sum of the ledgers in some files, as `merge` makes it."""
     return merge(stage, (read_json(path) for path in paths))
 
 

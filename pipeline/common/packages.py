@@ -1,4 +1,4 @@
-"""Packages of apt, npm and pip, fetched by their ordinary clients into a folder that keeps them."""
+"""Packages of apt, npm and pip, fetched by their own clients and kept in a folder of downloads."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ from pathlib import Path
 
 from pipeline.common.errors import StageError
 
+# The other cure of whoever fetches pages for a crawl.
 OWN_WARCS = "or set crawl.warcs in the config to your own WARC files, which needs no download"
 
 
 @dataclass(frozen=True)
 class Package:
-    """Names to try in turn (apt), or one pinned version and its sha256 (npm, pip)."""
+    """A package of `client`: apt, npm, pip or wheel.
+
+    Of apt, `names` are tried in order; of the others it is one name with its version, whose archive has this
+    sha256.
+    """
 
     client: str
     names: tuple[str, ...]
@@ -30,7 +35,7 @@ class Package:
 
 
 def members(archive: Path) -> Iterator[tuple[str, bytes]]:
-    """Path and bytes of each plain file in a .deb, .tgz, .tar.gz or .whl."""
+    """(path inside, bytes) of each regular file in a .deb, .tgz, .tar.gz or .whl."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             for name in wheel.namelist():
@@ -48,21 +53,19 @@ def members(archive: Path) -> Iterator[tuple[str, bytes]]:
 def fetch(package: Package, downloads: Path) -> Path:
     """The package's archive, from the folder of downloads or through its client.
 
-    Raises StageError that names the client and the package, and says what to do instead.
+    Raises StageError that names client and package. It ends with the cure, so that callers may add another.
     """
     downloads = downloads.resolve()
     downloads.mkdir(parents=True, exist_ok=True)
     # Jobs that run side by side share the folder; the lock ends with the process, however it ends.
     with (downloads / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found = _fetch_first(package, downloads)
+        archive = _fetch_first(package, downloads)
     if package.sha256:
-        got = hashlib.sha256(found.read_bytes()).hexdigest()
+        got = hashlib.sha256(archive.read_bytes()).hexdigest()
         if got != package.sha256:
-            raise StageError(
-                f"{found} has sha256 {got}, expected {package.sha256}; delete it and run again, {OWN_WARCS}"
-            )
-    return found
+            raise StageError(f"{archive} has sha256 {got}, expected {package.sha256}; delete it and run again")
+    return archive
 
 
 def _fetch_first(package: Package, downloads: Path) -> Path:
@@ -70,8 +73,8 @@ def _fetch_first(package: Package, downloads: Path) -> Path:
     problem = ""
     for name in package.names:
         folder = downloads / package.client / re.sub(r"[^\w.@-]+", "_", name)
-        if found := _archive(folder):
-            return found
+        if archive := _archive(folder):
+            return archive
         try:
             return _download(package.client, name, folder, downloads)
         except StageError as error:
@@ -80,8 +83,8 @@ def _fetch_first(package: Package, downloads: Path) -> Path:
 
 
 def _archive(folder: Path) -> Path | None:
-    found = sorted(p for p in folder.glob("*") if p.suffix in (".deb", ".tgz", ".gz", ".whl"))
-    return found[0] if found else None
+    archives = sorted(p for p in folder.glob("*") if p.suffix in (".deb", ".tgz", ".gz", ".whl"))
+    return archives[0] if archives else None
 
 
 def _download(client: str, name: str, folder: Path, downloads: Path) -> Path:
@@ -98,11 +101,11 @@ def _download(client: str, name: str, folder: Path, downloads: Path) -> Path:
     else:
         kind = "--only-binary" if client == "wheel" else "--no-binary"
         _run([sys.executable, "-m", "pip", "-q", "download", "--no-deps", kind, ":all:", name], what, part)
-    if not (found := _archive(part)):
-        raise StageError(f"cannot {what}: the client wrote no archive into {part}; {OWN_WARCS}")
+    if not (archive := _archive(part)):
+        raise StageError(f"cannot {what}: the client wrote no archive into {part}; run again")
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
-    return folder / found.name
+    return folder / archive.name
 
 
 def _apt_lists(folder: Path) -> list[str]:
@@ -124,8 +127,8 @@ def _run(command: list[str], what: str, folder: Path) -> bytes:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=1800)
     except FileNotFoundError:
-        raise StageError(f"cannot {what}: {command[0]} is not installed; install it, {OWN_WARCS}") from None
+        raise StageError(f"cannot {what}: {command[0]} is not installed; install it") from None
     if done.returncode:
         last = (done.stderr.decode(errors="replace").strip() or "it said nothing").splitlines()[-1]
-        raise StageError(f"cannot {what}: {command[0]} failed: {last}; check the network, {OWN_WARCS}")
+        raise StageError(f"cannot {what}: {command[0]} failed: {last}; check the network")
     return done.stdout

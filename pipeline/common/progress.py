@@ -9,7 +9,10 @@ LOG_SECONDS = 15.0
 
 
 def progress(total: int | None, title: str, unit: str, done: int = 0, quiet: bool = False) -> Any:
-    """A tqdm bar; use as a context manager and call `update(n)`. Where nobody watches it prints lines."""
+    """A tqdm bar, to use as a context manager and `update(n)`; where there is no terminal it prints lines.
+
+    `total` and `done` are numbers of `unit` ("files", say); `quiet` shows nothing.
+    """
     from tqdm import tqdm
 
     if quiet:

@@ -1,8 +1,8 @@
 """Decontamination: which documents share an n-gram of words with an evaluation set.
 
-The index of the sets is made once. A text of fewer than n words counts as one shorter n-gram, the whole of it,
-if it has at least 8 (or n, if that is less); shorter texts, which any document may contain, are ignored. Words
-are lower case and without punctuation. Source: Brown et al. 2020, appendix C (13-grams, whole texts from 8 up).
+The index of the sets is made once. A text of fewer than n words counts whole, as one shorter n-gram, if it has at
+least 8 words (or n, if that is less); shorter texts are ignored, since any document may contain them. Words are
+in lower case and without punctuation. Source: Brown et al. 2020, appendix C (13-grams, whole texts from 8 up).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ TABLE_BITS = 22
 
 # For each length of n-gram: the table, the hashes, ascending, and the number of the set of each; and the names of
 # the sets.
-Index = tuple[dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]], list[str]]
+NgramIndex = tuple[dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]], list[str]]
 
 
 def build_index(options: Decontaminate, output: str, report: str) -> None:
-    """The n-grams of the sets, as uint64[3, n-grams]: hash, length in words, number of the set; sorted.
+    """Write the n-grams of the sets, uint64[3, n-grams]: hash, length in words, number of the set; sorted.
 
-    The report says for each set how many different n-grams it has, how many texts, how many of these are short
-    ones that count whole, and how many were ignored. Raises StageError where nothing of a set is left.
+    The report gives for each set its number of different n-grams, of texts, of short texts that count whole, and
+    of ignored texts. Raises StageError where nothing of a set is left.
     """
     parts, counts = [], []
     for number, (name, path) in enumerate(options.sets.items()):
@@ -57,7 +57,7 @@ def _shortest(ngram: int) -> int:
 
 
 def _set_ngrams(texts: Iterator[str], ngram: int, number: int) -> tuple[np.ndarray, dict[str, int]]:
-    found: dict[int, list[np.ndarray]] = {}
+    by_length: dict[int, list[np.ndarray]] = {}
     count = {"texts": 0, "short_texts": 0, "ignored_texts": 0}
     for text in texts:
         hashes = hash_words(split_words(text))
@@ -66,15 +66,15 @@ def _set_ngrams(texts: Iterator[str], ngram: int, number: int) -> tuple[np.ndarr
         count["short_texts"] += _shortest(ngram) <= length < ngram
         count["ignored_texts"] += length < _shortest(ngram)
         if length >= _shortest(ngram):
-            found.setdefault(length, []).append(hash_ngrams(hashes, length))
+            by_length.setdefault(length, []).append(hash_ngrams(hashes, length))
     columns = []
-    for length, parts in found.items():
+    for length, parts in by_length.items():
         hashes = np.unique(np.concatenate(parts))
         columns.append(np.stack([hashes, np.full_like(hashes, length), np.full_like(hashes, number)]))
     return np.concatenate([np.zeros((3, 0), np.uint64), *columns], axis=1), count
 
 
-def load_index(path: str) -> Index:
+def load_index(path: str) -> NgramIndex:
     """The index, and the names of its sets from the report beside it."""
     hashes, lengths, numbers = np.load(path)
     by_length = {}
@@ -91,21 +91,24 @@ def _upper_bits(hashes: np.ndarray) -> np.ndarray:
     return (hashes >> np.uint64(64 - TABLE_BITS)).astype(np.int64)
 
 
-def find_set(index: Index, hashes: np.ndarray) -> str | None:
-    """The first set that has an n-gram of these words (their hashes), or None."""
+def find_set(index: NgramIndex, hashes: np.ndarray) -> str | None:
+    """The first set that shares an n-gram with a document, or None; `hashes` are those of its words."""
     by_length, names = index
-    found: list[int] = []
+    sets: list[int] = []
     for length, (table, known, numbers) in by_length.items():
         ngrams = hash_ngrams(hashes, length)
         ngrams = ngrams[table[_upper_bits(ngrams)]]
         places = np.searchsorted(known, ngrams)
         places[places == len(known)] = 0
-        found += numbers[places[known[places] == ngrams]].tolist()
-    return names[min(found)] if found else None
+        sets += numbers[places[known[places] == ngrams]].tolist()
+    return names[min(sets)] if sets else None
 
 
 def read_strings(path: str) -> Iterator[str]:
-    """Every text in a file, however deep; of a text file its lines. Keys of mappings do not count."""
+    """Every string in a file of JSON, JSON lines, Parquet or Arrow, but no keys; of a .txt its lines.
+
+    Raises StageError where the file cannot be read.
+    """
     kind = Path(path).suffix
     try:
         if kind == ".json":

@@ -21,6 +21,7 @@ import json
 import shutil
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,9 @@ CHARS_PER_CHUNK = 30_000
 
 
 def hash_paragraphs(options: Dedup, pages: str, output: str) -> None:
-    """The different hashes of a page file, ascending, each with the place of its first paragraph.
+    """Write the different hashes of a file of pages, ascending, each with the place of its first paragraph.
 
-    The paragraphs of a page are its lines; their places count on through the file, from 0.
+    The paragraphs of a page are its lines; places are counted through the whole file, from 0.
     """
     keys = _plain_keys(pages) if options.normalize == "none" else _folded_keys(pages)
     hashes = np.fromiter(
@@ -88,10 +89,13 @@ def _folded_keys(pages: str) -> Iterator[list[bytes]]:
 
 
 def fold(text: str) -> bytes:
-    """Each line without case, digits and punctuation, as in CCNet (section 3.2), in UTF-8.
+    """Each line in UTF-8 without case, digits and punctuation, as in CCNet (section 3.2).
 
-    Letters and the marks on them stay, folded to one case where that is one character; whatever is between
-    them becomes one space, and none at the ends of a line.
+    Letters and the marks on them stay, in one case where that is a single character; whatever is between them
+    becomes one space, and nothing at the ends of a line.
+
+    >>> fold("  Page 3 of 10:\\nLes Œuvres (1873)").decode()
+    'page of\\nles œuvres'
     """
     codes = _folds()[np.frombuffer(text.encode("utf-32-le"), np.uint32)]
     spaces = codes == ord(" ")
@@ -119,40 +123,55 @@ def _folds() -> np.ndarray:
 def reduce_hashes(
     options: Dedup, hashes: list[str], output: str, index: str, workers: int, scheduler: str | None
 ) -> None:
-    """For each hash file a file of the same name in the folder `output`: what to drop; and the index."""
+    """Write for each hash file its verdicts, in a file of the same name in the folder `output`; and the index.
+
+    Raises StageError where hashes were made with another normalisation than that of `options`.
+    """
     for path in (*hashes, *options.against):
         _check_keys(options, path)
     size = sum(len(_map_file(path)) for path in (*hashes, *options.against))
-    buckets = -(-size // HASHES_PER_BUCKET) or 1
+    count = -(-size // HASHES_PER_BUCKET) or 1
     # The bounds are Python integers, since the last is 2**64.
-    bounds = [(bucket << 64) // buckets for bucket in range(buckets + 1)]
+    bounds = [(number << 64) // count for number in range(count + 1)]
     parts = Path(index + ".parts")
     shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir(parents=True)
-    jobs = [
-        (hashes, options.against, low, high, str(parts / f"{bucket:05d}"))
-        for bucket, (low, high) in enumerate(itertools.pairwise(bounds))
+    buckets = [
+        Bucket(low, high, parts / f"{number:05d}.verdicts.npy", parts / f"{number:05d}.unique.npy")
+        for number, (low, high) in enumerate(itertools.pairwise(bounds))
     ]
-    ends = map_items(_reduce_bucket, jobs, workers, scheduler, "reduce", "buckets")
-    found = [np.load(job[4] + ".found.npy", mmap_mode="r") for job in jobs]
+    reduce_one = functools.partial(_reduce_bucket, hashes, options.against)
+    ends = map_items(reduce_one, buckets, workers, scheduler, "reduce", "buckets")
+    verdicts = [np.load(bucket.verdicts, mmap_mode="r") for bucket in buckets]
     for position, path in enumerate(hashes):
         # The buckets of a hash file, one after the other, are the file.
-        own = [f[end[position] : end[position + 1]] for f, end in zip(found, ends, strict=True)]
+        own = [v[end[position] : end[position + 1]] for v, end in zip(verdicts, ends, strict=True)]
         # Mapped one at a time, so that the process holds no more pages of a large crawl than of a small one.
         _write_verdicts(str(Path(output, Path(path).name)), _map_file(path), np.concatenate(own))
     schema = stamp(INDEX_SCHEMA, "dedup-reduce", {"normalize": options.normalize})
-    unique = (pa.record_batch([np.load(job[4] + ".unique.npy")], schema=INDEX_SCHEMA) for job in jobs)
+    unique = (pa.record_batch([np.load(bucket.unique)], schema=INDEX_SCHEMA) for bucket in buckets)
     write_batches(index, schema, unique, compression=None)
     shutil.rmtree(parts)
 
 
-def _reduce_bucket(job: tuple[list[str], list[str], int, int, str]) -> np.ndarray:
-    """Writes what became of the bucket's hashes, in the order of the files, and its index; returns where each
-    file ends."""
-    paths, against, low, high, part = job
-    runs = [_slice(path, low, high) for path in paths]
-    hashes = np.concatenate(runs)
-    ends = np.cumsum([0, *map(len, runs)])
+@dataclass(frozen=True)
+class Bucket:
+    """The hashes from `low` up to `high` (without it), and the files for the results of `_reduce_bucket`."""
+
+    low: int
+    high: int
+    verdicts: Path  # uint8[hashes of all files, in their order]: FIRST, EARLIER or LATER
+    unique: Path  # uint64[different hashes], ascending
+
+
+def _reduce_bucket(paths: list[str], against: list[str], bucket: Bucket) -> np.ndarray:
+    """Write the two files of a bucket of the hash files `paths`.
+
+    Returns int64[files + 1]: where the verdicts of each hash file begin, and where the last one's end.
+    """
+    parts = [_slice(path, bucket.low, bucket.high) for path in paths]
+    hashes = np.concatenate(parts)
+    ends = np.cumsum([0, *map(len, parts)])
     # Timsort merges the sorted runs; it is stable, so that of equal hashes the earliest comes first.
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
@@ -161,11 +180,11 @@ def _reduce_bucket(job: tuple[list[str], list[str], int, int, str]) -> np.ndarra
     unique = ordered[new]
     seen = np.zeros(len(unique), bool)
     for path in against:
-        seen |= _contains(_slice(path, low, high), unique)
-    found = np.full(len(hashes), LATER, np.uint8)
-    found[order[new]] = np.where(seen, EARLIER, FIRST)
-    np.save(part + ".found.npy", found)
-    np.save(part + ".unique.npy", unique)
+        seen |= _contains(_slice(path, bucket.low, bucket.high), unique)
+    verdicts = np.full(len(hashes), LATER, np.uint8)
+    verdicts[order[new]] = np.where(seen, EARLIER, FIRST)
+    np.save(bucket.verdicts, verdicts)
+    np.save(bucket.unique, unique)
     return ends
 
 
@@ -211,10 +230,11 @@ def _check_keys(options: Dedup, path: str) -> None:
         )
 
 
-def _write_verdicts(path: str, table: pa.Table, found: np.ndarray) -> None:
-    verdicts = np.full(int(table.schema.metadata[b"paragraphs"]), LATER, np.uint8)
-    verdicts[table.column("place").to_numpy()] = found
-    batch = pa.record_batch([verdicts == LATER, verdicts == EARLIER], schema=VERDICT_SCHEMA)
+def _write_verdicts(path: str, table: pa.Table, verdicts: np.ndarray) -> None:
+    """Write a row for each paragraph of a hash file, from the verdicts on its different hashes."""
+    by_paragraph = np.full(int(table.schema.metadata[b"paragraphs"]), LATER, np.uint8)
+    by_paragraph[table.column("place").to_numpy()] = verdicts
+    batch = pa.record_batch([by_paragraph == LATER, by_paragraph == EARLIER], schema=VERDICT_SCHEMA)
     write_batches(path, VERDICT_SCHEMA, [batch])
 
 
@@ -222,9 +242,9 @@ def _write_verdicts(path: str, table: pa.Table, found: np.ndarray) -> None:
 
 
 def apply_duplicates(options: Dedup, pages: str, duplicates: str, output: str, ledger: str) -> None:
-    """Documents: the pages of one file without the paragraphs that `duplicates` names.
+    """Write the documents: the pages of a file without the paragraphs that the verdicts in `duplicates` drop.
 
-    Raises StageError unless `duplicates` has as many bits as the file has paragraphs.
+    Raises StageError unless there is a verdict for each paragraph of the file.
     """
     book = Ledger("dedup")
     verdicts = pa.Table.from_batches(read_arrow(duplicates), VERDICT_SCHEMA)
@@ -243,7 +263,7 @@ def _documents(
         drops = {name: verdicts.column(name)[place : place + count].to_numpy() for name in VERDICT_SCHEMA.names}
         place += count
         if place <= len(verdicts):
-            yield from _without(options, batch, paragraphs, drops, ledger)
+            yield _without(batch, paragraphs, drops, options.min_chars, ledger)
     if place != len(verdicts):
         raise StageError(
             f"{duplicates}: is about {len(verdicts)} paragraphs, but {pages} has {place}; it was made from "
@@ -252,49 +272,52 @@ def _documents(
 
 
 def _without(
-    options: Dedup, batch: pa.RecordBatch, paragraphs: pa.ListArray, drops: dict[str, np.ndarray], ledger: Ledger
-) -> Iterator[pa.RecordBatch]:
-    """The pages of `batch` without the paragraphs of `drops` (by reason); pages with little left are left out."""
-    lines = paragraphs.flatten()
-    counts = paragraphs.value_lengths().to_numpy()
-    starts = np.cumsum(counts) - counts
-    page_of = np.repeat(np.arange(len(batch)), counts)
+    pages: pa.RecordBatch, paragraphs: pa.ListArray, drops: dict[str, np.ndarray], min_chars: int, ledger: Ledger
+) -> pa.RecordBatch:
+    """The documents of some pages: their paragraphs without those of `drops`, bool[paragraphs] for each reason.
+
+    Pages with fewer than `min_chars` characters left are left out; the ledger counts them, and the paragraphs.
+    """
+    lines, page_of = paragraphs.flatten(), pc.list_parent_indices(paragraphs).to_numpy()
+    starts = paragraphs.offsets.to_numpy()[:-1]
     kept = ~np.logical_or.reduce(list(drops.values()))
-    left = np.bincount(page_of[kept], minlength=len(batch))
-    # A paragraph takes its newline with it; a page has one less than paragraphs.
-    sizes = pc.binary_length(lines).to_numpy().astype(np.int64) + 1
-    page_sizes = np.bincount(page_of, sizes, len(batch)).astype(np.int64) - 1
-    ledger.enter(documents=len(batch), paragraphs=len(lines), bytes=int(page_sizes.sum()))
-    sizes[starts[left == 0]] -= 1
+    left = np.bincount(page_of[kept], minlength=len(pages))
+    ledger.enter(documents=len(pages), paragraphs=len(lines), bytes=_bytes(pages))
     for reason, dropped in drops.items():
         if dropped.any():
-            whole = int(dropped[starts[left == 0]].sum())
-            ledger.drop(reason, documents=whole, paragraphs=int(dropped.sum()), bytes=int(sizes[dropped].sum()))
-            _, samples = np.unique(page_of[dropped], return_index=True)
-            for i in np.flatnonzero(dropped)[samples[:SAMPLES_PER_REASON]]:
-                ledger.sample(reason, batch.column("url")[page_of[i]].as_py(), lines[i].as_py())
+            # A page with nothing left is dropped for the reason of its first paragraph.
+            whole_pages = int(dropped[starts[left == 0]].sum())
+            # A dropped paragraph takes its newline with it; a whole page has one less than paragraphs.
+            size = int(pc.binary_length(lines).to_numpy()[dropped].sum() + dropped.sum()) - whole_pages
+            ledger.drop(reason, documents=whole_pages, paragraphs=int(dropped.sum()), bytes=size)
+            _, first_of_page = np.unique(page_of[dropped], return_index=True)
+            for i in np.flatnonzero(dropped)[first_of_page[:SAMPLES_PER_REASON]]:
+                ledger.sample(reason, pages.column("url")[page_of[i]].as_py(), lines[i].as_py())
     ends = pa.array(np.append(0, np.cumsum(left)).astype(np.int32))
-    text = pc.binary_join(pa.ListArray.from_arrays(ends, lines.filter(pa.array(kept))), "\n")
     indices = (np.arange(len(lines)) - starts[page_of])[kept].astype(np.int32)
-    columns: dict[str, Any] = {name: batch.column(name) for name in PAGE_SCHEMA.names}
-    columns |= {"text": text, "paragraphs": pa.ListArray.from_arrays(ends, pa.array(indices))}
+    columns: dict[str, Any] = {name: pages.column(name) for name in PAGE_SCHEMA.names}
+    columns["text"] = pc.binary_join(pa.ListArray.from_arrays(ends, lines.filter(pa.array(kept))), "\n")
+    columns["paragraphs"] = pa.ListArray.from_arrays(ends, pa.array(indices))
     documents = pa.record_batch(columns, schema=DOCUMENT_SCHEMA).filter(pa.array(left > 0))
-    long = pc.greater_equal(pc.utf8_length(documents.column("text")), options.min_chars)
-    little = documents.filter(pc.invert(long))
-    if len(little):
-        ledger.drop("little_text_left", **_size(little))
-        for row in little.slice(0, SAMPLES_PER_REASON).to_pylist():
+    return _long_enough(documents, min_chars, ledger)
+
+
+def _long_enough(documents: pa.RecordBatch, min_chars: int, ledger: Ledger) -> pa.RecordBatch:
+    is_long = pc.greater_equal(pc.utf8_length(documents.column("text")), min_chars)
+    short, long = documents.filter(pc.invert(is_long)), documents.filter(is_long)
+    if len(short):
+        ledger.drop("little_text_left", **_counts(short))
+        for row in short.slice(0, SAMPLES_PER_REASON).to_pylist():
             ledger.sample("little_text_left", row["url"], row["text"])
-    documents = documents.filter(long)
-    ledger.keep(**_size(documents))
-    if len(documents):
-        yield documents
+    ledger.keep(**_counts(long))
+    return long
 
 
-def _size(documents: pa.RecordBatch) -> dict[str, int]:
-    size = pc.sum(pc.binary_length(documents.column("text"))).as_py() or 0
-    return {
-        "documents": len(documents),
-        "paragraphs": len(documents.column("paragraphs").flatten()),
-        "bytes": size,
-    }
+def _counts(documents: pa.RecordBatch) -> dict[str, int]:
+    """Of documents, in the units of a ledger."""
+    paragraphs = len(documents.column("paragraphs").flatten())
+    return {"documents": len(documents), "paragraphs": paragraphs, "bytes": _bytes(documents)}
+
+
+def _bytes(rows: pa.RecordBatch) -> int:
+    return pc.sum(pc.binary_length(rows.column("text"))).as_py() or 0

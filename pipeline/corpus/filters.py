@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from pipeline.common.ledger import Ledger
-from pipeline.corpus.decontaminate import Index, find_set, load_index
+from pipeline.corpus.decontaminate import NgramIndex, find_set, load_index
 from pipeline.corpus.options import Filter
 from pipeline.corpus.select import select_documents
 from pipeline.corpus.words import hash_ngrams, hash_words, split_words
@@ -48,10 +48,12 @@ class Document:
 
     @cached_property
     def words(self) -> list[str]:
+        """Its words, as `split_words` gives them."""
         return split_words(self.text)
 
     @cached_property
     def hashes(self) -> np.ndarray:
+        """Hash of each word: uint64[words]."""
         return hash_words(self.words)
 
     @cached_property
@@ -68,47 +70,57 @@ def _share(count: float, total: float) -> float:
 
 
 def word_count(document: Document) -> float:
+    """Number of words."""
     return len(document.words)
 
 
 def mean_word_length(document: Document) -> float:
+    """Mean length of a word, in characters."""
     return _share(float(document.lengths.sum()), len(document.words))
 
 
 def symbol_ratio(document: Document, symbols: tuple[str, ...]) -> float:
+    """Occurrences of the symbols, divided by the number of words."""
     return _share(sum(map(document.text.count, symbols)), len(document.words))
 
 
 def bullet_lines(document: Document) -> float:
+    """Share of the lines that begin with a bullet."""
     return _share(sum(line.startswith(BULLETS) for line in document.lines), len(document.lines))
 
 
 def ellipsis_lines(document: Document) -> float:
+    """Share of the lines that end with an ellipsis."""
     return _share(sum(line.endswith(ELLIPSES) for line in document.lines), len(document.lines))
 
 
 def alphabetic_words(document: Document) -> float:
-    """Of what stands between spaces, the share with a letter: a lone sign or number has none."""
+    """Share of the text's parts between spaces that have a letter; a lone sign or number has none."""
     parts = document.text.split()
     return _share(sum(part[0].isalpha() or any(map(str.isalpha, part)) for part in parts), len(parts))
 
 
 def stop_words(document: Document) -> float:
+    """How many of the eight English stop words occur."""
     return len(STOP_WORDS.intersection(document.words))
 
 
 def repeated(document: Document, parts: str, unit: str) -> float:
     """Share of the lines or paragraphs that occurred before, by number or by characters."""
-    found = document.lines if parts == "lines" else PARAGRAPH_GAP.split(document.text.strip())
+    pieces = document.lines if parts == "lines" else PARAGRAPH_GAP.split(document.text.strip())
     seen: set[str] = set()
-    again = [part for part in found if part in seen or seen.add(part)]  # type: ignore[func-returns-value]
+    again = [piece for piece in pieces if piece in seen or seen.add(piece)]  # type: ignore[func-returns-value]
     if unit == "number":
-        return _share(len(again), len(found))
-    return _share(sum(map(len, again)), sum(map(len, found)))
+        return _share(len(again), len(pieces))
+    return _share(sum(map(len, again)), sum(map(len, pieces)))
 
 
 def top_ngram(document: Document, size: int) -> float:
-    """Share of the words' characters in the most frequent n-gram; nothing, where no n-gram occurs twice."""
+    """Share of the words' characters in the most frequent n-gram; 0, where every n-gram occurs only once.
+
+    >>> top_ngram(Document("", "on it on it ok", "en"), 2)
+    0.8
+    """
     _, first, counts = np.unique(hash_ngrams(document.hashes, size), return_index=True, return_counts=True)
     if not len(counts) or counts.max() == 1:
         return 0.0
@@ -117,7 +129,7 @@ def top_ngram(document: Document, size: int) -> float:
 
 
 def repeated_ngrams(document: Document, size: int) -> float:
-    """Share of the words' characters in n-grams that occurred before, overlaps counted once."""
+    """Share of the words' characters in n-grams that occurred before; overlaps count once."""
     ngrams = hash_ngrams(document.hashes, size)
     again = np.ones(len(ngrams), bool)
     again[np.unique(ngrams, return_index=True)[1]] = False
@@ -141,18 +153,22 @@ def c4_lines(document: Document) -> list[str]:
 
 
 def c4_sentences(document: Document) -> float:
+    """Number of sentences in the lines that C4 would keep."""
     return sum(len(SENTENCE_END.findall(line)) for line in c4_lines(document))
 
 
 def occurrences(document: Document, phrase: str) -> float:
+    """How often a phrase in lower case occurs, whatever its case in the text."""
     return document.text.lower().count(phrase)
 
 
 def punctuated_lines(document: Document) -> float:
+    """Share of the lines that end with a terminal mark."""
     return _share(sum(line.endswith(TERMINAL) for line in document.lines), len(document.lines))
 
 
 def short_lines(document: Document) -> float:
+    """Share of the lines with at most 30 characters."""
     return _share(sum(len(line) <= SHORT_LINE for line in document.lines), len(document.lines))
 
 
@@ -172,6 +188,7 @@ class Rule:
     languages: tuple[str, ...] = ()  # the rule is for these alone; empty: for all
 
     def broken_by(self, document: Document) -> bool:
+        """Whether the document is in one of the rule's languages and out of its bounds."""
         if self.languages and document.language not in self.languages:
             return False
         value = self.measure(document)
@@ -236,7 +253,7 @@ RULES = {
 
 
 def filter_documents(options: Filter, documents: str, contaminated: str | None, output: str, ledger: str) -> None:
-    """The documents of one file that break no rule, and the ledger of those that do."""
+    """Write the documents of a file that break no rule, and the ledger with the reasons of the others."""
     checks = list(_checks(options, contaminated))
 
     def reason(_: int, url: str, text: str, language: str) -> str | None:
@@ -265,23 +282,27 @@ def _broken(name: str, document: Document) -> str | None:
     return name if RULES[name].broken_by(document) else None
 
 
-def _contaminated(index: Index, document: Document) -> str | None:
+def _contaminated(index: NgramIndex, document: Document) -> str | None:
     name = find_set(index, document.hashes)
     return f"contaminated:{name}" if name else None
 
 
 def read_domains(paths: list[str]) -> frozenset[str]:
-    """The domains of block lists: one a line, `#` begins a comment, gzip by the name."""
-    found = set()
+    """The domains in block lists: one a line, `#` begins a comment; files named .gz are unpacked."""
+    domains = set()
     for path in paths:
         open_text = gzip.open if path.endswith(".gz") else open
         with open_text(path, "rt", encoding="utf-8", errors="replace") as file:
-            found |= {line.partition("#")[0].strip().lower().strip(".") for line in file}
-    return frozenset(found - {""})
+            domains |= {line.partition("#")[0].strip().lower().strip(".") for line in file}
+    return frozenset(domains - {""})
 
 
 def is_blocked(url: str, domains: frozenset[str]) -> bool:
-    """Whether the host of the URL, or a domain above it, is in the list."""
+    """Whether the host of a URL is one of the domains, or below one of them.
+
+    >>> is_blocked("https://www.bad.example/page", frozenset({"bad.example"}))
+    True
+    """
     try:
         host = (urlsplit(url).hostname or "").strip(".")
     except ValueError:  # a bracket without its partner, in a hostile URL

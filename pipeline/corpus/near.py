@@ -2,16 +2,17 @@
 
 Three steps, each a file: `hash` writes the signatures of a document file; `reduce` goes through all of them in
 manifest order and drops a document whose estimated Jaccard similarity with an earlier kept one reaches the
-threshold; `apply` writes the documents that stay. Only kept documents enter the index, so that a chain of small
-changes does not pull everything after its first one down. Sources: Broder 1997; Leskovec et al., Mining of
-Massive Datasets, chapter 3.
+threshold; `apply` writes the documents that stay. Only kept documents enter the index, so that in a chain of
+small changes only those like the first one are dropped. Sources: Broder 1997; Leskovec et al., Mining of Massive
+Datasets, chapter 3.
 
 The bands are narrow enough that LSH misses nothing: of p hashes, two signatures at the threshold t differ in at
-most (1 - t) p, so of more bands than that one is equal in both. The candidates are checked on the whole
-signature. The price is more candidates the lower the threshold.
+most (1 - t) p, so with more bands than that one is equal in both. The candidates are compared by the whole
+signature. The price: the lower the threshold, the more candidates.
 
 Memory of `reduce`: about 30 bytes a document to find those that share a band with another, and 360 a band (12 kB
-with the default 32 bands) for each of these that is kept; the signatures are mapped. It is one process.
+with the default 32 bands) for each of these that is kept; the signatures are mapped into memory. It is one
+process.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SHINGLES_AT_ONCE = 2**12  # of a document: the hashes of one step, 4 bytes times
 
 
 def hash_documents(options: Near, documents: str, output: str) -> None:
-    """The signatures of a document file: uint32[documents, permutations]."""
+    """Write the signatures of a document file: uint32[documents, permutations]."""
     from datasketch import MinHash
 
     count = sum(batch.num_rows for batch in read_arrow(documents, ["language"]))
@@ -51,14 +52,18 @@ def hash_documents(options: Near, documents: str, output: str) -> None:
 
 
 def shingles(text: str, ngram: int) -> np.ndarray:
-    """32-bit hashes of the different n-grams of a text; of one with fewer words, the hash of all of them."""
+    """32-bit hashes of the different n-grams of a text, ascending; of a shorter text, the hash of all its words.
+
+    >>> len(shingles("one two three two three", 2))
+    3
+    """
     words = split_words(text) or [text]
     ngrams = hash_ngrams(hash_words(words), min(ngram, len(words)))
     return np.unique((ngrams >> np.uint64(32)).astype(np.uint32))
 
 
 def signature_of(text: str, ngram: int, empty: Any) -> np.ndarray:
-    """The MinHash signature of a text: uint32[permutations], by a copy of the MinHash of nothing."""
+    """The MinHash signature of a text: uint32[permutations]. `empty` is a MinHash of nothing, which is copied."""
     minhash = empty.copy()
     hashes = shingles(text, ngram)
     for first in range(0, len(hashes), SHINGLES_AT_ONCE):
@@ -67,43 +72,56 @@ def signature_of(text: str, ngram: int, empty: Any) -> np.ndarray:
 
 
 def band_size(threshold: float, permutations: int) -> int:
-    """The widest bands with which no pair at the threshold is missed; datasketch wants two of them at least."""
+    """The width in hashes of the widest bands with which no pair at the threshold is missed.
+
+    It is at most half the permutations, since datasketch needs two bands.
+
+    >>> band_size(0.8, 128)
+    4
+    """
     different = permutations - needed_matches(threshold, permutations)
     return permutations // max(2, different + 1)
 
 
 def needed_matches(threshold: float, permutations: int) -> int:
-    """Equal hashes of two signatures whose estimated similarity reaches the threshold."""
+    """How many hashes of two signatures must be equal for an estimated similarity at the threshold.
+
+    >>> needed_matches(0.8, 128)
+    103
+    """
     return int(np.ceil(threshold * permutations - 1e-9))
 
 
 def reduce_signatures(
     options: Near, signatures: list[str], documents: list[str], output: str, clusters: str
 ) -> None:
-    """The near-duplicates, as int64[2, dropped]: number of the file and row in it, ascending.
+    """Write the near-duplicates, int64[2, dropped]: number of the document file and row in it, ascending.
 
     `clusters` has a line of JSON for each kept document with near-duplicates: its URL, file and row, and those of
     the dropped ones with their estimated similarity. Files are in manifest order.
     """
     files = [np.load(path, mmap_mode="r") for path in signatures]
     bounds = np.cumsum([0, *map(len, files)])
-    found = find_near(options, files)
-    numbers = np.array(sorted(found), np.int64)
+    duplicates = find_near(options, files)
+    numbers = np.array(sorted(duplicates), np.int64)
     places = np.searchsorted(bounds, numbers, side="right") - 1
     with atomic(output) as part, part.open("wb") as file:
         np.save(file, np.stack([places, numbers - bounds[places]]))
-    write_text(clusters, "".join(_cluster_lines(found, bounds, documents)))
+    write_text(clusters, "".join(_cluster_lines(duplicates, bounds, documents)))
 
 
 def find_near(options: Near, files: list[np.ndarray]) -> dict[int, tuple[int, float]]:
-    """For each document that is dropped, by its number over all files: the kept one, and the similarity."""
+    """For each dropped document, by its number over all files: (the kept document, estimated similarity).
+
+    `files` are signatures, uint32[documents, permutations] each.
+    """
     from datasketch import LeanMinHash, MinHashLSH
 
     width = band_size(options.threshold, options.permutations)
     index = MinHashLSH(num_perm=options.permutations, params=(options.permutations // width, width))
     needed = needed_matches(options.threshold, options.permutations)
     bounds = np.cumsum([0, *map(len, files)])
-    found: dict[int, tuple[int, float]] = {}
+    duplicates: dict[int, tuple[int, float]] = {}
     active = np.flatnonzero(share_a_band(files, index.hashranges))
     with progress(len(active), "near-duplicates", "documents") as bar:
         for number in active.tolist():
@@ -112,12 +130,12 @@ def find_near(options: Near, files: list[np.ndarray]) -> dict[int, tuple[int, fl
             for candidate in sorted(index.query(minhash)):
                 matches = int(np.count_nonzero(_signature(files, bounds, candidate) == signature))
                 if matches >= needed:
-                    found[number] = (candidate, matches / options.permutations)
+                    duplicates[number] = (candidate, matches / options.permutations)
                     break
             else:
                 index.insert(number, minhash, check_duplication=False)
             bar.update()
-    return found
+    return duplicates
 
 
 def _signature(files: list[np.ndarray], bounds: np.ndarray, number: int) -> np.ndarray:
@@ -127,7 +145,7 @@ def _signature(files: list[np.ndarray], bounds: np.ndarray, number: int) -> np.n
 
 
 def share_a_band(files: list[np.ndarray], bands: list[tuple[int, int]]) -> np.ndarray:
-    """Whether a document has a band in common with another: bool[documents]. The others need no index."""
+    """Whether a document has a band in common with another one: bool[documents]. The others need no index."""
     shared = np.zeros(sum(map(len, files)), bool)
     for first, last in bands:
         keys = np.concatenate([_hash_rows(file[:, first:last]) for file in files])
@@ -140,15 +158,17 @@ def share_a_band(files: list[np.ndarray], bands: list[tuple[int, int]]) -> np.nd
 
 
 def _hash_rows(rows: np.ndarray) -> np.ndarray:
-    """A 64-bit hash of each row: uint64[rows]. Rows that only share a hash cost a look in the index, no more."""
+    """A 64-bit hash of each row: uint64[rows]. Two rows with one hash by chance only cost a comparison."""
     total = np.zeros(len(rows), np.uint64)
     for column in rows.T:
         total = total * MULTIPLIER + column
     return total
 
 
-def _cluster_lines(found: dict[int, tuple[int, float]], bounds: np.ndarray, documents: list[str]) -> Iterator[str]:
-    numbers = sorted({*found, *(survivor for survivor, _ in found.values())})
+def _cluster_lines(
+    duplicates: dict[int, tuple[int, float]], bounds: np.ndarray, documents: list[str]
+) -> Iterator[str]:
+    numbers = sorted({*duplicates, *(survivor for survivor, _ in duplicates.values())})
     urls = dict(zip(numbers, _urls(numbers, bounds, documents), strict=True))
 
     def entry(number: int) -> dict[str, Any]:
@@ -156,7 +176,7 @@ def _cluster_lines(found: dict[int, tuple[int, float]], bounds: np.ndarray, docu
         return {"url": urls[number], "file": place, "row": int(number - bounds[place])}
 
     clusters: dict[int, list[dict[str, Any]]] = {}
-    for number, (survivor, similarity) in sorted(found.items()):
+    for number, (survivor, similarity) in sorted(duplicates.items()):
         clusters.setdefault(survivor, []).append(entry(number) | {"similarity": round(similarity, 4)})
     for survivor, members in sorted(clusters.items()):
         yield json.dumps(entry(survivor) | {"near_duplicates": members}, ensure_ascii=False) + "\n"
@@ -178,7 +198,7 @@ def _urls(numbers: list[int], bounds: np.ndarray, documents: list[str]) -> Itera
 
 
 def apply_near(options: Near, documents: str, duplicates: str, position: int, output: str, ledger: str) -> None:
-    """The documents of the file at `position` in the manifest that are nobody's near-duplicate."""
+    """Write the documents of the file at `position` in the manifest that are not near-duplicates."""
     places, rows = np.load(duplicates)
     dropped = frozenset(rows[places == position].tolist())
 

@@ -27,21 +27,25 @@ SPACES = re.compile(r"\s+")
 
 
 def as_line(text: str) -> str:
-    """A document as the classifier sees it: its beginning, lower case, on one line."""
+    """A document as the classifier sees it: its first EXAMPLE_CHARS characters, in lower case, on one line.
+
+    >>> as_line("Le Chat\\n\\n  dort.")
+    'le chat dort.'
+    """
     return SPACES.sub(" ", text[:EXAMPLE_CHARS]).strip().lower()
 
 
 def good_score(model: Any, text: str, label: str = GOOD) -> float:
-    """Probability that a text is good: 0 to 1."""
+    """Probability that a text is good, 0 to 1; `label` is the model's name for good texts."""
     labels, scores = model.predict(as_line(text), k=-1)
     return min(1.0, dict(zip(labels, map(float, scores), strict=True)).get(label, 0.0))
 
 
 def train_classifier(options: Quality, documents: list[str], language: str, output: str, report: str) -> None:
-    """Train one language's classifier, or take the ready-made one, and choose its threshold.
+    """Train one language's classifier, or take the given one, and choose its threshold.
 
-    A share of the examples is held out: the random ones of it choose the threshold by kept share, both classes
-    the one by precision. Raises StageError with too few examples, or where no threshold is precise enough.
+    A share of the examples is held out: its random texts give the threshold for a kept share, both classes the
+    one for a precision. Raises StageError with too few examples, or where no threshold is precise enough.
     """
     import fasttext
 
@@ -61,8 +65,8 @@ def train_classifier(options: Quality, documents: list[str], language: str, outp
                 f"quality.positives.{language}: {len(positives)} good and {len(negatives)} random documents "
                 "are too few to train on; widen its urls, give files, or leave the language out"
             )
-        held_positives, positives = _split(positives, options.held_out)
-        held_negatives, negatives = _split(negatives, options.held_out)
+        held_positives, positives = _hold_out(positives, options.held_out)
+        held_negatives, negatives = _hold_out(negatives, options.held_out)
         model = _train(options, positives, negatives, output)
     good = np.array([good_score(model, text, label) for text in held_positives])
     rest = np.array([good_score(model, text, label) for text in held_negatives])
@@ -86,8 +90,10 @@ def train_classifier(options: Quality, documents: list[str], language: str, outp
 
 
 def choose_threshold(options: Quality, good: np.ndarray, rest: np.ndarray, language: str) -> float:
-    """The threshold that `keep_share` of the held-out random documents pass, or the lowest one that reaches
-    `min_precision`. Scores of good and of random documents, 0 to 1.
+    """The threshold that `keep_share` of the random texts pass, or the lowest with `min_precision`.
+
+    `good` and `rest` are the scores of held-out good and random texts, 0 to 1. Raises StageError where no
+    threshold has that precision.
     """
     if options.min_precision is None:
         return float(np.quantile(rest, 1 - options.kept_share)) if len(rest) else 0.0
@@ -132,7 +138,7 @@ def _language_rows(documents: Iterable[str], language: str) -> Iterator[tuple[st
     for path in documents:
         for batch in read_arrow(path, ["url", "text", "language"]):
             columns = (batch.column(name).to_pylist() for name in ("url", "text", "language"))
-            yield from ((url, text) for url, text, found in zip(*columns, strict=True) if found == language)
+            yield from ((url, text) for url, text, code in zip(*columns, strict=True) if code == language)
 
 
 def _positives(options: Quality, documents: list[str], language: str) -> Iterator[str]:
@@ -150,14 +156,15 @@ def _draw_key(text: str, seed: int) -> int:
 
 
 def _draw(texts: Iterable[str], options: Quality) -> list[str]:
-    """The beginnings of at most `max_examples` texts, drawn by the hash of the whole text: the same whatever
-    the order they come in. Holds no more than it returns.
+    """The first EXAMPLE_CHARS characters of at most `max_examples` texts, drawn by the hash of the whole text.
+
+    They are the same in whatever order the texts come. No more texts are held in memory than are returned.
     """
     keyed = ((_draw_key(text, options.seed), text[:EXAMPLE_CHARS]) for text in texts)
     return [text for _, text in heapq.nsmallest(options.max_examples, keyed, key=itemgetter(0))]
 
 
-def _split(texts: list[str], share: float) -> tuple[list[str], list[str]]:
+def _hold_out(texts: list[str], share: float) -> tuple[list[str], list[str]]:
     held = max(1, round(len(texts) * share))
     return texts[:held], texts[held:]
 

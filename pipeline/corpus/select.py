@@ -19,7 +19,7 @@ Reason = Callable[[int, str, str, str], str | None]
 def select_documents(
     stage: str, options: Any, documents: str, reason: Reason, book: Ledger, output: str, ledger: str
 ) -> None:
-    """Write the documents that have no reason to be dropped, and the ledger with the reasons of the others."""
+    """Write the documents for which `reason` gives None, and the ledger with the reasons of the others."""
     write_batches(output, stamp(DOCUMENT_SCHEMA, stage, options), _kept(documents, reason, book))
     book.write(ledger)
 

@@ -20,13 +20,32 @@ SPLIT_SEED = 0x5917  # another hash than the one of dedup
 
 
 def split_of(text: str, validation_share: float) -> str:
-    """The split of a document, by the hash of its text: it never changes as the crawl grows."""
+    """The split of a document, by the hash of its text: it never changes as the crawl grows.
+
+    >>> split_of("A document.", validation_share=0.0), split_of("A document.", validation_share=1.0)
+    ('train', 'validation')
+    """
     draw = xxhash.xxh3_64_intdigest(text.encode(), seed=SPLIT_SEED) / 2**64
     return "validation" if draw < validation_share else "train"
 
 
 def shard_path(corpus: str | Path, language: str, split: str, name: str) -> Path:
+    """The file of a shard; `shard_parts` takes the path apart again.
+
+    >>> shard_path("corpus", "fr", "train", "00000").as_posix()
+    'corpus/fr/train-00000.arrow'
+    """
     return Path(corpus) / language / f"{split}-{name}.arrow"
+
+
+def shard_parts(path: str | Path) -> tuple[str, str, str]:
+    """(language, split, name) of a path that `shard_path` made.
+
+    >>> shard_parts("corpus/fr/train-00000.arrow")
+    ('fr', 'train', '00000')
+    """
+    split, _, name = Path(path).stem.partition("-")
+    return Path(path).parent.name, split, name
 
 
 def write_shards(
@@ -38,7 +57,7 @@ def write_shards(
     output: str,
     ledger: str,
 ) -> None:
-    """The shards of one document file: `{output}/{language}/{split}-{name}.arrow` for each pair.
+    """Write the shards of one document file: `{output}/{language}/{split}-{name}.arrow` for each pair.
 
     All are written in one pass; each holds one record batch in memory (at most 32 MiB of text).
     """

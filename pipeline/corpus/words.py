@@ -1,4 +1,4 @@
-"""Words in any script, and hashes of n-grams of them: what filters, decontamination and near-duplicates count."""
+"""Words in any script, and hashes of n-grams of words, for filters, decontamination and near-duplicates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text in lower case, without punctuation."""
+    """The words of a text in lower case, without punctuation; in scripts without spaces each character is a word.
+
+    >>> split_words("L'été, 2 Häuser: 日本")
+    ['l', 'été', '2', 'häuser', '日', '本']
+    """
     return WORD.findall(unicodedata.normalize("NFC", text.lower()))
 
 
@@ -26,7 +30,12 @@ def hash_words(words: list[str]) -> np.ndarray:
 
 
 def hash_ngrams(hashes: np.ndarray, size: int) -> np.ndarray:
-    """64-bit hash of each n-gram of `size` words: uint64[max(0, words - size + 1)], a polynomial of the words'."""
+    """64-bit hash of each n-gram of `size` words, a polynomial of their hashes: uint64[max(0, words - size + 1)].
+
+    >>> pairs = hash_ngrams(hash_words(["to", "be", "or", "to", "be"]), 2)
+    >>> len(pairs), bool(pairs[0] == pairs[3])
+    (4, True)
+    """
     count = max(0, len(hashes) - size + 1)
     total = np.zeros(count, np.uint64)
     for first in range(size):

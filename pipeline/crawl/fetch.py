@@ -7,10 +7,8 @@ ends the stage.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +17,7 @@ from typing import Any, TypeVar
 
 import xxhash
 
-from pipeline.common.files import naming_full_disk
+from pipeline.common.files import link_or_copy, naming_full_disk
 from pipeline.common.progress import progress
 from pipeline.crawl.origins import finish_folder
 from pipeline.network.client import Client
@@ -65,7 +63,7 @@ def fetch_files(sources: list[str], output: str, cache: str, cache_gb: int, conn
         output,
         [{"file": names[url], "source": source_name(url)} for url, error in missing.items() if not error],
         [
-            {"reason": f"fetch_http_{error.status}", "source": source_name(url), "documents": 1, "bytes": 0}
+            {"reason": reason_of(error), "source": source_name(url), "documents": 1, "bytes": 0}
             for url, error in missing.items()
             if error
         ],
@@ -74,10 +72,19 @@ def fetch_files(sources: list[str], output: str, cache: str, cache_gb: int, conn
         trim(keep, parts, cache_gb * 10**9)
 
 
+def reason_of(error: FetchError) -> str:
+    """The reason in the ledger for what a server does not have.
+
+    >>> reason_of(FetchError("https://a.example/x: it does not exist", 404))
+    'fetch_http_404'
+    """
+    return f"fetch_http_{error.status}"
+
+
 def side_by_side(
     client: Client, function: Callable[[Item], Any], items: Sequence[Item], title: str, unit: str
 ) -> list[Any]:
-    """`[function(item) for item in items]` in threads, one a connection; the first error breaks all off."""
+    """`[function(item) for item in items]` in threads, one a connection; the first error stops the others."""
     with ThreadPoolExecutor(client.connections) as pool, progress(len(items), title, unit) as bar:
 
         def advance(_: Future[Any]) -> None:
@@ -104,8 +111,8 @@ def _fetch_one(client: Client, source: str, target: Path, part: Path, kept: Path
                 os.fsync(file.fileno())
             if kept:
                 kept.parent.mkdir(parents=True, exist_ok=True)
-                _link(part, kept)
-            _link(part, target)
+                link_or_copy(part, kept)
+            link_or_copy(part, target)
         part.unlink(missing_ok=True)
         Path(f"{part}.json").unlink(missing_ok=True)
 
@@ -113,29 +120,17 @@ def _fetch_one(client: Client, source: str, target: Path, part: Path, kept: Path
 def _take(kept: Path, target: Path) -> bool:
     try:
         os.utime(kept)
-        _link(kept, target)
+        link_or_copy(kept, target)
     except FileNotFoundError:
         return False
     return True
 
 
-def _link(source: Path, target: Path) -> None:
-    """The same file under another name; a copy of it on another disk."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-            raise
-        copy = target.with_name(target.name + ".copy")
-        shutil.copyfile(source, copy)
-        copy.replace(target)
-
-
 def trim(kept: Path, parts: Path, most: int) -> None:
-    """Delete files of the cache, least recently used first, until it has at most `most` bytes.
+    """Delete files in the folder `kept`, least recently used first, until it has at most `most` bytes.
 
-    One that a batch still holds (a second link) stays: deleting it would give nothing back.
+    A file that a batch still holds (it has a second link) stays: to delete it here would free no space. Of
+    `parts`, what is older than PART_DAYS goes.
     """
     old = time.time() - PART_DAYS * 86400
     for path in parts.iterdir():

@@ -50,24 +50,24 @@ SHOWN = 20
 TRIM_ROWS = 2**20
 
 
-def plan(
+def plan_records(
     options: Index, output: str, report: str, cache: str, connections: int, latency: float, rate: float
 ) -> None:
-    """Write the records to fetch and what they cost; the predicted times go to the log.
+    """Write which records to fetch (Arrow) and what that costs (JSON); the predicted times go to the log.
 
-    The parts are about equal in bytes and hold neighbouring records. Raises StageError where the index has no such
-    column or no such record.
+    The parts are about equal in bytes and hold neighbouring records. `latency` is in seconds a request, `rate` in
+    bytes a second of one connection. Raises StageError where the index lacks a column or has no such record.
     """
     client = Client(connections, Path(cache, "slots"))
     files = index_files(options, cache, connections)
     matches = side_by_side(client, functools.partial(_matches, options, client), files, "read the index", "files")
-    found, problems = _sound(pa.concat_tables(matches).unify_dictionaries())
+    records, problems = _sound(pa.concat_tables(matches).unify_dictionaries())
     del matches
-    found = first_records(found, options.limit, options.seed)
-    if not len(found):
+    records = first_records(records, options.limit, options.seed)
+    if not len(records):
         asked = f"languages {options.languages}, tlds {options.tlds}, hosts {options.hosts}, mimes {options.mimes}"
         raise StageError(f"no record of {len(files)} index files has {asked}; widen crawl.index")
-    warcs, offsets, lengths, digests, hosts = (found[name] for name in KEPT)
+    warcs, offsets, lengths, digests, hosts = (records[name] for name in KEPT)
     lengths = lengths.to_numpy().astype(np.int64)
     ends = np.cumsum(lengths)
     part = np.minimum((ends - 1) * options.files // ends[-1], options.files - 1).astype(np.int32)
@@ -91,7 +91,7 @@ def plan(
 
 
 def describe(summary: dict[str, Any], connections: int, latency: float, rate: float) -> Iterator[str]:
-    """The plan in words, with the time that each gap would take."""
+    """The summary of a plan in lines of text, with the time that each gap would take."""
     yield (
         f"{summary['records']:,} records, {summary['bytes'] / 1e6:,.1f} MB, of {summary['warcs']:,} WARCs"
         + "".join(f"; {count:,} rows left out: {why}" for why, count in summary["rows_left_out"].items())
@@ -109,17 +109,17 @@ def describe(summary: dict[str, Any], connections: int, latency: float, rate: fl
 
 
 def index_files(options: Index, cache: str, connections: int) -> list[str]:
-    """Paths or URLs of the Parquet files to read. Raises StageError where there are none."""
+    """Paths or URLs of the Parquet files of the index. Raises StageError where there are none."""
     if options.tables:
         entries, problems = manifest(options.tables)
         if problems:
             raise StageError(f"crawl.index.tables: {problems[0]}")
         return [path for entry in entries for path in entry]
     paths = listed(options.base_url, options.crawl, "cc-index-table", cache, connections)
-    found = sorted(path for path in paths if "/subset=warc/" in path)
-    if not found:
+    files = sorted(path for path in paths if "/subset=warc/" in path)
+    if not files:
         raise StageError(f"the index of {options.crawl} lists no file of subset=warc")
-    return [f"{options.base_url.rstrip('/')}/{path}" for path in found]
+    return [f"{options.base_url.rstrip('/')}/{path}" for path in files]
 
 
 def _matches(options: Index, client: Client, path: str) -> pa.Table:
@@ -170,7 +170,7 @@ def _words(names: Any) -> list[str]:
 
 
 def wanted(options: Index) -> Any:
-    """The filter, in comparisons that Parquet's statistics can answer where there are such."""
+    """The filter for wanted rows, in comparisons that Parquet's statistics can answer where possible."""
     languages = pc.field("content_languages")
     # "fra" and "fra,eng"; ',' comes before every letter and '-' right behind it.
     first = [(languages >= code) & (languages < code + "-") for code in options.languages]
@@ -214,8 +214,13 @@ def first_records(table: pa.Table, limit: int, seed: int) -> pa.Table:
 
 
 def coalesce(offsets: np.ndarray, lengths: np.ndarray, gap: int, max_range: int) -> list[tuple[int, int]]:
-    """(first, last + 1) of the runs of records that come in one request: each not more than `gap` bytes behind the
-    one before it, all of them in not more than `max_range` bytes. `offsets` ascend.
+    """Which neighbouring records come in one request, as (first, last + 1) of their positions.
+
+    Each record begins at most `gap` bytes behind the end of the one before it, and a request has at most
+    `max_range` bytes. `offsets` (ascending) and `lengths` are int64[records], in bytes.
+
+    >>> coalesce(np.array([0, 120, 900]), np.array([100, 50, 10]), gap=50, max_range=1000)
+    [(0, 2), (2, 3)]
     """
     runs, first = [], 0
     ends = offsets + lengths
@@ -227,7 +232,7 @@ def coalesce(offsets: np.ndarray, lengths: np.ndarray, gap: int, max_range: int)
 
 
 def by_warc(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    """The stretches of a plan with records of one WARC."""
+    """(name of a file of the crawl, its records) for each file in a plan, which is in the order of files."""
     codes = table["warc"].combine_chunks()
     numbers = codes.indices.to_numpy()
     cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
@@ -237,7 +242,7 @@ def by_warc(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 
 
 def cost(table: pa.Table, gap: int, max_range: int) -> dict[str, int]:
-    """Requests and bytes of a plan."""
+    """The number of requests that a plan needs with this gap, and the bytes they transfer."""
     requests = size = 0
     for _, records in by_warc(table):
         offsets, lengths = records["offset"].to_numpy(), records["length"].to_numpy()
@@ -260,7 +265,7 @@ def _largest(names: Any, lengths: np.ndarray) -> list[dict[str, Any]]:
 
 
 def read_plan(path: str, part: int) -> pa.Table:
-    """The records of one part."""
+    """The records of one part of a plan, PLAN_SCHEMA."""
     return (
         pa.Table.from_batches(read_arrow(path), PLAN_SCHEMA).filter(pc.field("part") == part).unify_dictionaries()
     )

@@ -16,16 +16,16 @@ LEAST_WARCS = 2
 
 
 def manifest(patterns: Sequence[str]) -> tuple[list[list[str]], list[str]]:
-    """The paths or URLs of the WARCs of each entry, and a problem for each entry that is wrong.
+    """The paths or URLs of the WARCs of each entry of `crawl.warcs`, and a message for each wrong entry.
 
     An entry is a file, a glob, whose matches are sorted, a URL, or a list (.txt) of paths or URLs in its order.
     """
-    found: list[list[str]] = []
+    entries: list[list[str]] = []
     known: set[str] = set()
     problems = []
     for pattern in patterns:
         if pattern.endswith(".txt"):
-            warcs, wrong = _listed(pattern)
+            warcs, wrong = _read_list(pattern)
             problems += wrong
         elif is_url(pattern):
             warcs = [pattern]
@@ -36,12 +36,12 @@ def manifest(patterns: Sequence[str]) -> tuple[list[list[str]], list[str]]:
                 problems.append(f"no file matches {pattern}; paths are relative to {Path.cwd()}")
         if twice := sorted(known.intersection(warcs)):
             problems.append(f"{twice[0]} is named twice; its pages would count twice")
-        found.append(warcs)
+        entries.append(warcs)
         known.update(warcs)
-    return found, problems
+    return entries, problems
 
 
-def _listed(path: str) -> tuple[list[str], list[str]]:
+def _read_list(path: str) -> tuple[list[str], list[str]]:
     """The paths that a list names, and what is wrong with it."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -90,28 +90,38 @@ def _names(folder: str) -> set[str]:
 
 
 def sample_files(output: str, count: int) -> list[str]:
-    """The WARCs of the sample crawl."""
+    """The WARCs of the sample crawl.
+
+    >>> sample_files("results/demo", 2)
+    ['results/demo/crawl/sample-00000.warc.gz', 'results/demo/crawl/sample-00001.warc.gz']
+    """
     return [f"{output}/crawl/sample-{i:05d}.warc.gz" for i in range(count)]
 
 
 def expand(pattern: str) -> Iterator[Path]:
-    """The paths that match a glob, which may be absolute and may hold `**`."""
+    """The paths that match a glob, which may be absolute and may contain `**`."""
     path = Path(pattern)
     return Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)))
 
 
 def batches(entries: list[list[str]], size: int | None) -> dict[str, list[str]]:
-    """Names 00000, 00001, … and the WARCs of each batch: what one job reads and one shard holds.
+    """The WARCs of each batch, by its name 00000, 00001, …; a batch is what one job reads and one shard holds.
 
-    No batch holds WARCs of two entries of the manifest, so that an entry added at the end leaves every batch
-    before it as it was, and with it all that was made of it. Without a size, that of an entry's batches depends
-    on its own length alone.
+    A batch has WARCs of one entry of the manifest only, so that an entry added at the end changes no earlier
+    batch, and nothing that was made of it. `size` is in WARCs; without it, it depends on the length of the entry
+    alone.
+
+    >>> batches([["a", "b", "c"], ["d"]], 2)
+    {'00000': ['a', 'b'], '00001': ['c'], '00002': ['d']}
     """
-    parts = [
-        warcs[i : i + n] for warcs in entries for n in [size or _size(warcs)] for i in range(0, len(warcs), n)
-    ]
-    return {f"{number:05d}": warcs for number, warcs in enumerate(parts)}
+    parts = [part for warcs in entries for part in _parts(warcs, size or _batch_size(warcs))]
+    return {f"{number:05d}": part for number, part in enumerate(parts)}
 
 
-def _size(warcs: list[str]) -> int:
+def _parts(warcs: list[str], size: int) -> Iterator[list[str]]:
+    for first in range(0, len(warcs), size):
+        yield warcs[first : first + size]
+
+
+def _batch_size(warcs: list[str]) -> int:
     return max(LEAST_WARCS, -(-len(warcs) // MOST_BATCHES))

@@ -1,4 +1,4 @@
-"""Folders of fetched files, and where what is in them comes from.
+"""The files that a job reads: local ones, and those of fetched folders, with where each comes from.
 
 A folder holds its files and `fetched.json`: the name of each and its source, and what could not be fetched, by
 reason. A WARC made of single records has an Arrow file beside it that says for each record where it comes from.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import xxhash
 
 from pipeline.common.files import read_arrow, read_json, write_batches, write_json
 
@@ -21,11 +23,55 @@ ORIGIN_SCHEMA = pa.schema(
 )
 
 
-def finish_folder(folder: Path, output: str, files: list[dict[str, Any]], failed: list[dict[str, Any]]) -> None:
-    """Add the list of what is in `folder` and make it `output`.
+@dataclass(frozen=True)
+class InputFile:
+    """A file to read, and what provenance calls it: `source`, or for each of its records what `origins` says.
 
-    A file is {file, source} and, where its records have origins, {origins}, the name of their file. A failure is
-    {reason, documents, bytes}, and {source} where it is a whole file.
+    `unique_name` is its name with a hash of where it comes from, for what is made of it: files from several places
+    may have one name.
+    """
+
+    path: str
+    source: str
+    unique_name: str
+    origins: str | None = None  # path of the Arrow file with the origins of its records
+
+
+def input_files(paths: list[str]) -> tuple[list[InputFile], list[dict[str, Any]]]:
+    """The files that `paths` name, those of fetched folders in their place, and what could not be fetched.
+
+    A failure is {reason, documents, bytes}, as `finish_folder` was given it.
+    """
+    files: list[InputFile] = []
+    failures: list[dict[str, Any]] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            files.append(InputFile(str(path), path.name, unique_name(path.name, str(path))))
+            continue
+        listed, not_fetched = read_folder(path)
+        failures += not_fetched
+        for entry in listed:
+            name, source, origins = entry["file"], entry["source"], entry.get("origins")
+            files.append(
+                InputFile(str(path / name), source, unique_name(name, source), origins and str(path / origins))
+            )
+    return files, failures
+
+
+def unique_name(name: str, source: str) -> str:
+    """The name of a file with a hash of where it comes from.
+
+    >>> unique_name("a.warc.gz", "crawl/a.warc.gz") == unique_name("a.warc.gz", "other/a.warc.gz")
+    False
+    """
+    return f"{name}-{xxhash.xxh3_64_hexdigest(source.encode())[:8]}"
+
+
+def finish_folder(folder: Path, output: str, files: list[dict[str, Any]], failed: list[dict[str, Any]]) -> None:
+    """Write the list of the files in `folder` into it, and move the folder to `output`.
+
+    A file is {file, source}, and {origins} where its records have origins: the name of the file with these. A
+    failure is {reason, documents, bytes}, and {source} where it is a whole file.
     """
     write_json(folder / LIST, {"files": files, "failed": failed})
     shutil.rmtree(output, ignore_errors=True)
@@ -33,22 +79,22 @@ def finish_folder(folder: Path, output: str, files: list[dict[str, Any]], failed
 
 
 def read_folder(folder: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The files and the failures that `finish_folder` was given."""
+    """The files and the failures that `finish_folder` was given for a folder."""
     listed = read_json(Path(folder) / LIST)
     return listed["files"], listed["failed"]
 
 
 def write_origins(path: Path, origins: Iterable[tuple[int, str, int]]) -> None:
-    """(offset in our file, file that the record comes from, its offset there) of each record."""
+    """Write for each record (offset in our file, the crawl's file that it comes from, its offset there)."""
     columns = list(zip(*origins, strict=True)) or [(), (), ()]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, ORIGIN_SCHEMA, strict=True)]
     write_batches(path, ORIGIN_SCHEMA, [pa.record_batch(arrays, schema=ORIGIN_SCHEMA)])
 
 
 def read_origins(path: str | Path) -> dict[int, tuple[str, int]]:
-    """(file, offset) that each record comes from, by its offset in our file."""
-    found: dict[int, tuple[str, int]] = {}
+    """For each record, by its offset in our file, (the crawl's file that it comes from, its offset there)."""
+    origins: dict[int, tuple[str, int]] = {}
     for batch in read_arrow(path):
         offsets, warcs, places = (column.to_pylist() for column in batch.columns)
-        found.update(zip(offsets, zip(warcs, places, strict=True), strict=True))
-    return found
+        origins.update(zip(offsets, zip(warcs, places, strict=True), strict=True))
+    return origins

@@ -1,13 +1,15 @@
-"""The records of a plan to a WARC file: as they are in the crawl, byte for byte, only others' are missing between.
+"""Single records of a crawl to a WARC file of ours, each byte for byte as it is in the crawl.
 
-Records come in coalesced ranges. Each is a whole gzip member and is checked: it unpacks, holds one WARC record of
-the length it says, and its payload has the digest that the record and the index say. One that is not so is left
-out and counted. The stage goes on where it was killed: a journal says how far the file is good.
+Neighbouring records come in one range. Each is a whole gzip member and is checked: it can be unpacked, holds one
+WARC record of the length it states, and its payload has the digest that the record and the index state. A record
+that fails a check is left out and counted. A killed stage continues where it was: a journal says up to which byte
+the file is complete.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import os
@@ -16,13 +18,14 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
 from pipeline.common.progress import progress
-from pipeline.crawl.fetch import GONE
+from pipeline.crawl.fetch import GONE, reason_of
 from pipeline.crawl.index import by_warc, coalesce, read_plan
 from pipeline.crawl.options import Index
 from pipeline.crawl.origins import finish_folder, write_origins
@@ -39,8 +42,41 @@ LENGTH = re.compile(rb"\r\nContent-Length:[ \t]*(\d{1,12})\r\n", re.IGNORECASE)
 DIGEST = re.compile(rb"\r\nWARC-Payload-Digest:[ \t]*sha1:([A-Z2-7]{32})\r\n", re.IGNORECASE)
 TYPE = re.compile(rb"\r\nWARC-Type:[ \t]*response\r\n", re.IGNORECASE)
 
-# (file of the crawl, offsets, lengths and digests of the records of one request)
-Run = tuple[str, list[int], list[int], list[str]]
+
+class Planned(NamedTuple):
+    """A record to fetch: its place in the crawl's file, in compressed bytes, and the digest of its payload."""
+
+    offset: int
+    length: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """Neighbouring records of one file of the crawl, which come in one range of bytes."""
+
+    warc: str
+    records: list[Planned]
+
+    @property
+    def start(self) -> int:
+        return self.records[0].offset
+
+    @property
+    def stop(self) -> int:
+        return max(record.offset + record.length for record in self.records)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What came of a request.
+
+    `members` has (file of the crawl, offset there, gzip member) of each good record, `failures` has
+    (reason, length in the crawl) of each other one.
+    """
+
+    members: list[tuple[str, int, bytes]] = field(default_factory=list)
+    failures: list[tuple[str, int]] = field(default_factory=list)
 
 
 def fetch_records(options: Index, plan: str, part: int, output: str, cache: str, connections: int) -> None:
@@ -49,24 +85,24 @@ def fetch_records(options: Index, plan: str, part: int, output: str, cache: str,
     Raises FetchError (a StageError) where the network fails for long; what was fetched is kept for the next run.
     """
     client = Client(connections, Path(cache, "slots"))
-    runs = list(_runs(read_plan(plan, part), options))
+    requests = list(_requests(read_plan(plan, part), options))
     folder = Path(f"{output}.part")
     folder.mkdir(parents=True, exist_ok=True)
     name = f"records-{part:05d}.warc.gz"
     journal, warc = folder / "journal.jsonl", folder / name
-    work = hashlib.sha256(repr((runs, options.base_url)).encode()).hexdigest()
+    work = hashlib.sha256(repr((requests, options.base_url)).encode()).hexdigest()
     done, size = _resume(journal, warc, work)
-    fetch = _fetcher(client, options.base_url.rstrip("/"))
+    fetch = functools.partial(_fetch, client, options.base_url.rstrip("/"))
     with (
         warc.open("rb+") as file,
         journal.open("a") as log,
-        progress(len(runs), "fetch", "ranges", len(done)) as bar,
+        progress(len(requests), "fetch", "ranges", len(done)) as bar,
     ):
         file.truncate(size)
         file.seek(size)
-        for members, failed in in_order(client, fetch, runs[len(done) :]):
-            step: dict[str, Any] = {"origins": [], "failed": failed}
-            for source, offset, member in members:
+        for fetched in in_order(client, fetch, requests[len(done) :]):
+            step: dict[str, Any] = {"origins": [], "failed": fetched.failures}
+            for source, offset, member in fetched.members:
                 step["origins"].append((file.tell(), source, offset))
                 file.write(member)
             file.flush()
@@ -81,25 +117,25 @@ def fetch_records(options: Index, plan: str, part: int, output: str, cache: str,
         entry = lost.setdefault(reason, {"reason": reason, "documents": 0, "bytes": 0})
         entry["documents"] += 1
         entry["bytes"] += length
-    if runs and not warc.stat().st_size:
+    if requests and not warc.stat().st_size:
         counts = ", ".join(f"{entry['documents']} {reason}" for reason, entry in lost.items())
         raise FetchError(f"no record of part {part} could be had: {counts}; check crawl.index.base_url")
     entry = {"file": name, "source": f"{options.crawl} records {part}", "origins": f"{name}.origins.arrow"}
     journal.unlink()
-    finish_folder(folder, output, [entry] if runs else [], list(lost.values()))
+    finish_folder(folder, output, [entry] if requests else [], list(lost.values()))
 
 
-def _runs(table: pa.Table, options: Index) -> Iterator[Run]:
-    for warc, records in by_warc(table):
-        offsets, lengths = records["offset"].to_numpy(), records["length"].to_numpy()
-        digests = records["digest"].to_pylist()
+def _requests(table: pa.Table, options: Index) -> Iterator[Request]:
+    for warc, rows in by_warc(table):
+        offsets, lengths = rows["offset"].to_numpy(), rows["length"].to_numpy()
+        columns = (offsets.tolist(), lengths.tolist(), rows["digest"].to_pylist())
+        records = list(map(Planned, *columns))
         for first, last in coalesce(offsets, lengths, options.gap, options.max_range):
-            stretch = slice(first, last)
-            yield warc, offsets[stretch].tolist(), lengths[stretch].tolist(), digests[stretch]
+            yield Request(warc, records[first:last])
 
 
 def _resume(journal: Path, warc: Path, work: str) -> tuple[list[dict[str, Any]], int]:
-    """The steps that an earlier run finished, and how long the WARC is with them; none if its work was another."""
+    """The steps that an earlier run of the same work finished, and the bytes of its WARC; else none and 0."""
     warc.touch()
     steps: list[dict[str, Any]] = []
     if journal.exists():
@@ -111,35 +147,33 @@ def _resume(journal: Path, warc: Path, work: str) -> tuple[list[dict[str, Any]],
     return [], 0
 
 
-Fetched = tuple[list[tuple[str, int, bytes]], list[tuple[str, int]]]
+def _fetch(client: Client, base_url: str, request: Request) -> Fetched:
+    """The records of one request, each checked. Raises FetchError where the server has the file and fails."""
+    if request.stop - request.start > RECORD_MAX:
+        return _all_failed(request, "record_too_long")
+    try:
+        data = client.read(f"{base_url}/{request.warc}", request.start, request.stop)
+    except FetchError as error:
+        if error.status not in (*GONE, 416):
+            raise
+        return _all_failed(request, reason_of(error))
+    fetched = Fetched()
+    for record in request.records:
+        begin = record.offset - request.start
+        member = data[begin : begin + record.length]
+        if problem := problem_of(member, record.digest):
+            fetched.failures.append((problem, record.length))
+        else:
+            fetched.members.append((request.warc, record.offset, member))
+    return fetched
 
 
-def _fetcher(client: Client, base_url: str) -> Callable[[Run], Fetched]:
-    def fetch(run: Run) -> Fetched:
-        """The good members of one range, and (reason, length) of the others."""
-        warc, offsets, lengths, digests = run
-        members, failed = [], []
-        if offsets[-1] + lengths[-1] - offsets[0] > RECORD_MAX:
-            return [], [("record_too_long", length) for length in lengths]
-        try:
-            data = client.read(f"{base_url}/{warc}", offsets[0], max(map(sum, zip(offsets, lengths, strict=True))))
-        except FetchError as error:
-            if error.status not in (*GONE, 416):
-                raise
-            return [], [(f"fetch_http_{error.status}", length) for length in lengths]
-        for offset, length, digest in zip(offsets, lengths, digests, strict=True):
-            member = data[offset - offsets[0] :][:length]
-            if problem := problem_of(member, digest):
-                failed.append((problem, length))
-            else:
-                members.append((warc, offset, member))
-        return members, failed
-
-    return fetch
+def _all_failed(request: Request, reason: str) -> Fetched:
+    return Fetched(failures=[(reason, record.length) for record in request.records])
 
 
 def problem_of(member: bytes, digest: str | None) -> str | None:
-    """Why these bytes are not one response record with this digest of its payload, or None."""
+    """Why these bytes are not one response record whose payload has this digest (None: unknown), or None."""
     inflater = zlib.decompressobj(31)
     try:
         record = inflater.decompress(member, BODY_MAX + HEADERS_MAX)
@@ -165,7 +199,10 @@ def problem_of(member: bytes, digest: str | None) -> str | None:
 
 
 def in_order(client: Client, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`map(function, items)` in threads, one a connection, not more than twice as many results ahead."""
+    """`map(function, items)` in threads, one a connection.
+
+    At most twice as many results as connections are computed ahead of the one that is taken.
+    """
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(client.connections) as pool:
         try:

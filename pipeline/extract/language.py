@@ -1,10 +1,10 @@
 """Which language a page is in: first a guess from a sample of its raw bytes, then an answer from its text.
 
-On a crawl that is 5% target language, nearly all time would go into extracting pages that are then thrown
-away. The guess costs a tenth of an extraction. It reads runs of text between tags (paragraphs more than menus,
-no scripts) and passes a page on unless every wanted language is improbable; a page that declares a wanted
-language, or has too little text to tell, passes too. Some of the words settle most pages, all of them the others.
-docs/findings/corpus.md has what it misses.
+In a crawl with 5% of the wanted language, nearly all time would go into extracting pages that are then dropped.
+The guess costs a tenth of an extraction. It reads pieces of text between tags (more of paragraphs than of menus,
+none of scripts) and drops a page only if every wanted language is improbable; a page that declares a wanted
+language, or has too little text to tell, is extracted. A few of the words decide for most pages, all of them for
+the others. docs/findings/corpus.md has what it misses.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 SAMPLE_BYTES, SAMPLE_CHARS = 100_000, 1000
 STRIDE, SKETCH_WORDS = 6, 10  # every sixth word of the sample is tried first, if these are enough to tell
-WORD = re.compile(r"\S{1,12}")  # some scripts write a whole clause without a space
+SKETCH_WORD = re.compile(r"\S{1,12}")  # some scripts write a whole clause without a space
 TOO_SHORT = 100  # characters of a sample that tell nothing
 RUN = re.compile(rb">([^<]{20,})")  # behind any tag: to look at the tag here would take twice as long
 NO_TEXT = (b"script", b"style", b"!--")
@@ -29,16 +29,16 @@ WHOLE_CHARS = 200_000
 
 @functools.cache
 def load_model(path: str) -> Any:
-    """A fastText language identification model."""
+    """The fastText language identification model in a file; loaded once."""
     import fasttext
 
     return fasttext.load_model(path)
 
 
 def identify(model: Any, text: str, chars: int) -> tuple[str, float]:
-    """The most probable language of a text and its probability, at most 1.
+    """(most probable language of a text, its probability, at most 1).
 
-    Its first `chars` characters decide where they leave little doubt, else all of it (to a bound).
+    The first `chars` characters decide where the probability is at least CERTAIN, else the first WHOLE_CHARS do.
     """
     language, score = _best(model, text[:chars])
     if score < CERTAIN and len(text) > chars:
@@ -47,41 +47,52 @@ def identify(model: Any, text: str, chars: int) -> tuple[str, float]:
 
 
 def _best(model: Any, text: str) -> tuple[str, float]:
-    found = _probabilities(model, text, 1, 0.0)
-    return next(iter(found.items()), ("unknown", 0.0))
+    probabilities = _probabilities(model, text, 1, 0.0)
+    return next(iter(probabilities.items()), ("unknown", 0.0))
 
 
 def _probabilities(model: Any, text: str, count: int, least: float) -> dict[str, float]:
     # The native call below `model.predict`, whose arrays cost as much as a short text.
-    found = model.f.predict(text.replace("\n", " ") + "\n", count, least, "strict")
-    return {label.removeprefix("__label__"): min(1.0, score) for score, label in found}
+    predictions = model.f.predict(text.replace("\n", " ") + "\n", count, least, "strict")
+    return {label.removeprefix("__label__"): min(1.0, score) for score, label in predictions}
 
 
 def guess(model: Any, body: bytes, codec: str, wanted: Collection[str], min_score: float) -> str | None:
-    """The language of a page that cannot be in a wanted language, or None: it must be extracted to tell."""
+    """The language of a page that is certainly in none of the wanted ones, or None: it must be extracted to tell.
+
+    A wanted language counts as possible with a probability of `min_score` or more.
+    """
     if declared_language(body) in wanted:
         return None
     text = sample_text(body, codec)
     if len(text) < TOO_SHORT:
         return None
     # Words from all over the sample say more than as many from its beginning; so few get half the threshold.
-    sketch = WORD.findall(text)[::STRIDE]
+    sketch = SKETCH_WORD.findall(text)[::STRIDE]
     tries = [(" ".join(sketch), min_score / 2)] if len(sketch) >= SKETCH_WORDS else []
     for part, least in (*tries, (text, min_score)):
-        found = _probabilities(model, part, 1 + int(1 / least), least)
-        if found and found.keys().isdisjoint(wanted):
-            return next(iter(found))
+        likely = _probabilities(model, part, 1 + int(1 / least), least)
+        if likely and likely.keys().isdisjoint(wanted):
+            return next(iter(likely))
     return None
 
 
 def declared_language(body: bytes) -> str | None:
-    """The primary language of `<html lang=…>`, in lower case."""
+    """The primary language of `<html lang=…>` in lower case, or None.
+
+    >>> declared_language(b'<!doctype html><html lang="fr-CA">')
+    'fr'
+    """
     match = LANG.search(body, 0, LANG_BYTES)
     return match[1].decode().lower() if match else None
 
 
 def sample_text(body: bytes, codec: str) -> str:
-    """At most SAMPLE_CHARS characters of text between the tags of a page, white space folded."""
+    """At most SAMPLE_CHARS characters of text between the tags of a page, with single spaces.
+
+    >>> sample_text(b"<p>A caf\\xe9 by the river,\\n in the evening<script>if (evening) { open(cafe) }", "cp1252")
+    'A café by the river, in the evening'
+    """
     if codec.startswith(("utf-16", "utf-32", "iso2022")):  # '<' is not the byte 0x3C, or not only
         body, codec = body[:SAMPLE_BYTES].decode(codec, "ignore").encode(), "utf-8"
     runs, size = [], 0

@@ -1,8 +1,8 @@
 """Text extraction in a process of its own, so that a page that crashes it or never ends costs only itself.
 
 A page with 100,000 nested elements keeps the extractor busy for minutes inside native code, where no Python
-signal handler runs, and a bad enough one ends the process. So pages go to a helper over a socket, one at a
-time: the kernel ends it when a page uses up its processor time or memory, and the next page gets a new one.
+signal handler runs, and some pages end the process. So pages go one by one over a socket to a helper process: the
+kernel ends it when a page uses up its processor time or memory, and the next page gets a new one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.extract.html import decode, paragraphs
 
@@ -29,8 +30,15 @@ WAITS = 20  # times a page's processor time that we wait for an answer, on a mac
 FAILURES = ("extractor_crashed", "extractor_hung", "extractor_error", "extractor_memory", "undecodable")
 
 
+class Extraction(NamedTuple):
+    """What came of a page: its main text and "", or "" and one of FAILURES."""
+
+    text: str
+    failure: str = ""
+
+
 class Extractor:
-    """`text(body, codec)` in a guarded helper, which is started when it is needed and ends with this process."""
+    """Extracts pages in a guarded helper process, which starts when it is needed and ends with this process."""
 
     def __init__(self, page_seconds: int) -> None:
         self.page_seconds = page_seconds
@@ -38,31 +46,32 @@ class Extractor:
         self.socket: socket.socket
         self.pages = 0
 
-    def text(self, body: bytes, codec: str) -> tuple[bool, str]:
-        """(True, main text) or (False, one of FAILURES)."""
+    def extract(self, body: bytes, codec: str) -> Extraction:
+        """The main text of a page in a charset, or why there is none."""
         for _ in range(2):  # somebody else's SIGKILL (out of memory, say) is not the page's fault: once more
             helper = self.helper or self._start()
             try:
                 return self._ask(body, codec)
             except TimeoutError:
                 self.kill()
-                return False, "extractor_hung"
+                return Extraction("", "extractor_hung")
             except (EOFError, OSError):
                 self.stop()
                 if helper.returncode != -signal.SIGKILL:
                     break
-        return False, "extractor_hung" if helper.returncode == -signal.SIGXCPU else "extractor_crashed"
+        timed_out = helper.returncode == -signal.SIGXCPU
+        return Extraction("", "extractor_hung" if timed_out else "extractor_crashed")
 
-    def _ask(self, body: bytes, codec: str) -> tuple[bool, str]:
+    def _ask(self, body: bytes, codec: str) -> Extraction:
         name = codec.encode()
         # In one piece, so that the helper wakes once for it.
         self.socket.sendall(b"".join((REQUEST.pack(len(name), len(body)), name, body)))
-        found, size = ANSWER.unpack(_receive(self.socket, ANSWER.size))
-        text = _receive(self.socket, size).decode()
+        has_text, size = ANSWER.unpack(_receive(self.socket, ANSWER.size))
+        answer = _receive(self.socket, size).decode()
         self.pages += 1
         if self.pages == PAGES_PER_HELPER:
             self.stop()
-        return found, text
+        return Extraction(answer) if has_text else Extraction("", answer)
 
     def _start(self) -> subprocess.Popen[bytes]:
         self.socket, other = socket.socketpair()
@@ -79,12 +88,13 @@ class Extractor:
         return self.helper
 
     def kill(self) -> None:
+        """End the helper at once."""
         if self.helper is not None:
             self.helper.kill()
             self.stop()
 
     def stop(self) -> None:
-        """Wait for the helper to end, which it does by itself when its socket closes."""
+        """Close the socket, at which the helper ends by itself, and wait for it."""
         if self.helper is not None:
             self.socket.close()
             self.helper.wait()
@@ -121,22 +131,22 @@ def serve(sock: socket.socket, page_seconds: int) -> None:
         except EOFError:
             return
         codec = _receive(sock, name_size).decode()
-        found, text = main_text(_receive(sock, body_size), codec)
-        data = text.encode("utf-8", "replace")
-        sock.sendall(ANSWER.pack(found, len(data)) + data)
+        extraction = extract_text(_receive(sock, body_size), codec)
+        data = (extraction.text or extraction.failure).encode("utf-8", "replace")
+        sock.sendall(ANSWER.pack(not extraction.failure, len(data)) + data)
 
 
-def main_text(body: bytes, codec: str) -> tuple[bool, str]:
-    """(True, main text) or (False, the reason why there is none)."""
+def extract_text(body: bytes, codec: str) -> Extraction:
+    """The main text of a page, in this process."""
     try:
         html = decode(body, codec)
-        return (True, "\n".join(paragraphs(html))) if html is not None else (False, "undecodable")
+        return Extraction("\n".join(paragraphs(html))) if html is not None else Extraction("", "undecodable")
     except MemoryError:
-        return False, "extractor_memory"
+        return Extraction("", "extractor_memory")
     except BaseException as error:  # a panic of native code is no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        return False, "extractor_error"
+        return Extraction("", "extractor_error")
 
 
 def main(arguments: list[str]) -> None:

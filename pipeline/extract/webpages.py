@@ -2,9 +2,9 @@
 
 Source: paper, section 4.1 (text with resiliparse, then language identification with fastText).
 
-WARCs are local files, or those of a folder that `fetch` filled, which says where they come from. A batch of them
-is one job, and each WARC one file of pages, which is kept: a batch whose WARCs are others than last time extracts
-only those that are new. The batch's own output is a list of its files of pages.
+A job reads a batch of WARCs, which are local files or those in a folder that `fetch` filled. Each WARC gives one
+file of pages, which is kept: a batch to which WARCs were added extracts only the new ones. The output of the
+batch is a list of its files of pages.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,11 @@ from pipeline.common.files import read_schema, stamp, write_arrow, write_list
 from pipeline.common.fingerprint import fingerprint
 from pipeline.common.ledger import Ledger, merge_files
 from pipeline.common.schemas import PAGE_SCHEMA
-from pipeline.crawl.origins import read_folder, read_origins
-from pipeline.extract.html import charset_of, clean_lines, is_html
+from pipeline.crawl.origins import InputFile, input_files, read_origins
+from pipeline.extract.html import charset_column, charset_of, is_html, plain_text
 from pipeline.extract.language import guess, identify, load_model
 from pipeline.extract.options import Extract
-from pipeline.extract.sandbox import FAILURES, Extractor
+from pipeline.extract.sandbox import FAILURES, Extraction, Extractor
 from pipeline.warc.reader import Damage, Response, responses
 
 
@@ -41,99 +40,76 @@ def extract(
     workers: int,
     scheduler: str | None,
 ) -> None:
-    """Extract WARC files into a file of pages each, and list these in their order in `output`.
+    """Extract each WARC file into a file of pages, and list these in order in `output`.
 
-    The files of pages lie in `warcs/` beside the list. One that is there already, from the same code, options
-    and WARC, is used as it is: so a run that is killed goes on with the WARCs that are left.
+    The files of pages lie in `warcs/` beside the list. One that is there already, from the same code, options and
+    WARC, is used as it is, so that a killed run continues with the WARCs that are left.
     """
     folder = Path(output).parent / "warcs"
     code = fingerprint("pipeline.extract.webpages:extract")
-    found, failed = archives(warcs)
-    jobs = [(options, archive, language_id, str(folder / archive.pages_name), code) for archive in found]
-    map_items(_extract_one, jobs, workers, scheduler, "extract", "WARCs")
-    book = merge_files("extract", [_ledger_path(pages) for _, _, _, pages, _ in jobs])
-    for failure in failed:
-        counts = {unit: failure[unit] for unit in ("documents", "bytes")}
-        book.enter(**counts)
-        book.fail(failure["reason"], **counts)
+    archives, not_fetched = input_files(warcs)
+    extract_one = functools.partial(_extract_archive, options, language_id, folder, code)
+    map_items(extract_one, archives, workers, scheduler, "extract", "WARCs")
+    pages = [pages_path(folder, archive) for archive in archives]
+    book = merge_files("extract", map(_ledger_path, pages))
+    for failure in not_fetched:
+        book.fail_unread(failure["reason"], documents=failure["documents"], bytes=failure["bytes"])
     book.write(ledger)
-    write_list(output, [pages for _, _, _, pages, _ in jobs])
+    write_list(output, map(str, pages))
 
 
-@dataclass(frozen=True)
-class Archive:
-    """An archive and what provenance calls it: `source`, or for each of its records what `origins` says."""
-
-    path: str
-    source: str
-    origins: str | None
-    pages_name: str  # of the file of its pages
+def pages_path(folder: Path, archive: InputFile) -> Path:
+    """The file of an archive's pages."""
+    return folder / f"{archive.unique_name}.arrow"
 
 
-def archives(paths: list[str]) -> tuple[list[Archive], list[dict[str, Any]]]:
-    """The archives that `paths` name, and what was not fetched: reason, documents and bytes."""
-    found, failed = [], []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            found.append(Archive(str(path), path.name, None, pages_name(str(path))))
-            continue
-        files, missing = read_folder(path)
-        failed += missing
-        for entry in files:
-            source, origins = entry["source"], entry.get("origins")
-            name = pages_name(source, entry["file"])
-            found.append(Archive(str(path / entry["file"]), source, origins and str(path / origins), name))
-    return found, failed
+def _ledger_path(pages: Path) -> Path:
+    return pages.with_suffix(".ledger.json")
 
 
-def pages_name(place: str, name: str | None = None) -> str:
-    """The file of pages of a WARC; the hash tells apart files of one name from several places."""
-    return f"{name or Path(place).name}-{xxhash.xxh3_64_hexdigest(place.encode())[:8]}.arrow"
-
-
-def _ledger_path(pages: str) -> str:
-    return pages.removesuffix(".arrow") + ".ledger.json"
-
-
-def _extract_one(job: tuple[Extract, Archive, str, str, str]) -> None:
-    options, archive, language_id, output, code = job
-    schema = stamp(PAGE_SCHEMA, "extract", options)
-    key = f"{code} {options} {Path(language_id).name} {_identity(archive.path)}"
-    if Path(output).exists() and (read_schema(output).metadata or {}).get(b"key") == key.encode():
+def _extract_archive(options: Extract, language_id: str, folder: Path, code: str, archive: InputFile) -> None:
+    """Write the file of an archive's pages and its ledger, unless they are there from the same code and input."""
+    output = pages_path(folder, archive)
+    size, digest = _size_and_digest(archive.path)
+    key = f"{code} {options} {Path(language_id).name} {Path(archive.path).name} {size} {digest}"
+    if output.exists() and (read_schema(output).metadata or {}).get(b"key") == key.encode():
         return
     ledger = Ledger("extract")
     extractor = _extractor(options.page_seconds, threading.get_ident())
     pages = _pages(options, archive, load_model(language_id), extractor, ledger)
-    schema = schema.with_metadata(schema.metadata | {b"key": key.encode()})
+    schema = stamp(PAGE_SCHEMA, "extract", options)
+    schema = schema.with_metadata(schema.metadata | {b"key": key.encode(), b"archive_bytes": b"%d" % size})
     # The ledger is complete only at the last page, and pages that are there must have their ledger.
     write_arrow(output, schema, pages, before_rename=lambda: ledger.write(_ledger_path(output)))
 
 
 @functools.cache
 def _extractor(page_seconds: int, thread: int) -> Extractor:
-    """One for all the WARCs of a thread: it takes one page at a time, and a dask worker may have many threads."""
+    """The extractor of a thread, for all its WARCs.
+
+    It takes one page at a time, and a dask worker may have several threads.
+    """
     return Extractor(page_seconds)
 
 
-def _identity(warc: str) -> str:
-    """What tells a WARC from another that takes its place: its size, its beginning and its end."""
-    with open(warc, "rb") as file:  # noqa: PTH123
+def _size_and_digest(path: str) -> tuple[int, str]:
+    """Bytes of a file, and a hash of its beginning and end, by which a changed file is noticed."""
+    with open(path, "rb") as file:  # noqa: PTH123
         size = file.seek(0, 2)
         digest = xxhash.xxh3_64()
         for place in (0, max(0, size - 2**16)):
             file.seek(place)
             digest.update(file.read(2**16))
-    return f"{Path(warc).name} {size} {digest.hexdigest()}"
+    return size, digest.hexdigest()
 
 
 def _pages(
-    options: Extract, archive: Archive, model: Any, extractor: Extractor, ledger: Ledger
+    options: Extract, archive: InputFile, model: Any, extractor: Extractor, ledger: Ledger
 ) -> Iterator[dict[str, Any]]:
     origins = read_origins(archive.origins) if archive.origins else {}
     for record in responses(archive.path):
         if isinstance(record, Damage):
-            ledger.enter(documents=record.records, bytes=record.length)
-            ledger.fail(record.reason, documents=record.records, bytes=record.length)
+            ledger.fail_unread(record.reason, documents=record.records, bytes=record.length)
             continue
         size = len(record.body)
         ledger.enter(documents=1, bytes=size)
@@ -158,9 +134,9 @@ def _page(
         return "http_status"
     if len(record.body) > options.max_html_bytes:
         return "html_too_long"
-    if record.kind == "conversion":  # WET: somebody else's text of the page
+    if record.kind == "conversion":  # WET: the text of the page as the crawl gives it
         codec, decided_by = "utf-8", "WET"
-        found, text = True, "\n".join(clean_lines(record.body.decode(codec, "replace")))
+        extraction = Extraction(plain_text(record.body, codec))
     elif not is_html(record.content_type, record.body):
         return "not_html"
     else:
@@ -170,9 +146,10 @@ def _page(
             if language is not None:
                 ledger.language(language, documents=1)
                 return "unlikely_language"
-        found, text = extractor.text(record.body, codec)
-    if not found:
-        return text
+        extraction = extractor.extract(record.body, codec)
+    if extraction.failure:
+        return extraction.failure
+    text = extraction.text
     if len(text) < options.min_chars:
         ledger.sample("text_too_short", record.url, text)
         return "text_too_short"
@@ -190,7 +167,7 @@ def _page(
         "date": _date(record.date),
         "language": language,
         "language_score": score,
-        "charset": f"{codec} ({decided_by})",
+        "charset": charset_column(codec, decided_by),
         "record_id": record.record_id,
         "digest": record.digest,
     }

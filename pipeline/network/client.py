@@ -1,9 +1,9 @@
-"""Bytes over the network: whole files, resumed where they broke off, and ranges of files.
+"""Bytes over the network: whole files, continued where a transfer broke off, and ranges of files.
 
-Servers of crawls ask for manners: few connections at once over all processes of a machine, and longer and longer
-waits after each 429 and 503. HTTP is urllib3's (pooled, thread-safe, exact about lengths); s3:// and hf:// go
-through fsspec. Retrying is done here, not by urllib3's Retry, which ends where the body begins: most failures of
-large files come later.
+Servers of crawls ask for few connections at once, over all processes of a machine, and for longer and longer
+waits after each 429 and 503. HTTP goes through urllib3 (pooled, thread-safe, exact about lengths); s3:// and
+hf:// go through fsspec. Retrying is done here, not by urllib3's Retry, which covers a request only until its body
+begins: most failures of large files come later.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ class Client:
     # What callers use ------------------------------------------------------------------------------
 
     def find(self, pattern: str) -> list[str]:
-        """URLs of the files of a hub or an object store that match, in order. Raises FetchError."""
+        """URLs of the files on a hub or in an object store that match a glob, in order. Raises FetchError."""
         return self._persist(pattern, lambda: find_fsspec(pattern))
 
     def size(self, url: str) -> tuple[int, str]:
-        """Length and validator of a file of which ranges will be read. Raises FetchError."""
+        """(length in bytes, validator) of a file of which ranges will be read. Raises FetchError."""
 
         def attempt() -> tuple[int, str]:
             with self._open(url, 0, 1, "") as answer:
@@ -74,9 +74,10 @@ class Client:
         return self._persist(url, attempt)
 
     def read(self, url: str, start: int, stop: int, validator: str = "") -> bytes:
-        """Bytes `start` to `stop` of a file; where a validator is given, of that state of it.
+        """Bytes `start` up to `stop` of a file; with a validator, of the version of the file that it stands for.
 
-        Raises FetchError also where the file has changed, ends earlier, or can only be had whole and is long.
+        Raises FetchError also where the file has changed, ends before `stop`, or can only be had whole and is
+        long.
         """
         data = bytearray()
 
@@ -101,7 +102,7 @@ class Client:
         return self._persist(url, attempt)
 
     def read_whole(self, url: str, most: int) -> bytes:
-        """A small file. Raises FetchError also where it is longer than `most` bytes."""
+        """The bytes of a small file. Raises FetchError also where it has more than `most` bytes."""
 
         def attempt() -> bytes:
             data = bytearray()
@@ -117,10 +118,11 @@ class Client:
         return self._persist(url, attempt)
 
     def download(self, url: str, path: Path) -> dict[str, Any]:
-        """Fetch a whole file to `path`, going on where an earlier try, of this process or another, stopped.
+        """Fetch a whole file to `path`, from where an earlier try, of this process or another, stopped.
 
-        Returns its length and validator. `path` is written in place, with what is known of it in `path`.json:
-        the caller moves it and deletes that. Raises FetchError, and OSError where the disk is full.
+        Returns its length and validator. `path` is written in place, and `path`.json holds the validator
+        meanwhile: the caller moves the one and deletes the other. Raises FetchError, and OSError where the disk
+        is full.
         """
         known = Path(f"{path}.json")
         path.touch()
@@ -176,7 +178,7 @@ class Client:
 
     @contextlib.contextmanager
     def _keep(self, gained: Callable[[], int]) -> Iterator[None]:
-        """What breaks off a body is an interruption that keeps what was gained."""
+        """Inside it, an error that breaks off a body becomes an Interrupted with the bytes gained so far."""
         try:
             yield
         except urllib3.exceptions.HTTPError as error:
@@ -186,7 +188,7 @@ class Client:
             raise
 
     def _persist(self, url: str, attempt: Callable[[], T]) -> T:
-        """Try until it succeeds or has failed `retries` times without progress, with waits between."""
+        """Try until it succeeds, or has failed `retries` times without progress, with waits between the tries."""
         failures = 0
         while True:
             try:
@@ -201,7 +203,7 @@ class Client:
 
     @contextlib.contextmanager
     def _slot(self) -> Iterator[None]:
-        """One of the connections of this machine; it ends with the process, however that ends."""
+        """Hold one of the connections of this machine; a process that ends, in whatever way, gives it back."""
         if self.slots is None:
             yield
             return

@@ -1,6 +1,6 @@
 """One request for bytes of a file: over HTTP with urllib3, or from s3:// and hf:// with fsspec.
 
-Either gives an Answer, or says why not: FetchError where asking again is of no use, Interrupted where it may be.
+Both give an Answer, or raise: FetchError where another try cannot help, Interrupted where it may.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ USER_AGENT = "neutral-residues (corpus toolkit; polite)"
 
 
 class FetchError(StageError):
-    """What cannot be fetched, and will not be by trying again now; `status` is 404 where it does not exist."""
+    """A file cannot be fetched, and another try now will not help; `status` is 404 where it does not exist."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -43,8 +43,10 @@ class Interrupted(Exception):
 
 @dataclass
 class Answer:
-    """Bytes from `start` on of a file of `total` bytes (None: the server does not say). `validator` changes when
-    the file does ("": unknown); `digest` is (algorithm, digest) of the whole file where the server states one.
+    """The bytes from `start` on of a file of `total` bytes (None: the server does not say).
+
+    `validator` changes when the file does ("": unknown); `digest` is (algorithm, digest) of the whole file, where
+    the server states one.
     """
 
     start: int
@@ -58,6 +60,11 @@ class Answer:
 def open_http(
     pool: urllib3.PoolManager, url: str, start: int, stop: int | None, validator: str
 ) -> Iterator[Answer]:
+    """Request bytes `start` up to `stop` (None: to the end) of a file by HTTP, and follow redirects.
+
+    With a validator, the answer begins at 0 where the file is not that version any more. Raises FetchError,
+    Interrupted.
+    """
     headers = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT}
     if start or stop is not None:
         headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
@@ -150,6 +157,7 @@ def _stated_digest(headers: Any) -> tuple[str, bytes] | None:
 
 @contextlib.contextmanager
 def open_fsspec(_: Any, url: str, start: int, stop: int | None, validator: str) -> Iterator[Answer]:
+    """The same as `open_http` for s3:// and hf://; the first argument is there to be called alike."""
     with _file_system(url) as (system, path):
         system.invalidate_cache(path)  # it keeps lists of folders, and would not see that the file has changed
         info = system.info(path)
@@ -170,15 +178,15 @@ def _blocks(url: str, begin: int, end: int) -> Iterator[bytes]:
 
 
 def find_fsspec(pattern: str) -> list[str]:
-    """URLs of the files that match, on the hub at the commit that they have now, in order.
+    """URLs of the files that match a glob, in order; on the hub at the commit that they have now.
 
     Raises FetchError or Interrupted.
     """
     with _file_system(pattern) as (system, path):
         if pattern.startswith("hf://"):
             path = _at_commit(system.resolve_path(path))
-        found = system.glob(path, detail=True)
-    return sorted(system.unstrip_protocol(name) for name, info in found.items() if info["type"] == "file")
+        entries = system.glob(path, detail=True)
+    return sorted(system.unstrip_protocol(name) for name, info in entries.items() if info["type"] == "file")
 
 
 def _at_commit(place: Any) -> str:

@@ -11,15 +11,25 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 SCHEMES = ("https", "http", "s3", "hf")
 NAME_CHARS = 150
-COMMONCRAWL = re.compile(r"/(crawl-data/[^?#]+)")
+CRAWL_PATH = re.compile(r"/(crawl-data/[^?#]+)")
 
 
 def is_url(text: str) -> bool:
+    """Whether a text names something on the network rather than a local file.
+
+    >>> is_url("s3://bucket/a.parquet"), is_url("crawl/a.warc.gz")
+    (True, False)
+    """
     return "://" in text
 
 
 def url_problem(url: str) -> str | None:
-    """Why nothing is fetched from this address, or None."""
+    """What is wrong with an address that must not be fetched, or None.
+
+    >>> url_problem("https://data.example/a.warc.gz")
+    >>> url_problem("ftp://data.example/a.warc.gz")
+    'ftp scheme; only https, http, s3, hf are fetched'
+    """
     if re.search(r"[\x00-\x20\x7f]", url):
         return "a URL holds no white space or control characters; quote them as %20"
     try:
@@ -37,7 +47,13 @@ def url_problem(url: str) -> str | None:
 
 
 def redirected(url: str, location: str) -> str:
-    """Where a redirect leads. Raises ValueError where that is nowhere, or from https to less than that."""
+    """The address that a redirect leads to: `location` as the server sent it, relative to `url`.
+
+    Raises ValueError where that is no address to fetch from, or where it leaves https.
+
+    >>> redirected("https://data.example/old/a.gz", "../new/a.gz")
+    'https://data.example/new/a.gz'
+    """
     target = urljoin(url, location)
     if problem := url_problem(target):
         raise ValueError(f"redirects to {target!r}: {problem}")
@@ -48,12 +64,20 @@ def redirected(url: str, location: str) -> str:
 
 
 def file_name(url: str) -> str:
-    """The last part of a URL's path as a plain file name: letters, digits, '_', '.' and '-', with its suffixes."""
+    """The last part of a URL's path as a safe file name: letters, digits, '_', '.' and '-', with its suffixes.
+
+    >>> file_name("https://data.example/x/mes%20pages.warc.gz?token=1")
+    'mes_pages.warc.gz'
+    """
     name = PurePosixPath(unquote(urlsplit(url).path)).name
     return re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII)[-NAME_CHARS:].lstrip(".-") or "file"
 
 
 def source_name(url: str) -> str:
-    """How provenance names a file: by CommonCrawl's path, from whatever mirror it came, or by its URL."""
-    match = COMMONCRAWL.search(url)
+    """The name of a file in provenance: CommonCrawl's path, whichever mirror served it, or else the URL.
+
+    >>> source_name("https://mirror.example/crawl-data/CC-MAIN-2026-30/a.warc.gz")
+    'crawl-data/CC-MAIN-2026-30/a.warc.gz'
+    """
+    match = CRAWL_PATH.search(url)
     return match[1] if match else url

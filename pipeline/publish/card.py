@@ -1,26 +1,26 @@
-"""The dataset card and the statistics of a corpus: what a person or the hub wants to know of its shards."""
+"""The dataset card and the statistics of a corpus."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, read_json, write_json, write_text
 from pipeline.common.ledger import merge
+from pipeline.corpus.shards import shard_parts
 
 
 def write_card(shards: list[str], ledgers: list[str], decontamination: str | None, card: str, stats: str) -> None:
-    """Count the shards, merge the ledgers by stage, and write both as JSON and as a dataset card.
+    """Write the statistics as JSON and the dataset card: counts of the shards, and the ledgers merged by stage.
 
     The stages are those of the ledgers, in their order. Raises StageError where the documents that one stage kept
     are not those that came into the next.
     """
     counts: dict[str, dict[str, dict[str, int]]] = defaultdict(dict)
-    for path in map(Path, shards):
-        language, split = path.parent.name, path.name.rsplit("-", 1)[0]
+    for path in shards:
+        language, split, _ = shard_parts(path)
         total = counts[language].setdefault(split, {"shards": 0, "documents": 0, "paragraphs": 0, "bytes": 0})
         total["shards"] += 1
         for batch in read_arrow(path):
@@ -42,10 +42,10 @@ def write_card(shards: list[str], ledgers: list[str], decontamination: str | Non
         drops = (ledger["dropped"].get(f"contaminated:{entry['name']}", {"documents": 0}) for ledger in merged)
         entry["documents_dropped"] = sum(counts["documents"] for counts in drops)
     write_json(stats, {"languages": counts, "ledgers": merged, "decontamination": sets})
-    write_text(card, _card(counts, merged, sets))
+    write_text(card, _corpus_card(counts, merged, sets))
 
 
-def _card(counts: dict[str, Any], ledgers: list[dict[str, Any]], decontamination: dict[str, Any]) -> str:
+def _corpus_card(counts: dict[str, Any], ledgers: list[dict[str, Any]], decontamination: dict[str, Any]) -> str:
     configs = "\n".join(
         f"- config_name: {language}\n  data_files:\n"
         + "\n".join(f"  - split: {split}\n    path: {language}/{split}-*.arrow" for split in sorted(splits))

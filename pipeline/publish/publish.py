@@ -1,15 +1,13 @@
-"""A corpus as a folder for the hub, or as a recipe: what it takes to make it again, without its text.
+"""A corpus as a folder for the hub, or as a recipe: all that is needed to make it again, without its text.
 
-A recipe has a file for each shard, with the same rows and columns but for the text, in whose place is its hash.
-Who has the archives makes the same shards of it, to the byte (`pipeline/publish/rebuild.py`).
+A recipe has a file for each shard, with the same rows and columns, but a hash in place of the text. With the
+archives, anyone makes the same shards of it, to the byte (`pipeline/publish/rebuild.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ import xxhash
 from pipeline.common.errors import StageError
 from pipeline.common.files import (
     atomic_folder,
+    link_or_copy,
     read_arrow,
     read_json,
     read_schema,
@@ -64,8 +63,8 @@ makes the same files, whose checksums are in `corpus.sha256`.
 def publish(options: Publish, corpus: str, configfile: str, output: str) -> None:
     """Write the folder, whole or not at all: shards or recipe, card, statistics, provenance and checksums.
 
-    Shards are hard links where the file system allows it, since nothing ever changes a shard. Raises StageError
-    where the corpus is not whole, or `output` is something else than an earlier publication.
+    Shards are hard links where the file system allows it, since a shard is never changed. Raises StageError where
+    the corpus is not complete, or `output` exists and is not an earlier publication.
     """
     if Path(output).exists() and not Path(output, SUMS).is_file():
         raise StageError(f"{output}: exists and is nothing that publish made; give another --output, or remove it")
@@ -78,18 +77,20 @@ def publish(options: Publish, corpus: str, configfile: str, output: str) -> None
             if options.recipe:
                 write_batches(target, _recipe_schema(path), _recipe_rows(path))
             else:
-                _link(path, target)
+                link_or_copy(path, target)
         if options.recipe:
             write_text(folder / SHARD_SUMS, "".join(_sums(Path(corpus), map(Path, shards))))
         write_json(folder / "stats.json", stats)
         write_json(folder / "provenance.json", _provenance(configfile, shards))
-        write_text(folder / "README.md", _card(options, Path(corpus, "README.md").read_text(encoding="utf-8")))
+        write_text(
+            folder / "README.md", _published_card(options, Path(corpus, "README.md").read_text(encoding="utf-8"))
+        )
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         write_text(folder / SUMS, "".join(_sums(folder, iter(files))))
 
 
 def corpus_shards(corpus: str | Path, stats: dict[str, Any], language: str) -> list[str]:
-    """The shards of a language in their order. Raises StageError where one of those counted is missing."""
+    """Paths of the shards of a language, in order. Raises StageError where one that `stats` counts is missing."""
     paths = [
         shard_path(corpus, language, split, f"{number:05d}")
         for split, counts in stats["languages"][language].items()
@@ -129,14 +130,8 @@ def _recipe_rows(shard: str) -> Iterator[pa.RecordBatch]:
 
 
 def text_hash(text: str) -> int:
+    """xxh3 of a text in UTF-8, 64 bits."""
     return xxhash.xxh3_64_intdigest(text.encode())
-
-
-def _link(source: str, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)
 
 
 def _sums(folder: Path, files: Iterator[Path]) -> Iterator[str]:
@@ -146,18 +141,19 @@ def _sums(folder: Path, files: Iterator[Path]) -> Iterator[str]:
 
 
 def read_sums(path: str | Path) -> dict[str, str]:
-    """The checksum of each file that such lines name."""
+    """The checksum of each file in a list that `_sums` wrote."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
 
 
 def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, in hex."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def code_version() -> dict[str, Any]:
-    """What the text of a page depends on beside the page."""
+    """The code and the libraries that the text of a page depends on."""
     packages = ("neutral-residues", "fastwarc", "resiliparse", "pyarrow")
     return {
         "fingerprint": fingerprint("pipeline.extract.webpages:extract"),
@@ -177,7 +173,7 @@ def _provenance(configfile: str, shards: list[str]) -> dict[str, Any]:
     return {"code": code_version() | {"commit": commit}, "config": config, "shards": len(shards)}
 
 
-def _card(options: Publish, card: str) -> str:
+def _published_card(options: Publish, card: str) -> str:
     """The corpus's card with a licence in its header, and where it comes from."""
     what = "the recipe itself is" if options.recipe else "the selection and its metadata are"
     header = card.replace("---\n", f"---\nlicense: {options.license}\n", 1)

@@ -1,12 +1,13 @@
 """The shards of a published recipe again, from the archives (`pipeline/publish/publish.py`).
 
-The archives of a batch are read one after the other, and so are the rows of its shards, whose order is that of the
-archives: only the rows of one archive are held in memory.
+A batch reads its archives one after the other. The rows of its shards are in the order of the archives, so that
+only the rows of one archive are in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -22,13 +23,14 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import arrow_rows, read_arrow, read_json, read_schema
 from pipeline.common.ledger import Ledger, merge
 from pipeline.common.schemas import SHARD_SCHEMA
-from pipeline.extract.html import clean_lines
-from pipeline.extract.sandbox import Extractor
+from pipeline.corpus.shards import shard_parts
+from pipeline.extract.html import plain_text, read_charset_column
+from pipeline.extract.sandbox import Extraction, Extractor
 from pipeline.publish.publish import SHARD_SUMS, SUMS, code_version, corpus_shards, read_sums, sha256, text_hash
 from pipeline.warc.reader import Response, responses
 
-Row = dict[str, Any]
-Write = Callable[[Row], None]
+RecipeRow = dict[str, Any]
+Write = Callable[[RecipeRow], None]
 PAGE_SECONDS = 60  # as much patience as anybody's options had
 
 
@@ -36,7 +38,7 @@ def rebuild(recipe: str, warcs: list[str], output: str, ledger: str, workers: in
     """Write the shards into the folder `output`, and a ledger of the documents that could not be made again.
 
     A shard that is there with the right checksum is kept. Raises StageError where the recipe is damaged, and,
-    after all is written, where a document or a shard is not the recipe's; the ledger says why.
+    after all is written, where a document or a shard is not that of the recipe; the ledger has the reasons.
     """
     stats, made = read_json(Path(recipe, "stats.json")), read_json(Path(recipe, "provenance.json"))["code"]
     differing = [
@@ -52,13 +54,15 @@ def rebuild(recipe: str, warcs: list[str], output: str, ledger: str, workers: in
     batches: dict[str, list[str]] = defaultdict(list)
     for language in stats["languages"]:
         for path in corpus_shards(recipe, stats, language):
-            batches[path[-len("00000.arrow") :]].append(str(Path(path).relative_to(recipe)))
+            batches[shard_parts(path)[2]].append(str(Path(path).relative_to(recipe)))
     sums = read_sums(Path(recipe, SHARD_SUMS))
-    jobs = [(recipe, shards, dict(files), output, sums) for _, shards in sorted(batches.items())]
-    found = map_items(_rebuild_batch, jobs, workers, scheduler, "rebuild", "batches")
-    book = merge("rebuild", (data for data, _ in found))
+    rebuild_one = functools.partial(_rebuild_batch, recipe, dict(files), output, sums)
+    results = map_items(
+        rebuild_one, [shards for _, shards in sorted(batches.items())], workers, scheduler, "rebuild", "batches"
+    )
+    book = merge("rebuild", (data for data, _ in results))
     book.write(ledger)
-    if wrong := [shard for _, shards in found for shard in shards]:
+    if wrong := [shard for _, shards in results for shard in shards]:
         lost = sum(counts["documents"] for counts in book.failed.values())
         reasons = ", ".join(f"{reason} {counts['documents']}" for reason, counts in sorted(book.failed.items()))
         raise StageError(
@@ -68,10 +72,12 @@ def rebuild(recipe: str, warcs: list[str], output: str, ledger: str, workers: in
 
 
 def _rebuild_batch(
-    job: tuple[str, list[str], dict[str, list[str]], str, dict[str, str]],
+    recipe: str, files: dict[str, list[str]], output: str, sums: dict[str, str], shards: list[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The ledger of a batch, and those of its shards that did not come out as they should."""
-    recipe, shards, files, output, sums = job
+    """Write the shards of a batch; returns its ledger, and those shards that did not come out as they should.
+
+    `files` are the paths of the archives by their names, `sums` the right checksum of each shard.
+    """
     own = read_sums(Path(recipe, SUMS))
     if damaged := [shard for shard in shards if not _is_right(Path(recipe, shard), own[shard])]:
         raise StageError(f"{recipe}/{damaged[0]}: not what {SUMS} says; fetch the recipe again")
@@ -100,12 +106,12 @@ def _schema(recipe: str, shard: str) -> pa.Schema:
     return SHARD_SCHEMA.with_metadata(read_schema(Path(recipe, shard)).metadata)
 
 
-def _rows(recipe: str, shard: str) -> Iterator[Row]:
+def _rows(recipe: str, shard: str) -> Iterator[RecipeRow]:
     for batch in read_arrow(Path(recipe, shard)):
         yield from batch.to_pylist()
 
 
-def _by_archive(recipe: str, shards: list[str]) -> Iterator[tuple[str, list[tuple[str, Row]]]]:
+def _by_archive(recipe: str, shards: list[str]) -> Iterator[tuple[str, list[tuple[str, RecipeRow]]]]:
     """The rows of all shards by their archive, in the order in which the batch read its archives."""
     streams = {shard: groupby(_rows(recipe, shard), itemgetter("warc")) for shard in shards}
     heads = {shard: next(stream, None) for shard, stream in streams.items()}
@@ -120,18 +126,22 @@ def _by_archive(recipe: str, shards: list[str]) -> Iterator[tuple[str, list[tupl
 
 
 def _rebuild_rows(
-    paths: list[str], rows: list[tuple[str, Row]], write: dict[str, Write], extractor: Extractor, book: Ledger
+    paths: list[str],
+    rows: list[tuple[str, RecipeRow]],
+    write: dict[str, Write],
+    extractor: Extractor,
+    book: Ledger,
 ) -> None:
     """Write the documents that one archive has, in the order of the rows, and count the others."""
     wanted = {_key(row["offset"], row["record_id"], row["url"]): row for _, row in rows}
-    texts: dict[tuple[int, str, str], tuple[str, str]] = {}
+    texts: dict[tuple[int, str, str], Extraction] = {}
+    missing = Extraction("", "missing_record" if paths else "missing_archive")
     for path in paths:  # several where folders have archives of one name
         for record in responses(path):
             if isinstance(record, Response):
                 key = _key(record.offset, record.record_id, record.url)
-                if key in wanted and not texts.get(key, ("", ""))[0]:
-                    texts[key] = _text(record, wanted[key], extractor)
-    missing = ("", "missing_record" if paths else "missing_archive")
+                if key in wanted and not texts.get(key, missing).text:
+                    texts[key] = _kept_text(record, wanted[key], extractor)
     for shard, row in rows:
         book.enter(**_count(row))
         text, problem = texts.get(_key(row["offset"], row["record_id"], row["url"]), missing)
@@ -143,27 +153,27 @@ def _rebuild_rows(
 
 
 def _key(offset: int, record_id: str, url: str) -> tuple[int, str, str]:
-    """What a record of an archive is known by: a frame may hold several, and old ARC records have no id."""
+    """What identifies a record of an archive: a frame may hold several, and old ARC records have no id."""
     return offset, record_id, url
 
 
-def _count(row: Row) -> dict[str, int]:
+def _count(row: RecipeRow) -> dict[str, int]:
     return {"documents": 1, "paragraphs": len(row["paragraphs"])}
 
 
-def _text(record: Response, row: Row, extractor: Extractor) -> tuple[str, str]:
-    """The kept paragraphs of the page and "", or "" and the reason why they are not those of the recipe."""
+def _kept_text(record: Response, row: RecipeRow, extractor: Extractor) -> Extraction:
+    """The kept paragraphs of a page, or the reason why they are not those of the recipe."""
     if record.problem:
-        return "", record.problem
+        return Extraction("", record.problem)
     if record.digest != row["digest"]:
-        return "", "digest_differs"
-    codec, _, decided_by = row["charset"].partition(" ")
-    if decided_by == "(WET)":
-        found, text = True, "\n".join(clean_lines(record.body.decode(codec, "replace")))
+        return Extraction("", "digest_differs")
+    codec, decided_by = read_charset_column(row["charset"])
+    if decided_by == "WET":
+        extraction = Extraction(plain_text(record.body, codec))
     else:
-        found, text = extractor.text(record.body, codec)
-    if not found:
-        return "", text
-    lines = text.split("\n")
+        extraction = extractor.extract(record.body, codec)
+    if extraction.failure:
+        return extraction
+    lines = extraction.text.split("\n")
     kept = "\n".join(lines[i] for i in row["paragraphs"] if i < len(lines))
-    return (kept, "") if text_hash(kept) == row["text_hash"] else ("", "text_differs")
+    return Extraction(kept) if text_hash(kept) == row["text_hash"] else Extraction("", "text_differs")

@@ -1,7 +1,7 @@
 """HTTP bodies without their encodings (RFC 9110, 8.4, and RFC 9112, 6 and 7).
 
-FastWARC's `auto_decode` gives a gzip body that was cut short without a word, refuses chunk extensions, and raises
-in the middle of a file where a body is not encoded as it says. So bodies are read as they are and undone here.
+FastWARC's `auto_decode` returns a gzip body that was cut short without an error, refuses chunk extensions, and
+raises in the middle of a file where a body is not encoded as stated. So bodies are read raw and decoded here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # in no text, but in UT
 
 
 class _NotEncoded(OSError):
-    """The body does not begin as its encoding does."""
+    """The body does not begin as its stated encoding does."""
 
 
 class _Cut(OSError):
@@ -28,11 +28,16 @@ class _Cut(OSError):
 
 
 def undo(body: bytes, encodings: Iterable[str]) -> tuple[bytes, str]:
-    """The body without its encodings, named in the order in which they were put on, and what is wrong with it.
+    """The body without its encodings, named in the order in which they were applied, and a problem or "".
 
-    The second is "" or a reason: `body_too_long` (cut at BODY_MAX), `truncated_body` (it ends early) or
-    `undecodable_encoding`; what could be read is given. A body that is not encoded in spite of what it says is
-    given as it is, as crawlers often store it; so is one with an encoding that nobody knows, as in browsers.
+    The problem is `body_too_long` (cut at BODY_MAX), `truncated_body` (it ends early) or `undecodable_encoding`;
+    the body is then what could be read. A body that is not encoded although it is declared so is returned as it
+    is, since crawlers often store it decoded; so is one with an unknown encoding, as browsers do.
+
+    >>> undo(b"4\\r\\nwell\\r\\n0\\r\\n\\r\\n", ["chunked"])
+    (b'well', '')
+    >>> undo(b"not packed", ["gzip"])
+    (b'not packed', '')
     """
     names = [name.strip().lower() for value in encodings for name in value.split(",")]
     for name in reversed(names):
@@ -70,7 +75,7 @@ def _gzip(body: bytes) -> Iterator[bytes]:
 
 
 def _deflate(body: bytes) -> Iterator[bytes]:
-    """Zlib, as the standard says, or bare deflate, as some servers send."""
+    """Zlib, as the standard demands, or deflate without a header, as some servers send."""
     yield from _inflate(body, 47 if _inflates(body, 47) else -15)
 
 

@@ -23,16 +23,16 @@ SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
 
 
 def magic_of(data: mmap.mmap) -> bytes:
-    """What each frame of the file begins with, b"" if it begins with no frame."""
+    """The bytes that each frame of the file begins with; b"" if the file does not begin with a frame."""
     start = 0
     while SKIPPABLE.match(data, start) and start + 8 <= len(data):
-        start += 8 + _number(data, start + 4, 4)
+        start += 8 + _little_endian(data, start + 4, 4)
     head = data[start : start + 4]
     return next((magic for magic in (GZIP, ZSTD, LZ4) if head.startswith(magic)), b"")
 
 
 class FrameError(OSError):
-    """No frame, or a damaged one. `end` is how far it was looked at."""
+    """There is no frame, or a damaged one. `end` is the offset up to which it was read."""
 
     def __init__(self, reason: str, end: int) -> None:
         super().__init__(reason)
@@ -40,7 +40,7 @@ class FrameError(OSError):
 
 
 class Frame(Protocol):
-    """`end` is where the frame ends; of gzip, when all of it is read."""
+    """One compressed frame. `end` is the offset where it ends; of gzip, once all of it is read."""
 
     end: int
 
@@ -108,7 +108,7 @@ class Part(io.RawIOBase):
         return self.tell()
 
 
-def _number(data: Any, start: int, size: int) -> int:
+def _little_endian(data: Any, start: int, size: int) -> int:
     """A little-endian number. Raises FrameError behind the end of the file."""
     if start + size > len(data):
         raise FrameError("the file ends early", start)
@@ -117,13 +117,13 @@ def _number(data: Any, start: int, size: int) -> int:
 
 def _zstd_end(data: mmap.mmap, start: int) -> int:
     """Where the zstd frame at `start` ends (RFC 8878, 3.1.1). Raises FrameError where there is none."""
-    descriptor = _number(data, start + 4, 1)
+    descriptor = _little_endian(data, start + 4, 1)
     single_segment = descriptor >> 5 & 1
     content_size = (single_segment, 2, 4, 8)[descriptor >> 6]
     place = start + 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3] + content_size
     last = 0
     while not last:
-        block = _number(data, place, 3)
+        block = _little_endian(data, place, 3)
         last, kind = block & 1, block >> 1 & 3
         if kind == 3:
             raise FrameError("a zstd block of the reserved kind", place)
@@ -136,11 +136,11 @@ def _zstd_end(data: mmap.mmap, start: int) -> int:
 
 def _lz4_end(data: mmap.mmap, start: int) -> int:
     """Where the lz4 frame at `start` ends. Raises FrameError where there is none."""
-    flags = _number(data, start + 4, 1)
+    flags = _little_endian(data, start + 4, 1)
     if flags >> 6 != 1:
         raise FrameError("an lz4 frame of an unknown version", start)
     place = start + 7 + 8 * (flags >> 3 & 1) + 4 * (flags & 1)
-    while block := _number(data, place, 4):
+    while block := _little_endian(data, place, 4):
         place += 4 + (block & 0x7FFFFFFF) + 4 * (flags >> 4 & 1)
     place += 4 + 4 * (flags >> 2 & 1)
     if place > len(data):
@@ -149,13 +149,13 @@ def _lz4_end(data: mmap.mmap, start: int) -> int:
 
 
 def open_frame(data: mmap.mmap, start: int, magic: bytes, words: bytes | None) -> Frame:
-    """Raises FrameError where no such frame starts."""
+    """The frame at `start`; `words`: the dictionary of zstd. Raises FrameError where none starts there."""
     from fastwarc.stream_io import Lz4Reader, ZstdReader
 
     if magic == GZIP:
         return _GzipFrame(data, start)
     if SKIPPABLE.match(data, start):
-        end = start + 8 + _number(data, start + 4, 4)
+        end = start + 8 + _little_endian(data, start + 4, 4)
         if end > len(data):
             raise FrameError("a skippable frame ends early", start)
         return _NativeFrame(data, start, end, None)
@@ -173,7 +173,7 @@ def dictionary(data: mmap.mmap, magic: bytes) -> bytes | None:
     if magic != ZSTD or data[:4] != b"\x5d\x2a\x4d\x18":
         return None
     try:
-        content = data[8 : 8 + min(_number(data, 4, 4), BODY_MAX)]
+        content = data[8 : 8 + min(_little_endian(data, 4, 4), BODY_MAX)]
         return ZstdReader(io.BytesIO(content)).read(BODY_MAX) if content.startswith(ZSTD) else content
     except OSError:
         return None

@@ -1,8 +1,8 @@
-"""Responses of a web archive, with damage costing only the records it hits.
+"""Responses of a web archive, where damage costs only the records that it hits.
 
-A sound file is read by FastWARC alone. FastWARC ends a file at the first damage, and says nothing about a file
-that was cut short, so a record counts as sound only when the next one begins behind it. From the first record for
-which that is not so, the file is read frame by frame (`pipeline.warc.resync`).
+An undamaged file is read by FastWARC alone. FastWARC ends a file at the first damage, and does not report a file
+that was cut short, so a record counts as undamaged only when the next one begins behind it. From the first record
+for which that is not so, the file is read frame by frame (`pipeline.warc.resync`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from pipeline.warc.frames import GZIP, LZ4, ZSTD
 class Response:
     """One HTTP response, or the plain text of one (kind `conversion`, in WET files).
 
-    `offset` is where its record, or the frame with its record, starts in the (compressed) file. `problem` is "" or
-    says why the body is not what the server sent: `body_too_long`, `truncated_body`, `undecodable_encoding` or
+    `offset` is where its record, or the frame with its record, starts in the (compressed) file. `problem` is "",
+    or why the body is not what the server sent: `body_too_long`, `truncated_body`, `undecodable_encoding` or
     `no_http_headers`.
     """
 
@@ -45,11 +45,10 @@ class Response:
 
 @dataclass(frozen=True)
 class Damage:
-    """A stretch of the file that could not be read: its offset, its length in bytes of the file, and the number of
-    records that were lost in it, as far as it can be told.
+    """A part of the file that could not be read: its offset and length in bytes of the file.
 
-    Where a compressed frame holds several records, a stretch inside it starts where the frame starts, and is as
-    long as what is lost of its content.
+    `records` is the estimated number of records lost in it. Where a compressed frame holds several records,
+    damage inside it starts where the frame starts, and is as long as the unpacked bytes that are lost.
     """
 
     offset: int
@@ -61,8 +60,8 @@ class Damage:
 def responses(path: str | Path) -> Iterator[Response | Damage]:
     """Every response and conversion record of an archive in order, and every damage between them.
 
-    WARC files, plain or with gzip, zstd or lz4, and ARC files, plain or with gzip, told apart by their content.
-    Raises OSError if the file cannot be opened at all.
+    WARC files, plain or with gzip, zstd or lz4, and ARC files, plain or with gzip, are recognised by their
+    content. Raises OSError if the file cannot be opened at all.
     """
     with Path(path).open("rb") as file:
         size = file.seek(0, io.SEEK_END)
@@ -78,11 +77,10 @@ def responses(path: str | Path) -> Iterator[Response | Damage]:
                 if isinstance(item, resync.Lost):
                     yield _damage(item, size)
                     continue
-                offset, record = item
                 try:
-                    response = _parse(record, offset, form)
+                    response = _parse(item.data, item.begin, form)
                 except OSError:
-                    yield Damage(offset, len(record), "damaged_record")
+                    yield Damage(item.begin, len(item.data), "damaged_record")
                     continue
                 if response is not None:
                     yield response
@@ -99,8 +97,8 @@ def _damage(lost: resync.Lost, size: int) -> Damage:
 def _sound_responses(path: str | Path, data: mmap.mmap, magic: bytes) -> Generator[Response, None, int]:
     """The responses of all records behind which another record begins, as fast as FastWARC reads.
 
-    Returns the offset of the first record that is not one of them. That is at the latest the last one, so whatever
-    FastWARC does not say about the end of a file is found out by reading on from there.
+    Returns the offset of the first record that is not one of them: the last one at the latest. So reading on from
+    there finds what FastWARC does not report about the end of a file.
     """
     from fastwarc import stream_io
 

@@ -1,15 +1,17 @@
-"""Records of a damaged archive: reading goes on at the next place where a record really starts.
+"""Records of a damaged archive: reading continues at the next place where a whole record starts.
 
-An archive is a chain of frames (gzip members, zstd or lz4 frames) with a record in each, or with many, or it is
-plain. Each frame is unpacked by itself, so damage is known exactly, and costs only the frame that it hits.
-Source: WARC 1.1 (ISO 28500), section 4 and annex D; for ARC, the Internet Archive's file format, versions 1 and 2.
+An archive is plain, or a chain of frames (gzip members, zstd or lz4 frames) with one record or many in each. Each
+frame is unpacked by itself, so that damage costs only the frame that it hits. Three steps, from the inside out:
+`_read_records` splits unpacked bytes into whole records and what is lost between them, `_frames` does so for each
+frame, and `_join_unreadable` makes one loss of neighbouring frames that cannot be read. Source: WARC 1.1 (ISO
+28500), section 4 and annex D; for ARC, the Internet Archive's file format, versions 1 and 2.
 """
 
 from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from pipeline.warc.encodings import BODY_MAX
@@ -24,8 +26,16 @@ NEWLINES = re.compile(rb"[\r\n]++")
 
 
 @dataclass(frozen=True)
+class Record:
+    """The bytes of a whole record, and where it starts: the record itself, or the frame that it is in."""
+
+    begin: int
+    data: bytes
+
+
+@dataclass(frozen=True)
 class Lost:
-    """A stretch that holds no readable record, and the number of records that seem to start in it."""
+    """A part without a readable record, and the number of records that seem to start in it."""
 
     begin: int
     end: int
@@ -33,11 +43,23 @@ class Lost:
 
 
 @dataclass(frozen=True)
+class _UnreadableFrame:
+    """A frame that cannot be read, or not to its end; it counts as lost up to the next frame that can.
+
+    `records` seem to start in what could be unpacked of it; `has_magic`: it begins as frames do.
+    """
+
+    begin: int
+    records: int
+    has_magic: bool = False
+
+
+@dataclass(frozen=True)
 class Form:
     """How records look: what may start one, its whole header, its length, and what ends it.
 
-    A WARC header holds no line that could start a record, so that looking for headers in a file full of false
-    starts takes time proportional to its size.
+    A WARC header has no line that could start a record, so that the time to look for headers in a file full of
+    false starts is proportional to its size.
     """
 
     start: re.Pattern[bytes]
@@ -95,19 +117,32 @@ class _Window:
         self.base += size
 
 
-def _header(window: _Window, form: Form) -> tuple[int, int] | None:
-    """Lengths of the header at the front and of the block behind it, -1 if that is no number; or None."""
+def _stated_length(window: _Window, form: Form) -> int:
+    """Length of the record at the front, header and block, as its header says; 0 where no header says one."""
     window.fill(HEADER_MAX)
     header = form.header.match(window.held, 0, HEADER_MAX)
     if header is None:
-        return None
-    lengths = {value.strip() for value in form.length.findall(header[0])}
-    value = lengths.pop() if len(lengths) == 1 else b""
-    return header.end(), int(value) if value.isdigit() and len(value) < 16 else -1
+        return 0
+    values = {value.strip() for value in form.length.findall(header[0])}
+    value = values.pop() if len(values) == 1 else b""
+    return header.end() + int(value) if value.isdigit() and len(value) < 16 else 0
 
 
-def _is_whole(window: _Window, form: Form, end: int) -> bool:
-    """Whether the record at the front ends at `end`: the end, another record or what ends a record follows."""
+def _whole_length(window: _Window, form: Form) -> int:
+    """Length of the record at the front, if it is whole and not longer than is held; else 0.
+
+    Raises OSError where reading ended early and nothing whole is at the front.
+    """
+    length = _stated_length(window, form)
+    if 0 < length <= BODY_MAX + HEADER_MAX and _ends_at(window, form, length):
+        return length
+    if window.error:
+        raise window.error
+    return 0
+
+
+def _ends_at(window: _Window, form: Form, end: int) -> bool:
+    """Whether the record at the front ends at `end`: nothing follows, or a record, or the end mark of one."""
     window.fill(end + AFTER)
     if len(window.held) < end:
         return False
@@ -118,43 +153,42 @@ def _is_whole(window: _Window, form: Form, end: int) -> bool:
     return window.error is None and (after.startswith(form.tail) or not rest)
 
 
-def _split(window: _Window, form: Form, lost_max: int | None) -> Iterator[tuple[int, bytes] | Lost]:
-    """Every whole record with its place, and what is lost between them. Raises OSError as reading does.
-
-    A record longer than BODY_MAX is not held whole: it is sound if the next record starts where it should.
-    """
-    lost: int | None = None
-    found, giant_end, giant = 0, 0, b""
+def _read_records(window: _Window, form: Form, lost_max: int | None) -> Iterator[Record | Lost]:
+    """Every whole record, and what is lost between them. Raises OSError as reading does."""
     while True:
-        if lost is None:
-            _skip_newlines(window)
-        window.fill(1)
-        lengths = _header(window, form) if window.held else None
-        end = sum(lengths) if lengths and lengths[1] >= 0 else 0
-        whole = 0 < end <= BODY_MAX + HEADER_MAX and _is_whole(window, form, end)
-        if window.error and not whole:
-            raise window.error
-        if lost is not None and (whole or not window.held):
-            if giant and 0 <= window.base - giant_end <= len(form.tail):
-                yield lost, giant
-            else:
-                yield Lost(lost, window.base, found)
-            lost, found, giant = None, 0, b""
+        _skip_newlines(window)
+        length = _whole_length(window, form)
         if not window.held:
             return
-        if whole:
-            yield window.base, bytes(window.held[:end])
-            window.drop(end)
-            continue
-        if lost is None:
-            lost = window.base
-            if end > BODY_MAX:
-                window.fill(BODY_MAX + 2 * HEADER_MAX)
-                giant, giant_end = bytes(window.held[: BODY_MAX + 2 * HEADER_MAX]), lost + end
-        found += form.start.match(window.held) is not None
+        if length:
+            yield Record(window.base, bytes(window.held[:length]))
+            window.drop(length)
+        else:
+            yield _skip_to_whole(window, form, lost_max)
+
+
+def _skip_to_whole(window: _Window, form: Form, lost_max: int | None) -> Lost | Record:
+    """Drop all up to the next whole record, or to the end, and return what that was.
+
+    It is lost, unless it is a single record longer than BODY_MAX. Such a record is not held whole; it counts as
+    undamaged if the next record starts where its length says. Raises OSError as reading does, and after more than
+    `lost_max` bytes.
+    """
+    begin, records, giant = window.base, 0, b""
+    stated_end = begin + _stated_length(window, form)
+    if stated_end - begin > BODY_MAX:
+        window.fill(BODY_MAX + 2 * HEADER_MAX)
+        giant = bytes(window.held[: BODY_MAX + 2 * HEADER_MAX])
+    at_whole = False
+    while window.held and not at_whole:
+        records += form.start.match(window.held) is not None
         _seek_start(window, form)
-        if lost_max is not None and window.base - lost > lost_max:
+        if lost_max is not None and window.base - begin > lost_max:
             raise OSError("a frame unpacks to too many unreadable bytes")
+        at_whole = _whole_length(window, form) > 0
+    if giant and 0 <= window.base - stated_end <= len(form.tail):
+        return Record(begin, giant)
+    return Lost(begin, window.base, records)
 
 
 def _skip_newlines(window: _Window) -> None:
@@ -175,9 +209,9 @@ def _seek_start(window: _Window, form: Form) -> None:
 
 
 def layout(data: mmap.mmap, path: str) -> tuple[bytes, Form]:
-    """What each frame begins with, b"" in a plain file, and the form of the records.
+    """The magic of the frames, b"" in a plain file, and the form of the records.
 
-    By the content; by the name where damage hides what the content is.
+    By the content, and by the name where damage hides the content.
     """
     magic = magic_of(data)
     if not magic and not WARC.start.match(data) and not ARC.header.match(data, 0, HEADER_MAX):
@@ -191,46 +225,66 @@ def layout(data: mmap.mmap, path: str) -> tuple[bytes, Form]:
     return magic, ARC if named_arc or ARC.start.match(head) else WARC
 
 
-def records(data: mmap.mmap, magic: bytes, form: Form, start: int) -> Iterator[tuple[int, bytes] | Lost]:
-    """Every whole record from an offset of the file on, with its offset, and what is lost between them.
+def records(data: mmap.mmap, magic: bytes, form: Form, start: int) -> Iterator[Record | Lost]:
+    """Every whole record from offset `start` of the file on, and what is lost between them.
 
-    The offset is that of the frame, where a frame holds several records; what is lost in such a frame is told in
-    unpacked bytes.
+    Where a frame holds several records, each has the offset of the frame. What is lost inside such a frame has
+    that offset too, and a length in unpacked bytes.
     """
-    if not magic:
+    if magic:
+        yield from _join_unreadable(_frames(data, magic, form, start), len(data))
+    else:
         part = Part(data, start, len(data))
-        yield from _split(_Window(lambda: part.read(CHUNK), start), form, None)
-        return
+        yield from _read_records(_Window(lambda: part.read(CHUNK), start), form, None)
+
+
+def _join_unreadable(items: Iterable[Record | Lost | _UnreadableFrame], end: int) -> Iterator[Record | Lost]:
+    """The items with neighbouring unreadable frames as one loss, up to the next item or to `end`."""
+    begin, count = None, 0
+    for item in items:
+        if isinstance(item, _UnreadableFrame):
+            # Behind damage, what begins as a frame is mostly none: only the first counts as a record for that.
+            count += item.records or (begin is None and item.has_magic)
+            begin = item.begin if begin is None else begin
+            continue
+        if begin is not None:
+            yield Lost(begin, item.begin, count)
+            begin, count = None, 0
+        yield item
+    if begin is not None:
+        yield Lost(begin, end, count)
+
+
+def _frames(data: mmap.mmap, magic: bytes, form: Form, start: int) -> Iterator[Record | Lost | _UnreadableFrame]:
+    """What is in each frame, from an offset of the file on; behind a damaged one, from the next magic on."""
     words = dictionary(data, magic)
-    work, lost, found = 0, None, 0  # `lost`: where the stretch of frames that cannot be read begins
+    wasted = 0  # bytes that were unpacked or looked at for nothing
     while start < len(data):
-        window, frame, begun = _Window(bytes, 0), None, False
+        window, frame = _Window(bytes, 0), None
         try:
             frame = open_frame(data, start, magic, words)
             window.read = frame.read
-            for item in _split(window, form, LOST_MAX):
-                if isinstance(item, Lost) and not begun and window.is_empty():
-                    lost = start if lost is None else lost
-                    found += item.records
-                    break
-                if lost is not None:
-                    yield Lost(lost, start, found)
-                    lost, found = None, 0
-                begun = True
-                if isinstance(item, Lost):
-                    yield Lost(start, start + item.end - item.begin, item.records)
-                else:
-                    yield start, item[1]
+            yield from _in_frame(window, form, start)
             start = frame.end
         except OSError as error:
-            found += (lost is None and data[start : start + 3] == magic[:3]) or form.start.match(
-                window.held
-            ) is not None
-            lost = start if lost is None else lost
+            has_magic = data[start : start + 3] == magic[:3]
+            yield _UnreadableFrame(start, int(form.start.match(window.held) is not None), has_magic)
             reached = min(frame.end if frame else getattr(error, "end", start), len(data))
-            work += reached - start + window.base + len(window.held)
-            again = work < WORK_PER_BYTE * len(data) + WORK_MIN
-            start = data.find(magic, start + 1 if again else max(reached, start + 1))
+            wasted += reached - start + window.base + len(window.held)
+            # True frames may lie inside a false one: they are looked for there, while that is not too much work.
+            look_inside = wasted < WORK_PER_BYTE * len(data) + WORK_MIN
+            start = data.find(magic, start + 1 if look_inside else max(reached, start + 1))
             start = start if start >= 0 else len(data)
-    if lost is not None:
-        yield Lost(lost, len(data), found)
+
+
+def _in_frame(window: _Window, form: Form, begin: int) -> Iterator[Record | Lost | _UnreadableFrame]:
+    """What is in the frame that begins at `begin`. Raises OSError where the frame is damaged."""
+    is_first = True
+    for item in _read_records(window, form, LOST_MAX):
+        if isinstance(item, Record):
+            yield Record(begin, item.data)
+        elif is_first and window.is_empty():
+            yield _UnreadableFrame(begin, item.records)
+        else:
+            yield Lost(begin, begin + item.end - item.begin, item.records)
+        is_first = False

@@ -14,15 +14,15 @@ from pipeline.__main__ import STAGES, main
 
 def stages(folder: Path, warc: Path, language_id: str) -> dict[str, tuple[list[str], list[str]]]:
     """A chain of stages: for each its arguments, and the files that it makes in `folder`."""
-    from pipeline.extract.webpages import pages_name
+    from pipeline.crawl.origins import unique_name
 
     at = {name: str(folder / name) for name in ("pages.json", "l.json", "h.arrow", "index.arrow", "d.arrow",
                                                 "out/h.arrow", "out", "corpus", "s.json")}  # fmt: skip
-    pages = pages_name(str(warc))
+    pages = unique_name(warc.name, str(warc))
     ledger = ["--ledger", at["l.json"]]
     return {
         "extract": (["--warcs", str(warc), "--language-id", language_id, "--output", at["pages.json"], *ledger],
-                    [f"warcs/{pages}", f"warcs/{pages.replace('.arrow', '.ledger.json')}", "pages.json"]),
+                    [f"warcs/{pages}.arrow", f"warcs/{pages}.ledger.json", "pages.json"]),
         "dedup-hash": (["--pages", at["pages.json"], "--output", at["h.arrow"]], ["h.arrow"]),
         "dedup-reduce": (["--hashes", at["h.arrow"], "--output", at["out"], "--index", at["index.arrow"]],
                          ["out/h.arrow", "index.arrow"]),

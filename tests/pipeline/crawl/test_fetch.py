@@ -300,12 +300,12 @@ def test_what_was_not_fetched_is_in_the_ledger_of_extract(server, tmp_path, lang
 
 
 def test_records_make_the_same_pages_as_the_whole_files_with_the_same_provenance(server, tmp_path, language_id):
-    from pipeline.crawl.index import plan
+    from pipeline.crawl.index import plan_records
     from pipeline.crawl.records import fetch_records
 
     options = Index(crawl=CRAWL, languages=["fra"], files=1, base_url=server.url)
     cache = str(tmp_path / "cache")
-    plan(options, str(tmp_path / "plan.arrow"), str(tmp_path / "plan.json"), cache, 3, 0.1, 1e6)
+    plan_records(options, str(tmp_path / "plan.arrow"), str(tmp_path / "plan.json"), cache, 3, 0.1, 1e6)
     fetch_records(options, str(tmp_path / "plan.arrow"), 0, str(tmp_path / "records"), cache, 3)
     of_records = make_pages(tmp_path, language_id, [str(tmp_path / "records")], "a")
     of_files = make_pages(tmp_path, language_id, [str(fetch(tmp_path, urls(server)))], "b")

@@ -20,7 +20,7 @@ from pipeline.common.cli import main
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json
 from pipeline.crawl import records as records_module
-from pipeline.crawl.index import coalesce, plan, read_plan
+from pipeline.crawl.index import coalesce, plan_records, read_plan
 from pipeline.crawl.options import Index
 from pipeline.crawl.origins import read_folder, read_origins
 from pipeline.crawl.records import fetch_records, problem_of
@@ -50,7 +50,9 @@ def options(server, **changes) -> Index:
 
 
 def make_plan(tmp_path, chosen: Index):
-    plan(chosen, str(tmp_path / "plan.arrow"), str(tmp_path / "plan.json"), str(tmp_path / "cache"), 3, 0.1, 1e6)
+    plan_records(
+        chosen, str(tmp_path / "plan.arrow"), str(tmp_path / "plan.json"), str(tmp_path / "cache"), 3, 0.1, 1e6
+    )
     return read_json(tmp_path / "plan.json")
 
 

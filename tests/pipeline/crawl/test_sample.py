@@ -8,6 +8,7 @@ from warcio.archiveiterator import ArchiveIterator
 from pipeline.common.errors import StageError
 from pipeline.common.packages import Package, fetch
 from pipeline.crawl import sample as module
+from pipeline.crawl.catalogue import Source
 from pipeline.crawl.options import Sample
 from pipeline.extract.html import charset_of, decode
 from pipeline.warc.reader import responses
@@ -69,8 +70,10 @@ def test_an_unknown_source_names_the_known_ones(tmp_path):
 @pytest.mark.parametrize("client", ["apt", "npm"])
 def test_a_missing_client_is_named_with_the_way_out(client, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    source = Source((Package(client, ("something",)),), "site.example", "(.+)")
+    monkeypatch.setitem(module.SOURCES, "some", source)
     with pytest.raises(StageError, match=r"(apt-get|npm) is not installed; install it, or set crawl\.warcs"):
-        fetch(Package(client, ("something",)), tmp_path)
+        module.make_sample(Sample(sources=["some"], downloads=str(tmp_path)), [str(tmp_path / "a")])
 
 
 def test_a_client_that_fails_is_named_with_its_last_words(tmp_path, monkeypatch):

@@ -129,8 +129,8 @@ def test_the_cascade_keeps_wanted_pages_and_extracts_few_others(tmp_path, make_w
     from pipeline.extract.sandbox import Extractor
 
     asked = []
-    whole = Extractor.text
-    monkeypatch.setattr(Extractor, "text", lambda *a: asked.append(1) or whole(*a))
+    whole = Extractor.extract
+    monkeypatch.setattr(Extractor, "extract", lambda *a: asked.append(1) or whole(*a))
     warcs = [make_warc(f"{la}.warc.gz", language=la, count=20) for la in ("fr", "en")]
     rows, ledger, _ = run(tmp_path, warcs, language_id, languages=["fr"])
     assert len(rows) == len(asked) == 20
