@@ -10,6 +10,7 @@ from typing import Any
 import xxhash
 
 from pipeline.common.files import arrow_rows, read_arrow, read_json, stamp
+from pipeline.common.layout import shard_path
 from pipeline.common.ledger import Ledger
 from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.corpus.options import Shards
@@ -23,10 +24,6 @@ def split_of(text: str, validation_share: float) -> str:
     """The split of a document, by the hash of its text: it never changes as the crawl grows."""
     draw = xxhash.xxh3_64_intdigest(text.encode(), seed=SPLIT_SEED) / 2**64
     return "validation" if draw < validation_share else "train"
-
-
-def shard_path(corpus: str | Path, language: str, split: str, name: str) -> Path:
-    return Path(corpus) / language / f"{split}-{name}.arrow"
 
 
 def write_shards(

@@ -89,11 +89,6 @@ def _names(folder: str) -> set[str]:
         return set()
 
 
-def sample_files(output: str, count: int) -> list[str]:
-    """The WARCs of the sample crawl."""
-    return [f"{output}/crawl/sample-{i:05d}.warc.gz" for i in range(count)]
-
-
 def expand(pattern: str) -> Iterator[Path]:
     """The paths that match a glob, which may be absolute and may hold `**`."""
     path = Path(pattern)
