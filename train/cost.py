@@ -14,7 +14,7 @@ from models.extend import extend
 from pipeline.common.config import read_yaml
 from pipeline.common.errors import StageError
 from train.config import Config
-from train.runs.load import how
+from train.runs.load import method_arguments
 from train.runs.options import Training, ancestors
 
 
@@ -46,7 +46,7 @@ def cost_rows(config: Config, configfile: str, gpus: list[int], mfu: float) -> l
         with torch.device("meta"):
             extra = 0
             for one in [*reversed(ancestors(config.extend, name)), name]:
-                extra = extend(model, **how(config.extend.runs[one])).extra_parameters
+                extra = extend(model, **method_arguments(config.extend.runs[one])).extra_parameters
         rows.append(_row(name, model, config, run, extra, gpus, mfu))
     return rows
 

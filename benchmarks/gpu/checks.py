@@ -243,7 +243,7 @@ def measures(job: dict[str, Any]) -> dict[str, Any]:
             shake(task)
             model, plain = task.model.eval(), make_model(job["sizes"], job["row_tokens"], task.device).eval()
             change = measure_change(plain, model, rows, task.device)
-            found[device] = [score_rows(model, rows, 5, task.device)["bpb"], change["kl"], change["agreement"]]
+            found[device] = [score_rows(model, rows, 5, task.device)["bpb"], change.kl, change.agreement]
     differences = [abs(a - b) for a, b in zip(*found.values(), strict=True)] if len(found) == 2 else [0.0]
     return {"ok": max(differences) < LOSS_FP32, "bpb, kl, agreement": found}
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+# The files in the folder of a run.
+RUN_RECORD, WEIGHTS, METRICS = "run.json", "weights.safetensors", "metrics.jsonl"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -174,13 +177,13 @@ class Layout:
         return f"{self.root}/runs/{run}"
 
     def weights(self, run: str) -> str:
-        return f"{self.run(run)}/weights.safetensors"
+        return f"{self.run(run)}/{WEIGHTS}"
 
     def run_record(self, run: str) -> str:
-        return f"{self.run(run)}/run.json"
+        return f"{self.run(run)}/{RUN_RECORD}"
 
     def metrics(self, run: str) -> str:
-        return f"{self.run(run)}/metrics.jsonl"
+        return f"{self.run(run)}/{METRICS}"
 
     # What came out; a model is `backbone` or a run --------------------------------------------------
 

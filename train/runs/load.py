@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from models.adapter import Addition, attach
 from models.backbone import attention_on, compute_dtype, load_backbone
 from models.extend import ExtendError, Extension, extend
-from pipeline.common.config import read
+from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
-from pipeline.common.files import read_json
+from pipeline.common.layout import WEIGHTS
 from train.runs.options import Run
+from train.runs.record import read_run, record_data
 
 
 def pick_device(name: str) -> torch.device:
@@ -46,12 +47,12 @@ def load_for(backbone: str, device: torch.device, stays: bool = False, dtype: to
 def extend_for(model: Any, options: Run) -> Extension:
     """Extend the model in place as a run says. Raises StageError where its layers are not understood."""
     try:
-        return extend(model, **how(options))
+        return extend(model, **method_arguments(options))
     except ExtendError as error:
         raise StageError(str(error)) from None
 
 
-def how(options: Run) -> dict[str, Any]:
+def method_arguments(options: Run) -> dict[str, Any]:
     """The arguments of models.extend.extend() that a run's options give."""
     names = ("method", "fraction", "gate", "gate_bias", "init", "placement", "seed")
     return {name: getattr(options, name) for name in names}
@@ -78,15 +79,16 @@ def additions(run_folder: str | Path) -> list[Addition]:
     Raises StageError where a folder is not a finished run's.
     """
     folder = Path(run_folder)
+    record = read_run(folder)
     try:
-        run = read_json(folder / "run.json")
-        options = read(Run, run["options"], f"{folder}/run.json")
-        state = load_file(folder / "weights.safetensors")
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        state = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
         raise StageError(f"{folder}: not a finished run ({error}); train it with `extend`") from None
-    training = {key: value for key, value in run.items() if key not in ("languages", "backbone")}
-    own = Addition(how(options), state, {"languages": run.get("languages"), "training": training})
-    return [*(additions(base_folder(folder, options.base)) if options.base else []), own]
+    about = {"languages": to_data(record.languages), "training": record_data(record)}
+    del about["training"]["languages"], about["training"]["backbone"]
+    base = record.options.base
+    own = Addition(method_arguments(record.options), state, about)
+    return [*(additions(base_folder(folder, base)) if base else []), own]
 
 
 def base_folder(folder: Path, base: str) -> Path:
