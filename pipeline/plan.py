@@ -25,20 +25,6 @@ from pipeline.crawl.manifest import batches
 from pipeline.crawl.options import Crawl, Sample
 from pipeline.network.urls import is_url
 
-# What a stage writes, by the name of its rule, in the order of the stages; those after the first list run once.
-WRITES = {
-    "extract": "pages/**/*",
-    "dedup_hash": "hashes/*",
-    "dedup_apply": "documents/*",
-    "filter": "filtered/*",
-    "near_hash": "near/*.npy",
-    "near_apply": "near/*.arrow",
-    "shards": "corpus/*/*",
-    "dedup_reduce": "duplicates/*",
-    "near_reduce": "near/clusters.jsonl",
-    "quality_train": "quality/*",
-    "card": "corpus/README.md",
-}
 DOCUMENTS = ("near_apply", "filter", "dedup_apply")  # who writes what quality_train reads: the last that runs
 ONCE = ("dedup_reduce", "near_reduce", "quality_train", "card")
 START_SECONDS = 1.0  # of a job, most of it imports: docs/benchmarks/scale.md
@@ -109,6 +95,23 @@ def plan(configfile: str, measured: str | None, calibrate: int, warc_bytes: int,
     print(f"\n## Training\n\n{cost.stdout or cost.stderr.strip().splitlines()[-1]}")
 
 
+def written(out: Layout) -> dict[str, list[str]]:
+    """What each stage writes, by the name of its rule, in the order of the stages; those after shards run once."""
+    return {
+        "extract": [out.pages("*"), out.page_file("*/*"), out.ledger(out.page_file("*/*"))],
+        "dedup_hash": [out.hashes("*"), out.dedup_reduced],
+        "dedup_apply": [out.documents("*"), out.ledger(out.documents("*"))],
+        "filter": [out.filtered("*"), out.ledger(out.filtered("*")), out.sets, out.sets_report],
+        "near_hash": [out.signatures("*")],
+        "near_apply": [out.near("*")],
+        "shards": [out.shard("*", "*", "*"), out.shards_ledger("*")],
+        "dedup_reduce": [out.duplicates("*")],
+        "near_reduce": [out.near_clusters],
+        "quality_train": [out.quality_model("*"), out.quality_report("*")],
+        "card": [out.card],
+    }
+
+
 def expected(data: dict[str, Any]) -> list[str]:
     """The stages that a config has."""
     off = {
@@ -117,35 +120,31 @@ def expected(data: dict[str, Any]) -> list[str]:
         "quality_train": not data.get("quality", {}).get("positives")
         and not data.get("quality", {}).get("models"),
     }
-    return [stage for stage in WRITES if not off.get(stage)]
+    return [stage for stage in written(Layout("")) if not off.get(stage)]
 
 
 def measured_stages(folder: str) -> dict[str, Measured]:
     """The stages of the corpus that the run in `folder` went through. Raises StageError where there is none."""
-    found = {}
-    for stage, pattern in WRITES.items():
-        rows = [row for path in _benchmarks(Path(folder, "benchmarks"), stage) for row in _read_tsv(path)]
-        if rows:
-            files = (path for path in Path(folder).glob(pattern) if path.is_file())
-            found[stage] = Measured(
+    out = Layout(folder)
+    stages = {}
+    for stage, patterns in written(out).items():
+        benchmarks = [path for job in (stage, f"{stage}/*") for path in out.files(out.benchmark(job))]
+        if rows := [row for path in benchmarks for row in _read_tsv(path)]:
+            stages[stage] = Measured(
                 jobs=len(rows),
                 seconds=sum(_number(row["cpu_time"]) or _number(row["s"]) for row in rows),
                 memory=max(_number(row["max_rss"]) for row in rows),
-                written=sum(path.stat().st_size for path in files),
-                examples=_examples(folder) if stage == "quality_train" else 0,
+                written=sum(path.stat().st_size for pattern in patterns for path in out.files(pattern)),
+                examples=_examples(out) if stage == "quality_train" else 0,
             )
-    if "extract" not in found:
+    if "extract" not in stages:
         raise StageError(f"{folder}: no benchmarks/extract/*.tsv; name the output folder of a run of the workflow")
-    return found
+    return stages
 
 
-def _examples(folder: str) -> int:
-    reports = [read_json(path) for path in Path(folder, "quality").glob("*.json")]
+def _examples(out: Layout) -> int:
+    reports = map(read_json, out.files(out.quality_report("*")))
     return sum(count for report in reports for key in ("examples", "held_out") for count in report[key].values())
-
-
-def _benchmarks(folder: Path, stage: str) -> list[Path]:
-    return sorted([*folder.glob(f"{stage}.tsv"), *folder.glob(f"{stage}/*.tsv")])
 
 
 def _read_tsv(path: Path) -> list[dict[str, str]]:
@@ -160,8 +159,8 @@ def _number(value: str | None) -> float:
 
 def archive_bytes(folder: str) -> int:
     """Bytes of the archives that a run has read; each file of pages has its archive's in its key (extract)."""
-    total = 0
-    for batch in sorted(Path(folder, "pages").glob("*.json")):
+    out, total = Layout(folder), 0
+    for batch in out.files(out.pages("*")):
         for name in read_json(batch).get("files", ()):
             total += int((read_schema(batch.parent / name).metadata or {})[b"key"].split()[-2])
     if not total:
@@ -258,7 +257,7 @@ def run_calibration(data: dict[str, Any], entries: list[list[str]], count: int, 
     config.parent.mkdir(parents=True, exist_ok=True)
     write_text(config, yaml.safe_dump(calibration(data, entries, count, output), allow_unicode=True))
     snakemake = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--nolock", "--configfile", str(config)]
-    done = subprocess.run([*snakemake, "--", f"{output}/corpus/stats.json"], stdout=sys.stderr, check=False)
+    done = subprocess.run([*snakemake, "--", Layout(output).stats], stdout=sys.stderr, check=False)
     if done.returncode:
         raise StageError(f"the calibration in {output} failed (see above); try more WARCs, or give --measured")
     return output

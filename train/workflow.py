@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.common.config import ConfigError
+from pipeline.common.layout import Layout, shard_path
 from train.config import Config
 from train.evaluation.options import Evaluate
 from train.runs.options import Run, new_domain
@@ -21,17 +22,18 @@ def domain_shards(config: Config, batches: Iterable[str], domain: str, split: st
     """
     options = config.domains[domain]
     if options.corpus is None:
-        return [f"{config.output}/corpus/{options.language}/{split}-{batch}.arrow" for batch in batches]
-    found = sorted(map(str, Path(options.corpus, options.language).glob(f"{split}-*.arrow")))
-    if not found:
-        raise ConfigError(f"domains.{domain}.corpus: no {options.language}/{split}-*.arrow in {options.corpus}")
-    return found
+        return [Layout(config.output).shard(options.language, split, batch) for batch in batches]
+    pattern = shard_path("", options.language, split, "*")
+    shards = sorted(map(str, Path(options.corpus).glob(str(pattern))))
+    if not shards:
+        raise ConfigError(f"domains.{domain}.corpus: no {pattern} in {options.corpus}")
+    return shards
 
 
 def stage_options(config: Config, name: str) -> Run:
     """The options of a run as its stage takes them: with its base's folder and its new domain."""
     run = config.extend.runs[name]
-    base = f"{config.output}/runs/{run.base}" if run.base else None
+    base = Layout(config.output).run(run.base) if run.base else None
     return dataclasses.replace(run, base=base, new=new_domain(config.extend, name))
 
 

@@ -246,8 +246,8 @@ def measures(job: dict[str, Any]) -> dict[str, Any]:
             change = measure_change(plain, model, rows, training.device)
             by_device[device] = [
                 score_rows(model, rows, 5, training.device)["bpb"],
-                change["kl"],
-                change["agreement"],
+                change.kl,
+                change.agreement,
             ]
     differences = [abs(a - b) for a, b in zip(*by_device.values(), strict=True)] if len(by_device) == 2 else [0.0]
     return {"ok": max(differences) < LOSS_FP32, "bpb, kl, agreement": by_device}

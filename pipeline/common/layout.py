@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+# The files in the folder of a run.
+RUN_RECORD, WEIGHTS, METRICS = "run.json", "weights.safetensors", "metrics.jsonl"
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -183,13 +186,13 @@ class Layout:
         return f"{self.root}/runs/{run}"
 
     def weights(self, run: str) -> str:
-        return f"{self.run(run)}/weights.safetensors"
+        return f"{self.run(run)}/{WEIGHTS}"
 
     def run_record(self, run: str) -> str:
-        return f"{self.run(run)}/run.json"
+        return f"{self.run(run)}/{RUN_RECORD}"
 
     def metrics(self, run: str) -> str:
-        return f"{self.run(run)}/metrics.jsonl"
+        return f"{self.run(run)}/{METRICS}"
 
     # What came out; a model is `backbone` or a run --------------------------------------------------
 
@@ -232,5 +235,15 @@ class Layout:
 
 
 def shard_path(corpus: str | Path, language: str, split: str, batch: str) -> Path:
-    """A shard in a folder that has the corpus alone, such as a published one."""
+    """A shard in a folder that has the corpus alone, such as a published one. shard_parts() takes it apart."""
     return Path(corpus, language, f"{split}-{batch}.arrow")
+
+
+def shard_parts(path: str | Path) -> tuple[str, str, str]:
+    """(language, split, batch) of a path that shard_path() made.
+
+    >>> shard_parts("corpus/fr/train-00000.arrow")
+    ('fr', 'train', '00000')
+    """
+    split, _, batch = Path(path).stem.partition("-")
+    return Path(path).parent.name, split, batch

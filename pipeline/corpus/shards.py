@@ -10,6 +10,7 @@ from typing import Any
 import xxhash
 
 from pipeline.common.files import arrow_rows, read_arrow, read_json, stamp
+from pipeline.common.layout import shard_path
 from pipeline.common.ledger import Ledger
 from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.corpus.options import Shards
@@ -27,25 +28,6 @@ def split_of(text: str, validation_share: float) -> str:
     """
     draw = xxhash.xxh3_64_intdigest(text.encode(), seed=SPLIT_SEED) / 2**64
     return "validation" if draw < validation_share else "train"
-
-
-def shard_path(corpus: str | Path, language: str, split: str, name: str) -> Path:
-    """The file of a shard; `shard_parts` takes the path apart again.
-
-    >>> shard_path("corpus", "fr", "train", "00000").as_posix()
-    'corpus/fr/train-00000.arrow'
-    """
-    return Path(corpus) / language / f"{split}-{name}.arrow"
-
-
-def shard_parts(path: str | Path) -> tuple[str, str, str]:
-    """(language, split, name) of a path that `shard_path` made.
-
-    >>> shard_parts("corpus/fr/train-00000.arrow")
-    ('fr', 'train', '00000')
-    """
-    split, _, name = Path(path).stem.partition("-")
-    return Path(path).parent.name, split, name
 
 
 def write_shards(

@@ -89,15 +89,6 @@ def _names(folder: str) -> set[str]:
         return set()
 
 
-def sample_files(output: str, count: int) -> list[str]:
-    """The WARCs of the sample crawl.
-
-    >>> sample_files("results/demo", 2)
-    ['results/demo/crawl/sample-00000.warc.gz', 'results/demo/crawl/sample-00001.warc.gz']
-    """
-    return [f"{output}/crawl/sample-{i:05d}.warc.gz" for i in range(count)]
-
-
 def expand(pattern: str) -> Iterator[Path]:
     """The paths that match a glob, which may be absolute and may contain `**`."""
     path = Path(pattern)

@@ -28,8 +28,8 @@ from pipeline.common.files import (
     write_text,
 )
 from pipeline.common.fingerprint import ROOT, fingerprint
+from pipeline.common.layout import shard_path
 from pipeline.common.schemas import SHARD_SCHEMA
-from pipeline.corpus.shards import shard_path
 from pipeline.publish.options import Publish
 
 # xxh3 of the text, with which a rebuilt document is compared.

@@ -21,7 +21,7 @@ from train.distributed import add_over_ranks, rank, world
 
 def score_rows(
     model: Any, rows: Rows, batch_rows: int, device: torch.device, limit: int | None = None
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """NLL of `limit` rows, evenly spread (None: all): `nats`, `tokens`, `bytes`, `nats_per_token` and `bpb`.
 
     docs/method.md, Bits per byte: bpb = total nats / ln 2 / UTF-8 bytes. Special tokens are not scored. `bpb_low`

@@ -20,6 +20,7 @@ from models.extend import ExtendedFFN, decoder_layers, plain_ffn
 from models.loss import log_probabilities, plain_head
 from train.data.rows import Rows
 from train.data.sites import site_places
+from train.runs.results import Change, Layer, Site
 
 # Rows to measure on, and tokens where the rows are long.
 ROWS, TOKENS = 256, 2**17
@@ -32,7 +33,7 @@ Seen = list[dict[str, Tensor]]
 PARTS = ("gate", "block", "ffn")
 
 
-def measure_change(backbone: Any, model: Any, rows: Rows, device: torch.device) -> dict[str, Any]:
+def measure_change(backbone: Any, model: Any, rows: Rows, device: torch.device) -> Change:
     """How `model`, an extension of `backbone`, differs from it on rows of one domain.
 
     kl: mean KL(backbone || model) of the next-token distributions, nats per token. agreement: share of the
@@ -56,19 +57,19 @@ def measure_change(backbone: Any, model: Any, rows: Rows, device: torch.device) 
             sums.append(_sums(seen, counted_NT[first : first + batch], device))
     kl_NT, same_NT, nats_NT = np.concatenate(measured, 1).reshape(3, *counted_NT.shape)
     bytes_N, total = rows.bytes(chosen_N), int(counted_NT.sum())
-    change: dict[str, Any] = {
-        "rows": count,
-        "tokens": total,
-        "kl": float((kl_NT * counted_NT).sum() / total),
-        "agreement": float((same_NT * counted_NT).sum() / total),
-        "bpb": float((nats_NT * counted_NT).sum() / math.log(2) / bytes_N.sum()),
-        "layers": _activity(sums, total),
-    }
+    sites = None
     if "sites" in rows.metadata:
         place_NT = site_places(rows, tokens_NT1, rows.documents(chosen_N))
-        names = rows.metadata["sites"]["names"]
-        change["sites"] = _by_site(names, place_NT, counted_NT, nats_NT, bytes_N)
-    return change
+        sites = _by_site(rows.metadata["sites"]["names"], place_NT, counted_NT, nats_NT, bytes_N)
+    return Change(
+        rows=count,
+        tokens=total,
+        kl=float((kl_NT * counted_NT).sum() / total),
+        agreement=float((same_NT * counted_NT).sum() / total),
+        bpb=float((nats_NT * counted_NT).sum() / math.log(2) / bytes_N.sum()),
+        layers=_activity(sums, total),
+        sites=sites,
+    )
 
 
 def _compare(backbone: Any, model: Any, tokens_BT1: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -85,15 +86,15 @@ def _compare(backbone: Any, model: Any, tokens_BT1: Tensor) -> Iterator[tuple[Te
 
 def _by_site(
     names: list[str], place_NT: np.ndarray, counted_NT: np.ndarray, nats_NT: np.ndarray, bytes_N: np.ndarray
-) -> list[dict[str, Any]]:
-    """Each site that has tokens among the rows: `site`, `tokens`, `bytes`, and the change in `bpb`."""
+) -> list[Site]:
+    """The change on each site that has tokens among the rows."""
     per_token_N = bytes_N / np.maximum(counted_NT.sum(1), 1)
     place = place_NT[counted_NT]
     tokens = np.bincount(place, minlength=len(names))
     nats = np.bincount(place, nats_NT[counted_NT], len(names))
     size = np.bincount(place, np.broadcast_to(per_token_N[:, None], counted_NT.shape)[counted_NT], len(names))
     return [
-        {"site": name, "tokens": int(tokens[i]), "bytes": round(size[i]), "bpb": nats[i] / math.log(2) / size[i]}
+        Site(site=name, tokens=int(tokens[i]), bytes=round(size[i]), bpb=nats[i] / math.log(2) / size[i])
         for i, name in enumerate(names)
         if size[i]
     ]
@@ -137,6 +138,6 @@ def _sums(seen: Seen, counted_BT: np.ndarray, device: torch.device) -> np.ndarra
     return torch.tensor(sums, dtype=torch.float64).reshape(-1, len(PARTS)).numpy()
 
 
-def _activity(sums: Sequence[np.ndarray], tokens: int) -> list[dict[str, float]]:
+def _activity(sums: Sequence[np.ndarray], tokens: int) -> list[Layer]:
     """By layer, `gate`: the mean of |g|; `block`: the mean of |g A| over that of |FFN(x)|, of tokens and width."""
-    return [{"gate": gate / tokens, "block": block / ffn} for gate, block, ffn in np.sum(sums, 0)]
+    return [Layer(gate=gate / tokens, block=block / ffn) for gate, block, ffn in np.sum(sums, 0)]

@@ -9,7 +9,6 @@ import tempfile
 import torch
 
 from models.backbone import load_tokenizer
-from pipeline.common.files import write_json
 from pipeline.common.progress import progress
 from train.data.texts import open_corpus
 from train.data.tokens import check_tokenizer
@@ -20,6 +19,7 @@ from train.evaluation.speed import measure_speed
 from train.runs.generate import write
 from train.runs.load import load_for, load_run, measuring_device
 from train.runs.options import Generate
+from train.runs.results import Change, Evaluation, Generation, Measure, write_result
 
 BATCH_ROWS = 64
 
@@ -40,16 +40,17 @@ def evaluate(
         check_tokenizer(domain, backbone)
     model = load_run(backbone, run, device)
     plain = model if run is None else load_for(backbone, device)
-    measures, change = {}, {}
+    measures: dict[str, Measure] = {}
+    change: dict[str, Change] = {}
     with progress(len(opened), "evaluate", "domains") as bar:
         for name, domain in opened.items():
-            measures[name] = score_rows(model, domain, BATCH_ROWS, device)
+            measures[name] = Measure(**score_rows(model, domain, BATCH_ROWS, device))
             if run is not None:
                 change[name] = measure_change(plain, model, domain, device)
             bar.update()
-    tokenizer, how = load_tokenizer(backbone), Generate(tokens=options.generated_tokens)
-    texts = [{"prompt": x, "continuation": write(model, tokenizer, x, how)} for x in options.prompts]
+    tokenizer, sampling = load_tokenizer(backbone), Generate(tokens=options.generated_tokens)
+    texts = [Generation(prompt=x, continuation=write(model, tokenizer, x, sampling)) for x in options.prompts]
     if speed:
         models = {"backbone": plain} | ({} if run is None else {"run": model})
-        write_json(speed, measure_speed(models, next(iter(opened.values())), device))
-    write_json(output, {"run": run, "domains": measures, "change": change, "generations": texts})
+        write_result(speed, measure_speed(models, next(iter(opened.values())), device))
+    write_result(output, Evaluation(run=run, domains=measures, change=change, generations=texts))

@@ -14,13 +14,14 @@ from torch import Tensor
 from models.backbone import compute
 from models.loss import token_nll
 from train.data.rows import Rows
+from train.runs.results import Amounts, Rates, Speed
 
 ROUNDS = 7
 # Tokens of one scoring pass; tokens of a prompt, and those written behind it, one text at a time.
 SCORED, PROMPT, WRITTEN = 4096, 32, 64
 
 
-def measure_speed(models: dict[str, Any], rows: Rows, device: torch.device) -> dict[str, Any]:
+def measure_speed(models: dict[str, Any], rows: Rows, device: torch.device) -> Speed:
     """Tokens a second of `scoring` whole rows and of `writing`, for each model: the fastest of ROUNDS.
 
     The models take turns, so that a slow moment of the machine hits all of them, and what else runs there can
@@ -36,12 +37,16 @@ def measure_speed(models: dict[str, Any], rows: Rows, device: torch.device) -> d
             with torch.no_grad(), compute(device, model):
                 seconds[name]["scoring"].append(_seconds(partial(token_nll, model, tokens_BT1), device))
                 seconds[name]["writing"].append(_seconds(partial(_write, model, prompt_1T), device))
-    amounts = {"scoring": tokens_BT1[:, 1:].numel(), "writing": written(next(iter(models.values())), prompt_1T)}
-    speeds = {
-        name: {kind: amounts[kind] / min(found[1:]) for kind, found in kinds.items()}
-        for name, kinds in seconds.items()
-    }
-    return {"device": device.type, "threads": torch.get_num_threads(), "tokens": amounts, "speeds": speeds}
+    scored, wrote = tokens_BT1[:, 1:].numel(), written(next(iter(models.values())), prompt_1T)
+    return Speed(
+        device=device.type,
+        threads=torch.get_num_threads(),
+        tokens=Amounts(scoring=scored, writing=wrote),
+        speeds={
+            name: Rates(scoring=scored / min(took["scoring"][1:]), writing=wrote / min(took["writing"][1:]))
+            for name, took in seconds.items()
+        },
+    )
 
 
 def written(model: Any, prompt_1T: Tensor) -> int:

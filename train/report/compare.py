@@ -13,11 +13,9 @@ from typing import Any
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json, read_schema
+from pipeline.common.layout import Layout
 from train.data.rows import open_rows
 from train.report.report import stage_times
-
-# Arrow files of the corpus wing, whose metadata have the options of the stage that made them.
-STAMPED = ("pages/**/*.arrow", "documents/*.arrow", "filtered/*.arrow", "near/*.arrow", "corpus/*/*.arrow")
 
 
 @dataclass
@@ -64,20 +62,21 @@ def read_side(folder: Path) -> Side:
     if (folder / "run.json").exists():
         side = Side("a run's folder")
         side.options = _run_options(folder)
-        side.measures["run"] = _model_measures(folder.parent.parent, folder.name) | _run_measures(folder)
+        side.measures["run"] = _model_measures(Layout(folder.parent.parent), folder.name) | _run_measures(folder)
         return side
-    if not any((folder / name).exists() for name in ("runs", "evaluate", "corpus/stats.json")):
+    out = Layout(folder)
+    if not any(out.files(path) for path in (out.run("*"), out.evaluation("*"), out.stats)):
         what = "is not there" if not folder.exists() else "has no run.json, and no runs, evaluate or corpus"
         raise StageError(f"{folder}: {what}; give the folder of a run, or the output folder of a workflow")
     side = Side("the output folder of a workflow")
-    side.options = dict(_workflow_options(folder))
-    if (folder / "corpus/stats.json").exists():
-        side.measures["corpus"] = _corpus_measures(_read(folder / "corpus/stats.json"))
-    runs = {path.parent.name: path.parent for path in sorted(folder.glob("runs/*/run.json"))}
+    side.options = dict(_workflow_options(out))
+    if (path := Path(out.stats)).exists():
+        side.measures["corpus"] = _corpus_measures(_read(path))
+    runs = {path.parent.name: path.parent for path in out.files(out.run_record("*"))}
     for model in ["backbone", *runs]:
         own = _run_measures(runs[model]) if model in runs else {}
-        side.measures[model] = _model_measures(folder, model) | own
-    times = stage_times(str(folder / "benchmarks"))
+        side.measures[model] = _model_measures(out, model) | own
+    times = stage_times(out.benchmarks)
     side.measures["time of each stage, seconds"] = {time["stage"]: time["seconds"] for time in times}
     side.measures = {group: measures for group, measures in side.measures.items() if measures}
     return side
@@ -118,10 +117,10 @@ def _run_measures(folder: Path) -> dict[str, float]:
     return measures
 
 
-def _model_measures(folder: Path, model: str) -> dict[str, float]:
+def _model_measures(out: Layout, model: str) -> dict[str, float]:
     """What was measured of a model in a workflow's folder: bits per byte, changes, tasks and speed."""
     measures: dict[str, float] = {}
-    if (path := folder / "evaluate" / f"{model}.json").exists():
+    if (path := Path(out.evaluation(model))).exists():
         evaluation = _read(path)
         measures |= {f"{domain}, bits per byte": m["bpb"] for domain, m in evaluation["domains"].items()}
         for domain, change in evaluation.get("change", {}).items():
@@ -129,10 +128,10 @@ def _model_measures(folder: Path, model: str) -> dict[str, float]:
             if layers := change["layers"]:
                 gate = sum(layer["gate"] for layer in layers) / len(layers)
                 measures[f"{domain}, mean gate"] = gate
-    if (path := folder / "tasks" / f"{model}.json").exists():
+    if (path := Path(out.task_scores(model))).exists():
         for task, entry in _read(path)["tasks"].items():
             measures[f"{task}, accuracy ({entry['metric']})"] = entry["accuracy"][entry["metric"]]
-    if (path := folder / "speed" / f"{model}.json").exists():
+    if (path := Path(out.speed(model))).exists():
         speeds = _read(path)["speeds"]
         own = speeds.get("run", speeds["backbone"])
         measures |= {f"{kind}, tokens/s": speed for kind, speed in own.items()}
@@ -150,18 +149,20 @@ def _corpus_measures(stats: dict[str, Any]) -> dict[str, float]:
     return measures
 
 
-def _workflow_options(folder: Path) -> Iterator[tuple[str, Any]]:
+def _workflow_options(out: Layout) -> Iterator[tuple[str, Any]]:
     """The options of every stage that wrote them down, as `stage.key`."""
-    for pattern in STAMPED:
-        if path := min(folder.glob(pattern), default=None):
+    # The Arrow files of the corpus wing have the options of the stage that made them in their metadata.
+    stamped = out.page_file("*/*"), out.documents("*"), out.filtered("*"), out.near("*"), out.shard("*", "*", "*")
+    for pattern in stamped:
+        for path in out.files(pattern)[:1]:
             stamp = json.loads((read_schema(path).metadata or {}).get(b"pipeline", b"{}"))
             yield from ((f"{stamp.get('stage')}.{key}", value) for key, value in stamp.get("options", {}).items())
-    for path in sorted(folder.glob("tokens/*/validation.arrow")):
+    for path in out.files(out.rows("*", "validation")):
         about = open_rows(str(path)).metadata
         yield from ((f"tokens.{path.parent.name}.{name}", about[name]) for name in ("row_tokens", "vocabulary"))
-    if (path := folder / "backbone/training.json").exists():
+    if (path := Path(out.backbone, "training.json")).exists():
         yield from ((f"pretrain.{key}", value) for key, value in _read(path)["options"].items())
-    for path in sorted(folder.glob("runs/*/run.json")):
+    for path in out.files(out.run_record("*")):
         yield from ((f"{path.parent.name}.{key}", value) for key, value in _run_options(path.parent).items())
 
 

@@ -11,9 +11,11 @@ from models.backbone import COMPUTE, attention_on, compute_dtype, load_tokenizer
 from models.export import Card, export
 from models.extend import ExtendError
 from pipeline.common.errors import StageError
-from pipeline.common.files import atomic_folder, read_json
+from pipeline.common.files import atomic_folder
 from train.runs.backbone import origin
 from train.runs.load import load_for, pick_device, saved_extensions
+from train.runs.record import is_run, read_run
+from train.runs.results import read_evaluation
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ def export_run(run: str, backbone: str | None, evaluations: list[str], output: s
 
 def backbone_of(run: str) -> str:
     """The backbone that the run was trained on, where it lay then. Raises StageError where it is gone."""
-    path = str(read_json(Path(run) / "run.json")["backbone"])
+    path = read_run(run).backbone
     if not Path(path).exists() and (path.startswith((".", "/")) or path.count("/") > 1):
         raise StageError(f"{run}: its backbone {path} is not there any more; give --backbone")
     return path
@@ -68,8 +70,8 @@ def _measures(evaluations: list[str]) -> dict[str, tuple[float, float]]:
         return {}
     if len(evaluations) != 2:
         raise StageError(f"--evaluations: expected two, the backbone's and the run's, found {len(evaluations)}")
-    before, after = (read_json(path)["domains"] for path in evaluations)
-    return {name: (before[name]["bpb"], after[name]["bpb"]) for name in after if name in before}
+    before, after = (read_evaluation(path).domains for path in evaluations)
+    return {name: (before[name].bpb, after[name].bpb) for name in after if name in before}
 
 
 def open_model(path: str, device: Any) -> tuple[Any, Any]:
@@ -81,7 +83,7 @@ def open_model(path: str, device: Any) -> tuple[Any, Any]:
     from train.runs.load import load_run
 
     try:
-        if (Path(path) / "run.json").exists():
+        if is_run(path):
             backbone = backbone_of(path)
             return load_run(backbone, path, device), load_tokenizer(backbone)
         if (Path(path) / "adapter.json").exists():

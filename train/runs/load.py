@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from models.adapter import SavedExtension, attach
 from models.backbone import attention_on, compute_dtype, load_backbone
 from models.extend import ExtendError, Extension, extend
-from pipeline.common.config import read
+from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
-from pipeline.common.files import read_json
+from pipeline.common.layout import WEIGHTS
 from train.runs.options import Run
+from train.runs.record import read_run, record_data
 
 
 def pick_device(name: str) -> torch.device:
@@ -78,16 +79,16 @@ def saved_extensions(run_folder: str | Path) -> list[SavedExtension]:
     Raises StageError where a folder is not a finished run's.
     """
     folder = Path(run_folder)
+    record = read_run(folder)
     try:
-        run = read_json(folder / "run.json")
-        options = read(Run, run["options"], f"{folder}/run.json")
-        weights = load_file(folder / "weights.safetensors")
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        state = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
         raise StageError(f"{folder}: not a finished run ({error}); train it with `extend`") from None
-    training = {key: value for key, value in run.items() if key not in ("languages", "backbone")}
-    about = {"languages": run.get("languages"), "training": training}
-    own = SavedExtension(extend_options(options), weights, about)
-    return [*(saved_extensions(base_folder(folder, options.base)) if options.base else []), own]
+    about = {"languages": to_data(record.languages), "training": record_data(record)}
+    del about["training"]["languages"], about["training"]["backbone"]
+    base = record.options.base
+    own = SavedExtension(extend_options(record.options), state, about)
+    return [*(saved_extensions(base_folder(folder, base)) if base else []), own]
 
 
 def base_folder(folder: Path, base: str) -> Path:

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from models.backbone import load_tokenizer, weights_digest
-from pipeline.common.files import write_json
 from pipeline.common.fingerprint import fingerprint
 from pipeline.common.progress import progress
 from train.runs.load import load_run, measuring_device
+from train.runs.results import Group, TaskScore, TaskScores, write_result
 from train.tasks.loglikelihood import Request, encode_pairs, make_request, score
 from train.tasks.options import Tasks
 from train.tasks.question_sets import MissingSet
@@ -62,7 +62,7 @@ def measure_tasks(options: Tasks, backbone: str, run: str | None, downloads: str
             bar.update(len(new))
         measures = {name: measure(one, requests, scores) for name, one in asked.items()}
         name = Path(run).name if run else "backbone"
-        write_json(output, {"model": name, "tasks": measures, "skipped": skipped})
+        write_result(output, TaskScores(model=name, tasks=measures, skipped=skipped))
 
 
 def load_tasks(options: Tasks, downloads: str) -> tuple[dict[str, Asked], dict[str, str]]:
@@ -141,7 +141,7 @@ def kept_scores(path: str, key: str) -> Iterator[tuple[Scores, Callable[[Scores]
     file.unlink()
 
 
-def measure(asked: Asked, requests: list[Request], scores: Scores) -> dict[str, Any]:
+def measure(asked: Asked, requests: list[Request], scores: Scores) -> TaskScore:
     """Accuracies of one task and language; with groups, the means over groups (macro average)."""
     correct = np.array(
         [
@@ -154,27 +154,23 @@ def measure(asked: Asked, requests: list[Request], scores: Scores) -> dict[str, 
         groups.setdefault(question.group, []).append(i)
     parts = [correct[numbers] for numbers in groups.values()]
     mean, error = macro_average(parts)
-    about = {
-        "count": len(correct),
-        "shots": asked.task.shots,
-        "metric": asked.task.metric,
-        "accuracy": _named(mean),
-        "stderr": _named(error),
-        "headline": float(mean[METRICS.index(asked.task.metric)]),
-        "source": asked.found.source,
-        "fewer_shots": asked.found.fewer,
-        "truncated": sum(requests[number].truncated for numbers in asked.numbers for number in numbers),
-    }
-    if list(groups) == [""]:
-        return about
-    each = {name: macro_average([part]) for name, part in zip(groups, parts, strict=True)}
-    counts = {name: len(numbers) for name, numbers in groups.items()}
-    return about | {
-        "groups": {
-            name: {"count": counts[name], "accuracy": _named(m), "stderr": _named(e)}
-            for name, (m, e) in sorted(each.items())
-        }
-    }
+    return TaskScore(
+        count=len(correct),
+        shots=asked.task.shots,
+        metric=asked.task.metric,
+        accuracy=_by_metric(mean),
+        stderr=_known(error),
+        headline=float(mean[METRICS.index(asked.task.metric)]),
+        source=asked.found.source,
+        fewer_shots=asked.found.fewer,
+        truncated=sum(requests[number].truncated for numbers in asked.numbers for number in numbers),
+        groups=None if list(groups) == [""] else dict(sorted(zip(groups, map(_group, parts), strict=True))),
+    )
+
+
+def _group(correct: np.ndarray) -> Group:
+    mean, error = macro_average([correct])
+    return Group(count=len(correct), accuracy=_by_metric(mean), stderr=_known(error))
 
 
 def _correct(question: Question, request: Request, logp: list[float], unconditional: list[float]) -> list[bool]:
@@ -207,5 +203,10 @@ def macro_average(groups: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return means.mean(0), np.sqrt(of_means) / len(groups)
 
 
-def _named(values: np.ndarray) -> dict[str, float | None]:
-    return {name: None if math.isnan(x) else float(x) for name, x in zip(METRICS, values, strict=True)}
+def _by_metric(values: np.ndarray) -> dict[str, float]:
+    return {name: float(x) for name, x in zip(METRICS, values, strict=True)}
+
+
+def _known(values: np.ndarray) -> dict[str, float | None]:
+    """By metric, and None for what is not a number."""
+    return {name: None if math.isnan(x) else x for name, x in _by_metric(values).items()}

@@ -26,13 +26,14 @@ from models.backbone import (
 )
 from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
-from pipeline.common.files import atomic_folder, write_json
+from pipeline.common.files import atomic_folder
 from pipeline.common.fingerprint import fingerprint
 from train.data.rows import Rows, join_rows, open_rows
 from train.data.tokens import check_tokenizer
 from train.distributed import processes, rank, trained_weights, world
 from train.runs.load import extend_for, load_run, pick_device
 from train.runs.options import Pretrain, Run, Training
+from train.runs.record import Costs, Languages, PretrainingRecord, RunRecord, write_record
 from train.trainer import checkpoint
 from train.trainer.decisive import other_options, stops_early
 from train.trainer.loop import TrainingJob, train
@@ -77,11 +78,16 @@ def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str
         )
         state = train(job)
         if rank() == 0:
-            about = {"options": to_data(options), "parameters": unique_parameters(model), "steps": state.step}
+            record = PretrainingRecord(
+                options=options,
+                parameters=unique_parameters(model),
+                steps=state.step,
+                **vars(costs(job, state)),
+            )
             with atomic_folder(output) as folder:
                 save_backbone(model, encoder, folder)
                 write_metrics(folder, state)
-                write_json(folder / "training.json", about | costs(job, state))
+                write_record(folder, record)
             shutil.rmtree(job.checkpoints, ignore_errors=True)
 
 
@@ -119,22 +125,23 @@ def extend(
         state = train(job)
         weights = trained_weights(model)
         if rank() == 0:
-            about = {
-                "options": to_data(options),
-                "method": options.method,
-                "backbone": backbone,
-                "languages": {"old": [language_of(rows) for rows in olds], "new": language_of(new)},
-                "backbone_parameters": extension.backbone_parameters,
-                "extra_parameters": extension.extra_parameters,
-                "true_fraction": extension.fraction,
-                "width": extension.width,
-                "alpha": state.alpha,
-            }
+            record = RunRecord(
+                options=options,
+                method=options.method,
+                backbone=backbone,
+                languages=Languages(old=[language_of(rows) for rows in olds], new=language_of(new)),
+                backbone_parameters=extension.backbone_parameters,
+                extra_parameters=extension.extra_parameters,
+                true_fraction=extension.fraction,
+                width=extension.width,
+                alpha=state.alpha,
+                **vars(costs(job, state)),
+            )
             with atomic_folder(output) as folder:
                 save_file(weights, folder / "weights.safetensors")
                 make_readable(folder)
                 write_metrics(folder, state)
-                write_json(folder / "run.json", about | costs(job, state))
+                write_record(folder, record)
             shutil.rmtree(job.checkpoints, ignore_errors=True)
 
 
@@ -206,19 +213,19 @@ def identity(options: Training, rows: list[Rows], watched: dict[str, Rows], mode
 # After the training -------------------------------------------------------------------------------
 
 
-def costs(task: TrainingJob, state: checkpoint.State) -> dict[str, Any]:
+def costs(job: TrainingJob, state: checkpoint.State) -> Costs:
     """What the training took, and on what; seconds of the steps alone, summed over interruptions."""
     packages = ("torch", "transformers", "peft", "safetensors")
-    return {
-        "tokens": state.step * task.options.batch_rows * task.new.row_tokens,
-        "seconds": round(state.seconds, 3),
-        "peak_memory_mib": peak_memory_mib(task.device),
-        "ranks": world(),
-        "compute": str(compute_dtype(task.device)).removeprefix("torch."),
-        "device": torch.cuda.get_device_name() if task.device.type == "cuda" else "cpu",
-        "torch": torch.__version__,
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-    }
+    return Costs(
+        tokens=state.step * job.options.batch_rows * job.new.row_tokens,
+        seconds=round(state.seconds, 3),
+        peak_memory_mib=peak_memory_mib(job.device),
+        ranks=world(),
+        compute=str(compute_dtype(job.device)).removeprefix("torch."),
+        device=torch.cuda.get_device_name() if job.device.type == "cuda" else "cpu",
+        torch=torch.__version__,
+        versions={name: importlib.metadata.version(name) for name in packages},
+    )
 
 
 def peak_memory_mib(device: torch.device) -> int:

@@ -5,9 +5,9 @@ from conftest import prose
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import write_arrow
+from pipeline.common.layout import shard_path
 from pipeline.common.ledger import Ledger
 from pipeline.common.schemas import SHARD_SCHEMA
-from pipeline.corpus.shards import shard_path
 from pipeline.publish.card import write_card
 
 

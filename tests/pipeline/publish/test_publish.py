@@ -14,9 +14,10 @@ from conftest import page, prose, write_warc
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json
+from pipeline.common.layout import shard_path
 from pipeline.corpus.dedup import apply_duplicates, hash_paragraphs, reduce_hashes
 from pipeline.corpus.options import Dedup, Shards
-from pipeline.corpus.shards import SPLITS, shard_path, write_shards
+from pipeline.corpus.shards import SPLITS, write_shards
 from pipeline.extract.options import Extract
 from pipeline.extract.webpages import extract
 from pipeline.publish.card import write_card

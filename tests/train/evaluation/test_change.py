@@ -20,6 +20,7 @@ from train.evaluation.evaluate import evaluate
 from train.evaluation.options import Evaluate
 from train.evaluation.speed import measure_speed
 from train.runs.options import Run
+from train.runs.results import Amounts
 from train.trainer.stages import extend as train_run
 
 CPU = torch.device("cpu")
@@ -59,9 +60,9 @@ def explicit(backbone, model, rows):
 @pytest.mark.parametrize("method", ["lora", "adapter", "neutral"])
 def test_nothing_has_changed_at_initialisation(rows, method):
     found = measure_change(*pair(method), rows, CPU)
-    assert (found["kl"], found["agreement"], found["bpb"]) == (0, 1, 0)
-    assert all(site["bpb"] == 0 for site in found["sites"])
-    assert all(layer["block"] == 0 for layer in found["layers"])
+    assert (found.kl, found.agreement, found.bpb) == (0, 1, 0)
+    assert all(site.bpb == 0 for site in found.sites)
+    assert all(layer.block == 0 for layer in found.layers)
 
 
 # Gemma 2 caps its logits, so it has no plain head.
@@ -75,12 +76,12 @@ def test_kl_and_agreement_are_those_of_whole_distributions(rows, architecture, m
     monkeypatch.setattr(change, "compute", lambda *_: torch.no_grad())
     kl_NT, same_NT, nats_NT, mask_NT = explicit(backbone, model, rows)
     found = measure_change(backbone, model, rows, CPU)
-    assert found["tokens"] == mask_NT.sum()
-    assert found["kl"] == pytest.approx(kl_NT[mask_NT].mean().item(), rel=1e-4)
-    assert found["kl"] > 0.01
-    assert found["agreement"] == pytest.approx(same_NT[mask_NT].double().mean().item(), abs=1e-9)
+    assert found.tokens == mask_NT.sum()
+    assert found.kl == pytest.approx(kl_NT[mask_NT].mean().item(), rel=1e-4)
+    assert found.kl > 0.01
+    assert found.agreement == pytest.approx(same_NT[mask_NT].double().mean().item(), abs=1e-9)
     size = 2 * LENGTH * len(rows)
-    assert found["bpb"] == pytest.approx(nats_NT[mask_NT].sum().item() / math.log(2) / size, rel=1e-4)
+    assert found.bpb == pytest.approx(nats_NT[mask_NT].sum().item() / math.log(2) / size, rel=1e-4)
 
 
 def test_each_site_has_the_tokens_of_its_documents(rows, monkeypatch):
@@ -98,13 +99,13 @@ def test_each_site_has_the_tokens_of_its_documents(rows, monkeypatch):
                 total[0] += 1
                 total[1] += nats_NT[n, t].item()
                 total[2] += 2 * LENGTH / in_row
-    found = measure_change(backbone, model, rows, CPU)["sites"]
-    assert [site["site"] for site in found] == NAMES[:2]
+    found = measure_change(backbone, model, rows, CPU).sites
+    assert [site.site for site in found] == NAMES[:2]
     for site in found:
-        tokens, nats, size = expected[site["site"]]
-        assert site["tokens"] == tokens
-        assert site["bytes"] == round(size)
-        assert site["bpb"] == pytest.approx(nats / math.log(2) / size, abs=1e-6)
+        tokens, nats, size = expected[site.site]
+        assert site.tokens == tokens
+        assert site.bytes == round(size)
+        assert site.bpb == pytest.approx(nats / math.log(2) / size, abs=1e-6)
 
 
 @pytest.mark.parametrize("gate", ["none", "elu", "sigmoid"])
@@ -129,14 +130,14 @@ def test_gate_activity_is_what_the_blocks_compute(rows, gate, monkeypatch):
         out_NTD = g_NT1 * block.down_proj(inside)
         share = out_NTD[mask_NT].abs().mean() / ffn(x_NTD)[mask_NT].abs().mean()
         mean = g_NT1.abs().expand(*mask_NT.shape, 1)[mask_NT].mean()
-    layers = measure_change(backbone, model, rows, CPU)["layers"]
+    layers = measure_change(backbone, model, rows, CPU).layers
     assert len(layers) == 2
-    assert layers[1]["gate"] == pytest.approx(mean.item(), rel=1e-5)
-    assert layers[1]["block"] == pytest.approx(share.item(), rel=1e-5)
+    assert layers[1].gate == pytest.approx(mean.item(), rel=1e-5)
+    assert layers[1].block == pytest.approx(share.item(), rel=1e-5)
 
 
 def test_methods_without_blocks_have_no_gates_and_no_hook_stays(rows):
-    assert measure_change(*pair("lora"), rows, CPU)["layers"] == []
+    assert measure_change(*pair("lora"), rows, CPU).layers == []
     backbone, model = pair()
     measure_change(backbone, model, rows, CPU)
     assert not any(module._forward_hooks for module in model.modules())
@@ -144,7 +145,7 @@ def test_methods_without_blocks_have_no_gates_and_no_hook_stays(rows):
 
 def test_long_rows_are_measured_on_fewer(rows, monkeypatch):
     monkeypatch.setattr(change, "TOKENS", 5 * LENGTH + 1)
-    assert measure_change(*pair(), rows, CPU)["rows"] == 5
+    assert measure_change(*pair(), rows, CPU).rows == 5
 
 
 # Sites --------------------------------------------------------------------------------------------
@@ -178,9 +179,9 @@ def test_more_separators_than_documents_stay_with_the_last(rows):
 def test_speed_of_each_model_is_positive_and_beside_the_amounts(rows):
     backbone, model = pair()
     found = measure_speed({"backbone": backbone, "run": model}, rows, CPU)
-    assert found["speeds"].keys() == {"backbone", "run"}
-    assert all(speed > 0 for kinds in found["speeds"].values() for speed in kinds.values())
-    assert found["tokens"] == {"scoring": 20 * LENGTH, "writing": 64}
+    assert found.speeds.keys() == {"backbone", "run"}
+    assert all(rates.scoring > 0 and rates.writing > 0 for rates in found.speeds.values())
+    assert found.tokens == Amounts(scoring=20 * LENGTH, writing=64)
 
 
 # The stage ----------------------------------------------------------------------------------------

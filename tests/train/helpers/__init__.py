@@ -1,4 +1,4 @@
-"""Tiny models, tokenizers and rows files, made in milliseconds."""
+"""Tiny models, tokenizers and rows files, made in milliseconds; and made-up results."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+from train.runs.options import Run
+from train.runs.record import Languages, RunRecord
+from train.runs.results import Change, Evaluation, Generation, Layer, Measure, Site, TaskScore
 
 VOCABULARY = 64
 LENGTH = 16
@@ -62,3 +66,54 @@ def write_tokenizer(folder: Path) -> str:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SEPARATOR)
     fast.save_pretrained(folder)
     return str(folder)
+
+
+# Made-up results ----------------------------------------------------------------------------------
+
+
+def run_record(method: str, seconds: float = 10.0, **options: Any) -> RunRecord:
+    return RunRecord(
+        options=Run(**{"learning_rate": 1e-2, "alpha": 1.0, "method": method} | options),
+        method=method,
+        backbone="backbone",
+        languages=Languages(old=["en"], new="fr"),
+        backbone_parameters=6000,
+        extra_parameters=1200,
+        true_fraction=0.2,
+        width=8,
+        alpha=1.0,
+        tokens=1000,
+        seconds=seconds,
+        peak_memory_mib=400,
+        ranks=1,
+        compute="float32",
+        device="cpu",
+        torch="2.0",
+        versions={"torch": "2.0"},
+    )
+
+
+def evaluation(run: str | None, text: str = "text", sites: list[Site] | None = None, **bpb: float) -> Evaluation:
+    """Of these bits per byte by domain; the change is the same on each."""
+    layers = [Layer(gate=0.2, block=0.1), Layer(gate=0.4, block=0.3)]
+    change = Change(rows=2, tokens=9, kl=0.5, agreement=0.75, bpb=0.1, layers=layers, sites=sites)
+    domains = {
+        domain: Measure(bpb=x, bpb_low=x, bpb_high=x, nats_per_token=1.0, nats=9.0, tokens=9, bytes=20)
+        for domain, x in bpb.items()
+    }
+    texts = [Generation(prompt=text, continuation=text)]
+    return Evaluation(run=run, domains=domains, change=dict.fromkeys(bpb, change), generations=texts)
+
+
+def task_score(headline: float, error: float | None) -> TaskScore:
+    return TaskScore(
+        count=5,
+        shots=0,
+        metric="char",
+        accuracy={"raw": 0.2, "char": headline},
+        stderr={"raw": 0.1, "char": error},
+        headline=headline,
+        source="made up",
+        fewer_shots=0,
+        truncated=0,
+    )

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers import language, write_rows, write_tokenizer
+from helpers import evaluation, language, write_rows, write_tokenizer
 
 from models.backbone import create_llama, load_tokenizer, save_backbone
 from pipeline.common.cli import main
-from pipeline.common.files import write_json
 from train.__main__ import STAGES
 from train.data.tokens import tokenizer_digest
+from train.runs.results import write_result
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,8 @@ def test_models_write_side_by_side(world: Path, tmp_path: Path, capsys: pytest.C
     assert about["additions"][0]["languages"] == {"old": ["en"], "new": "fr"}
     assert about["additions"][0]["training"]["options"]["learning_rate"] == 0.1
 
-    write_json(tmp_path / "before.json", {"domains": {"fr": {"bpb": 2.0}}})
-    write_json(tmp_path / "after.json", {"domains": {"fr": {"bpb": 1.0}}})
+    write_result(tmp_path / "before.json", evaluation(run=None, fr=2.0))
+    write_result(tmp_path / "after.json", evaluation(run="lora", fr=1.0))
     measured = f"--evaluations {tmp_path}/before.json {tmp_path}/after.json"
     assert shell(f"export --run {world}/lora {measured} --output {tmp_path}/whole") == 0
     assert "| fr | 2.000 | 1.000 | -1.000 |" in (tmp_path / "whole" / "README.md").read_text()

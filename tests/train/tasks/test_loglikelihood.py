@@ -221,12 +221,13 @@ def test_groups_are_averaged_and_named() -> None:
     conditional = [right, wrong, right, right]
     scores = {2 * i: x for i, x in enumerate(conditional)} | {2 * i + 1: [-1.0, -1.0] for i in range(4)}
     found = measure(asked, requests, scores)
-    assert found["accuracy"] == dict.fromkeys(("raw", "char", "byte", "token", "pmi"), pytest.approx(5 / 6))
-    assert found["headline"] == found["accuracy"]["char"]
-    assert (found["count"], found["shots"], found["metric"], found["fewer_shots"]) == (4, 5, "char", 1)
-    assert {name: group["count"] for name, group in found["groups"].items()} == {"x": 3, "y": 1}
-    assert found["groups"]["y"]["stderr"]["raw"] is None
-    assert found["groups"]["x"]["accuracy"]["raw"] == pytest.approx(2 / 3)
+    assert found.accuracy == dict.fromkeys(("raw", "char", "byte", "token", "pmi"), pytest.approx(5 / 6))
+    assert found.headline == found.accuracy["char"]
+    assert (found.count, found.shots, found.metric, found.fewer_shots) == (4, 5, "char", 1)
+    assert found.groups is not None
+    assert {name: group.count for name, group in found.groups.items()} == {"x": 3, "y": 1}
+    assert found.groups["y"].stderr["raw"] is None
+    assert found.groups["x"].accuracy["raw"] == pytest.approx(2 / 3)
 
 
 # The stage ------------------------------------------------------------------------------------------
