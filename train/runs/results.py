@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.config import option
+from pipeline.common.config import default_of, option
 from pipeline.common.files import write_json
 from train.runs.record import read_result
 
@@ -145,7 +145,7 @@ def _data(value: Any) -> Any:
     """Plain JSON data, without the fields that may be missing and are None."""
     if dataclasses.is_dataclass(value):
         named = {field: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return {f.name: _data(x) for f, x in named.items() if not (x is None and f.default is None)}
+        return {f.name: _data(x) for f, x in named.items() if not (x is None and default_of(f) is None)}
     if isinstance(value, dict):
         return {key: _data(x) for key, x in value.items()}
     return [_data(x) for x in value] if isinstance(value, list) else value
