@@ -14,6 +14,7 @@ from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
 ROOT = Path(__file__).resolve().parent.parent
+FETCHING = frozenset(("language_id",))  # fixtures that need a downloaded package
 WORDS = {
     language: sentence.split()
     for language, sentence in {
@@ -82,6 +83,11 @@ def language_id(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by the markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of the workflow, which take longest, first: the others fill the second process meanwhile."""
+    """Mark what a fixture fetches for. The tests of the workflow, which take longest, come first: the others fill
+    the second process meanwhile."""
+    for item in items:
+        if FETCHING.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("network")
     items.sort(key=lambda item: item.path.name != "test_workflow.py")

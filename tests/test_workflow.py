@@ -20,6 +20,8 @@ import yaml
 from conftest import ROOT
 from preloaded import killed, preloaded
 
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+
 # What must have the same bytes; logs, times and the report's times may differ.
 SAME = ("pages/**/*", "documents/*", "hashes/*", "duplicates/*", "filtered/*", "near/*", "quality/*",
         "corpus/**/*", "tokenizer/*.json", "tokens/**/*", "backbone/*.safetensors", "runs/*/*.safetensors",

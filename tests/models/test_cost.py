@@ -17,6 +17,7 @@ def weights(*modules: torch.nn.Module) -> int:
     return sum(weight.numel() for module in modules for weight in module.parameters() if weight.ndim == 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Llama", "Qwen3", "Gemma", "Phi", "GPTNeoX", "GPT2"])
 @pytest.mark.parametrize("method", ["finetune", "neutral"])
 def test_flops_are_those_that_torch_counts(name: str, method: str) -> None:
@@ -45,6 +46,7 @@ def test_memory() -> None:
     assert activation_bytes(model, checkpointing=True) == 2 * (attention + ffn + block) + 2 * 2 * 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["finetune", "lora", "adapter", "neutral"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_formula_is_what_torch_counts_of_every_method(method: str, tied: bool) -> None:

@@ -43,6 +43,7 @@ def card(*additions: SavedExtension) -> Card:
     return Card("tiny-fr", "some/tiny", "abc123", list(additions), {"en": (1.0, 1.01), "fr": (2.0, 1.5)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 @pytest.mark.parametrize("method", ["adapter", "lora"])
 def test_what_can_be_folded_becomes_a_plain_model(name: str, method: str) -> None:
@@ -115,6 +116,7 @@ def read_elsewhere(folders: list[Path], tmp_path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_exports_run_elsewhere_to_the_same_tokens(tmp_path: Path) -> None:
     """Every architecture with a neutral block; and what folds, stacks and stands behind a norm."""
     cases: list[tuple[str, list[SavedExtension]]] = [(name, [addition(name, "neutral")]) for name in ARCHITECTURES]

@@ -93,6 +93,7 @@ def test_recomputed_behind_the_norm(name: str, tokens_BT: Tensor) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_every_method_and_gate_learns(name: str, tokens_BT: Tensor) -> None:
     for method, how in [*((method, {}) for method in METHODS[:3]), *(("neutral", how) for how in BLOCKS)]:
@@ -115,6 +116,7 @@ def test_every_method_and_gate_learns(name: str, tokens_BT: Tensor) -> None:
             assert losses[-1] < losses[0], (method, how, placement, losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 @pytest.mark.parametrize(
     "method, placement", [("lora", ""), ("neutral", "before_norm"), ("neutral", "after_norm")]
@@ -259,6 +261,7 @@ def test_models_that_are_not_understood_are_refused() -> None:
         extend(make(), "neutral", fraction=1e-6)
 
 
+@pytest.mark.slow
 def test_blocks_behind_a_norm_compile() -> None:
     results = []
     for compiled in (False, True):

@@ -10,6 +10,8 @@ from test_incremental import checkout, snakemake
 
 from pipeline.common.files import read_arrow, read_json
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["checkout"]  # a fixture
 
 FETCH = "Fetch the files of batch {}"

@@ -72,6 +72,7 @@ def test_work_grows_with_the_archives_and_each_job_starts_once():
     assert rows["quality_train"]["bytes"] == 7
 
 
+@pytest.mark.slow
 def test_a_plan_prints_its_assumptions_and_what_was_not_measured_and_compares(run, tmp_path, capsys):
     config = tmp_path / "config.yaml"
     warcs = [f"{tmp_path}/*.warc.gz"]
@@ -109,6 +110,7 @@ def test_a_folder_that_no_run_has_filled_is_refused(tmp_path):
         archive_bytes(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_files_elsewhere_are_planned_by_their_usual_size_and_what_cannot_be_is_said(run, tmp_path, capsys):
     index = {"crawl": "CC-MAIN-2026-30", "languages": ["fra"]}
     urls = [f"https://a.example/{i}.warc.gz" for i in range(6)]

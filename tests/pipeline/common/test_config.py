@@ -105,6 +105,7 @@ def test_every_option_is_documented(cls):
     assert all(field.metadata.get("doc") for field in fields(cls))
 
 
+@pytest.mark.slow
 def test_mypy_finds_a_default_that_is_not_of_the_fields_type(tmp_path):
     api = pytest.importorskip("mypy.api")
     code = """from pipeline.common.config import option

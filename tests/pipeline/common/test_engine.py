@@ -98,6 +98,7 @@ def when(condition, then) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_and_one_with_two_threads_give_the_same_bytes(
     cluster, tmp_path, make_warc, language_id, monkeypatch
 ):
@@ -118,6 +119,7 @@ def test_a_worker_killed_in_the_middle_and_one_with_two_threads_give_the_same_by
     assert far == near
 
 
+@pytest.mark.slow
 def test_a_worker_without_memory_left_is_replaced_and_two_of_them_are_an_error(cluster, tmp_path):
     for _ in range(2):
         cluster.start_worker()
@@ -129,6 +131,7 @@ def test_a_worker_without_memory_left_is_replaced_and_two_of_them_are_an_error(c
         run(too_much_memory, tmp_path, cluster, count=1)
 
 
+@pytest.mark.slow
 def test_a_lost_scheduler_is_a_clear_error_and_with_a_new_one_the_work_goes_on(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "CONNECT_SECONDS", 3)
     cluster.start_worker()

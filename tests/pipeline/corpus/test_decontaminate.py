@@ -140,6 +140,7 @@ def test_the_index_has_the_same_bytes_each_time(tmp_path):
     assert contents[0] == contents[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not EVALUATION.is_dir(), reason="the evaluation sets are not here")
 def test_questions_of_real_sets_are_found_in_a_document(tmp_path):
     options = Decontaminate(sets={path.stem: str(path) for path in sorted(EVALUATION.glob("*.json"))})

@@ -54,6 +54,7 @@ def small_buckets(monkeypatch):
     return lambda size: monkeypatch.setattr(pipeline.corpus.dedup, "HASHES_PER_BUCKET", size)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(crawl=CRAWL, bucket=st.integers(1, 9), min_chars=st.integers(1, 5))
 def test_the_first_occurrence_stays_whatever_the_files_and_buckets(crawl, bucket, min_chars):
@@ -82,6 +83,7 @@ def test_the_first_occurrence_stays_whatever_the_files_and_buckets(crawl, bucket
             }
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(first=CRAWL, second=CRAWL, bucket=st.integers(1, 9))
 def test_a_crawl_against_an_earlier_ones_index_keeps_what_both_together_would(first, second, bucket):
@@ -106,6 +108,7 @@ def test_a_crawl_against_an_earlier_ones_index_keeps_what_both_together_would(fi
     assert dropped == [len(own & earlier), count - len(own)]
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_a_byte_of_the_duplicates_and_the_index(tmp_path, small_buckets):
     small_buckets(5)
     crawl = [[[f"p{i * j % 17}" for j in range(9)] for i in range(6)] for _ in range(3)]

@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 from archives import FORMATS, http
 from conftest import page, prose, write_warc
 from mutations import MUTATIONS, Frame, Mutant
@@ -9,6 +10,8 @@ from mutations import MUTATIONS, Frame, Mutant
 from pipeline.common.files import read_arrow, read_json
 from pipeline.extract.options import Extract
 from pipeline.extract.webpages import extract
+
+pytestmark = pytest.mark.slow
 
 FILES, PAGES = 120, 8
 

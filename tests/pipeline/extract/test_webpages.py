@@ -48,6 +48,7 @@ def test_every_drop_has_its_reason(tmp_path, language_id, body, content_type, re
     assert (ledger["dropped"] | ledger["failed"])[reason]["documents"] == 1
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_a_byte(tmp_path, make_warc, language_id):
     warcs = [make_warc(f"{i}.warc.gz", first=10 * i, count=10) for i in range(3)]
     for n in (1, 2):
@@ -94,6 +95,7 @@ def hostile_warc(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_page_that_hangs_or_crashes_the_extractor_costs_only_itself(
     tmp_path, hostile_warc, language_id, monkeypatch
 ):

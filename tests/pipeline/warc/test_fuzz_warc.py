@@ -78,6 +78,7 @@ def fuzz(name: str, folder: str, result: multiprocessing.SimpleQueue) -> None:
     result.put(dict(total))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_mutants_lose_only_what_is_damaged(name, tmp_path):
     context = multiprocessing.get_context("fork")

@@ -176,6 +176,7 @@ def test_more_separators_than_documents_stay_with_the_last(rows):
 # Speed --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_speed_of_each_model_is_positive_and_beside_the_amounts(rows):
     backbone, model = pair()
     found = measure_speed({"backbone": backbone, "run": model}, rows, CPU)
@@ -187,6 +188,7 @@ def test_speed_of_each_model_is_positive_and_beside_the_amounts(rows):
 # The stage ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_the_change_and_no_time_in_it(tmp_path):
     tokenizer = write_tokenizer(tmp_path / "tokenizer")
     same = {"tokenizer_sha256": tokenizer_digest(tokenizer), "separator": 0, "sites": sites([0, 0, 1] * 20)}

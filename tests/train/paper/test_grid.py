@@ -37,6 +37,7 @@ def test_settings_are_those_of_table_9(name: str) -> None:
     assert unique_parameters(model) == pytest.approx(parameters, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_cost_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     path = str(PAPER / "gemma-2b.yaml")
     rows = {row[0]: row[1:] for row in cost_rows(read_yaml(Config, path), path, [1, 8], 0.45)}
@@ -79,6 +80,7 @@ ROWS: list[tuple[str, str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_the_grid_is_the_papers_own_tables_in_the_papers_settings(name: str) -> None:
     found = plan(read_yaml(Config, PAPER / f"{name}.yaml"), PAPER / "grid.yaml")

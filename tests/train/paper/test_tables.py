@@ -68,6 +68,7 @@ def test_a_target_that_the_config_cannot_make_says_why_and_the_others_stay() -> 
         lacking.of("table5")
 
 
+@pytest.mark.slow
 def test_the_workflow_plans_every_run_once_and_says_what_is_left_out(tmp_path: Any) -> None:
     asked = tmp_path / "tasks.yaml"
     asked.write_text("evaluate: {tasks: [arc_challenge]}")

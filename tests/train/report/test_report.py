@@ -91,6 +91,7 @@ def page(tmp_path_factory):
     return (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_crawled_and_generated_text_is_escaped(page):
     assert "alert(1)" in page
     assert "<script>alert" not in page

@@ -38,6 +38,7 @@ def shell(words: str, *more: str) -> int:
     return main("train", "", STAGES, [*words.split(), *more])
 
 
+@pytest.mark.slow
 def test_models_write_side_by_side(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shell(f"save --run {world}/neutral --output {tmp_path}/small") == 0
     names = {path.name for path in (tmp_path / "small").iterdir()}

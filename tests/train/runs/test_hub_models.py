@@ -15,6 +15,8 @@ import pytest
 from hub import Files, Hub, Shell, hub
 from safetensors import deserialize
 
+pytestmark = pytest.mark.slow
+
 MODULES = (
     *("transformers.models.llama.modeling_llama", "transformers.models.auto.tokenization_auto"),
     *("transformers.convert_slow_tokenizer", "datasets"),

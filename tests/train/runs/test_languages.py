@@ -58,6 +58,7 @@ def train(world: dict[str, str], options: Run, old: list[str], new: str, output:
     return read_json(output / "run.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["neutral", "lora", "finetune", "adapter"])
 def test_german_after_french(world: dict[str, str], tmp_path: Path, method: str) -> None:
     french, german = tmp_path / "french", tmp_path / "german"

@@ -38,6 +38,7 @@ def golden(name: str, limit: int | None = None) -> list[dict[str, Any]]:
     return [json.loads(line) for line in gzip.decompress(body).splitlines()[:limit]]
 
 
+@pytest.mark.network
 @pytest.mark.parametrize(
     ("task", "requests", "count"),
     [
@@ -54,6 +55,8 @@ def test_prompts_are_those_of_olmes_to_the_letter(task: str, requests: str, coun
     assert sorted(ours) == sorted(theirs)
 
 
+@pytest.mark.slow
+@pytest.mark.network
 def test_hellaswag_is_cleaned_as_olmes_does() -> None:
     questions = english("hellaswag").questions
     assert len(questions) == 10042
@@ -62,6 +65,7 @@ def test_hellaswag_is_cleaned_as_olmes_does() -> None:
     assert ours == theirs
 
 
+@pytest.mark.network
 def test_mmlu_has_five_shots_of_its_own_subject() -> None:
     found = english("mmlu")
     assert (len(found.questions), found.fewer) == (14042, 0)

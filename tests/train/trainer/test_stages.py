@@ -95,6 +95,7 @@ def test_pretraining_learns_and_leaves_a_whole_folder(world: dict[str, str]) -> 
     assert {path.name for path in Path(world["backbone"]).parent.glob("backbone*")} == {"backbone"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_learns(world: dict[str, str], tmp_path: Path, method: str) -> None:
     lines = extend_in(world, run(method, steps=30, evaluate_every=30), tmp_path / "run")
@@ -238,6 +239,7 @@ def test_gradient_is_that_of_the_loss_written_down(
     assert (loss, measures["l1"]) == pytest.approx((nll.item(), l1.item()), rel=2e-3)
 
 
+@pytest.mark.slow
 def test_compiled_layers_compute_the_same(
     world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -442,6 +444,7 @@ def in_process(stage: str, options: dict[str, Any], arguments: list[Any], kill_a
     return done.returncode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["neutral", "lora"])
 def test_stopped_at_any_step_it_ends_in_the_same_bits(
     world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
@@ -469,6 +472,7 @@ def test_stopped_at_any_step_it_ends_in_the_same_bits(
         assert all(torch.equal(ours, theirs) for ours, theirs in weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["neutral", "finetune"])
 def test_killed_and_started_again_gives_the_same_bits(world: dict[str, str], tmp_path: Path, method: str) -> None:
     options = QUICK | {
