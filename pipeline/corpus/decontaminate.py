@@ -21,11 +21,11 @@ from pipeline.corpus.words import hash_ngrams, hash_words, split_words
 
 SHORTEST = 8  # words
 
-# A table of the hashes' upper bits answers for nearly every n-gram of a document that no set has it, several times
-# as fast as a search of the hashes does.
+# A table of the hashes' upper bits rules out nearly every n-gram that no set has, several times as fast as a
+# search of the hashes.
 TABLE_BITS = 22
 
-# For each length of n-gram: the table, the hashes, ascending, and the number of the set of each; and the names of
+# For each length of n-gram: that table, the hashes, ascending, and the number of the set of each; and the names of
 # the sets.
 NgramIndex = tuple[dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]], list[str]]
 
@@ -102,6 +102,11 @@ def find_set(index: NgramIndex, hashes: np.ndarray) -> str | None:
         places[places == len(known)] = 0
         sets += numbers[places[known[places] == ngrams]].tolist()
     return names[min(sets)] if sets else None
+
+
+def contaminated_reason(name: str) -> str:
+    """The reason in the ledger for a document that shares an n-gram with the set of this name."""
+    return f"contaminated:{name}"
 
 
 def read_strings(path: str) -> Iterator[str]:

@@ -27,7 +27,7 @@ from pipeline.crawl.options import Sample
 
 FIRST_DATE = datetime(2026, 1, 1, tzinfo=UTC)
 OTHERS_PER_PAGE = 0.02  # non-HTML records beside the pages
-CHARSETS = ("windows-1252", "iso-8859-1") * 8 + ("utf-16",)  # some pages are served in them, as on the web
+CHARSETS = ("windows-1252", "iso-8859-1") * 8 + ("utf-16",)  # of some pages, as on the web
 
 
 def make_sample(options: Sample, output: list[str]) -> None:
@@ -161,7 +161,7 @@ def _serve(url: str, media: str, body: bytes) -> tuple[str, str, bytes]:
             "text/html; charset=utf-8",
             b"<html><body><h1>404 Not Found</h1></body></html>",
         )
-    if dice % 10 == 1:  # not every page is UTF-8; the header says so, whatever <meta> says
+    if dice % 10 == 1:  # a charset in the header, which overrides that of <meta>
         charset = CHARSETS[dice // 10 % len(CHARSETS)]
         try:
             return "200 OK", f"text/html; charset={charset}", body.decode("utf-8").encode(charset)

@@ -28,7 +28,7 @@ from pipeline.extract.html import clean_lines
 from pipeline.extract.language import identify, load_model
 from pipeline.extract.options import Extract
 
-ROWS, LINE_MAX = 256, 2**26
+ROWS, LINE_MAX = 256, 2**26  # rows read at a time; bytes of a line
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _json_rows(path: str, text: str, url: str, book: Ledger) -> Iterator[TextRow
         for number in range(2**62):
             try:
                 line = lines.readline(LINE_MAX)
-            except (OSError, EOFError):  # what comes behind it is lost with it
+            except (OSError, EOFError):  # all that follows is lost too
                 book.fail_unread("truncated_file", documents=1)
                 break
             if not line:
