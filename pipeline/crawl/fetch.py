@@ -10,21 +10,16 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
 
 import xxhash
 
 from pipeline.common.files import link_or_copy, naming_full_disk
-from pipeline.common.progress import progress
 from pipeline.crawl.origins import finish_folder
 from pipeline.network.client import Client
+from pipeline.network.threads import map_in_threads
 from pipeline.network.transports import FetchError
 from pipeline.network.urls import file_name, source_name
-
-Item = TypeVar("Item")
 
 GONE = (404, 410)
 PART_DAYS = 7  # an unfinished transfer stays so long in the cache
@@ -56,7 +51,7 @@ def fetch_files(sources: list[str], output: str, cache: str, cache_gb: int, conn
             return error
         return None
 
-    missing = dict(zip(sources, side_by_side(client, fetch, sources, "fetch", "files"), strict=True))
+    missing = dict(zip(sources, map_in_threads(client, fetch, sources, "fetch", "files"), strict=True))
     if sources and all(missing.values()):
         raise next(error for error in missing.values() if error)
     finish_folder(
@@ -80,26 +75,6 @@ def reason_of(error: FetchError) -> str:
     'fetch_http_404'
     """
     return f"fetch_http_{error.status}"
-
-
-def side_by_side(
-    client: Client, function: Callable[[Item], Any], items: Sequence[Item], title: str, unit: str
-) -> list[Any]:
-    """`[function(item) for item in items]` in threads, one a connection; the first error stops the others."""
-    with ThreadPoolExecutor(client.connections) as pool, progress(len(items), title, unit) as bar:
-
-        def advance(_: Future[Any]) -> None:
-            bar.update()
-
-        futures = [pool.submit(function, item) for item in items]
-        for future in futures:
-            future.add_done_callback(advance)
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            client.stopped.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
 
 
 def _fetch_one(client: Client, source: str, target: Path, part: Path, kept: Path | None) -> None:

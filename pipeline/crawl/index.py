@@ -26,10 +26,10 @@ import xxhash
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, stamp, write_batches, write_json
 from pipeline.crawl.commoncrawl import PATH, listed
-from pipeline.crawl.fetch import side_by_side
 from pipeline.crawl.manifest import manifest
 from pipeline.crawl.options import Index
 from pipeline.network.client import Client
+from pipeline.network.threads import map_in_threads
 from pipeline.network.urls import is_url
 
 FILTERED = ("fetch_status", "content_languages", "content_mime_detected", "url_host_tld", "url_host_name")
@@ -60,7 +60,9 @@ def plan_records(
     """
     client = Client(connections, Path(cache, "slots"))
     files = index_files(options, cache, connections)
-    matches = side_by_side(client, functools.partial(_matches, options, client), files, "read the index", "files")
+    matches = map_in_threads(
+        client, functools.partial(_matches, options, client), files, "read the index", "files"
+    )
     records, problems = _sound(pa.concat_tables(matches).unify_dictionaries())
     del matches
     records = first_records(records, options.limit, options.seed)
