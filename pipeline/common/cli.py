@@ -46,7 +46,7 @@ class Stage:
 
 
 def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | None = None) -> int:
-    """Run one stage; a wrong use or a stage's own error is one clear line and exit status 1 or 2."""
+    """Run one stage; returns its exit status. A wrong use (2) or an error of the stage (1) is one clear line."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for chatty in ("distributed", "httpx", "httpx2", "filelock", "datasets"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
@@ -64,10 +64,10 @@ def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | Non
             values["options"] = _options(stage, stage.options, arguments)
         module, function = stage.run.split(":")
         getattr(importlib.import_module(module), function)(**values)
-    except ConfigError as error:  # a line for each key
+    except ConfigError as error:  # one line for each wrong key
         print(f"{wing} {stage.name}: {error}", file=sys.stderr)
         return 1
-    except StageError as error:  # it may quote a library of many lines
+    except StageError as error:  # the message of a library in it may have many lines
         print(f"{wing} {stage.name}: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 1
     except OSError as error:  # full disk, missing file, read-only folder: the system's words say it best
@@ -77,7 +77,7 @@ def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | Non
 
 
 def _is_list(file: File) -> bool:
-    """Whether the argument names files, several of them."""
+    """Whether the argument names several files, so that it takes `@LIST` too."""
     return file.many and file.kind is str and not file.metavar
 
 
@@ -93,8 +93,10 @@ def listed(files: str) -> str:
 
 
 def _expand_lists(paths: Iterable[str]) -> Iterator[str]:
-    """The paths, with those that the file `name` lists, one a line, for each `@name`: a whole crawl has more files
-    than a command line may name."""
+    """The paths, and for each `@name` among them those in the file `name`, one a line.
+
+    A whole crawl has more files than a command line may name.
+    """
     for path in paths:
         if path.startswith("@"):
             with open(path[1:], encoding="utf-8") as lines:  # noqa: PTH123

@@ -57,7 +57,7 @@ def map_items(
     import dask
     from distributed import Client, KilledWorker, LocalCluster, Nanny, as_completed
 
-    # Workers must not outlive us, write no spill folders beside the user's files, open no dashboard, nor profile.
+    # Workers must end with this process, and need no spill folders, dashboard or profiler.
     logging.getLogger("distributed").setLevel(logging.ERROR)
     settings: dict[str, Any] = {
         "logging.distributed": "error",
@@ -106,7 +106,7 @@ def map_items(
 
 
 def _connect(scheduler: str) -> Any:
-    """Raises StageError where the scheduler does not answer."""
+    """A client of the scheduler. Raises StageError where that does not answer."""
     from distributed import Client
 
     try:
@@ -119,6 +119,6 @@ def _connect(scheduler: str) -> Any:
 
 
 def _run_here(folder: str, function: Callable[[Item], Result], item: Item) -> Result:
-    """In the folder where the workflow runs, as its paths are relative to it, wherever the worker was started."""
+    """`function(item)` in `folder`, where the workflow runs: its paths are relative to it."""
     os.chdir(folder)
     return function(item)

@@ -107,7 +107,7 @@ def read_json(path: str | Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-# A record batch ends at so many rows or so much text: small enough to stream, large enough to compress well.
+# A record batch ends after so many rows or characters: small enough to stream, large enough to compress well.
 ROWS_PER_BATCH = 1024
 TEXT_PER_BATCH = 32 * 2**20
 
@@ -135,8 +135,9 @@ def write_arrow(
 def arrow_rows(
     path: str | Path, schema: pa.Schema, before_rename: Callable[[], None] = lambda: None
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """`write_arrow` for rows that come one by one: yields the function that takes them, so that one pass over
-    some documents can fill several files. Holds the rows of one record batch in memory.
+    """`write_arrow` for rows that come one by one: yields the function that takes a row.
+
+    So one pass over documents can fill several files. Holds the rows of one record batch in memory.
     """
     import pyarrow as pa
 

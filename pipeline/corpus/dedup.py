@@ -41,11 +41,11 @@ INDEX_SCHEMA = pa.schema([("hash", pa.uint64())])
 HASH_SCHEMA = INDEX_SCHEMA.append(pa.field("place", pa.uint64()))
 VERDICT_SCHEMA = pa.schema([("duplicate_paragraph", pa.bool_()), ("seen_in_earlier_crawl", pa.bool_())])
 
-# What became of a hash of a page file: the first of the crawl, the first but in an earlier crawl, or a later one.
+# The verdict on a hash of a page file: the first in the crawl; the first, but in an earlier crawl; a later one.
 FIRST, EARLIER, LATER = range(3)
 # About 50 bytes each while a bucket is reduced: 0.2 GB for each worker, however large the crawl.
 HASHES_PER_BUCKET = 2**22
-# Characters normalised at a time: few enough to stay in the cache, enough to forget the cost of a call.
+# Characters normalised at a time: few enough for the processor's cache, enough that the cost of a call is small.
 CHARS_PER_CHUNK = 30_000
 
 
@@ -99,7 +99,7 @@ def fold(text: str) -> bytes:
     """
     codes = _folds()[np.frombuffer(text.encode("utf-32-le"), np.uint32)]
     spaces = codes == ord(" ")
-    # Keep the first space of several, and none behind a newline or at the start.
+    # Of several spaces the first stays; behind a newline and at the start none does.
     spaces[1:] &= codes[:-1] <= ord(" ")
     folded = codes[~spaces].tobytes().decode("utf-32-le").encode()
     return folded.replace(b" \n", b"\n").rstrip(b" ")
@@ -146,7 +146,7 @@ def reduce_hashes(
     for position, path in enumerate(hashes):
         # The buckets of a hash file, one after the other, are the file.
         own = [v[end[position] : end[position + 1]] for v, end in zip(verdicts, ends, strict=True)]
-        # Mapped one at a time, so that the process holds no more pages of a large crawl than of a small one.
+        # Mapped one at a time, so that memory does not grow with the crawl.
         _write_verdicts(str(Path(output, Path(path).name)), _map_file(path), np.concatenate(own))
     schema = stamp(INDEX_SCHEMA, "dedup-reduce", {"normalize": options.normalize})
     unique = (pa.record_batch([np.load(bucket.unique)], schema=INDEX_SCHEMA) for bucket in buckets)

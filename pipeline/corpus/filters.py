@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from pipeline.common.ledger import Ledger
-from pipeline.corpus.decontaminate import NgramIndex, find_set, load_index
+from pipeline.corpus.decontaminate import NgramIndex, contaminated_reason, find_set, load_index
 from pipeline.corpus.options import Filter
 from pipeline.corpus.select import select_documents
 from pipeline.corpus.words import hash_ngrams, hash_words, split_words
@@ -32,7 +32,7 @@ SENTENCE_END = re.compile(r"[.!?。！？؟।]+(?=[\"”»')]*(?:\s|$))|[。！
 PARAGRAPH_GAP = re.compile(r"\n\s*\n")
 STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
 SHORT_LINE = 30  # characters, FineWeb
-LINE_WORDS = 5  # of a line that C4 keeps
+LINE_WORDS = 5  # at least so many in a line that C4 keeps
 
 
 class Document:
@@ -138,7 +138,7 @@ def repeated_ngrams(document: Document, size: int) -> float:
         return 0.0
     covered = np.zeros(len(document.words) + 1, np.int64)
     covered[starts] += 1
-    covered[starts + size] -= 1  # an n-gram starts at most once at a place, so that plain indexing adds right
+    covered[starts + size] -= 1  # no index occurs more than once here, so that plain indexing adds right
     inside = np.cumsum(covered[:-1]) > 0
     return _share(float(document.lengths[inside].sum()), float(document.lengths.sum()))
 
@@ -230,7 +230,7 @@ RULES = {
         )
         for size, most in ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.1))
     },
-    # C4 removes lines, then pages; here the text stays whole, and a page goes where C4 would leave too little.
+    # C4 removes lines, then pages; here the text stays whole, and is dropped where C4 would leave too little.
     "c4_terminal_punctuation": Rule(
         measure=lambda document: len(c4_lines(document)), least=1, doc="lines of 5 words with a terminal mark"
     ),
@@ -284,7 +284,7 @@ def _broken(name: str, document: Document) -> str | None:
 
 def _contaminated(index: NgramIndex, document: Document) -> str | None:
     name = find_set(index, document.hashes)
-    return f"contaminated:{name}" if name else None
+    return contaminated_reason(name) if name else None
 
 
 def read_domains(paths: list[str]) -> frozenset[str]:
@@ -305,7 +305,7 @@ def is_blocked(url: str, domains: frozenset[str]) -> bool:
     """
     try:
         host = (urlsplit(url).hostname or "").strip(".")
-    except ValueError:  # a bracket without its partner, in a hostile URL
+    except ValueError:  # an unclosed bracket, in a hostile URL
         return False
     labels = host.split(".")
     return any(".".join(labels[first:]) in domains for first in range(len(labels)))

@@ -21,7 +21,7 @@ from pipeline.common.files import atomic, read_arrow, write_json
 from pipeline.corpus.options import Quality
 
 GOOD, RANDOM = "__label__good", "__label__random"
-EXAMPLE_CHARS = 3000  # of a document, for training and for scoring alike
+EXAMPLE_CHARS = 3000  # of a document, in training and in scoring
 CURVE_POINTS = 50
 SPACES = re.compile(r"\s+")
 
@@ -98,7 +98,7 @@ def choose_threshold(options: Quality, good: np.ndarray, rest: np.ndarray, langu
     if options.min_precision is None:
         return float(np.quantile(rest, 1 - options.kept_share)) if len(rest) else 0.0
     best = 0.0
-    for threshold in np.unique(good):  # between two of them recall is the same and precision no better
+    for threshold in np.unique(good):  # between two of them recall is equal and precision no better
         precision = _point(good, rest, threshold)["precision"] or 0.0
         if precision >= options.min_precision:
             return float(threshold)

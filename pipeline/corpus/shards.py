@@ -17,7 +17,7 @@ from pipeline.corpus.options import Shards
 from pipeline.corpus.quality import good_score
 
 SPLITS = ("train", "validation")
-SPLIT_SEED = 0x5917  # another hash than the one of dedup
+SPLIT_SEED = 0x5917  # so that a split does not depend on the hashes of dedup
 
 
 def split_of(text: str, validation_share: float) -> str:

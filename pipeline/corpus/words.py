@@ -8,7 +8,7 @@ import numpy as np
 import regex
 import xxhash
 
-# Scripts that write no spaces: each character counts as a word. In `regex`, unlike in `re`, \w has the marks
+# Scripts without spaces: each character counts as a word. In `regex`, unlike in `re`, \w has the marks
 # that Indic scripts and decomposed accents need.
 _SPACELESS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 WORD = regex.compile(rf"(?V1)[\w--{_SPACELESS}]+|\w")

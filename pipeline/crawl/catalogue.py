@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.common.packages import Package, fetch, members
 
@@ -22,6 +23,14 @@ class Source:
     packages: tuple[Package, ...]
     host: str
     pages: str
+
+
+class WebFile(NamedTuple):
+    """What a crawl meets at a URL."""
+
+    url: str
+    media_type: str
+    body: bytes
 
 
 def apt(*names: str) -> Package:
@@ -116,8 +125,8 @@ OTHER_SUFFIXES = {
 }
 
 
-def pages(source: Source, downloads: Path) -> Iterator[tuple[str, str, bytes]]:
-    """(URL, media type, body) of each page and of the other files that a crawl meets beside them."""
+def web_files(source: Source, downloads: Path) -> Iterator[WebFile]:
+    """The pages of a source, and the other files that a crawl meets beside them."""
     for package in source.packages:
         for path, body in members(fetch(package, downloads)):
             match = re.search(source.pages, path)
@@ -126,11 +135,11 @@ def pages(source: Source, downloads: Path) -> Iterator[tuple[str, str, bytes]]:
                 yield from _fiches(body)
             elif match and suffix in PAGE_SUFFIXES | OTHER_SUFFIXES and body:
                 media = (PAGE_SUFFIXES | OTHER_SUFFIXES)[suffix]
-                yield f"https://{source.host}/{match[1]}", media, body
+                yield WebFile(f"https://{source.host}/{match[1]}", media, body)
 
 
-def _fiches(body: bytes) -> Iterator[tuple[str, str, bytes]]:
+def _fiches(body: bytes) -> Iterator[WebFile]:
     for page in json.loads(body):
         parts = [f"<h1>{page['title']}</h1>", page.get("intro") or ""]
         parts += [f"<h2>{section['title']}</h2>{section['html']}" for section in page["sections"]]
-        yield page["url"], "text/html", "\n".join(parts).encode()
+        yield WebFile(page["url"], "text/html", "\n".join(parts).encode())

@@ -1,8 +1,8 @@
 """Files from the network to a folder that `extract` and `text` read, one folder a batch.
 
-A transfer that breaks off goes on from where it was, in this run or the next; a file that arrived is not fetched
-again while it lies in the cache. What is not there (404) is left out and counted; anything else that cannot be had
-ends the stage.
+A transfer that breaks off continues from where it was, in this run or the next; a fetched file is not fetched
+again while it is in the cache. A file that does not exist (404) is left out and counted; any other file that
+cannot be fetched ends the stage.
 """
 
 from __future__ import annotations
@@ -10,30 +10,26 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
 
 import xxhash
 
 from pipeline.common.files import link_or_copy, naming_full_disk
-from pipeline.common.progress import progress
 from pipeline.crawl.origins import finish_folder
 from pipeline.network.client import Client
+from pipeline.network.threads import map_in_threads
 from pipeline.network.transports import FetchError
 from pipeline.network.urls import file_name, source_name
 
-Item = TypeVar("Item")
-
 GONE = (404, 410)
-PART_DAYS = 7  # how long a transfer waits in the cache to go on
+PART_DAYS = 7  # an unfinished transfer stays so long in the cache
 
 
 def fetch_files(sources: list[str], output: str, cache: str, cache_gb: int, connections: int) -> None:
-    """Fetch the URLs `sources` into the folder `output`, which appears when all are there, with a list of them.
+    """Fetch the URLs `sources` into the folder `output`, with a list of them; it appears when all are there.
 
-    Raises FetchError (a StageError) where a file cannot be had, or where none of them exists.
+    `cache` is a folder, of which `cache_gb` GB of files stay; `connections` are transfers at once. Raises
+    FetchError (a StageError) where a file cannot be fetched, or where none of them exists.
     """
     client = Client(connections, Path(cache, "slots"))
     folder = Path(f"{output}.part")
@@ -55,7 +51,7 @@ def fetch_files(sources: list[str], output: str, cache: str, cache_gb: int, conn
             return error
         return None
 
-    missing = dict(zip(sources, side_by_side(client, fetch, sources, "fetch", "files"), strict=True))
+    missing = dict(zip(sources, map_in_threads(client, fetch, sources, "fetch", "files"), strict=True))
     if sources and all(missing.values()):
         raise next(error for error in missing.values() if error)
     finish_folder(
@@ -81,30 +77,10 @@ def reason_of(error: FetchError) -> str:
     return f"fetch_http_{error.status}"
 
 
-def side_by_side(
-    client: Client, function: Callable[[Item], Any], items: Sequence[Item], title: str, unit: str
-) -> list[Any]:
-    """`[function(item) for item in items]` in threads, one a connection; the first error stops the others."""
-    with ThreadPoolExecutor(client.connections) as pool, progress(len(items), title, unit) as bar:
-
-        def advance(_: Future[Any]) -> None:
-            bar.update()
-
-        futures = [pool.submit(function, item) for item in items]
-        for future in futures:
-            future.add_done_callback(advance)
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            client.stopped.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
 def _fetch_one(client: Client, source: str, target: Path, part: Path, kept: Path | None) -> None:
     """Put the file at `target`, from the cache or the network, and into the cache."""
     with naming_full_disk(target), part.open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another run may be fetching it: then it is in the cache afterwards
+        fcntl.flock(lock, fcntl.LOCK_EX)  # while another run fetches it: after that, it is in the cache
         if not target.exists() and not (kept and _take(kept, target)):
             client.download(source, part)
             with part.open("rb+") as file:

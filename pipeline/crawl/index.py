@@ -1,10 +1,10 @@
 """A plan to fetch single records: which of a crawl are wanted, by CommonCrawl's columnar index, and their cost.
 
 The index is Parquet sorted by host, with statistics: a filter on top-level domains or hosts skips row groups, and
-only the columns named here are read of the others. The crawl's files are put in a random order, and the records of
-a limit are those of the first ones: as random a sample as any, since CommonCrawl spreads hosts over its files, and
-its records lie as near each other as they can. A larger limit keeps the earlier records.
-Source: commoncrawl/cc-index-table, `src/main/resources/schema/cc-index-schema-flat.json`.
+of the others only the columns named here are read. With a limit, the crawl's files are put in a random order, and
+the records of the first ones are taken: they are a random sample, since CommonCrawl spreads hosts over its files,
+and they lie as near each other as possible. A larger limit keeps the earlier records. Source:
+commoncrawl/cc-index-table, `src/main/resources/schema/cc-index-schema-flat.json`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ import xxhash
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, stamp, write_batches, write_json
 from pipeline.crawl.commoncrawl import PATH, listed
-from pipeline.crawl.fetch import side_by_side
 from pipeline.crawl.manifest import manifest
 from pipeline.crawl.options import Index
 from pipeline.network.client import Client
+from pipeline.network.threads import map_in_threads
 from pipeline.network.urls import is_url
 
 FILTERED = ("fetch_status", "content_languages", "content_mime_detected", "url_host_tld", "url_host_name")
@@ -44,9 +44,9 @@ PLAN_SCHEMA = pa.schema(
         ("digest", pa.large_string()),  # more than 2 GiB of them in a whole crawl
     ]
 )
-GAPS = (0, 2**14, 2**17, 2**20)  # what the plan compares
+GAPS = (0, 2**14, 2**17, 2**20)  # bytes; the plan gives the cost for each
 SHOWN = 20
-# Rows of matches after which those behind the limit are thrown away.
+# Matching rows after which those beyond the limit are dropped.
 TRIM_ROWS = 2**20
 
 
@@ -60,7 +60,9 @@ def plan_records(
     """
     client = Client(connections, Path(cache, "slots"))
     files = index_files(options, cache, connections)
-    matches = side_by_side(client, functools.partial(_matches, options, client), files, "read the index", "files")
+    matches = map_in_threads(
+        client, functools.partial(_matches, options, client), files, "read the index", "files"
+    )
     records, problems = _sound(pa.concat_tables(matches).unify_dictionaries())
     del matches
     records = first_records(records, options.limit, options.seed)
@@ -81,7 +83,7 @@ def plan_records(
         "rows_left_out": problems,
         "warcs": len(set(_codes(warcs).tolist())),
         "gap": options.gap,
-        "by_gap": {str(gap): costs[gap] for gap in costs},
+        "by_gap": costs,
         "by_host": _largest(hosts, lengths),
         "by_warc": _largest(warcs, lengths),
     }
@@ -98,9 +100,9 @@ def describe(summary: dict[str, Any], connections: int, latency: float, rate: fl
     )
     for gap, cost_of in summary["by_gap"].items():
         seconds = (cost_of["requests"] * latency + cost_of["bytes"] / rate) / connections
-        chosen = "  <- crawl.index.gap" if int(gap) == summary["gap"] else ""
+        chosen = "  <- crawl.index.gap" if gap == summary["gap"] else ""
         yield (
-            f"gap {int(gap):>9,}: {cost_of['requests']:>9,} requests, {cost_of['bytes'] / 1e6:>11,.1f} MB, "
+            f"gap {gap:>9,}: {cost_of['requests']:>9,} requests, {cost_of['bytes'] / 1e6:>11,.1f} MB, "
             f"{seconds / 60:>8,.1f} min{chosen}"
         )
     yield f"(at {latency:g} s a request and {rate / 1e6:g} MB/s a connection, {connections} connections)"
@@ -151,7 +153,7 @@ def _matches(options: Index, client: Client, path: str) -> pa.Table:
 
 
 def _compact(batch: pa.RecordBatch) -> pa.Table:
-    """The rows in about 60 bytes each: every name once, and codes in its place."""
+    """The rows in about 60 bytes each: names as codes of a dictionary."""
     table = pa.Table.from_batches([batch])
     for column in ("warc_filename", "url_host_name"):
         names = pc.fill_null(table[column].cast(pa.string()), "").combine_chunks().dictionary_encode()
@@ -172,7 +174,7 @@ def _words(names: Any) -> list[str]:
 def wanted(options: Index) -> Any:
     """The filter for wanted rows, in comparisons that Parquet's statistics can answer where possible."""
     languages = pc.field("content_languages")
-    # "fra" and "fra,eng"; ',' comes before every letter and '-' right behind it.
+    # "fra" and "fra,eng": in ASCII ',' comes before all letters, and '-' is the character after ','.
     first = [(languages >= code) & (languages < code + "-") for code in options.languages]
     if options.match == "any":
         first = [pc.match_substring(languages, code) for code in options.languages]
@@ -253,7 +255,7 @@ def cost(table: pa.Table, gap: int, max_range: int) -> dict[str, int]:
 
 
 def _largest(names: Any, lengths: np.ndarray) -> list[dict[str, Any]]:
-    """The names with most bytes."""
+    """The SHOWN names with most bytes, with their records and bytes."""
     codes, words = _codes(names), _words(names)
     records, sizes = np.bincount(codes, minlength=len(words)), np.bincount(codes, lengths, len(words))
     order = sorted(range(len(words)), key=lambda code: (-sizes[code], words[code]))[:SHOWN]
@@ -272,7 +274,7 @@ def read_plan(path: str, part: int) -> pa.Table:
 
 
 class RemoteFile(io.RawIOBase):
-    """A file on the network that Parquet's reader reads parts of, through the client."""
+    """A file on the network, for Parquet's reader, which reads parts of it through the client."""
 
     def __init__(self, client: Client, url: str) -> None:
         self.client, self.url, self.place = client, url, 0

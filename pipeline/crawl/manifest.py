@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pipeline.network.urls import is_url, url_problem
 
-# Batches of one entry at most, unless the config says otherwise: Snakemake plans their jobs in seconds, and
-# of a whole crawl of 90,000 WARCs a job reads 352, which a node does in some hours.
+# Batches of one entry, unless the config sets their size: Snakemake plans so many jobs in seconds, and of a whole
+# crawl of 90,000 WARCs a job reads 352, which takes a node some hours.
 MOST_BATCHES = 256
 LEAST_WARCS = 2
 
@@ -65,13 +65,15 @@ def _read_list(path: str) -> tuple[list[str], list[str]]:
 
 
 def _wrong_urls(urls: Iterable[str]) -> list[str]:
-    """What is wrong with the first of them that nothing is fetched from."""
+    """A message for the first URL that must not be fetched, if there is one."""
     return [f"{url}: {problem}" for url in urls if (problem := url_problem(url))][:1]
 
 
 def _files(paths: Iterator[str] | Sequence[str]) -> Iterator[str]:
-    """Those of the paths that are files, by a look into each folder: a look at each file of a whole crawl takes
-    minutes over a network."""
+    """The paths that are files.
+
+    It lists each folder once: to ask for each file of a whole crawl takes minutes over a network.
+    """
     inside: dict[str, set[str]] = {}
     for path in paths:
         folder, name = os.path.split(path)

@@ -15,12 +15,10 @@ import json
 import os
 import re
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -30,11 +28,9 @@ from pipeline.crawl.index import by_warc, coalesce, read_plan
 from pipeline.crawl.options import Index
 from pipeline.crawl.origins import finish_folder, write_origins
 from pipeline.network.client import Client
+from pipeline.network.threads import stream_in_threads
 from pipeline.network.transports import FetchError
 from pipeline.warc.encodings import BODY_MAX
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 RECORD_MAX = 2**27  # of the crawl's file; CommonCrawl cuts pages at 5 MiB
 HEADERS_MAX = 2**16
@@ -100,7 +96,7 @@ def fetch_records(options: Index, plan: str, part: int, output: str, cache: str,
     ):
         file.truncate(size)
         file.seek(size)
-        for fetched in in_order(client, fetch, requests[len(done) :]):
+        for fetched in stream_in_threads(client, fetch, requests[len(done) :]):
             step: dict[str, Any] = {"origins": [], "failed": fetched.failures}
             for source, offset, member in fetched.members:
                 step["origins"].append((file.tell(), source, offset))
@@ -196,23 +192,3 @@ def problem_of(member: bytes, digest: str | None) -> str | None:
         stated.append(match[1].upper())
     actual = base64.b32encode(hashlib.sha1(payload, usedforsecurity=False).digest())
     return "record_digest_mismatch" if any(value != actual for value in stated) else None
-
-
-def in_order(client: Client, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`map(function, items)` in threads, one a connection.
-
-    At most twice as many results as connections are computed ahead of the one that is taken.
-    """
-    pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(client.connections) as pool:
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > 2 * client.connections:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        except BaseException:
-            client.stopped.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise

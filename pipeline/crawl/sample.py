@@ -22,12 +22,12 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import atomic
 from pipeline.common.packages import OWN_WARCS, fetch, members
 from pipeline.common.progress import progress
-from pipeline.crawl.catalogue import LANGUAGE_MODEL, PAGE_SUFFIXES, SOURCES, pages
+from pipeline.crawl.catalogue import LANGUAGE_MODEL, PAGE_SUFFIXES, SOURCES, WebFile, web_files
 from pipeline.crawl.options import Sample
 
 FIRST_DATE = datetime(2026, 1, 1, tzinfo=UTC)
 OTHERS_PER_PAGE = 0.02  # non-HTML records beside the pages
-CHARSETS = ("windows-1252", "iso-8859-1") * 8 + ("utf-16",)  # some pages are served in them, as on the web
+CHARSETS = ("windows-1252", "iso-8859-1") * 8 + ("utf-16",)  # of some pages, as on the web
 
 
 def make_sample(options: Sample, output: list[str]) -> None:
@@ -35,7 +35,7 @@ def make_sample(options: Sample, output: list[str]) -> None:
     unknown = [name for name in options.sources if name not in SOURCES]
     if unknown:
         raise StageError(f"sample.sources: unknown {', '.join(unknown)}; there are {', '.join(SOURCES)}")
-    crawl: list[tuple[str, str, bytes]] = []
+    crawl: list[WebFile] = []
     with progress(len(options.sources), "fetch packages", "sources") as bar:
         for name in options.sources:
             try:
@@ -48,8 +48,8 @@ def make_sample(options: Sample, output: list[str]) -> None:
     write_crawl(crawl, options.seed, output)
 
 
-def write_crawl(crawl: list[tuple[str, str, bytes]], seed: int, output: list[str]) -> None:
-    """Write records of (URL, media type, body), shuffled, evenly to WARC files."""
+def write_crawl(crawl: list[WebFile], seed: int, output: list[str]) -> None:
+    """Write the files, shuffled, as records of the WARC files `output`, about equally many in each."""
     random.Random(seed).shuffle(crawl)
     with progress(len(crawl), "write WARCs", "records") as bar:
         for number, path in enumerate(output):
@@ -70,16 +70,12 @@ def fetch_language_model(output: str, downloads: str) -> None:
         part.write_bytes(body)
 
 
-def choose(name: str, options: Sample) -> Iterator[tuple[str, str, bytes]]:
-    """(URL, media type, body) of at most `pages_per_source` pages of a source, and of a few other files.
-
-    Both are spread evenly over what the source has.
-    """
-    records = [
-        r for r in sorted(pages(SOURCES[name], Path(options.downloads))) if len(r[2]) <= options.max_page_bytes
-    ]
-    html = [record for record in records if record[1] in PAGE_SUFFIXES.values()]
-    other = [record for record in records if record[1] not in PAGE_SUFFIXES.values()]
+def choose(name: str, options: Sample) -> Iterator[WebFile]:
+    """At most `pages_per_source` pages of a source, and a few of its other files, both evenly spread."""
+    files = sorted(web_files(SOURCES[name], Path(options.downloads)))
+    files = [file for file in files if len(file.body) <= options.max_page_bytes]
+    html = [file for file in files if file.media_type in PAGE_SUFFIXES.values()]
+    other = [file for file in files if file.media_type not in PAGE_SUFFIXES.values()]
     yield from _spread(html, options.pages_per_source)
     yield from _spread(other, int(OTHERS_PER_PAGE * min(len(html), options.pages_per_source)))
 
@@ -90,7 +86,7 @@ def _spread(items: list[Any], count: int) -> Iterator[Any]:
         yield items[int(i * step)]
 
 
-def _write_warc(file: Any, name: str, crawl: list[tuple[str, str, bytes]], first: int, bar: Any) -> None:
+def _write_warc(file: Any, name: str, crawl: list[WebFile], first: int, bar: Any) -> None:
     from warcio.warcwriter import WARCWriter
 
     writer = WARCWriter(file, gzip=True)
@@ -161,7 +157,7 @@ def _serve(url: str, media: str, body: bytes) -> tuple[str, str, bytes]:
             "text/html; charset=utf-8",
             b"<html><body><h1>404 Not Found</h1></body></html>",
         )
-    if dice % 10 == 1:  # not every page is UTF-8; the header says so, whatever <meta> says
+    if dice % 10 == 1:  # a charset in the header, which overrides that of <meta>
         charset = CHARSETS[dice // 10 % len(CHARSETS)]
         try:
             return "200 OK", f"text/html; charset={charset}", body.decode("utf-8").encode(charset)

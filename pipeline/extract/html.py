@@ -7,7 +7,7 @@ import functools
 import re
 
 BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
-# A page in UTF-16 that says nothing of it begins with a tag all the same.
+# A page in UTF-16 that does not declare it still begins with a tag.
 UTF16_TAGS = {b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
 META_BYTES = 1024  # how far browsers look (HTML standard, "prescan a byte stream")
 COMMENT = re.compile(rb"<!--.*?(?:-->|$)", re.DOTALL)
@@ -17,7 +17,7 @@ META = re.compile(
     re.IGNORECASE,
 )
 FALLBACK = "cp1252"  # of browsers, for western languages
-# The web's labels mean these supersets (Encoding standard), which Python keeps apart.
+# On the web these labels mean a superset (Encoding standard); in Python they are codecs of their own.
 SUPERSETS = {
     "ascii": "cp1252",
     "big5": "big5hkscs",
@@ -28,19 +28,18 @@ SUPERSETS = {
     "iso8859-11": "cp874",
     "shift_jis": "cp932",
 }
-# Text has no control characters but tab and newline; these come from binary junk and hostile pages.
+# Text has no control characters but tab and newline; others come from binary data and hostile pages.
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
 SNIFF = re.compile(
     rb"\s*(?:<!--|<!doctype html|<(?:html|head|body|title|h1|div|p|table|script|meta)\b)", re.IGNORECASE
 )
-# What servers send as text/html all the same (MIME Sniffing standard, section 6).
+# Beginnings of binary files, which some servers send as text/html (MIME Sniffing standard, section 6).
 BINARY = (b"%PDF-", b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04", b"\x1f\x8b\x08", b"RIFF", b"\0\0\0")
 UNDECODABLE_SHARE = 0.05
 
 
 def is_html(content_type: str, body: bytes) -> bool:
-    """Whether a page is HTML by its declared type, or, without one, by its first bytes; never if these are
-    binary.
+    """Whether a page is HTML, by its declared type or else its first bytes; never if these are binary.
 
     >>> is_html("", b"<!DOCTYPE html><title>t</title>"), is_html("text/html", b"%PDF-1.7")
     (True, False)
@@ -69,7 +68,7 @@ def charset_of(body: bytes, declared: str | None) -> tuple[str, str]:
         return codec, "http"
     match = META.search(COMMENT.sub(b"", body[:META_BYTES]))
     if match and (codec := _codec((match[1] or match[2]).decode("ascii", "replace"))):
-        # A <meta> that could be read is no UTF-16, whatever it says (HTML standard).
+        # If the <meta> could be read as bytes, the page is not UTF-16 (HTML standard).
         return ("utf-8" if codec.startswith("utf-16") else codec), "meta"
     return _detect(body), "detected"
 
@@ -100,13 +99,13 @@ def _detect(body: bytes) -> str:
 
     if body[:2] in UTF16_TAGS:
         return UTF16_TAGS[body[:2]]
-    if b"\x1b$B" in body or b"\x1b$@" in body:  # seven bits, so it would pass for UTF-8
+    if b"\x1b$B" in body or b"\x1b$@" in body:  # all bytes are ASCII, so that it is valid UTF-8 too
         return "iso2022_jp"
     try:
         body.decode("utf-8")
         return "utf-8"
     except UnicodeDecodeError:
-        # Not the label that the web knows: for one it does not know, that would be UTF-8.
+        # html5_compatible=True would give UTF-8 for every encoding that the HTML standard does not know.
         label = detect_encoding(body, html5_compatible=False) or ""
         return _codec(label) or _python_codec(label) or FALLBACK
 

@@ -17,13 +17,13 @@ from typing import Any
 
 SAMPLE_BYTES, SAMPLE_CHARS = 100_000, 1000
 STRIDE, SKETCH_WORDS = 6, 10  # every sixth word of the sample is tried first, if these are enough to tell
-SKETCH_WORD = re.compile(r"\S{1,12}")  # some scripts write a whole clause without a space
-TOO_SHORT = 100  # characters of a sample that tell nothing
-RUN = re.compile(rb">([^<]{20,})")  # behind any tag: to look at the tag here would take twice as long
+SKETCH_WORD = re.compile(r"\S{1,12}")  # at most 12 characters: some scripts have no spaces
+TOO_SHORT = 100  # characters of a sample from which nothing can be guessed
+RUN = re.compile(rb">([^<]{20,})")  # behind any tag: a pattern with the tag would take twice as long
 NO_TEXT = (b"script", b"style", b"!--")
 LANG = re.compile(rb"""<html[^>]{0,500}?\blang\s*=\s*["']?([a-z]{2,3})\b""", re.IGNORECASE)
 LANG_BYTES = 4096
-CERTAIN = 0.9  # a prefix with a lower score does not decide: the whole text does
+CERTAIN = 0.9  # with a lower score for the first characters, the whole text decides
 WHOLE_CHARS = 200_000
 
 
@@ -52,7 +52,7 @@ def _best(model: Any, text: str) -> tuple[str, float]:
 
 
 def _probabilities(model: Any, text: str, count: int, least: float) -> dict[str, float]:
-    # The native call below `model.predict`, whose arrays cost as much as a short text.
+    # The native call inside `model.predict`: the arrays of the latter cost as much as a short text.
     predictions = model.f.predict(text.replace("\n", " ") + "\n", count, least, "strict")
     return {label.removeprefix("__label__"): min(1.0, score) for score, label in predictions}
 
@@ -67,7 +67,7 @@ def guess(model: Any, body: bytes, codec: str, wanted: Collection[str], min_scor
     text = sample_text(body, codec)
     if len(text) < TOO_SHORT:
         return None
-    # Words from all over the sample say more than as many from its beginning; so few get half the threshold.
+    # Words from the whole sample say more than as many from its beginning. So few words get half the threshold.
     sketch = SKETCH_WORD.findall(text)[::STRIDE]
     tries = [(" ".join(sketch), min_score / 2)] if len(sketch) >= SKETCH_WORDS else []
     for part, least in (*tries, (text, min_score)):

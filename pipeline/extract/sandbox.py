@@ -23,10 +23,10 @@ from pipeline.extract.html import decode, paragraphs
 
 COMMAND = [sys.executable, "-m", "pipeline.extract.sandbox"]
 REQUEST = struct.Struct("<II")  # bytes of the codec's name, bytes of the body
-ANSWER = struct.Struct("<?I")  # text, or the reason why there is none; its bytes
+ANSWER = struct.Struct("<?I")  # whether it is a text or a failure; its bytes
 MEMORY_MAX = 4 * 2**30  # address space of a helper
-PAGES_PER_HELPER = 20_000  # a new one now and then bounds what a leak can grow to
-WAITS = 20  # times a page's processor time that we wait for an answer, on a machine that is busy elsewhere
+PAGES_PER_HELPER = 20_000  # then a new helper, which bounds memory leaks
+WAITS = 20  # an answer may take this many times a page's processor time, on a busy machine
 FAILURES = ("extractor_crashed", "extractor_hung", "extractor_error", "extractor_memory", "undecodable")
 
 
@@ -48,7 +48,7 @@ class Extractor:
 
     def extract(self, body: bytes, codec: str) -> Extraction:
         """The main text of a page in a charset, or why there is none."""
-        for _ in range(2):  # somebody else's SIGKILL (out of memory, say) is not the page's fault: once more
+        for _ in range(2):  # a SIGKILL from outside (out of memory, say) is not the page's fault: try again
             helper = self.helper or self._start()
             try:
                 return self._ask(body, codec)
@@ -81,10 +81,10 @@ class Extractor:
                 [*COMMAND, str(other.fileno()), str(self.page_seconds)],
                 pass_fds=[other.fileno()],
                 cwd=Path(__file__).parents[2],
-                stderr=subprocess.DEVNULL,  # a panic's own words; the reason goes in the ledger
+                stderr=subprocess.DEVNULL,  # the message of a panic; the ledger has the reason
             )
         self.pages = 0
-        atexit.register(self.kill)  # waited for, its processor time counts as ours
+        atexit.register(self.kill)  # and waits for it, so that its processor time counts as ours
         return self.helper
 
     def kill(self) -> None:
@@ -151,7 +151,7 @@ def extract_text(body: bytes, codec: str) -> Extraction:
 
 def main(arguments: list[str]) -> None:
     """The helper's command line: the number of its socket, and the seconds of a page."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to everybody; the other side decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the parent decides
     with socket.socket(fileno=int(arguments[0])) as connection:
         serve(connection, int(arguments[1]))
 

@@ -7,9 +7,9 @@ The pages go through deduplication and all later stages like those of a crawl. T
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from pipeline.extract.html import clean_lines
 from pipeline.extract.language import identify, load_model
 from pipeline.extract.options import Extract
 
-ROWS, LINE_MAX = 256, 2**26
+ROWS, LINE_MAX = 256, 2**26  # rows read at a time; bytes of a line
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,7 @@ def _parquet_rows(path: str, text: str, url: str, book: Ledger) -> Iterator[Text
                 raise StageError(f"{path}: no column {text!r}; it has {', '.join(names)}: set crawl.texts.text")
             columns = [text, *([url] if url in names else [])]
             for batch in file.iter_batches(batch_size=ROWS, columns=columns):
-                rows = batch.to_pylist()
-                for row in rows:
+                for row in batch.to_pylist():
                     yield TextRow(number, row[text], row.get(url))
                     number += 1
     except (pa.ArrowException, OSError):
@@ -137,13 +136,12 @@ def _is_parquet(path: str) -> bool:
 
 
 def _json_rows(path: str, text: str, url: str, book: Ledger) -> Iterator[TextRow]:
-    seen = 0
-    with contextlib.ExitStack() as stack:
-        lines = stack.enter_context(_lines(path))
-        for number in range(2**62):
+    with_text = 0
+    with _lines(path) as lines:
+        for number in itertools.count():
             try:
                 line = lines.readline(LINE_MAX)
-            except (OSError, EOFError):  # what comes behind it is lost with it
+            except (OSError, EOFError):  # all that follows is lost too
                 book.fail_unread("truncated_file", documents=1)
                 break
             if not line:
@@ -157,9 +155,9 @@ def _json_rows(path: str, text: str, url: str, book: Ledger) -> Iterator[TextRow
             if not isinstance(row, dict):
                 book.fail_unread("bad_json", documents=1, bytes=len(line))
                 continue
-            seen += text in row
+            with_text += text in row
             yield TextRow(number, row.get(text), row.get(url))
-    if not seen and number:
+    if not with_text and number:
         raise StageError(f"{path}: no line has a key {text!r}; set crawl.texts.text")
 
 

@@ -79,7 +79,7 @@ def _extract_archive(options: Extract, language_id: str, folder: Path, code: str
     pages = _pages(options, archive, load_model(language_id), extractor, ledger)
     schema = stamp(PAGE_SCHEMA, "extract", options)
     schema = schema.with_metadata(schema.metadata | {b"key": key.encode(), b"archive_bytes": b"%d" % size})
-    # The ledger is complete only at the last page, and pages that are there must have their ledger.
+    # The ledger is complete only after the last page, and must be there before the file of pages is.
     write_arrow(output, schema, pages, before_rename=lambda: ledger.write(_ledger_path(output)))
 
 

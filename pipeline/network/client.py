@@ -31,11 +31,11 @@ T = TypeVar("T")
 RETRIES = 8
 FIRST_WAIT, LONGEST_WAIT = 1.0, 120.0  # seconds; they double, less a random half
 RETRY_AFTER_MAX = 600.0
-SLOW_SECONDS, SLOW_RATE = 60.0, 1000  # a body slower than so many bytes a second for so long is given up
-PROGRESS = 2**20  # bytes after which a failure counts as the first one again
-FILE_MAX = 2**40  # no file is longer, whatever the server says
+SLOW_SECONDS, SLOW_RATE = 60.0, 1000  # a body with fewer bytes a second after so long is given up
+PROGRESS = 2**20  # after so many more bytes, a failure counts as the first one again
+FILE_MAX = 2**40  # bytes; a longer file is an error of the server
 SPARE_DISK = 2**27
-# A server that ignores Range sends the whole file; so much of it is read for a range.
+# A server that ignores Range sends the whole file: at most so many bytes of it are read for one range.
 WHOLE_MAX = 2**24
 
 

@@ -95,7 +95,7 @@ def open_http(
 
 
 def _finish(response: Any) -> None:
-    """Give the connection back; one with a rest of a body on it serves no other request."""
+    """Give the connection back for the next request; close it, where part of a body is still to come."""
     if response.length_remaining == 0:
         response.read()
     else:
@@ -118,7 +118,7 @@ def _answer(url: str, response: Any, start: int, asked: str) -> Answer:
         if int(match[1]) != start:
             raise Interrupted(f"bytes from {match[1]} on came, {start} was asked for")
         return Answer(start, total, validator, digest, pieces)
-    if status == 416 and total == start:  # all of the state asked for is there, or the file is empty
+    if status == 416 and total == start:  # the caller has all of it, or the file is empty
         return Answer(start, total, asked, digest, iter(()))
     if status == 416:
         if start and total is not None:  # the file became shorter: the caller starts again
@@ -128,7 +128,7 @@ def _answer(url: str, response: Any, start: int, asked: str) -> Answer:
         retry = urllib3.Retry()
         try:
             wait = float(retry.get_retry_after(response) or 0)
-        except urllib3.exceptions.HTTPError:  # a Retry-After that says nothing
+        except urllib3.exceptions.HTTPError:  # a Retry-After that cannot be read
             wait = 0.0
         raise Interrupted(f"HTTP {status} {response.reason}", wait)
     cure = {
@@ -145,7 +145,7 @@ def _failing(why: str) -> Iterator[bytes]:
 
 
 def _stated_digest(headers: Any) -> tuple[str, bytes] | None:
-    """Of the whole file: Repr-Digest (RFC 9530), or the ETag of S3 where that is an MD5."""
+    """(algorithm, digest) of the whole file: from Repr-Digest (RFC 9530), or the ETag of S3 where it is an MD5."""
     if match := re.search(r"sha-256=:([A-Za-z0-9+/=]{44}):", headers.get("Repr-Digest", "")):
         return "sha256", base64.b64decode(match[1])
     match = re.fullmatch(r'"([0-9a-f]{32})"', headers.get("ETag", ""))
@@ -159,7 +159,7 @@ def _stated_digest(headers: Any) -> tuple[str, bytes] | None:
 def open_fsspec(_: Any, url: str, start: int, stop: int | None, validator: str) -> Iterator[Answer]:
     """The same as `open_http` for s3:// and hf://; the first argument is there to be called alike."""
     with _file_system(url) as (system, path):
-        system.invalidate_cache(path)  # it keeps lists of folders, and would not see that the file has changed
+        system.invalidate_cache(path)  # its lists of folders hide that the file has changed
         info = system.info(path)
     total = int(info["size"])
     now = str(info.get("ETag") or info.get("blob_id") or f"{total} {info.get('LastModified', '')}")
@@ -170,7 +170,7 @@ def open_fsspec(_: Any, url: str, start: int, stop: int | None, validator: str) 
 
 
 def _blocks(url: str, begin: int, end: int) -> Iterator[bytes]:
-    # Without its cache: that reads ahead what is asked for again as the next block.
+    # Without the cache, which would read ahead, and then fetch the same bytes again as the next block.
     with _file_system(url) as (system, path), system.open(path, "rb", cache_type="none") as file:
         file.seek(begin)
         for place in range(begin, end, BLOCK):
@@ -190,7 +190,7 @@ def find_fsspec(pattern: str) -> list[str]:
 
 
 def _at_commit(place: Any) -> str:
-    """A path of the hub with its branch's or tag's commit instead; a bucket has none."""
+    """A path of the hub with the commit in place of its branch or tag; a path in a bucket stays as it is."""
     from huggingface_hub import HfApi
 
     if not hasattr(place, "revision"):
@@ -208,7 +208,7 @@ def _file_system(url: str) -> Iterator[tuple[Any, str]]:
         yield fsspec.core.url_to_fs(url)
     except ImportError as error:
         raise FetchError(f"{url}: {error}; pip install s3fs") from None
-    except FileNotFoundError as error:  # of the hub perhaps the repository or the revision
+    except FileNotFoundError as error:  # on the hub it may be the repository or the revision
         raise FetchError(f"{url}: no such file{''.join(re.findall(r' [(].*', one_line(error)))}", 404) from None
     except PermissionError as error:
         raise FetchError(f"{url}: {error}; s3:// needs an account's credentials, https:// does not", 403) from None

@@ -10,6 +10,7 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, read_json, write_json, write_text
 from pipeline.common.layout import shard_parts
 from pipeline.common.ledger import merge
+from pipeline.corpus.decontaminate import contaminated_reason
 
 
 def write_card(shards: list[str], ledgers: list[str], decontamination: str | None, card: str, stats: str) -> None:
@@ -39,7 +40,8 @@ def write_card(shards: list[str], ledgers: list[str], decontamination: str | Non
             )
     sets: dict[str, Any] = read_json(decontamination) if decontamination else {"ngram": 0, "sets": []}
     for entry in sets["sets"]:
-        drops = (ledger["dropped"].get(f"contaminated:{entry['name']}", {"documents": 0}) for ledger in merged)
+        reason = contaminated_reason(entry["name"])
+        drops = (ledger["dropped"].get(reason, {"documents": 0}) for ledger in merged)
         entry["documents_dropped"] = sum(counts["documents"] for counts in drops)
     write_json(stats, {"languages": counts, "ledgers": merged, "decontamination": sets})
     write_text(card, _corpus_card(counts, merged, sets))

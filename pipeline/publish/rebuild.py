@@ -31,7 +31,7 @@ from pipeline.warc.reader import Response, responses
 
 RecipeRow = dict[str, Any]
 Write = Callable[[RecipeRow], None]
-PAGE_SECONDS = 60  # as much patience as anybody's options had
+PAGE_SECONDS = 60  # generous: a page that was extracted once should be again
 
 
 def rebuild(recipe: str, warcs: list[str], output: str, ledger: str, workers: int, scheduler: str | None) -> None:
@@ -116,7 +116,7 @@ def _by_archive(recipe: str, shards: list[str]) -> Iterator[tuple[str, list[tupl
     streams = {shard: groupby(_rows(recipe, shard), itemgetter("warc")) for shard in shards}
     heads = {shard: next(stream, None) for shard, stream in streams.items()}
     while names := [head[0] for head in heads.values() if head]:
-        name = min(names)  # each shard has its own order; archives sorted by name are read once for all of them
+        name = min(names)  # where archives are sorted by name, each is read once for all shards
         rows = []
         for shard, head in heads.items():
             if head and head[0] == name:
@@ -136,7 +136,7 @@ def _rebuild_rows(
     wanted = {_key(row["offset"], row["record_id"], row["url"]): row for _, row in rows}
     texts: dict[tuple[int, str, str], Extraction] = {}
     missing = Extraction("", "missing_record" if paths else "missing_archive")
-    for path in paths:  # several where folders have archives of one name
+    for path in paths:  # more than one where folders have archives of the same name
         for record in responses(path):
             if isinstance(record, Response):
                 key = _key(record.offset, record.record_id, record.url)

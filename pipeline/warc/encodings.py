@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 BODY_MAX = 64 * 2**20  # no body is read or unpacked further than this
 PIECE = 2**20
 FEED = 2**16
-GZIP_MEMBERS_MAX, CHUNKS_MAX = 10_000, 1_000_000  # of one body: a hostile one costs seconds, not hours
+GZIP_MEMBERS_MAX, CHUNKS_MAX = 10_000, 1_000_000  # of one body, so that a hostile one costs seconds
 CHUNK_HEADER = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*+(?:;[^\n]*+)?\r?\n")
-CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # in no text, but in UTF-16
+CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # in no text but UTF-16
 
 
 class _NotEncoded(OSError):

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from pipeline.warc.encodings import BODY_MAX
 
 CHUNK, FIRST_CHUNK = 2**18, 2**12
-FIRST_READ = 2**6  # what a damaged frame still shows of its beginning
+FIRST_READ = 2**6  # bytes to unpack first: a damaged frame gives at least these
 
 GZIP, ZSTD, LZ4 = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
 SUFFIXES = {".gz": GZIP, ".zst": ZSTD, ".lz4": LZ4}

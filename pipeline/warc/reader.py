@@ -71,7 +71,7 @@ def responses(path: str | Path) -> Iterator[Response | Damage]:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             magic, form = resync.layout(data, str(path))
             start = 0
-            if form is resync.WARC and magic != LZ4:  # FastWARC 2.0.1 tells wrong offsets in lz4, and panics there
+            if form is resync.WARC and magic != LZ4:  # FastWARC 2.0.1: wrong offsets in lz4, and panics
                 start = yield from _sound_responses(path, data, magic)
             for item in resync.records(data, magic, form, start):
                 if isinstance(item, resync.Lost):
@@ -112,7 +112,7 @@ def _sound_responses(path: str | Path, data: mmap.mmap, magic: bytes) -> Generat
             if begin <= start or not data[begin : begin + 5].startswith(magic or b"WARC/"):
                 break  # several records in a frame
             if record.content_length == 0 and record.headers.get("Content-Length") != "0":
-                break  # what FastWARC makes of a length that it cannot read
+                break  # FastWARC gives this for a length that it cannot read
             if held is not None:
                 yield held
             start, held = begin, None

@@ -18,9 +18,9 @@ from pipeline.warc.encodings import BODY_MAX
 from pipeline.warc.frames import CHUNK, GZIP, SUFFIXES, Part, dictionary, magic_of, open_frame
 
 HEADER_MAX = 2**15  # FastWARC's own limit
-AFTER = 2**12  # bytes behind a record that are looked at
-LOST_MAX = 2**28  # a frame that unpacks to more unreadable bytes than this is given up
-# What may be unpacked in vain for each byte of the file, and at least; after that, nothing is read twice.
+AFTER = 2**12  # bytes behind a record in which the next one must begin
+LOST_MAX = 2**28  # unreadable bytes in one frame, unpacked, after which it counts as damaged
+# Bytes that may be unpacked for nothing: for each byte of the file, and at least. After that, none is read twice.
 WORK_PER_BYTE, WORK_MIN = 64, 2**25
 NEWLINES = re.compile(rb"[\r\n]++")
 
@@ -79,7 +79,7 @@ WARC = Form(
     reach=16,
 )
 # URL, IP address, 14 digits of time, type, sometimes more fields, length. After damage, a URL is looked for at the
-# start of a line, or anywhere if it holds no other, so that no byte is looked at for more than two of them.
+# start of a line, or anywhere if it holds no other, so that no byte is read for more than two of them.
 _SCHEME, _TIME = rb"(?:https?|ftp|dns|filedesc):", rb" [0-9A-Fa-f.:]{2,45} \d{14} "
 ARC = Form(
     start=re.compile(
@@ -243,7 +243,7 @@ def _join_unreadable(items: Iterable[Record | Lost | _UnreadableFrame], end: int
     begin, count = None, 0
     for item in items:
         if isinstance(item, _UnreadableFrame):
-            # Behind damage, what begins as a frame is mostly none: only the first counts as a record for that.
+            # Behind damage, most places with a magic are no frames: only the first counts as a record for it.
             count += item.records or (begin is None and item.has_magic)
             begin = item.begin if begin is None else begin
             continue
@@ -258,7 +258,7 @@ def _join_unreadable(items: Iterable[Record | Lost | _UnreadableFrame], end: int
 def _frames(data: mmap.mmap, magic: bytes, form: Form, start: int) -> Iterator[Record | Lost | _UnreadableFrame]:
     """What is in each frame, from an offset of the file on; behind a damaged one, from the next magic on."""
     words = dictionary(data, magic)
-    wasted = 0  # bytes that were unpacked or looked at for nothing
+    wasted = 0  # bytes unpacked or read for nothing
     while start < len(data):
         window, frame = _Window(bytes, 0), None
         try:

@@ -8,18 +8,18 @@ from warcio.archiveiterator import ArchiveIterator
 from pipeline.common.errors import StageError
 from pipeline.common.packages import Package, fetch
 from pipeline.crawl import sample as module
-from pipeline.crawl.catalogue import Source
+from pipeline.crawl.catalogue import Source, WebFile
 from pipeline.crawl.options import Sample
 from pipeline.extract.html import charset_of, decode
 from pipeline.warc.reader import responses
 
-PAGES = [(f"https://site.example/{i}", "text/html", page([*prose("fr", i), "été"])) for i in range(300)]
-OTHERS = [(f"https://site.example/{i}.png", "image/png", b"\x89PNG") for i in range(50)]
+PAGES = [WebFile(f"https://site.example/{i}", "text/html", page([*prose("fr", i), "été"])) for i in range(300)]
+OTHERS = [WebFile(f"https://site.example/{i}.png", "image/png", b"\x89PNG") for i in range(50)]
 
 
 @pytest.fixture
 def crawl(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "pages", lambda source, downloads: iter(PAGES + OTHERS))
+    monkeypatch.setattr(module, "web_files", lambda source, downloads: iter(PAGES + OTHERS))
 
     def make(name, **options):
         paths = [str(tmp_path / name / f"{i}.warc.gz") for i in range(3)]

@@ -4,7 +4,7 @@ import sys
 import pytest
 from conftest import page, prose, write_warc
 
-from pipeline.common.files import read_arrow
+from pipeline.common.files import read_arrow, read_schema
 from pipeline.extract import sandbox
 from pipeline.extract import webpages as module
 from pipeline.extract.options import Extract
@@ -19,7 +19,10 @@ def run(tmp_path, warcs, language_id, name="pages", workers=1, **options):
 
 
 def test_pages_carry_their_provenance(tmp_path, make_warc, language_id):
-    rows, ledger, _ = run(tmp_path, [make_warc(count=3)], language_id)
+    warc = make_warc(count=3)
+    rows, ledger, _ = run(tmp_path, [warc], language_id)
+    (pages,) = (tmp_path / "warcs").glob("*.arrow")
+    assert int(read_schema(pages).metadata[b"archive_bytes"]) == warc.stat().st_size
     assert [r["url"] for r in rows] == [f"https://site.example/{i}" for i in range(3)]
     assert rows[1]["text"] == "\n".join(prose("fr", 1))
     assert rows[1]["language"] == "fr"
