@@ -216,13 +216,9 @@ class Layout:
         """The table of results."""
         return f"{self.root}/results.md"
 
-    @property
-    def paper_folder(self) -> str:
-        return f"{self.root}/paper"
-
     def paper(self, name: str) -> str:
         """A table or figure of the paper, without the ending."""
-        return f"{self.paper_folder}/{name}"
+        return f"{self.root}/paper/{name}"
 
 
 def shard_path(corpus: str | Path, language: str, split: str, batch: str) -> Path:
