@@ -222,5 +222,9 @@ class Layout:
 
 
 def shard_path(corpus: str | Path, language: str, split: str, batch: str) -> Path:
-    """A shard in a folder that has the corpus alone, such as a published one."""
+    """A shard in a folder that has the corpus alone, such as a published one.
+
+    >>> str(shard_path("corpus", "fr", "train", "00000"))
+    'corpus/fr/train-00000.arrow'
+    """
     return Path(corpus, language, f"{split}-{batch}.arrow")

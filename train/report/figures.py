@@ -13,7 +13,7 @@ from train.runs.results import Speed
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart, the rows that it shows, and what it shows in words, for who cannot see it."""
+    """A chart, the rows that it shows, and what it shows in words, for those who cannot see it."""
 
     chart: Any
     points: Points

@@ -126,7 +126,11 @@ def speed_points(runs: list[RunResult], speeds: list[Speed]) -> Points:
 
 
 def short(points: Points) -> Points:
-    """The same rows with six digits of each number, which is more than is measured and less to load."""
+    """The same rows with six digits of each number: more than is measured, and less to load.
+
+    >>> short([{"model": "lora", "bpb": 1.23456789}])
+    [{'model': 'lora', 'bpb': 1.23457}]
+    """
     return [
         {key: float(f"{x:.6g}") if isinstance(x, float) else x for key, x in point.items()} for point in points
     ]

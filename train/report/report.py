@@ -132,7 +132,11 @@ def write_page(output: str, content: dict[str, Any], figures: dict[str, Figure])
 
 
 def data_link(rows: Points) -> str:
-    """A `data:` URI of the rows as CSV, under the union of their keys."""
+    """A `data:` URI of the rows as CSV, with a column for each key of any row.
+
+    >>> data_link([{"a": 1}, {"a": 2, "b": "x"}])
+    'data:text/csv;charset=utf-8,a,b%0A1,%0A2,x%0A'
+    """
     file = io.StringIO()
     writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
