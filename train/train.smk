@@ -382,24 +382,22 @@ rule report:
         OUT.benchmark("report")
     params:
         options=flags(OPTIONS.report),
-        benchmarks=lambda wildcards, output: Path(output[0]).parent / "benchmarks",
+        folder=OUT.root,
+        runs=list(RUNS),
+        quality=f"--quality {' '.join(FILTERED)}" if FILTERED else "",
+        tasks=(
+            f"--tasks {' '.join(OPTIONS.evaluate.tasks)}"
+            if OPTIONS.evaluate.tasks
+            else ""
+        ),
         forgetting=OPTIONS.evaluate.forgetting,
         learning=OPTIONS.evaluate.learning,
         # Relative, so that a folder that is moved makes nothing again.
         configs=lambda wildcards: " ".join(map(relpath, workflow.configfiles)),
-        tasks=f"--tasks {OUT.tasks}" if TASK_SCORES else "",
-        # Shown if they are there; nothing here makes them.
-        paper=OUT.paper_folder,
-        plan=OUT.plan,
-        quality=lambda wildcards, input: (
-            f"--quality {' '.join(input.quality)}" if input.quality else ""
-        ),
         code=fingerprint("train.report.report:write_report"),
     message:
         "Write the report"
     shell:
-        "python -m train report {params.options} --stats {input.stats} {params.quality}"
-        " --backbone {input.backbone} --runs {input.runs} --evaluations {input.evaluations} --speeds {input.speeds}"
-        " --forgetting {params.forgetting} --learning {params.learning} --config-files {params.configs}"
-        " --benchmarks {params.benchmarks} {params.tasks} --paper {params.paper} --plan {params.plan}"
-        " --output {output.page} > {log} 2>&1"
+        "python -m train report {params.options} --folder {params.folder} --runs {params.runs} {params.quality}"
+        " {params.tasks} --forgetting {params.forgetting} --learning {params.learning}"
+        " --config-files {params.configs} > {log} 2>&1"

@@ -225,17 +225,17 @@ class Layout:
         """The table of results."""
         return f"{self.root}/results.md"
 
-    @property
-    def paper_folder(self) -> str:
-        return f"{self.root}/paper"
-
     def paper(self, name: str) -> str:
         """A table or figure of the paper, without the ending."""
-        return f"{self.paper_folder}/{name}"
+        return f"{self.root}/paper/{name}"
 
 
 def shard_path(corpus: str | Path, language: str, split: str, batch: str) -> Path:
-    """A shard in a folder that has the corpus alone, such as a published one. shard_parts() takes it apart."""
+    """A shard in a folder that has the corpus alone, such as a published one. shard_parts() takes it apart.
+
+    >>> str(shard_path("corpus", "fr", "train", "00000"))
+    'corpus/fr/train-00000.arrow'
+    """
     return Path(corpus, language, f"{split}-{batch}.arrow")
 
 

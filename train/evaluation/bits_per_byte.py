@@ -72,9 +72,9 @@ def bootstrap(
     _, owner_N = np.unique(document_N, return_inverse=True)
     nats, size = (np.bincount(owner_N, weights=values) for values in (nats_N, bytes_N))
     random = np.random.default_rng(seed)
-    found = []
+    means = []
     for _ in range(resamples):
         drawn = random.integers(0, len(nats), len(nats))
-        found.append(nats[drawn].sum() / max(size[drawn].sum(), 1))
-    low, high = np.percentile(found, [2.5, 97.5]) / math.log(2)
+        means.append(nats[drawn].sum() / max(size[drawn].sum(), 1))
+    low, high = np.percentile(means, [2.5, 97.5]) / math.log(2)
     return float(low), float(high)

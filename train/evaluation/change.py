@@ -52,8 +52,8 @@ def measure_change(backbone: Any, model: Any, rows: Rows, device: torch.device) 
         for first in range(0, count, batch):
             tokens_BT1 = torch.from_numpy(tokens_NT1[first : first + batch]).to(device)
             with compute(device, model):
-                found_3C = [torch.stack(chunk).double() for chunk in _compare(backbone, model, tokens_BT1)]
-            measured.append(torch.cat(found_3C, 1).cpu().numpy())
+                chunks_3C = [torch.stack(chunk).double() for chunk in _compare(backbone, model, tokens_BT1)]
+            measured.append(torch.cat(chunks_3C, 1).cpu().numpy())
             sums.append(_sums(seen, counted_NT[first : first + batch], device))
     kl_NT, same_NT, nats_NT = np.concatenate(measured, 1).reshape(3, *counted_NT.shape)
     bytes_N, total = rows.bytes(chosen_N), int(counted_NT.sum())
@@ -110,12 +110,12 @@ def watched(model: Any) -> Iterator[Seen]:
     handles = []
     extended = [layer.mlp for layer in decoder_layers(model) if isinstance(layer.mlp, ExtendedFFN)]
     for ffn in extended:
-        found: dict[str, Tensor] = {}
-        seen.append(found)
-        handles.append(ffn.block.register_forward_hook(_keep(found, "block")))
-        handles.append(plain_ffn(ffn).register_forward_hook(_keep(found, "ffn")))
+        left: dict[str, Tensor] = {}
+        seen.append(left)
+        handles.append(ffn.block.register_forward_hook(_keep(left, "block")))
+        handles.append(plain_ffn(ffn).register_forward_hook(_keep(left, "ffn")))
         if ffn.block.gate is not None:
-            handles.append(ffn.block.gate.register_forward_hook(_keep(found, "gate", ffn.block.phi)))
+            handles.append(ffn.block.gate.register_forward_hook(_keep(left, "gate", ffn.block.phi)))
     try:
         yield seen
     finally:
@@ -123,9 +123,9 @@ def watched(model: Any) -> Iterator[Seen]:
             handle.remove()
 
 
-def _keep(found: dict[str, Tensor], name: str, phi: Callable[[Tensor], Tensor] | None = None) -> Any:
+def _keep(left: dict[str, Tensor], name: str, phi: Callable[[Tensor], Tensor] | None = None) -> Any:
     def hook(module: Any, inputs: Any, y_BTD: Tensor) -> None:
-        found[name] = (phi(y_BTD) if phi else y_BTD).float().abs().mean(-1)
+        left[name] = (phi(y_BTD) if phi else y_BTD).float().abs().mean(-1)
 
     return hook
 
@@ -134,7 +134,7 @@ def _sums(seen: Seen, counted_BT: np.ndarray, device: torch.device) -> np.ndarra
     """By layer and part, the sum over tokens from which a counted one is predicted; |g| is 1 without a gate."""
     mask_BT = torch.from_numpy(counted_BT).to(device)
     one = torch.ones((), device=device)
-    sums = [[(found.get(part, one) * mask_BT).double().sum() for part in PARTS] for found in seen]
+    sums = [[(left.get(part, one) * mask_BT).double().sum() for part in PARTS] for left in seen]
     return torch.tensor(sums, dtype=torch.float64).reshape(-1, len(PARTS)).numpy()
 
 

@@ -58,20 +58,20 @@ def plan(config: Config, grid_path: str | Path) -> Plan:
             for seed in config.paper.seeds:
                 run = dataclasses.replace(first, seed=seed)
                 known = (other for other, settings in config.extend.runs.items() if settings == run)
-                found = next(known, None) or run_name(base, run)
-                names[name][key].append(found)
-                if found not in config.extend.runs:
-                    runs[found] = run
+                own_name = next(known, None) or run_name(base, run)
+                names[name][key].append(own_name)
+                if own_name not in config.extend.runs:
+                    runs[own_name] = run
     return Plan(grid, names, runs, missing)
 
 
 def method_runs(runs: dict[str, Run]) -> dict[str, Run]:
     """A run of each method to start from: the one of the method's name, or its first one on the backbone."""
-    found = {name: run for name, run in runs.items() if name == run.method and run.base is None}
+    by_method = {name: run for name, run in runs.items() if name == run.method and run.base is None}
     for run in runs.values():
         if run.base is None:
-            found.setdefault(run.method, run)
-    return found
+            by_method.setdefault(run.method, run)
+    return by_method
 
 
 def _missing(target: Target, config: Config, bases: dict[str, Run]) -> str | None:
@@ -103,7 +103,11 @@ def changed(base: Run, changes: dict[str, Any], where: str = "set") -> Run:
 
 
 def _product(value: Any, factor: Any) -> float:
-    """Six digits of it, so that 5e-5 times 0.4 is 2e-5."""
+    """Six digits of it, so that it comes out as one would write it.
+
+    >>> _product(5e-5, 0.4)
+    2e-05
+    """
     return float(f"{value * factor:.6g}")
 
 

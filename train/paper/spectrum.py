@@ -40,7 +40,7 @@ def write_spectrum(grid: str, target: str, runs: list[str], backbone: str, outpu
         )
     else:
         claims = [claim for claim in claims if BACKBONE not in claim.names()]
-    values = {key: {"flatness": [flatness(found) for found in seeds]} for key, seeds in spectra.items()}
+    values = {key: {"flatness": [flatness(spectrum) for spectrum in seeds]} for key, seeds in spectra.items()}
     text = heading(chosen, target, len(next(iter(grouped.values()))))
     text += "" if own else "The backbone has no gating matrices of its own (`mlp.gate_proj`).\n\n"
     text += markdown(spectra, labels) + "\n" + verdicts(claims, values, {})
@@ -49,7 +49,7 @@ def write_spectrum(grid: str, target: str, runs: list[str], backbone: str, outpu
         | {"value": value}
         for key, seeds in spectra.items()
         for layer in seeds[0]
-        for curve in [[fmean(column) for column in zip(*(found[layer] for found in seeds), strict=True)]]
+        for curve in [[fmean(column) for column in zip(*(spectrum[layer] for spectrum in seeds), strict=True)]]
         for rank, value in enumerate(curve)
     ]
     write_text(f"{output}.md", text)
@@ -59,13 +59,13 @@ def write_spectrum(grid: str, target: str, runs: list[str], backbone: str, outpu
 
 def gate_spectra(folder: str, name: re.Pattern[str]) -> Spectra:
     """By layer, the singular values of the matrices of that name in a folder's safetensors."""
-    found: Spectra = {}
+    spectra: Spectra = {}
     for path in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 - no mapping
                 if match := name.search(key):
-                    found[int(match[1])] = singular_values(file.get_tensor(key))
-    return dict(sorted(found.items()))
+                    spectra[int(match[1])] = singular_values(file.get_tensor(key))
+    return dict(sorted(spectra.items()))
 
 
 def singular_values(weight_MD: torch.Tensor) -> list[float]:
@@ -88,7 +88,7 @@ def markdown(spectra: dict[str, list[Spectra]], labels: dict[str, str]) -> str:
         "|---|" + "---:|" * (len(layers) + 1),
     ]
     for key, seeds in spectra.items():
-        means = [fmean(flatness(found) for found in seeds)]
-        means += [fmean(fmean(found[layer]) for found in seeds) for layer in layers]
+        means = [fmean(flatness(spectrum) for spectrum in seeds)]
+        means += [fmean(fmean(spectrum[layer]) for spectrum in seeds) for layer in layers]
         lines.append(f"| {labels[key]} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
     return "\n".join(lines) + "\n"

@@ -5,36 +5,46 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.common.config import read_yaml
 from pipeline.common.errors import StageError
-from pipeline.common.files import atomic, read_json, write_text
+from pipeline.common.files import atomic, write_text
 from train.paper.claims import verdicts
 from train.paper.grid import BACKBONE, Grid, Target
+from train.report.points import Points
+from train.runs.record import RunRecord, read_run
+from train.runs.results import TaskScores, read_evaluation, read_task_scores
 
+T = TypeVar("T")
 AXES = ("forgetting", "learning")
-
-
 # By language, the mean accuracy over its tasks in percent, and its standard error; None where none was asked.
 Accuracies = dict[str, tuple[float, float] | None]
 
 
 @dataclass(frozen=True)
 class Result:
-    """The backbone or a run of a row: forgetting and learning in bits per byte, accuracies; a run's own record."""
+    """Of the backbone or a run: forgetting and learning in bits per byte, and accuracies."""
 
-    name: str
     forgetting: float
     learning: float
     tasks: Accuracies
-    run: dict[str, Any]
 
 
-Results = dict[str, list[Result]]
+@dataclass(frozen=True)
+class RunResult(Result):
+    """Of a run: its name and its record too."""
+
+    name: str
+    record: RunRecord
+
+
+# By row, a run for each seed.
+Results = dict[str, list[RunResult]]
 
 ABOUT = "Trained weights and seconds of training are means. Where the paper has numbers, they come last."
 TASKS_ABOUT = " Of tasks, the mean accuracy over those in the language, in percent, ± its standard error."
@@ -60,18 +70,20 @@ def write_table(
     """
     from train.report import charts
 
-    def result(folder: str, evaluation: str) -> Result:
+    def result(name: str, evaluation: str) -> Result:
+        scores = read_task_scores(f"{tasks}/{name}.json") if tasks else None
+        return Result(*measures(evaluation, forgetting, learning), accuracies(scores, languages))
+
+    def run_result(folder: str, evaluation: str) -> RunResult:
         name = Path(folder).name
-        run = read_json(Path(folder) / "run.json") if folder != BACKBONE else {}
-        old, new = measures(read_json(evaluation), forgetting, learning, evaluation)
-        return Result(name, old, new, accuracies(tasks, name, languages), run)
+        return RunResult(**vars(result(name, evaluation)), name=name, record=read_run(folder))
 
     chosen = read_yaml(Grid, grid).targets[target]
     pairs = by_row(chosen, list(zip(runs, evaluations, strict=True)))
-    results = {key: [result(*pair) for pair in group] for key, group in pairs.items()}
+    results = {key: [run_result(*pair) for pair in group] for key, group in pairs.items()}
     backbone = result(BACKBONE, base)
     values = {
-        key: {axis: [getattr(found, axis) for found in seeds] for axis in AXES} for key, seeds in results.items()
+        key: {axis: [getattr(result, axis) for result in seeds] for axis in AXES} for key, seeds in results.items()
     }
     text = heading(chosen, target, len(next(iter(results.values()))))
     text += "Bits per byte of held-out text; `change` is against the backbone. " + ABOUT
@@ -84,7 +96,7 @@ def write_table(
     write_chart(charts.paper_trade_off(points, forgetting, learning, chosen.joined), output)
 
 
-def by_row(target: Target, items: list[Any]) -> dict[str, list[Any]]:
+def by_row(target: Target, items: list[T]) -> dict[str, list[T]]:
     """Items in the order of the rows, as many a row as there are seeds. Raises StageError if they do not fit."""
     seeds, left = divmod(len(items), len(target.rows))
     if left or not seeds:
@@ -92,26 +104,27 @@ def by_row(target: Target, items: list[Any]) -> dict[str, list[Any]]:
     return {key: items[i * seeds : (i + 1) * seeds] for i, key in enumerate(target.rows)}
 
 
-def measures(evaluation: dict[str, Any], forgetting: str, learning: str, path: str) -> tuple[float, float]:
-    """Bits per byte of both domains. Raises StageError where one was not measured."""
+def measures(path: str, forgetting: str, learning: str) -> tuple[float, float]:
+    """Bits per byte of both domains in an evaluation. Raises StageError where one was not measured."""
+    domains = read_evaluation(path).domains
     for domain in (forgetting, learning):
-        if domain not in evaluation["domains"]:
+        if domain not in domains:
             raise StageError(f"{path}: {domain} was not measured; add it to evaluate.others")
-    return evaluation["domains"][forgetting]["bpb"], evaluation["domains"][learning]["bpb"]
+    return domains[forgetting].bpb, domains[learning].bpb
 
 
-def accuracies(folder: str | None, model: str, languages: list[str]) -> Accuracies:
+def accuracies(scores: TaskScores | None, languages: list[str]) -> Accuracies:
     """By language, the mean of the headline accuracies of its tasks and its standard error, in percent."""
-    if not folder:
-        return {}
-    asked = read_json(Path(folder) / f"{model}.json")["tasks"]
-    found: Accuracies = {}
-    for language in languages:
-        tasks = [entry for name, entry in asked.items() if name.rpartition("/")[2] == language]
-        errors = [entry["stderr"][entry["metric"]] for entry in tasks]
-        error = math.sqrt(sum(x**2 for x in errors)) / len(errors) if errors and None not in errors else math.nan
-        found[language] = (100 * fmean(x["headline"] for x in tasks), 100 * error) if tasks else None
-    return found
+    return {language: _accuracy(scores, language) for language in languages} if scores else {}
+
+
+def _accuracy(scores: TaskScores, language: str) -> tuple[float, float] | None:
+    own = [score for name, score in scores.tasks.items() if name.rpartition("/")[2] == language]
+    if not own:
+        return None
+    errors = [math.nan if x is None else x for x in (score.stderr[score.metric] for score in own)]
+    error = math.sqrt(sum(x**2 for x in errors)) / len(errors)
+    return 100 * fmean(score.headline for score in own), 100 * error
 
 
 # The table ----------------------------------------------------------------------------------------
@@ -138,9 +151,9 @@ def markdown(target: Target, results: Results, backbone: Result, domains: tuple[
             values = [getattr(result, axis) for result in results[key]]
             cells += [spread(values), f"{fmean(values) - getattr(backbone, axis):+.3f}"]
         cells += _tasks(results[key])
-        runs = [result.run for result in results[key]]
-        cells.append(f"{fmean(r['extra_parameters'] or r['backbone_parameters'] for r in runs):,.0f}")
-        cells.append(f"{fmean(r['seconds'] for r in runs):,.0f}")
+        records = [result.record for result in results[key]]
+        cells.append(f"{fmean(record.trained_weights for record in records):,.0f}")
+        cells.append(f"{fmean(record.seconds for record in records):,.0f}")
         lines.append(_line(row.label, [*cells, *_paper(target, row.paper)]))
     return "\n".join(lines) + "\n"
 
@@ -154,38 +167,42 @@ def _paper(target: Target, numbers: list[float]) -> list[str]:
 
 
 def spread(values: list[float], digits: int = 3) -> str:
-    """The mean, and of several values the least and the greatest."""
+    """The mean, and of several values the least and the greatest.
+
+    >>> spread([1.0, 2.0], 1)
+    '1.5 (1.0 to 2.0)'
+    """
     mean, *ends = (f"{x:.{digits}f}" for x in (fmean(values), min(values), max(values)))
     return f"{mean} ({' to '.join(ends)})" if len(values) > 1 else mean
 
 
-def _tasks(results: list[Result]) -> list[str]:
+def _tasks(results: Sequence[Result]) -> list[str]:
     """By language, accuracies over the seeds; the questions are the same for all, so the error is one run's."""
     cells = []
     for language in results[0].tasks:
-        found = [pair for result in results if (pair := result.tasks[language])]
-        means, errors = zip(*found, strict=True) if found else ((), ())
-        cells.append(f"{spread(list(means), 1)} ± {fmean(errors):.1f}" if found else "none")
+        pairs = [pair for result in results if (pair := result.tasks[language])]
+        means, errors = zip(*pairs, strict=True) if pairs else ((), ())
+        cells.append(f"{spread(list(means), 1)} ± {fmean(errors):.1f}" if pairs else "none")
     return cells
 
 
 def csv_text(target: Target, results: Results, backbone: Result) -> str:
     """A line a run; what the paper has for its row stands beside it."""
-    rows: list[dict[str, Any]] = [
+    rows: Points = [
         {"row": BACKBONE, "forgetting": backbone.forgetting, "learning": backbone.learning}
         | _task_columns(backbone.tasks)
         | _named(target.columns, target.backbone)
     ]
     for key, row in target.rows.items():
-        for found in results[key]:
-            options = found.run["options"]
+        for result in results[key]:
+            record, options = result.record, result.record.options
             rows.append(
-                {"row": key, "label": row.label, "method": row.method, "run": found.name, "seed": options["seed"]}
-                | {"forgetting": found.forgetting, "learning": found.learning}
-                | {name: options[name] for name in ("learning_rate", "old_rate", "fraction")}
-                | {"gate": options["gate"], "init": options["init"], "alpha": found.run["alpha"]}
-                | {"extra_parameters": found.run["extra_parameters"], "seconds": found.run["seconds"]}
-                | _task_columns(found.tasks)
+                {"row": key, "label": row.label, "method": row.method, "run": result.name, "seed": options.seed}
+                | {"forgetting": result.forgetting, "learning": result.learning}
+                | {name: getattr(options, name) for name in ("learning_rate", "old_rate", "fraction")}
+                | {"gate": options.gate, "init": options.init, "alpha": record.alpha}
+                | {"extra_parameters": record.extra_parameters, "seconds": record.seconds}
+                | _task_columns(result.tasks)
                 | _named(target.columns, row.paper)
             )
     return csv_lines(rows)
@@ -197,14 +214,14 @@ def _named(columns: list[str], numbers: list[float]) -> dict[str, float]:
 
 def _task_columns(tasks: Accuracies) -> dict[str, float]:
     """Accuracies and their standard errors by the names of their columns in the CSV."""
-    found: dict[str, float] = {}
+    columns: dict[str, float] = {}
     for language, pair in tasks.items():
         if pair:
-            found[f"{language} tasks"], found[f"{language} tasks stderr"] = pair
-    return found
+            columns[f"{language} tasks"], columns[f"{language} tasks stderr"] = pair
+    return columns
 
 
-def csv_lines(rows: list[dict[str, Any]]) -> str:
+def csv_lines(rows: Points) -> str:
     """Rows as CSV under the union of their keys, in order of appearance."""
     file = io.StringIO()
     writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
@@ -213,7 +230,7 @@ def csv_lines(rows: list[dict[str, Any]]) -> str:
     return file.getvalue()
 
 
-def plot_points(target: Target, results: Results, backbone: Result) -> list[dict[str, Any]]:
+def plot_points(target: Target, results: Results, backbone: Result) -> Points:
     """Every run, the mean of every row, and the paper's points where it has them in bits per byte."""
     ours = {"source": "ours", "label": "backbone", "method": "backbone", "order": 0, "kind": "mean"}
     paper = target.columns[:2] == ["EN", "FR"]
@@ -224,11 +241,11 @@ def plot_points(target: Target, results: Results, backbone: Result) -> list[dict
     texts = plot_labels(target)
     for order, (key, row) in enumerate(target.rows.items()):
         point = ours | {"label": texts[key], "method": row.method, "order": order}
-        means = {axis: fmean(getattr(found, axis) for found in results[key]) for axis in AXES}
+        means = {axis: fmean(getattr(result, axis) for result in results[key]) for axis in AXES}
         points.append(point | means)
         if len(results[key]) > 1:
             points += [
-                point | {"kind": "run"} | {axis: getattr(found, axis) for axis in AXES} for found in results[key]
+                point | {"kind": "run"} | {axis: getattr(result, axis) for axis in AXES} for result in results[key]
             ]
         if paper and row.paper:
             points.append(point | {"source": "the paper"} | dict(zip(AXES, row.paper, strict=False)))

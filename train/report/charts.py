@@ -35,11 +35,11 @@ def in_steps(chart: Any, step: int, points: Rows, name: str) -> Any:
 
 def by_method(points: Rows) -> tuple[Any, Any]:
     """Colour and shape by method, of those methods that occur."""
-    found = [name for name in METHODS if any(point["method"] == name for point in points)]
-    colours, shapes = zip(*(METHODS[name] for name in found), strict=True)
+    methods = [name for name in METHODS if any(point["method"] == name for point in points)]
+    colours, shapes = zip(*(METHODS[name] for name in methods), strict=True)
     return (
-        alt.Color("method:N", title=None, scale=alt.Scale(domain=found, range=list(colours))),
-        alt.Shape("method:N", title=None, scale=alt.Scale(domain=found, range=list(shapes))),
+        alt.Color("method:N", title=None, scale=alt.Scale(domain=methods, range=list(colours))),
+        alt.Shape("method:N", title=None, scale=alt.Scale(domain=methods, range=list(shapes))),
     )
 
 
@@ -261,7 +261,7 @@ def inference_speed(points: Rows) -> Any:
 
 
 def _kinds(points: Rows, name: str) -> tuple[Any, Any]:
-    """Colour and shape by something else than the method."""
+    """Colour and shape by the values of `name`, which is not the method."""
     domain = list(dict.fromkeys(point[name] for point in points))
     shapes = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
     colours = [KINDS[i % len(KINDS)] for i in range(len(domain))]

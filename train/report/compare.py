@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json, read_schema
 from pipeline.common.layout import Layout
 from train.data.rows import open_rows
 from train.report.report import stage_times
+from train.runs.record import is_run, read_metrics, read_pretraining, read_run
+from train.runs.results import read_evaluation, read_speed, read_task_scores
 
 
 @dataclass
@@ -33,10 +36,7 @@ def compare(a: str, b: str) -> None:
 
 
 def difference(a: str, b: str) -> str:
-    try:
-        one, other = read_side(Path(a)), read_side(Path(b))
-    except KeyError as error:
-        raise StageError(f"{a}, {b}: a file has no {error}; make what another version made again") from None
+    one, other = read_side(Path(a)), read_side(Path(b))
     if one.kind != other.kind:
         raise StageError(f"{a} is {one.kind}, and {b} is {other.kind}; give two of a kind")
     parts = [f"A: `{a}`, B: `{b}`\n", "## Options that differ\n"]
@@ -45,7 +45,7 @@ def difference(a: str, b: str) -> str:
         for name in dict.fromkeys([*one.options, *other.options])
         if one.options.get(name) != other.options.get(name)
     ]
-    cells = [[name, *(_spoken(value) for value in values)] for name, *values in changed]
+    cells = [[name, *(_text(value) for value in values)] for name, *values in changed]
     parts.append(_table(["option", "A", "B"], cells) if cells else "None.\n")
     for group in dict.fromkeys([*one.measures, *other.measures]):
         left, right = one.measures.get(group, {}), other.measures.get(group, {})
@@ -59,7 +59,7 @@ def difference(a: str, b: str) -> str:
 
 def read_side(folder: Path) -> Side:
     """The options and measures in a folder. Raises StageError where it is neither a run's nor a workflow's."""
-    if (folder / "run.json").exists():
+    if is_run(folder):
         side = Side("a run's folder")
         side.options = _run_options(folder)
         side.measures["run"] = _model_measures(Layout(folder.parent.parent), folder.name) | _run_measures(folder)
@@ -71,45 +71,44 @@ def read_side(folder: Path) -> Side:
     side = Side("the output folder of a workflow")
     side.options = dict(_workflow_options(out))
     if (path := Path(out.stats)).exists():
-        side.measures["corpus"] = _corpus_measures(_read(path))
+        side.measures["corpus"] = _corpus_measures(_read_stats(path))
     runs = {path.parent.name: path.parent for path in out.files(out.run_record("*"))}
     for model in ["backbone", *runs]:
         own = _run_measures(runs[model]) if model in runs else {}
         side.measures[model] = _model_measures(out, model) | own
-    times = stage_times(out.benchmarks)
+    times = stage_times(out)
     side.measures["time of each stage, seconds"] = {time["stage"]: time["seconds"] for time in times}
     side.measures = {group: measures for group, measures in side.measures.items() if measures}
     return side
 
 
-def _read(path: Path) -> Any:
+def _read_stats(path: Path) -> Any:
     try:
         return read_json(path)
     except ValueError as error:
-        raise StageError(f"{path}: damaged JSON ({error}); run the stage that makes it again") from None
+        raise StageError(f"{path}: damaged JSON ({error}); run `card` again") from None
 
 
 def _run_options(folder: Path) -> dict[str, Any]:
     """A run's options and what it ran with; of its base the name alone, since the folder is another."""
-    run = _read(folder / "run.json")
-    options = run["options"] | {"languages": run["languages"]}
-    if options.get("base"):
-        options["base"] = Path(options["base"]).name
-    with_what = {name: run[name] for name in ("device", "compute", "ranks") if name in run}
-    return options | with_what | {f"version of {name}": version for name, version in run["versions"].items()}
+    run = read_run(folder)
+    options = to_data(run.options) | {"languages": to_data(run.languages)}
+    if run.options.base:
+        options["base"] = Path(run.options.base).name
+    options |= {"device": run.device, "compute": run.compute, "ranks": run.ranks}
+    return options | {f"version of {name}": version for name, version in run.versions.items()}
 
 
 def _run_measures(folder: Path) -> dict[str, float]:
     """What training wrote down: size, time, memory, and the last loss, gates and evaluation."""
-    run = _read(folder / "run.json")
+    run = read_run(folder)
     measures: dict[str, float] = {
-        "trained weights": run["extra_parameters"] or run["backbone_parameters"],
-        "training, s": run["seconds"],
-        "training, tokens/s": run["tokens"] / run["seconds"],
-        "training, peak MiB": run["peak_memory_mib"],
+        "trained weights": run.trained_weights,
+        "training, s": run.seconds,
+        "training, tokens/s": run.tokens / run.seconds,
+        "training, peak MiB": run.peak_memory_mib,
     }
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    for line in map(json.loads, lines):
+    for line in read_metrics(folder):
         names = {"loss": "training loss", "gate_old": "gate on old tokens", "gate_new": "gate on new tokens"}
         measures |= {name: line[key] for key, name in names.items() if line.get(key) is not None}
         for domain, measure in line.get("evaluation", {}).items():
@@ -121,20 +120,20 @@ def _model_measures(out: Layout, model: str) -> dict[str, float]:
     """What was measured of a model in a workflow's folder: bits per byte, changes, tasks and speed."""
     measures: dict[str, float] = {}
     if (path := Path(out.evaluation(model))).exists():
-        evaluation = _read(path)
-        measures |= {f"{domain}, bits per byte": m["bpb"] for domain, m in evaluation["domains"].items()}
-        for domain, change in evaluation.get("change", {}).items():
-            measures |= {f"{domain}, KL to backbone": change["kl"], f"{domain}, agreement": change["agreement"]}
-            if layers := change["layers"]:
-                gate = sum(layer["gate"] for layer in layers) / len(layers)
+        evaluation = read_evaluation(path)
+        measures |= {f"{domain}, bits per byte": m.bpb for domain, m in evaluation.domains.items()}
+        for domain, change in evaluation.change.items():
+            measures |= {f"{domain}, KL to backbone": change.kl, f"{domain}, agreement": change.agreement}
+            if layers := change.layers:
+                gate = sum(layer.gate for layer in layers) / len(layers)
                 measures[f"{domain}, mean gate"] = gate
     if (path := Path(out.task_scores(model))).exists():
-        for task, entry in _read(path)["tasks"].items():
-            measures[f"{task}, accuracy ({entry['metric']})"] = entry["accuracy"][entry["metric"]]
+        for task, score in read_task_scores(path).tasks.items():
+            measures[f"{task}, accuracy ({score.metric})"] = score.accuracy[score.metric]
     if (path := Path(out.speed(model))).exists():
-        speeds = _read(path)["speeds"]
+        speeds = read_speed(path).speeds
         own = speeds.get("run", speeds["backbone"])
-        measures |= {f"{kind}, tokens/s": speed for kind, speed in own.items()}
+        measures |= {"scoring, tokens/s": own.scoring, "writing, tokens/s": own.writing}
     return measures
 
 
@@ -160,8 +159,8 @@ def _workflow_options(out: Layout) -> Iterator[tuple[str, Any]]:
     for path in out.files(out.rows("*", "validation")):
         about = open_rows(str(path)).metadata
         yield from ((f"tokens.{path.parent.name}.{name}", about[name]) for name in ("row_tokens", "vocabulary"))
-    if (path := Path(out.backbone, "training.json")).exists():
-        yield from ((f"pretrain.{key}", value) for key, value in _read(path)["options"].items())
+    if pretraining := read_pretraining(out.backbone):
+        yield from ((f"pretrain.{key}", value) for key, value in to_data(pretraining.options).items())
     for path in out.files(out.run_record("*")):
         yield from ((f"{path.parent.name}.{key}", value) for key, value in _run_options(path.parent).items())
 
@@ -184,7 +183,7 @@ def _number(x: float) -> str:
     return f"{x:,.1f}" if abs(x) >= 100 else f"{x:.4f}" if abs(x) >= 0.01 else f"{x:.2e}"
 
 
-def _spoken(value: Any) -> str:
+def _text(value: Any) -> str:
     return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

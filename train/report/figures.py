@@ -7,27 +7,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from train.report import charts, corpus_charts, points, results
+from train.report.points import Points, RunResult
+from train.runs.results import Speed
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart, the rows that it shows, and what it shows in words, for who cannot see it."""
+    """A chart, the rows that it shows, and what it shows in words, for those who cannot see it."""
 
     chart: Any
-    points: list[dict[str, Any]]
+    points: Points
     words: str
 
 
-Draft = tuple[Callable[[list[dict[str, Any]]], Any], list[dict[str, Any]], str]
+Draft = tuple[Callable[[Points], Any], Points, str]
 
 
 def model_figures(
-    runs: list[dict[str, Any]], backbone: str, forgetting: str, learning: str, speeds: list[dict[str, Any]]
+    runs: list[RunResult], backbone: str, forgetting: str, learning: str, speeds: list[Speed]
 ) -> dict[str, Figure]:
     """The figures of the model wing, by their place in the template; those without data are left out."""
     old, new = f"{forgetting}, bits per byte", f"{learning}, bits per byte"
     trade_off = points.trade_off_points(runs, forgetting, learning)
-    found: dict[str, Draft] = {
+    drafts: dict[str, Draft] = {
         "trade_off": (
             lambda rows: charts.trade_off(rows, forgetting, learning),
             trade_off,
@@ -97,13 +99,13 @@ def model_figures(
             "Tokens a second of scoring and of writing, over the backbone's",
         ),
     }
-    return _drawn(found)
+    return _drawn(drafts)
 
 
-def corpus_figures(corpus: dict[str, Any], quality: list[str], times: list[dict[str, Any]]) -> dict[str, Figure]:
+def corpus_figures(corpus: dict[str, Any], quality: list[dict[str, Any]], times: Points) -> dict[str, Figure]:
     """The figures of the corpus wing and of what ran; those without data are left out."""
     stages = [ledger["stage"] for ledger in corpus["ledgers"]]
-    found: dict[str, Draft] = {
+    drafts: dict[str, Draft] = {
         "funnel": (
             lambda rows: corpus_charts.funnel(rows, stages),
             results.funnel_points(corpus["ledgers"]),
@@ -117,7 +119,7 @@ def corpus_figures(corpus: dict[str, Any], quality: list[str], times: list[dict[
         ),
         "durations": (corpus_charts.durations, times, "Seconds of each stage, summed over its jobs"),
     }
-    return _drawn(found)
+    return _drawn(drafts)
 
 
 def _drawn(drafts: dict[str, Draft]) -> dict[str, Figure]:

@@ -14,55 +14,59 @@ import io
 import json
 import platform
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from pipeline.common.config import to_data
 from pipeline.common.files import atomic, read_json, write_text
+from pipeline.common.layout import Layout
 from pipeline.plan import compare
 from train.report.options import Report
+from train.report.points import Point, Points, load_result
+from train.runs.record import read_pretraining
+from train.runs.results import read_evaluation, read_speed, read_task_scores
+
+if TYPE_CHECKING:
+    from train.report.figures import Figure
 
 
 def write_report(
     options: Report,
-    stats: str,
-    quality: list[str],
-    backbone: str,
+    folder: str,
     runs: list[str],
-    evaluations: list[str],
-    speeds: list[str],
+    quality: list[str],
+    tasks: list[str],
     forgetting: str,
     learning: str,
     config_files: list[str],
-    benchmarks: str | None,
-    tasks: str | None,
-    paper: str | None,
-    output: str,
-    plan: str | None = None,
 ) -> None:
-    """Write the page, and beside it Figure 1 as `figure1.png` and the table as `results.md`.
+    """Write into a result folder the page, Figure 1 as `figure1.png` and the table as `results.md`.
 
-    evaluations: the backbone's first. speeds: of the runs, in their order, or none. tasks, paper: folders of
-    results that are shown if they are there. plan: a prediction (pipeline plan), shown beside what was real.
+    runs: their names, in the order to show them. quality: languages with a classifier. tasks: those that were
+    asked. What is no stage of the workflow is shown if it is there: the paper's tables, and a prediction
+    (`pipeline plan`) beside what was real. Raises StageError where a file of a stage is missing or damaged.
     """
     import vl_convert
 
     from train.report import charts, results
     from train.report.figures import corpus_figures, model_figures
 
-    found = [
-        results.load_run_results(run, evaluation) for run, evaluation in zip(runs, evaluations[1:], strict=True)
-    ]
-    base = read_json(evaluations[0])
-    corpus = read_json(stats)
-    table = results.results_table(base, found, forgetting, learning)
-    answers = results.tasks_table(tasks, found)
-    times = stage_times(benchmarks)
+    out = Layout(folder)
+    models = [load_result(out, name) for name in runs]
+    base = read_evaluation(out.evaluation("backbone"))
+    corpus = read_json(out.stats)
+    classifiers = [read_json(out.quality_report(language)) for language in quality]
+    asked = ["backbone", *runs] if tasks else []
+    scores = results.tasks_table({name: read_task_scores(out.task_scores(name)) for name in asked}, models)
+    table = results.results_table(base, models, forgetting, learning)
+    times = stage_times(out)
+    speeds = [read_speed(out.speed(name)) for name in runs]
     figures = {
-        **model_figures(found, backbone, forgetting, learning, [read_json(path) for path in speeds]),
-        **corpus_figures(corpus, quality, times),
+        **model_figures(models, out.backbone, forgetting, learning, speeds),
+        **corpus_figures(corpus, classifiers, times),
     }
     write_page(
-        output,
+        out.report,
         {
             "title": options.title,
             "summary": results.summary(table, forgetting, learning),
@@ -70,31 +74,31 @@ def write_report(
             "learning": learning,
             "table": table,
             "table_data": data_link(results.flat_table(table)),
-            "others": [name for name in base["domains"] if name not in (forgetting, learning)],
-            "methods": list(dict.fromkeys(run["run"]["method"] for run in found)),
-            "tasks": answers,
-            "tasks_data": data_link(answers["flat"]),
-            "paper": results.paper_tables(paper),
+            "others": [name for name in base.domains if name not in (forgetting, learning)],
+            "methods": list(dict.fromkeys(model.record.method for model in models)),
+            "tasks": scores,
+            "tasks_data": data_link(scores.flat),
+            "paper": results.paper_tables(out),
             "corpus": corpus,
-            "quality": [read_json(path) for path in quality],
-            "generations": results.generations(base, found),
-            "runs": found,
-            "training": pretrained_here(backbone),
+            "quality": classifiers,
+            "generations": results.generations(base, models),
+            "runs": models,
+            "training": read_pretraining(out.backbone),
             "configs": {path: Path(path).read_text(encoding="utf-8") for path in config_files},
             "times": times,
-            "plan": compare(read_json(plan), str(Path(output).parent)) if plan and Path(plan).exists() else [],
+            "plan": compare(read_json(out.plan), folder) if Path(out.plan).exists() else [],
             "versions": versions(),
             "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         },
         figures,
     )
     png = vl_convert.vegalite_to_png(charts.for_print(figures["trade_off"].chart), scale=2)
-    with atomic(Path(output).with_name("figure1.png")) as part:
+    with atomic(out.figure) as part:
         part.write_bytes(png)
-    write_text(Path(output).with_name("results.md"), results.markdown_table(table))
+    write_text(out.results, results.markdown_table(table))
 
 
-def write_page(output: str, content: dict[str, Any], figures: dict[str, Any]) -> None:
+def write_page(output: str, content: dict[str, Any], figures: dict[str, Figure]) -> None:
     """Render the template with `content` and the figures (train/report/figures.py).
 
     The page runs its own two scripts and no other: their hashes are in its Content-Security-Policy.
@@ -110,7 +114,7 @@ def write_page(output: str, content: dict[str, Any], figures: dict[str, Any]) ->
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["signed"] = signed
+    environment.filters |= {"signed": signed, "to_data": to_data}
     vega: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
     scripts = [vega.replace("</script", "<\\/script"), (Path(__file__).parent / "report.js").read_text()]
     page = environment.get_template("report.html.j2").render(
@@ -127,8 +131,12 @@ def write_page(output: str, content: dict[str, Any], figures: dict[str, Any]) ->
     write_text(output, page)
 
 
-def data_link(rows: list[dict[str, Any]]) -> str:
-    """A `data:` URI of the rows as CSV, under the union of their keys."""
+def data_link(rows: Points) -> str:
+    """A `data:` URI of the rows as CSV, with a column for each key of any row.
+
+    >>> data_link([{"a": 1}, {"a": 2, "b": "x"}])
+    'data:text/csv;charset=utf-8,a,b%0A1,%0A2,x%0A'
+    """
     file = io.StringIO()
     writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
@@ -136,19 +144,11 @@ def data_link(rows: list[dict[str, Any]]) -> str:
     return "data:text/csv;charset=utf-8," + quote(file.getvalue(), safe=",;:/ ").replace(" ", "%20")
 
 
-def pretrained_here(backbone: str) -> dict[str, Any] | None:
-    """What pretraining wrote down, or None for a backbone from elsewhere."""
-    path = Path(backbone) / "training.json"
-    return read_json(path) if path.exists() else None
-
-
-def stage_times(benchmarks: str | None) -> list[dict[str, Any]]:
-    """Wall seconds, jobs and peak memory of each rule, from Snakemake's benchmark files."""
-    if not benchmarks or not Path(benchmarks).is_dir():
-        return []
-    stages: dict[str, dict[str, Any]] = {}
-    for path in sorted(Path(benchmarks).rglob("*.tsv")):
-        name = path.relative_to(benchmarks).parts[0].removesuffix(".tsv")
+def stage_times(out: Layout) -> Points:
+    """Wall seconds, jobs and peak memory in MiB of each rule, from Snakemake's benchmark files."""
+    stages: dict[str, Point] = {}
+    for path in out.files(out.benchmark("**/*")):
+        name = path.relative_to(out.benchmarks).parts[0].removesuffix(".tsv")
         total = stages.setdefault(name, {"stage": name, "jobs": 0, "seconds": 0.0, "memory": 0.0})
         with path.open(encoding="utf-8") as file:
             for row in csv.DictReader(file, delimiter="\t"):

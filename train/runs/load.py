@@ -35,7 +35,7 @@ def measuring_device(name: str) -> torch.device:
 def load_for(backbone: str, device: torch.device, stays: bool = False, dtype: torch.dtype | None = None) -> Any:
     """The backbone in `dtype` (None: what `device` computes in), on `device`.
 
-    stays: leave it on the CPU, to be sharded later. Raises StageError where it is no decoder that transformers loads.
+    stays: leave it on the CPU, to be sharded later. Raises StageError where it is no decoder of transformers.
     """
     try:
         model = load_backbone(backbone, dtype=dtype or compute_dtype(device), attention=attention_on(device))

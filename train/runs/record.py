@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,10 +11,11 @@ from typing import Any, TypeVar
 from pipeline.common.config import ConfigError, option, read, to_data
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json, write_json
-from pipeline.common.layout import RUN_RECORD
+from pipeline.common.layout import METRICS, RUN_RECORD
 from train.runs.options import Pretrain, Run
 
 T = TypeVar("T")
+Line = dict[str, Any]  # of metrics.jsonl: a step or an evaluation, by docs/formats.md
 PRETRAINING = "training.json"
 
 
@@ -93,6 +95,17 @@ def read_pretraining(backbone: str | Path) -> PretrainingRecord | None:
     """The record of a backbone, or None for one from elsewhere. Raises StageError on a damaged record."""
     path = Path(backbone, PRETRAINING)
     return read_result(PretrainingRecord, path, "pretrain the backbone again") if path.exists() else None
+
+
+def read_metrics(folder: str | Path) -> list[Line]:
+    """What was measured during a training. Raises StageError where the file is missing or damaged."""
+    path = Path(folder, METRICS)
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise StageError(f"{path}: {error.strerror}; do the training again") from None
+    except ValueError as error:
+        raise StageError(f"{path}: damaged JSON ({error}); do the training again") from None
 
 
 def read_result(cls: type[T], path: str | Path, cure: str) -> T:

@@ -33,10 +33,10 @@ from train.tasks.task import METRICS, Question, Set, Task, load_set, read_task
 
 @dataclass
 class Asked:
-    """A task in a language: its questions, and the numbers of their two requests among all."""
+    """A task in a language: the questions asked, of all that it has, and the numbers of their two requests."""
 
     task: Task
-    found: Set
+    whole: Set
     questions: list[Question]
     numbers: list[tuple[int, int]] = field(default_factory=list)
 
@@ -56,9 +56,9 @@ def measure_tasks(options: Tasks, backbone: str, run: str | None, downloads: str
         kept_scores(f"{output}.scores.jsonl", _key(model, requests)) as (scores, keep),
         progress(len(requests), "tasks", "requests", len(scores)) as bar,
     ):
-        for found in score(model, requests, scores.__contains__):
-            new = {number: values for number, values in found.items() if number not in scores}
-            keep(found)
+        for batch in score(model, requests, scores.__contains__):
+            new = {number: values for number, values in batch.items() if number not in scores}
+            keep(batch)
             bar.update(len(new))
         measures = {name: measure(one, requests, scores) for name, one in asked.items()}
         name = Path(run).name if run else "backbone"
@@ -73,14 +73,15 @@ def load_tasks(options: Tasks, downloads: str) -> tuple[dict[str, Asked], dict[s
         for language in [x for x in task.languages if x in (options.tasks_languages or task.languages)]:
             name = f"{Path(path).stem}/{language}"
             try:
-                found = load_set(task, language, downloads)
+                questions = load_set(task, language, downloads)
             except MissingSet as error:
                 skipped[name] = str(error)
                 logging.warning("tasks: %s is skipped: %s", name, error)
                 continue
-            count = min(options.tasks_limit or len(found.questions), len(found.questions))
-            chosen = [found.questions[i * len(found.questions) // count] for i in range(count)]
-            asked[name] = Asked(task, found, chosen)
+            there = len(questions.questions)
+            count = min(options.tasks_limit or there, there)
+            chosen = [questions.questions[i * there // count] for i in range(count)]
+            asked[name] = Asked(task, questions, chosen)
     return asked, skipped
 
 
@@ -132,9 +133,9 @@ def kept_scores(path: str, key: str) -> Iterator[tuple[Scores, Callable[[Scores]
     file.write_bytes(b"".join(whole))
     with file.open("a", encoding="utf-8") as opened:
 
-        def keep(found: Scores) -> None:
-            scores.update(found)
-            opened.write(json.dumps(found) + "\n")
+        def keep(batch: Scores) -> None:
+            scores.update(batch)
+            opened.write(json.dumps(batch) + "\n")
             opened.flush()
 
         yield scores, keep
@@ -161,8 +162,8 @@ def measure(asked: Asked, requests: list[Request], scores: Scores) -> TaskScore:
         accuracy=_by_metric(mean),
         stderr=_known(error),
         headline=float(mean[METRICS.index(asked.task.metric)]),
-        source=asked.found.source,
-        fewer_shots=asked.found.fewer,
+        source=asked.whole.source,
+        fewer_shots=asked.whole.fewer,
         truncated=sum(requests[number].truncated for numbers in asked.numbers for number in numbers),
         groups=None if list(groups) == [""] else dict(sorted(zip(groups, map(_group, parts), strict=True))),
     )

@@ -64,12 +64,12 @@ def encode_pairs(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple
     alone = dict(zip(contexts, _encode(tokenizer, contexts), strict=True))
     whole = _encode(tokenizer, [context + rest for context, rest in moved])
     empty = start or [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None][:1]
-    found = []
+    encoded = []
     for (context, rest), tokens in zip(moved, whole, strict=True):
         # A tokenizer that merges across the boundary may leave nothing behind it.
         continuation = tokens[len(alone[context]) :] or _encode(tokenizer, [rest])[0]
-        found.append(([*start, *alone[context]] or empty, continuation))
-    return found
+        encoded.append(([*start, *alone[context]] or empty, continuation))
+    return encoded
 
 
 def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
@@ -157,8 +157,8 @@ def score(
             chosen = [requests[number] for number in batch.numbers]
             if family != batch.family:
                 family, cache = batch.family, _cache(model, chosen[0].context[None, : batch.shared])
-            found = _score_batch(model, chosen, cache, batch.shared)
-            yield dict(zip(batch.numbers, found, strict=True))
+            scores = _score_batch(model, chosen, cache, batch.shared)
+            yield dict(zip(batch.numbers, scores, strict=True))
 
 
 def _cache(model: Any, tokens_BT: np.ndarray, cache: Any = None) -> Any:

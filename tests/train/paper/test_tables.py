@@ -1,7 +1,6 @@
 """The paper's tables and figures: which runs they need, what is written of made-up results, which claims hold."""
 
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
+from helpers import evaluation, run_record, task_score
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -24,6 +24,8 @@ from train.paper.plan import changed, plan
 from train.paper.spectrum import singular_values, write_spectrum
 from train.paper.tables import write_table
 from train.runs.options import Run
+from train.runs.record import write_record
+from train.runs.results import TaskScores, write_result
 
 GRID = ROOT / "configs" / "paper" / "grid.yaml"
 
@@ -139,16 +141,12 @@ MADE_UP = {
 
 
 def run_folder(folder: Any, name: str, seed: int, forgetting: float, learning: float, seconds: float) -> list[str]:
-    (folder / name).mkdir(parents=True)
-    options = {"seed": seed, "learning_rate": 0.01, "old_rate": 0.1, "fraction": 0.2, "gate": "elu", "init": "he"}
-    about = {"options": options, "extra_parameters": 1200, "backbone_parameters": 6000, "seconds": seconds}
-    (folder / name / "run.json").write_text(json.dumps(about | {"alpha": 1.0}))
-    return [str(folder / name), evaluation(folder / f"{name}.json", forgetting, learning)]
+    write_record(folder / name, run_record("neutral", seconds, seed=seed))
+    return [str(folder / name), measured(folder / f"{name}.json", forgetting, learning)]
 
 
-def evaluation(path: Any, forgetting: float, learning: float) -> str:
-    domains = {"old": {"bpb": forgetting}, "new": {"bpb": learning}}
-    path.write_text(json.dumps({"domains": domains}))
+def measured(path: Any, forgetting: float, learning: float) -> str:
+    write_result(path, evaluation(run=None, old=forgetting, new=learning))
     return str(path)
 
 
@@ -160,7 +158,7 @@ def test_a_table_of_made_up_results(tmp_path: Any) -> None:
         run_folder(tmp_path, "n-0", 0, 1.25, 2.25, 30),
         run_folder(tmp_path, "n-1", 1, 1.25, 2.05, 30),
     ]
-    base = evaluation(tmp_path / "base.json", 1.2, 4.0)
+    base = measured(tmp_path / "base.json", 1.2, 4.0)
     runs, evaluations = (list(paths) for paths in zip(*found, strict=True))
     output = str(tmp_path / "table9")
     grid = str(tmp_path / "grid.yaml")
@@ -201,18 +199,17 @@ def test_accuracies_stand_beside_bits_per_byte(tmp_path: Any) -> None:
     (tmp_path / "tasks").mkdir()
 
     def asked(model: str, arc: float, belebele: float, french: dict[str, float]) -> None:
-        def entry(value: float) -> dict[str, Any]:
-            return {"headline": value, "metric": "per_byte", "stderr": {"raw": 9.0, "per_byte": 0.03}}
-
-        tasks = {"arc/en": entry(arc), "belebele/en": entry(belebele)} | {k: entry(v) for k, v in french.items()}
-        (tmp_path / "tasks" / f"{model}.json").write_text(json.dumps({"tasks": tasks, "skipped": {}}))
+        values = {"arc/en": arc, "belebele/en": belebele} | french
+        tasks = {name: task_score(value, 0.03) for name, value in values.items()}
+        scores = TaskScores(model=model, tasks=tasks, skipped={})
+        write_result(tmp_path / "tasks" / f"{model}.json", scores)
 
     asked("backbone", 0.5, 0.3, {"arc/fr": 0.25})
     found = []
     for name, seed, arc in (("a-0", 0, 0.2), ("a-1", 1, 0.3), ("n-0", 0, 0.4), ("n-1", 1, 0.4)):
         asked(name, arc, 0.3, {"arc/fr": arc})
         found.append(run_folder(tmp_path, name, seed, 1.5, 2.0, 10))
-    base = evaluation(tmp_path / "base.json", 1.2, 4.0)
+    base = measured(tmp_path / "base.json", 1.2, 4.0)
     runs, evaluations = (list(paths) for paths in zip(*found, strict=True))
     arguments = (str(tmp_path / "grid.yaml"), "table9", runs, evaluations, base, "old", "new")
     write_table(*arguments, str(tmp_path / "tasks"), ["en", "fr", "de"], str(tmp_path / "table9"))

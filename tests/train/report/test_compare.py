@@ -1,16 +1,15 @@
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
-from helpers import language, write_rows
+from helpers import evaluation, language, pretraining_record, run_record, speed, task_score, write_rows
 
 from pipeline.common.errors import StageError
 from train.__main__ import STAGES
 from train.report.compare import difference
-
-RUN = {"languages": {"old": ["en"], "new": "fr"}, "extra_parameters": 100, "backbone_parameters": 500,
-       "seconds": 10.0, "tokens": 1000, "peak_memory_mib": 400, "device": "cpu", "compute": "float32", "ranks": 1,
-       "versions": {"torch": "2.0"}}  # fmt: skip
+from train.runs.record import write_record
+from train.runs.results import TaskScores, write_result
 
 
 def write(path, data):
@@ -33,20 +32,17 @@ def workflow(folder, rate=0.1, bpb=2.0, runs=("neutral",), **changes):
           {"ledgers": [ledger], "languages": {"fr": {"train": {"documents": 7, "bytes": 70}}}})  # fmt: skip
     stamp(folder / "documents/00000.arrow", "dedup", min_chars=changes.get("min_chars", 200))
     write_rows(folder / "tokens/fr/validation.arrow", language(1, 3))
-    write(folder / "backbone/training.json", {"options": {"steps": 5}})
-    write(folder / "evaluate/backbone.json", {"domains": {"fr": {"bpb": 3.0}}})
-    change = {"fr": {"kl": 0.5, "agreement": 0.75, "layers": [{"gate": 0.2}, {"gate": 0.4}]}}
+    write_record(folder / "backbone", pretraining_record(steps=5))
+    write_result(folder / "evaluate/backbone.json", evaluation(run=None, fr=3.0))
     for run in runs:
-        write(
-            folder / f"runs/{run}/run.json",
-            RUN | {"options": {"learning_rate": rate, "base": None, "new": "fr|a"}},
-        )
+        write_record(folder / f"runs/{run}", run_record("neutral", learning_rate=rate, new="fr|a"))
         lines = [{"step": 0, "evaluation": {"fr": {"bpb": 9.0}}}, {"loss": 4.0, "gate_old": 0.1, "gate_new": 0.9},
                  {"step": 5, "evaluation": {"fr": {"bpb": bpb + 0.5}}}]  # fmt: skip
         (folder / f"runs/{run}/metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-        write(folder / f"evaluate/{run}.json", {"domains": {"fr": {"bpb": bpb}}, "change": change})
-        write(folder / f"speed/{run}.json", {"speeds": {"backbone": {"writing": 9.0}, "run": {"writing": 8.0}}})
-        write(folder / f"tasks/{run}.json", {"tasks": {"arc/fr": {"metric": "char", "accuracy": {"char": 0.25}}}})
+        write_result(folder / f"evaluate/{run}.json", evaluation(run, fr=bpb))
+        write_result(folder / f"speed/{run}.json", speed(backbone=9.0, run=8.0))
+        scores = TaskScores(model=run, tasks={"arc/fr": task_score(0.25, 0.1)}, skipped={})
+        write_result(folder / f"tasks/{run}.json", scores)
     (folder / "benchmarks").mkdir()
     (folder / "benchmarks/card.tsv").write_text("s\tmax_rss\n2.5\t10\n")
     return folder
@@ -100,7 +96,7 @@ def test_what_one_side_lacks_stays_empty(tmp_path):
 
 def test_two_runs_of_one_workflow(tmp_path):
     folder = workflow(tmp_path / "a", runs=("neutral", "lora"))
-    write(folder / "evaluate/lora.json", {"domains": {"fr": {"bpb": 2.5}}, "change": {}})
+    write_result(folder / "evaluate/lora.json", replace(evaluation("lora", fr=2.5), change={}))
     text = difference(str(folder / "runs/neutral"), str(folder / "runs/lora"))
     assert cells(text)["fr, bits per byte"] == ["2", "2.5000", "+0.5000 (+25.0%)"]
     assert cells(text)["fr, KL to backbone"] == ["0.5000", "", ""]

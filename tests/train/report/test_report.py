@@ -4,38 +4,32 @@ import hashlib
 import io
 import json
 import re
+from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from helpers import evaluation, pretraining_record, run_record, speed, task_score
 
+from pipeline.common.files import write_json
+from pipeline.common.layout import Layout
 from pipeline.common.ledger import Ledger
 from train.report.options import Report
-from train.report.points import trade_off_points
+from train.report.points import RunResult, trade_off_points
 from train.report.report import data_link, write_report
 from train.report.results import markdown_table, results_table, summary
+from train.runs.record import write_record
+from train.runs.results import Site, TaskScores, write_result
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 DOMAINS = {"en": {"bpb": 2.0, "nats_per_token": 3.0}, "fr": {"bpb": 3.0, "nats_per_token": 4.0}}
 SET = {"name": "quiz", "ngrams": 1200, "documents_dropped": 7}
 POINTS = [{"threshold": t, "precision": t, "recall": 1 - t, "kept": 0.5} for t in (0.2, 0.4, 0.6)]
-SITES = [{"site": HOSTILE, "tokens": 9, "bytes": 20, "bpb": 0.1}]
-CHANGE = {"rows": 2, "tokens": 9, "kl": 0.01, "agreement": 0.9, "bpb": 0.1, "sites": SITES,
-          "layers": [{"gate": 0.5, "block": 0.1}, {"gate": 0.2, "block": 0.3}]}  # fmt: skip
-SPEED = {"scoring": 100.0, "writing": 10.0}
-TASK = {"count": 5, "metric": "char", "accuracy": {"raw": 0.2, "char": 0.4}, "stderr": {"raw": 0.1, "char": 0.2}}
+SITES = [Site(site=HOSTILE, tokens=9, bytes=20, bpb=0.1)]
 PAPER = f"# table1: {HOSTILE}\n\nWords.\n\n| a | b |\n|---|---:|\n| {HOSTILE} | ![x](http://out.example/x.png) |\n"
 
 
-def evaluation(en, fr):
-    return {"domains": {"en": {"bpb": en, "nats_per_token": 1.0}, "fr": {"bpb": fr, "nats_per_token": 1.0}},
-            "change": {"en": CHANGE, "fr": CHANGE},
-            "generations": [{"prompt": HOSTILE, "continuation": HOSTILE}]}  # fmt: skip
-
-
-def run(method, **options):
-    return {"method": method, "options": {"learning_rate": 1e-2, "seed": 0, "gate": "elu", "alpha": 1} | options,
-            "extra_parameters": 10, "backbone_parameters": 50, "true_fraction": 0.2, "seconds": 1.0, "tokens": 100,
-            "peak_memory_mib": 5, "device": "cpu"}  # fmt: skip
+def measured(en, fr):
+    return evaluation("run", text=HOSTILE, sites=SITES, en=en, fr=fr)
 
 
 @pytest.fixture(scope="module")
@@ -51,27 +45,28 @@ def page(tmp_path_factory):
         ledger.language("fr", documents=1)
         ledgers.append(ledger.data())
     counts = {"shards": 1, "documents": 1, "paragraphs": 1, "bytes": 1}
+    out = Layout(tmp_path)
     files = {
-        "stats.json": {"languages": {"fr": {"train": counts}}, "ledgers": ledgers,
-                       "decontamination": {"ngram": 13, "sets": [SET]}},
-        "quality.json": {"language": "fr", "threshold": 0.4, "examples": {"good": 5, "random": 5}, "curve": POINTS,
-                         "chosen": {"by": "keep_share", "value": 0.9, **POINTS[1]}},
-        "backbone/training.json": {"parameters": 50, "steps": 2, "tokens": 4, "seconds": 1.0},
-        "backbone/metrics.jsonl": {"step": 0, "evaluation": DOMAINS},
-        "tasks/neutral.json": {"tasks": {"arc/fr": TASK}, "skipped": {"mmlu/fr": HOSTILE}},
-        "base.json": evaluation(2.0, 3.0),
+        out.stats: {"languages": {"fr": {"train": counts}}, "ledgers": ledgers,
+                    "decontamination": {"ngram": 13, "sets": [SET]}},
+        out.quality_report("fr"): {"language": "fr", "threshold": 0.4, "examples": {"good": 5, "random": 5},
+                                   "curve": POINTS, "chosen": {"by": "keep_share", "value": 0.9, **POINTS[1]}},
     }  # fmt: skip
+    for path, data in files.items():
+        write_json(path, data)
+    write_record(out.backbone, pretraining_record(steps=2))
+    (tmp_path / "backbone/metrics.jsonl").write_text(json.dumps({"step": 0, "evaluation": DOMAINS}))
     lines = [{"step": s, "evaluation": DOMAINS} for s in (0, 2)]
     lines += [{"step": 1, "loss": 3.0, "gate_old": 0.1, "gate_new": 0.9}]
     for method in ("adapter", "neutral"):
-        files[f"{method}.json"] = evaluation(2.01, 2.5)
-        files[f"speed/{method}.json"] = {"speeds": {"backbone": SPEED, "run": SPEED}}
-        files[f"runs/{method}/run.json"] = run(method)
-    for name, data in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(json.dumps(data))
-    for method in ("adapter", "neutral"):
-        (tmp_path / f"runs/{method}/metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        write_record(out.run(method), run_record(method))
+        Path(out.metrics(method)).write_text("\n".join(map(json.dumps, lines)))
+        write_result(out.evaluation(method), measured(2.01, 2.5))
+        write_result(out.speed(method), speed(backbone=100.0, run=90.0))
+    write_result(out.evaluation("backbone"), measured(2.0, 3.0))
+    for model, error in (("backbone", None), ("adapter", 0.1), ("neutral", 0.2)):
+        scores = TaskScores(model=model, tasks={"arc/fr": task_score(0.4, error)}, skipped={"mmlu/fr": HOSTILE})
+        write_result(out.task_scores(model), scores)
     (tmp_path / "paper").mkdir()
     (tmp_path / "paper/table1.md").write_text(PAPER)
     (tmp_path / "paper/table1.png").write_bytes(b"\x89PNG")
@@ -80,14 +75,10 @@ def page(tmp_path_factory):
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks/card.tsv").write_text("s\tmax_rss\n2.5\t10\n")
 
-    def both(pattern):
-        return [str(tmp_path / pattern.format(method)) for method in ("adapter", "neutral")]
-
-    write_report(Report(title=HOSTILE), str(tmp_path / "stats.json"), [str(tmp_path / "quality.json")],
-                 str(tmp_path / "backbone"), both("runs/{}/run.json"),
-                 [str(tmp_path / "base.json"), *both("{}.json")], both("speed/{}.json"), "en", "fr",
-                 [str(tmp_path / "config.yaml")], str(tmp_path / "benchmarks"), str(tmp_path / "tasks"),
-                 str(tmp_path / "paper"), str(tmp_path / "report.html"))  # fmt: skip
+    configs = [str(tmp_path / "config.yaml")]
+    write_report(
+        Report(title=HOSTILE), str(tmp_path), ["adapter", "neutral"], ["fr"], ["arc"], "en", "fr", configs
+    )
     return (tmp_path / "report.html").read_text()
 
 
@@ -153,9 +144,9 @@ def test_tasks_and_the_papers_tables_are_shown(page):
 def test_runs_that_differ_in_rate_and_seed_are_one_setting():
     def named(name, **options):
         lines = [{"step": s, "evaluation": DOMAINS} for s in (0, 9)]
-        return {"name": name, "run": run("neutral", **options), "metrics": lines}
+        return RunResult(name, run_record("neutral", **options), lines, measured(2.0, 3.0))
 
-    runs = [named("a"), named("a-1", seed=1), named("b", learning_rate=1.0), named("c", alpha=3)]
+    runs = [named("a"), named("a-1", seed=1), named("b", learning_rate=1.0), named("c", alpha=3.0)]
     points = {point["model"]: point for point in trade_off_points(runs, "en", "fr")}
     assert [points[name]["setting"] for name in ("backbone", "a", "a-1", "b", "c")] == [-1, 0, 0, 0, 1]
     assert [points[name]["label"] for name in ("backbone", "a", "a-1", "b", "c")] == [
@@ -176,14 +167,14 @@ def test_the_funnel_has_every_stage_and_the_curve_its_threshold(page):
 
 def results():
     runs = [
-        {"name": "a", "run": run("finetune"), "evaluation": evaluation(2.5, 2.0)},
-        {"name": "n", "run": run("neutral"), "evaluation": evaluation(2.01, 2.2)},
+        RunResult("a", run_record("finetune"), [], measured(2.5, 2.0)),
+        RunResult("n", run_record("neutral"), [], measured(2.01, 2.2)),
     ]
-    return results_table(evaluation(2.0, 3.0), runs, "en", "fr")
+    return results_table(measured(2.0, 3.0), runs, "en", "fr")
 
 
 def test_the_best_of_each_kind_is_marked():
-    assert [row.get("best", set()) for row in results()] == [set(), {"fr"}, {"en"}]
+    assert [row.best for row in results()] == [set(), {"fr"}, {"en"}]
 
 
 def test_the_summary_says_what_was_kept_of_what_others_learn():
@@ -195,4 +186,4 @@ def test_the_summary_says_what_was_kept_of_what_others_learn():
 def test_the_table_has_a_line_a_model():
     lines = markdown_table(results()).splitlines()
     assert len(lines) == 5
-    assert lines[-1].startswith("| n | 2.010 (+0.010) | 2.200 (-0.800) | 0.01 | 10 |")
+    assert lines[-1].startswith("| n | 2.010 (+0.010) | 2.200 (-0.800) | 0.01 | 1,200 |")
