@@ -172,13 +172,13 @@ def test_false_starts_cost_time_in_proportion(tmp_path, monkeypatch):
     import pipeline.warc.frames
 
     read = Counter()
-    number = pipeline.warc.frames._number
+    number = pipeline.warc.frames._little_endian
 
     def count(data, start, size):
         read["calls"] += 1
         return number(data, start, size)
 
-    monkeypatch.setattr(pipeline.warc.frames, "_number", count)
+    monkeypatch.setattr(pipeline.warc.frames, "_little_endian", count)
     monkeypatch.setattr(resync, "WORK_MIN", 2**16)
     magic = b"\x28\xb5\x2f\xfd\x00\x58"
     chain = magic + (b"\x30\x00\x00" + magic) * 2000
