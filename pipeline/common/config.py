@@ -47,7 +47,7 @@ def option(
     """
     metadata = {"doc": doc, "unit": unit, "low": low, "high": high, "choices": choices, "exists": exists}
     if default is REQUIRED:
-        return dataclasses.field(metadata=metadata)
+        return typing.cast(T, dataclasses.field(metadata=metadata))
     return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
 
 
@@ -176,7 +176,7 @@ def type_name(kind: Any) -> str:
     if origin is dict:
         return f"mapping of names to {type_name(arguments[1])}"
     names = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(kind, kind.__name__.lower())
+    return names[kind] if kind in names else kind.__name__.lower()
 
 
 # Command lines ------------------------------------------------------------------------------------
