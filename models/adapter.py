@@ -1,4 +1,4 @@
-"""What was added to a backbone, apart from it: attached again, or kept in a small folder of its own.
+"""Extensions without their backbone: kept in a small folder, and attached to the backbone again.
 
 The folder holds `adapter.safetensors` (bf16, `0.NAME` of the first extension, `1.NAME` of the second, …) and
 `adapter.json`: the backbone, and for each extension how it is made, its languages and how it was trained.
@@ -40,7 +40,7 @@ class SavedExtension:
 
 
 def attach(model: Any, saved: list[SavedExtension], dtype: torch.dtype = COMPUTE) -> list[Extension]:
-    """Add all of them in order, in place; the model is then all in `dtype`, frozen and ready for inference.
+    """Extend the model in place by each of `saved` in turn; it is then in `dtype`, frozen, ready for inference.
 
     Raises ExtendError where weights do not fit.
     """
@@ -55,13 +55,13 @@ def attach(model: Any, saved: list[SavedExtension], dtype: torch.dtype = COMPUTE
 
 
 def _round(model: Any, dtype: torch.dtype) -> None:
-    """Weights to `dtype`: them alone, since in bf16 the rotary frequencies would turn far positions wrong."""
+    """Weights to `dtype`, but not the buffers: rotary frequencies in bf16 would be wrong at far positions."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
 
 
 def describe_backbone(model: Any) -> dict[str, Any]:
-    """What a backbone must have in common with the one that an adapter was trained on."""
+    """What an adapter's backbone is recognised by: sizes and a digest of the weights, as JSON data."""
     config = model.config.get_text_config()
     return {
         "architecture": type(model).__name__,

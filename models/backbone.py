@@ -22,7 +22,7 @@ EXPORTED_CLASS = {"AutoModelForCausalLM": "modeling_neutral.ExtendedForCausalLM"
 
 
 def attention_on(device: torch.device) -> str:
-    """transformers' name of the attention that is fastest: on a CPU in bf16 SDPA takes three times as long."""
+    """transformers' name of the fastest attention: eager on a CPU, where SDPA takes thrice as long in bf16."""
     return "sdpa" if device.type == "cuda" else "eager"
 
 
@@ -33,8 +33,9 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 
 
 def compute(device: torch.device, model: nn.Module | None = None) -> contextlib.AbstractContextManager[Any]:
-    """The autocast that training and measuring share, so that they agree; none for a `model` all in fp32 where
-    that is what is computed in.
+    """The autocast to bf16 that training and measuring share, so that they agree.
+
+    No autocast where compute_dtype() is fp32 and so are all weights of `model`.
     """
     weights = model.parameters() if model is not None and compute_dtype(device) == torch.float32 else ()
     if model is not None and {weight.dtype for weight in weights} == {torch.float32}:
@@ -138,8 +139,10 @@ def find_commit(path: str, revision: str | None = None) -> str | None:
 
 @contextlib.contextmanager
 def network_errors() -> Iterator[None]:
-    """Errors of the hub's HTTP client as OSError, which they are not; transformers lets some through, and hides
-    some behind a message of its own."""
+    """Turns errors of the hub's HTTP client into OSError.
+
+    They are of another class, and transformers lets some of them through and hides others behind its own message.
+    """
     from huggingface_hub.utils import httpx
 
     try:
@@ -185,7 +188,7 @@ def save_backbone(model: Any, tokenizer: Any, folder: str | Path) -> None:
 
 
 def make_readable(folder: str | Path) -> None:
-    """Weights for all to read: safetensors writes them for their owner alone."""
+    """Let all users read the weights in `folder`: safetensors writes them for their owner alone."""
     for path in Path(folder).glob("*.safetensors"):
         path.chmod(0o644)
 
@@ -199,12 +202,12 @@ def load_tokenizer(path: str, revision: str | None = None) -> Any:
 
 
 def unique_parameters(model: nn.Module) -> int:
-    """N: weights of a model, tied ones counted once."""
+    """Number of weights of a model, tied ones counted once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def weights_digest(model: nn.Module) -> str:
-    """A hash of names, shapes and samples of all weights: tells two backbones apart in a moment.
+    """A hash of names, shapes and samples of all weights: two different backbones have different ones.
 
     No sums, whose last bits would depend on the number of threads.
     """

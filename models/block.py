@@ -81,7 +81,7 @@ Record = Callable[[Tensor, Tensor], None]
 
 
 class _AddGradient(torch.autograd.Function):
-    """Identity that adds `gradient` on the way back, and tells `record` what it met."""
+    """Identity, whose backward pass adds `gradient` and calls record(upstream gradient, gradient)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gradient: Tensor, record: Record | None) -> Tensor:

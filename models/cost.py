@@ -1,7 +1,7 @@
 """What a training costs, by docs/method.md, Cost: floating point operations a token, and memory.
 
-A model need not have weights for it: the `meta` device is enough. Of the speed that a device could have, a
-training reaches a share (MFU).
+A model need not have weights for it: the `meta` device is enough. MFU is the share of a device's peak speed that
+a training reaches.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import nn
 
 from models.extend import decoder_layers
 
-# Of one H100 in dense bf16, as NVIDIA gives it.
+# FLOP/s of one H100 in dense bf16, by NVIDIA's data sheet.
 H100_FLOPS = 989e12
 # Dense bf16 FLOP/s of one device, from the makers' data sheets, by a part of the name that torch gives it.
 PEAKS = {
@@ -27,7 +27,7 @@ PEAKS = {
 
 
 def flops_per_token(model: Any, row_tokens: int) -> int:
-    """6 for each trainable weight of a matrix product, 4 for each frozen one, and attention over T tokens.
+    """FLOPs of training on a token: 6 a trainable weight in matrix products, 4 a frozen one, and attention.
 
     The weights that only look up (embeddings) or scale (norms) take no part. Required operations, so
     nothing for recomputation; attention over all T, though half of it is masked, as is usual. What needs
@@ -39,19 +39,19 @@ def flops_per_token(model: Any, row_tokens: int) -> int:
 
 
 def attention_flops(model: Any, row_tokens: int) -> int:
-    """Of a token: the scores and the values of T tokens, forward and backward, in all layers."""
+    """FLOPs of a token's attention to T tokens, scores and values, forward and backward, in all layers."""
     config = model.config.get_text_config()
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 12 * config.num_hidden_layers * config.num_attention_heads * int(head) * row_tokens
 
 
 def state_bytes(model: nn.Module) -> int:
-    """Of weights, gradients and AdamW: 2 for each frozen weight (bf16), 16 for each trainable one (fp32)."""
+    """Bytes of weights, gradients and AdamW: 2 for a frozen weight (bf16), 16 for a trainable one (fp32)."""
     return sum((16 if weight.requires_grad else 2) * weight.numel() for weight in model.parameters())
 
 
 def activation_bytes(model: Any, checkpointing: bool) -> int:
-    """Of a token in training, about: what goes into and comes out of each linear module, in bf16.
+    """Bytes a token in training, about: what goes into and comes out of each linear module, in bf16.
 
     With activation checkpointing, the layers' inputs and the inside of one layer.
     """
@@ -63,7 +63,7 @@ def activation_bytes(model: Any, checkpointing: bool) -> int:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Dense bf16 FLOP/s of the device, where it is known."""
+    """Dense bf16 FLOP/s of the device; None where unknown."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

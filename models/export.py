@@ -68,8 +68,9 @@ def _change_config(folder: Path, **entries: Any) -> None:
 
 
 def describe_blocks(model: Any) -> dict[str, Any]:
-    """What models/modeling_neutral.py must know to build the model: the layers' place, and their blocks, inner
-    first.
+    """What models/modeling_neutral.py needs to build the model, as JSON: where the layers are, and their blocks.
+
+    Blocks of several extensions are in the order in which they were added.
     """
     layers = decoder_layers(model)
     path = next(name for name, module in model.named_modules() if module is layers[0]).rpartition(".")[0]
@@ -88,7 +89,7 @@ def describe_blocks(model: Any) -> dict[str, Any]:
 
 
 def _extended_ffns(layer: Any) -> list[ExtendedFFN]:
-    """What was added to a layer's FFN, the first one first."""
+    """The FFNs extended by a block each, in the order in which the blocks were added."""
     extended: list[ExtendedFFN] = []
     ffn = layer.mlp
     while isinstance(ffn, ExtendedFFN):

@@ -1,4 +1,4 @@
-"""Extending a decoder: which weights are added where, by each of the four methods, and how they are kept.
+"""Extending a decoder: which weights are added where, by each of the four methods, and how they are read and set.
 
 Shapes: B rows, T tokens of a row, D width of the model.
 """
@@ -196,7 +196,7 @@ def ffn_projections(ffn: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def _activation(model: nn.Module, ffn: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The FFN's own activation, under one of the names in use; of the innermost FFN, if extended before."""
+    """The activation of the backbone's own FFN. Raises ExtendError where it has none of the usual names."""
     ffn = plain_ffn(ffn)
     for name in ACTIVATIONS:
         if callable(activation := getattr(ffn, name, None)):

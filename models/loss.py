@@ -1,4 +1,4 @@
-"""The language-model loss without the logits: they exist for one chunk of tokens at a time.
+"""The language-model loss with logits for only one chunk of tokens at a time.
 
 Logits of B x T x V numbers are the largest tensor of a small model's training by far, and writing and
 reading them three times over took longer than the whole decoder. Here each chunk of tokens yields its loss
@@ -75,7 +75,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
-    """What a matrix product would be computed in here: custom functions see no autocast of their own."""
+    """The dtype of matrix products here: inside a custom autograd function autocast has no effect."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
@@ -83,8 +83,8 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 def nll_and_gradient(logits_CV: Tensor, target_C1: Tensor, weight_C1: Tensor | None) -> tuple[Tensor, Tensor]:
     """NLL_C1 in fp32, and the gradient of its weighted sum with respect to the logits, in their dtype.
 
-    On a GPU, compiled: each logit is read and written some three times, by two or three kernels; one operation
-    after another, as is best in the cache of a CPU, takes some twenty.
+    For a GPU, compiled: two or three kernels then read and write each logit some three times. Uncompiled, as is
+    best in the cache of a CPU, it is some twenty times.
     """
     logits_CV_fp32 = logits_CV.float()
     total_C1 = logits_CV_fp32.logsumexp(-1, keepdim=True)
@@ -101,7 +101,7 @@ def _compiled_gradient() -> Callable[[Tensor, Tensor, Tensor | None], tuple[Tens
 
 
 def _buffers(rows: int, head_VD: Tensor, fused: bool = False) -> tuple[Tensor, Tensor]:
-    """Room for the logits and the probabilities of a chunk: the same, if logits are in fp32 or kernels fused."""
+    """Memory for the logits_CV and the probabilities_CV of a chunk: one and the same if in fp32 or fused."""
     logits_CV = head_VD.new_empty(rows, len(head_VD))
     if fused or logits_CV.dtype == torch.float32:
         return logits_CV, logits_CV

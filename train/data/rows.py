@@ -45,7 +45,7 @@ class Rows:
         return self._take(indices, 2)
 
     def named_documents(self, indices: np.ndarray) -> str:
-        """For messages: the documents in which these rows begin, and the files that those are numbered in."""
+        """For messages: numbers of the documents in which these rows begin, and the rows files they belong to."""
         documents_of: dict[str, set[int]] = {}
         batch = np.searchsorted(self.starts, indices, side="right") - 1
         for b, document in zip(batch, self.documents(indices), strict=True):
@@ -58,7 +58,7 @@ class Rows:
         return np.array(parts)
 
     def digest(self) -> str:
-        """A hash of the metadata and of rows spread over the file: whether two files hold the same rows."""
+        """A hash of the metadata and of 64 rows spread over the file; two files with equal rows have the same."""
         some = np.unique(np.linspace(0, len(self) - 1, 64).astype(np.int64))
         content = json.dumps(self.metadata, sort_keys=True).encode() + self.tokens(some).tobytes()
         return hashlib.sha256(content).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The sites of a domain's documents, kept with its held-out rows: where a model forgets, and where it learns."""
+"""The sites of a domain's documents, kept with its held-out rows, to measure forgetting and learning by site."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def count_sites(hosts: list[str]) -> dict[str, Any]:
 
 
 def host(url: str) -> str:
-    """The host of a URL; what is no plain host name, as a crawl may have it, is 'no host'."""
+    """The host of a URL, or 'no host' where the URL has none or it is no plain host name."""
     try:
         name = urlsplit(url).hostname or ""
     except ValueError:
@@ -40,8 +40,9 @@ def host(url: str) -> str:
 
 
 def site_places(rows: Rows, tokens_NT1: np.ndarray, first_N: np.ndarray) -> np.ndarray:
-    """For each predicted token the place_NT of its document's site among the names. `first_N`: the document that
-    each row begins in; each separator begins the next one.
+    """place_NT: for each predicted token, the place of its document's site in the names that count_sites() gives.
+
+    first_N: the document that each row begins in; each separator begins the next one.
     """
     of_document = np.frombuffer(base64.b64decode(rows.metadata["sites"]["documents"]), np.uint8)
     begun_NT = np.cumsum(tokens_NT1[:, 1:] == rows.metadata["separator"], 1)

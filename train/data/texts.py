@@ -21,7 +21,7 @@ SCHEMA = pa.schema([("text", pa.string()), ("url", pa.string())])
 
 
 def open_corpus(path: str, backbone: str, folder: str) -> Rows:
-    """The rows of `path`, tokenized for the backbone into `folder` where they are none yet.
+    """The rows of `path`; text that is not tokenized yet becomes rows in `folder`, by the backbone's tokenizer.
 
     path: packed rows; or one or, by a pattern (*), several files: .arrow shards and .jsonl have a `text` a
     document, a .txt is one document. Rows have ROW_TOKENS tokens, or what the backbone's tokenizer says it can
@@ -44,7 +44,7 @@ def open_corpus(path: str, backbone: str, folder: str) -> Rows:
 
 
 def _are_rows(path: str) -> bool:
-    """Packed rows, in either format of Arrow; what is none is left for open_rows to complain about."""
+    """Whether an Arrow file holds packed rows; True also for what is no Arrow file: open_rows() says so."""
     try:
         return b"rows" in (read_schema(path).metadata or {})
     except pa.ArrowInvalid:

@@ -149,7 +149,7 @@ def tokenize(
 
 @contextlib.contextmanager
 def spool_folder(output: str) -> Iterator[Path]:
-    """An empty folder beside `output`, gone afterwards; one left by a killed run is used again."""
+    """An empty folder beside `output` for temporary files, deleted at the end (and before, after a kill)."""
     folder = Path(f"{output}.spool")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -160,7 +160,7 @@ def spool_folder(output: str) -> Iterator[Path]:
 
 
 def tokenizer_digest(source: str | Path) -> str:
-    """What tells two tokenizers apart: the sha256 of tokenizer.json, of a folder or a hub id."""
+    """sha256 of the tokenizer.json of a folder or a hub id. Raises StageError where there is none."""
     from transformers.utils import cached_file
 
     try:
@@ -257,7 +257,11 @@ def write_rows(
     fill: int | None,
     about: dict[str, Any],
 ) -> int:
-    """Write the stream as rows; returns how many of its tokens are in them."""
+    """Write a domain's stream of tokens as rows of T + 1 = row_tokens + 1; returns how many tokens are in them.
+
+    ids, sizes, owners: id, UTF-8 bytes and document of each token. fill: the token that fills up the last row;
+    None leaves an unfinished row out. about: the metadata. Raises StageError where there is not one row.
+    """
     rows = max(0, (len(ids) - 1) // row_tokens)
     if fill is not None and rows * row_tokens + 1 < len(ids):
         rows += 1

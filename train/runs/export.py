@@ -1,4 +1,4 @@
-"""A run made fit to leave: saved small, beside its backbone, or exported whole for transformers."""
+"""Two ways to pass a run on: what it added, as a small folder, or the whole model, as transformers loads it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def save(run: str, backbone: str | None, output: str) -> None:
-    """Write what the run added (and the runs it goes on from) as a small folder; models/adapter.py reads it.
+    """Write what the run, and the runs it goes on from, added to the backbone: a folder for models/adapter.py.
 
     Raises StageError where the run is not finished or does not fit the backbone.
     """
@@ -56,7 +56,7 @@ def export_run(run: str, backbone: str | None, evaluations: list[str], output: s
 
 
 def backbone_of(run: str) -> str:
-    """The backbone that the run was trained on, where it lay then. Raises StageError where it is gone."""
+    """Path or hub id of the backbone that the run was trained on. Raises StageError where it is there no more."""
     path = str(read_json(Path(run) / "run.json")["backbone"])
     if not Path(path).exists() and (path.startswith((".", "/")) or path.count("/") > 1):
         raise StageError(f"{run}: its backbone {path} is not there any more; give --backbone")
@@ -73,7 +73,7 @@ def _measures(evaluations: list[str]) -> dict[str, tuple[float, float]]:
 
 
 def open_model(path: str, device: Any) -> tuple[Any, Any]:
-    """A model and its tokenizer by the folder of a run, of a saved adapter or of a model, or by a hub id.
+    """The model and the tokenizer of `path`: the folder of a run, of a saved adapter or of a model, or a hub id.
 
     Raises StageError where it is none of these.
     """

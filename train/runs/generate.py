@@ -1,4 +1,4 @@
-"""Trying models from the shell: they continue the same prompts, one beside the other."""
+"""Continuations of the same prompts by one or several models, to compare them in the shell."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ def generate(options: Generate, model: list[str], prompt: list[str]) -> None:
 
 
 def write(model: Any, tokenizer: Any, prompt: str, options: Generate) -> str:
-    """A continuation, by default the most probable one, within the length that the model was made for."""
+    """A continuation of `prompt`, by default by the most probable tokens.
+
+    It ends where prompt and continuation reach the longest text that the model takes. Raises StageError where the
+    prompt alone does.
+    """
     before, _ = separators(tokenizer)
     ids = torch.tensor([[*before, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]], device=model.device)
     room = min(options.tokens, model.config.get_text_config().max_position_embeddings - ids.shape[1])

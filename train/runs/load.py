@@ -1,4 +1,4 @@
-"""The models that are measured and trained on: a backbone, and what a run added to it."""
+"""Loading models: a backbone, and what a run added to it."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def pick_device(name: str) -> torch.device:
 
 
 def measuring_device(name: str) -> torch.device:
-    """pick_device() for stages that meet texts of every length: cuDNN's attention would plan a kernel for each."""
+    """pick_device() for texts of many lengths; turns off cuDNN's attention, which plans anew for each length."""
     torch.backends.cuda.enable_cudnn_sdp(False)
     return pick_device(name)
 
 
 def load_for(backbone: str, device: torch.device, stays: bool = False, dtype: torch.dtype | None = None) -> Any:
-    """The backbone in `dtype`, and on `device` already, unless it `stays` on the CPU to be sharded.
+    """The backbone in `dtype` (None: what `device` computes in), on `device`.
 
-    dtype: None is what `device` computes in. Raises StageError where it is no decoder that transformers loads.
+    stays: leave it on the CPU, to be sharded later. Raises StageError where transformers loads no decoder there.
     """
     try:
         model = load_backbone(backbone, dtype=dtype or compute_dtype(device), attention=attention_on(device))
@@ -91,5 +91,5 @@ def saved_extensions(run_folder: str | Path) -> list[SavedExtension]:
 
 
 def base_folder(folder: Path, base: str) -> Path:
-    """Where the run lies that another one goes on from: where it lay then, or beside the other, if moved."""
+    """Folder of the base run: `base` as it was at training, or, if the runs were moved, beside `folder`."""
     return Path(base) if Path(base).is_dir() else folder.parent / Path(base).name

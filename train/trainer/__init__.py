@@ -1,1 +1,1 @@
-"""The training loop, what it draws and what it leaves."""
+"""The training loop, and what belongs to it: mixture, optimizer, checkpoints, metrics, failures."""

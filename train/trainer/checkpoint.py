@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment: safetensors, written whole, two of them kept."""
+"""Checkpoints from which a killed training goes on: safetensors files, written whole; the last two are kept."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class State:
-    """Where training stands, besides weights and optimizer: steps done, metrics so far, seconds spent.
+    """What a checkpoint holds besides weights and optimizer: steps done, metrics so far, seconds spent.
 
     alpha is None until it is known (`alpha: auto`).
     """
@@ -63,7 +63,7 @@ def save(folder: str | Path, identity: str, model: Any, optimizer: Optimizer, st
 
 
 def resume(folder: str | Path, identity: str, model: Any, optimizer: Optimizer) -> State:
-    """Load the newest checkpoint of this `identity` that is whole into model and optimizer.
+    """Load the newest undamaged checkpoint with this `identity` into model and optimizer.
 
     Returns the state to go on from: a fresh one where there is no such checkpoint. A damaged file is passed
     over with a warning, one of other options or inputs with a line in the log.

@@ -1,4 +1,4 @@
-"""What a training that goes wrong has to say: which documents, and which option to turn."""
+"""Messages of trainings that fail: which documents are to blame, and which option to change."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def exploded(
 
 @contextmanager
 def memory_advice(options: Training, device: torch.device, step: int) -> Iterator[None]:
-    """Raises StageError that says which option to turn, where memory runs out."""
+    """Where memory runs out inside it, raises StageError that says which option to change."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch has a class of its own on a GPU only

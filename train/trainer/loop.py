@@ -199,13 +199,16 @@ def micro_batches(job: TrainingJob, batch: Batch) -> Iterator[tuple[Tensor, Tens
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """A copy on the device, which goes there while the device still computes."""
+    """A copy on the device. The transfer to a GPU runs while the GPU computes: pinned memory, non-blocking."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def positions(job: TrainingJob, tokens_BT1: Tensor) -> Tensor | None:
-    """With mask_documents, each token's position_BT in its document, by which transformers keeps them apart."""
+    """With mask_documents, each token's position_BT in its document, else None.
+
+    Where positions begin anew, transformers lets no token attend to those before.
+    """
     if not job.options.mask_documents:
         return None
     tokens_BT = tokens_BT1[:, :-1]

@@ -1,4 +1,4 @@
-"""What a training tells about itself: lines of JSON, curves for TensorBoard, and the blocks' statistics."""
+"""Metrics of a training: lines of JSON, the same for TensorBoard, and means of what the blocks measure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Line = dict[str, Any]
 
 @contextmanager
 def metrics_log(folder: str | Path, lines: list[Line]) -> Iterator[Callable[[Line], None]]:
-    """metrics.jsonl and TensorBoard's events in `folder`, begun anew with `lines`; yields what adds a line."""
+    """Write metrics.jsonl and TensorBoard's events in `folder`, `lines` first; yields what adds a line."""
     from tensorboardX import SummaryWriter
 
     folder = Path(folder)

@@ -17,7 +17,7 @@ from train.runs.options import Run, Training
 
 @dataclass(frozen=True)
 class Draw:
-    """Rows of one optimizer step on one rank: from which domain, and which row there."""
+    """Rows of one optimizer step on one rank: whether each is of the old domain, and its index in its domain."""
 
     is_old: np.ndarray
     index: np.ndarray
@@ -29,7 +29,7 @@ def old_rate(options: Training) -> Fraction:
 
 
 def old_rows_before(k: int, rate: Fraction) -> int:
-    """How many of the global rows 0 … k-1 are of the old domain."""
+    """How many of a training's first k rows, 0 to k - 1, are of the old domain: floor(k p)."""
     return k * rate.numerator // rate.denominator
 
 

@@ -141,7 +141,7 @@ def extend(
 
 
 def prepare(options: Training) -> torch.device:
-    """Threads and device; sums depend on the number of threads, so it is an option and not the machine's.
+    """Set the number of threads, an option since sums depend on it, and return the device.
 
     Raises StageError where torchrun's processes cannot share the rows of a step equally.
     """
@@ -222,7 +222,7 @@ def costs(task: TrainingJob, state: checkpoint.State) -> dict[str, Any]:
 
 
 def peak_memory_mib(device: torch.device) -> int:
-    """Of the GPU's memory where there is one, else of the process's resident memory."""
+    """Most memory used so far, in MiB: of the GPU where there is one, else resident memory of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() // 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10
