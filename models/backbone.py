@@ -130,7 +130,7 @@ def find_commit(path: str, revision: str | None = None) -> str | None:
 
     Raises OSError of transformers where the hub has no such model or revision, or cannot be reached.
     """
-    from transformers.utils import cached_file, extract_commit_hash
+    from transformers.utils.hub import cached_file, extract_commit_hash
 
     with network_errors():
         config = cached_file(path, "config.json", revision=revision or "main")

@@ -139,7 +139,7 @@ class NeutralBlock(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         local = self.context.local
-        out_BTD = self.down_proj(self.activation(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        out_BTD: Tensor = self.down_proj(self.activation(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
         g_BT1 = None
         if self.gate is not None and self.phi is not None:
             logit_BT1 = self.gate(x_BTD)
@@ -161,7 +161,8 @@ class NeutralBlock(nn.Module):
         coefficient_B11 = local.old_B11 * (l1 / (self.layers * out_BTD.shape[-1]))
         with torch.no_grad():
             gradient_BTD = out_BTD.sign().mul_(coefficient_B11.to(out_BTD.dtype))
-        return _AddGradient.apply(out_BTD, gradient_BTD, self._backward_record(local))
+        same_BTD: Tensor = _AddGradient.apply(out_BTD, gradient_BTD, self._backward_record(local))
+        return same_BTD
 
     def _backward_record(self, local: LocalLosses) -> Record | None:
         """Writes down the squared norms of both gradients when they meet, if statistics are wanted."""
@@ -183,7 +184,8 @@ class NeutralBlock(nn.Module):
         with torch.no_grad():
             error_BT1 = logit_BT1.float().sigmoid() - (1 - local.old_B11)
             gradient_BT1 = (error_BT1 * (local.cross_entropy / self.layers)).to(logit_BT1.dtype)
-        return _AddGradient.apply(logit_BT1, gradient_BT1, None)
+        same_BT1: Tensor = _AddGradient.apply(logit_BT1, gradient_BT1, None)
+        return same_BT1
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ def flops_per_token(model: Any, row_tokens: int) -> int:
     no backward pass below the first block is counted all the same: a part of one layer.
     """
     weights = [linear.weight for linear in _linears(model)]
-    products = sum((6 if weight.requires_grad else 4) * weight.numel() for weight in weights)
+    products: int = sum((6 if weight.requires_grad else 4) * weight.numel() for weight in weights)
     return products + attention_flops(model, row_tokens)
 
 
@@ -42,7 +42,8 @@ def attention_flops(model: Any, row_tokens: int) -> int:
     """FLOPs of a token's attention to T tokens, scores and values, forward and backward, in all layers."""
     config = model.config.get_text_config()
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 12 * config.num_hidden_layers * config.num_attention_heads * int(head) * row_tokens
+    numbers: int = config.num_hidden_layers * config.num_attention_heads * head
+    return 12 * numbers * row_tokens
 
 
 def state_bytes(model: nn.Module) -> int:

@@ -36,9 +36,10 @@ class ExtendedFFN(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         y_BTD: Tensor = self.ffn(x_BTD)
+        out_BTD: Tensor = self.block(x_BTD)
         if not self.after_norm:
-            return y_BTD + self.block(x_BTD)
-        self.residue_BTD = self.block(x_BTD)
+            return y_BTD + out_BTD
+        self.residue_BTD = out_BTD
         return y_BTD
 
     def take_residue(self) -> Tensor:
@@ -199,7 +200,8 @@ def _activation(model: nn.Module, ffn: nn.Module) -> Callable[[Tensor], Tensor]:
     """The activation of the backbone's own FFN. Raises ExtendError where it has none of the usual names."""
     ffn = plain_ffn(ffn)
     for name in ACTIVATIONS:
-        if callable(activation := getattr(ffn, name, None)):
+        activation: Callable[[Tensor], Tensor] | None = getattr(ffn, name, None)
+        if callable(activation):
             return activation
     raise ExtendError(_refusal(model, f"the activation of its {type(ffn).__name__} was not found"))
 
@@ -210,7 +212,7 @@ def _add_blocks(
     """A block beside each FFN; returns their width M = extra / (3 D L): docs/method.md, Widths."""
     if placement not in PLACEMENTS:
         raise ExtendError(f"no placement {placement!r}; choose one of {', '.join(PLACEMENTS)}")
-    size, count = model.config.get_text_config().hidden_size, len(layers)
+    size, count = int(model.config.get_text_config().hidden_size), len(layers)
     width = round(extra / (3 * size * count))
     _check_width(width, "block")
     for index, layer in enumerate(layers):

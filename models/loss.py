@@ -138,7 +138,8 @@ def chunked_cross_entropy(
     its dtype, else in that of hidden. A head that is frozen costs no gradient.
     """
     chunk = chunk or CHUNK_TOKENS[hidden_ND.device.type]
-    return _ChunkedCrossEntropy.apply(hidden_ND, head_VD, target_N, weight_N, chunk)
+    total: Tensor = _ChunkedCrossEntropy.apply(hidden_ND, head_VD, target_N, weight_N, chunk)
+    return total
 
 
 def sum_nll(
@@ -209,7 +210,8 @@ def plain_head(model: Any) -> Tensor | None:
 
 
 def _hidden(model: Any, tokens_BT1: Tensor, position_BT: Tensor | None = None) -> Tensor:
-    return _call(model.base_model, tokens_BT1, position_BT).last_hidden_state
+    hidden_BTD: Tensor = _call(model.base_model, tokens_BT1, position_BT).last_hidden_state
+    return hidden_BTD
 
 
 def _call(model: Any, tokens_BT1: Tensor, position_BT: Tensor | None) -> Any:
@@ -218,4 +220,5 @@ def _call(model: Any, tokens_BT1: Tensor, position_BT: Tensor | None) -> Any:
 
 def _full_logits_nll(model: Any, tokens_BT1: Tensor, position_BT: Tensor | None = None) -> Tensor:
     logits_BTV = _call(model, tokens_BT1, position_BT).logits.float()
-    return functional.cross_entropy(logits_BTV.transpose(1, 2), tokens_BT1[:, 1:], reduction="none")
+    nll_BT: Tensor = functional.cross_entropy(logits_BTV.transpose(1, 2), tokens_BT1[:, 1:], reduction="none")
+    return nll_BT

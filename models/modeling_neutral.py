@@ -29,7 +29,7 @@ class Block(nn.Module):
         self.gate = nn.Linear(size, 1, bias=bias) if self.phi else None
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        out_BTD = self.down_proj(self.activation(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        out_BTD: Tensor = self.down_proj(self.activation(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
         return out_BTD if self.gate is None or self.phi is None else self.phi(self.gate(x_BTD)) * out_BTD
 
 
@@ -44,9 +44,10 @@ class ExtendedFFN(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         y_BTD: Tensor = self.ffn(x_BTD)
+        out_BTD: Tensor = self.block(x_BTD)
         if not self.after_norm:
-            return y_BTD + self.block(x_BTD)
-        self.residue_BTD = self.block(x_BTD)
+            return y_BTD + out_BTD
+        self.residue_BTD = out_BTD
         return y_BTD
 
     def take_residue(self) -> Tensor:

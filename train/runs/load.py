@@ -27,7 +27,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def measuring_device(name: str) -> torch.device:
-    """pick_device() for texts of many lengths: not by cuDNN's attention, which plans for each."""
+    """pick_device() for texts of many lengths; turns off cuDNN's attention, which plans anew for each length."""
     torch.backends.cuda.enable_cudnn_sdp(False)
     return pick_device(name)
 
@@ -35,7 +35,7 @@ def measuring_device(name: str) -> torch.device:
 def load_for(backbone: str, device: torch.device, stays: bool = False, dtype: torch.dtype | None = None) -> Any:
     """The backbone in `dtype` (None: what `device` computes in), on `device`.
 
-    stays: leave it on the CPU, to be sharded later. Raises StageError where it is no decoder of transformers.
+    stays: leave it on the CPU, to be sharded later. Raises StageError where transformers loads no decoder there.
     """
     try:
         model = load_backbone(backbone, dtype=dtype or compute_dtype(device), attention=attention_on(device))
