@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-# The files in the folder of a run.
-RUN_RECORD, WEIGHTS, METRICS = "run.json", "weights.safetensors", "metrics.jsonl"
+from pipeline.common.folders import METRICS, RUN_RECORD, WEIGHTS, shard_path
 
 
 @dataclass(frozen=True)
@@ -219,12 +218,3 @@ class Layout:
     def paper(self, name: str) -> str:
         """A table or figure of the paper, without the ending."""
         return f"{self.root}/paper/{name}"
-
-
-def shard_path(corpus: str | Path, language: str, split: str, batch: str) -> Path:
-    """A shard in a folder that has the corpus alone, such as a published one.
-
-    >>> str(shard_path("corpus", "fr", "train", "00000"))
-    'corpus/fr/train-00000.arrow'
-    """
-    return Path(corpus, language, f"{split}-{batch}.arrow")

@@ -10,7 +10,7 @@ from typing import Any
 import xxhash
 
 from pipeline.common.files import arrow_rows, read_arrow, read_json, stamp
-from pipeline.common.layout import shard_path
+from pipeline.common.folders import shard_path
 from pipeline.common.ledger import Ledger
 from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.corpus.options import Shards

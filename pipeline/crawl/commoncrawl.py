@@ -1,17 +1,12 @@
 """Which files of a crawl to read: those of the config, and those chosen from CommonCrawl's lists.
 
-CommonCrawl lists the files of a crawl in one small file. The choice is the first N by a seeded hash of their
+The choice is the first N by a seeded hash of their
 paths, so that a larger N keeps the earlier ones in their places, and with them all that was made of them.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
-import logging
-import re
 import shlex
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,15 +15,12 @@ import xxhash
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic
 from pipeline.common.layout import Layout
+from pipeline.crawl.lists import client, listed
 from pipeline.crawl.manifest import manifest
 from pipeline.crawl.options import CommonCrawl, Crawl, Texts
-from pipeline.network.client import Client
 from pipeline.network.transports import FetchError
 from pipeline.network.urls import is_url
 
-LIST_BYTES, LIST_UNPACKED = 2**26, 2**28
-PATH = re.compile(r"[\w.=%+@-]+(?:/[\w.=%+@-]+)+", re.ASCII)
-RETRIES = 3  # of a list: it is fetched before anything else, and someone waits for it
 RECORDS = "records:"  # what stands for a WARC file that `fetch-records` makes
 
 
@@ -62,37 +54,6 @@ def chosen(options: CommonCrawl, cache: str, connections: int) -> list[str]:
     return [f"{options.base_url.rstrip('/')}/{path}" for path in ordered[:count]]
 
 
-def listed(base_url: str, crawl: str, kind: str, cache: str, connections: int) -> list[str]:
-    """The paths of a list of the crawl (warc, wet, cc-index-table), each once. It is fetched once and then kept:
-    the list of a crawl does not change.
-
-    Raises StageError where the list cannot be had or is none.
-    """
-    url = f"{base_url.rstrip('/')}/crawl-data/{crawl}/{kind}.paths.gz"
-    kept = Path(cache, "lists", f"{xxhash.xxh3_64_hexdigest(url.encode())}-{crawl}.{kind}.paths.gz")
-    data = kept.read_bytes() if kept.exists() else _client(cache, connections).read_whole(url, LIST_BYTES)
-    try:
-        with gzip.open(io.BytesIO(data)) as file:
-            text = file.read(LIST_UNPACKED).decode("utf-8")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise StageError(f"{url}: not a list of paths: {error}; check base_url") from None
-    lines = [line for line in text.split("\n") if line]
-    wrong = next((line for line in lines if not PATH.fullmatch(line) or ".." in line), None)
-    if wrong is not None or not lines:
-        raise StageError(f"{url}: not a list of paths: it holds {wrong or 'nothing'!r}; check base_url")
-    paths = list(dict.fromkeys(lines))
-    if len(paths) < len(lines):
-        logging.warning("%s: %d paths stand there more than once", url, len(lines) - len(paths))
-    if not kept.exists():
-        with atomic(kept) as part:
-            part.write_bytes(data)
-    return paths
-
-
-def _client(cache: str, connections: int) -> Client:
-    return Client(connections, Path(cache, "slots"), retries=RETRIES)
-
-
 def _texts(entry: Texts, crawl: Crawl) -> list[str]:
     return [file for pattern in entry.files for file in _expanded(pattern, crawl)]
 
@@ -106,7 +67,7 @@ def _expanded(pattern: str, crawl: Crawl) -> Iterator[str]:
     kept = Path(crawl.cache, "lists", f"{xxhash.xxh3_64_hexdigest(pattern.encode())}.txt")
     if not kept.exists():
         try:
-            found = _client(crawl.cache, crawl.connections).find(pattern)
+            found = client(crawl.cache, crawl.connections).find(pattern)
         except FetchError as error:
             raise StageError(f"crawl.texts: {error}") from None
         if not found:

@@ -25,8 +25,8 @@ import xxhash
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, stamp, write_batches, write_json
-from pipeline.crawl.commoncrawl import PATH, listed
 from pipeline.crawl.fetch import side_by_side
+from pipeline.crawl.lists import PATH, listed
 from pipeline.crawl.manifest import manifest
 from pipeline.crawl.options import Index
 from pipeline.network.client import Client

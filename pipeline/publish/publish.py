@@ -29,7 +29,7 @@ from pipeline.common.files import (
     write_text,
 )
 from pipeline.common.fingerprint import ROOT, fingerprint
-from pipeline.common.layout import shard_path
+from pipeline.common.folders import shard_path
 from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.publish.options import Publish
 

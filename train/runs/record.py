@@ -11,12 +11,11 @@ from typing import Any, TypeVar
 from pipeline.common.config import ConfigError, option, read, to_data
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json, write_json
-from pipeline.common.layout import METRICS, RUN_RECORD
+from pipeline.common.folders import METRICS, PRETRAINING_RECORD, RUN_RECORD
 from train.runs.options import Pretrain, Run
 
 T = TypeVar("T")
 Line = dict[str, Any]  # of metrics.jsonl: a step or an evaluation, by docs/formats.md
-PRETRAINING = "training.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +70,9 @@ class PretrainingRecord(Costs):
 
 
 def write_record(folder: str | Path, record: RunRecord | PretrainingRecord) -> None:
-    write_json(Path(folder, RUN_RECORD if isinstance(record, RunRecord) else PRETRAINING), record_data(record))
+    write_json(
+        Path(folder, RUN_RECORD if isinstance(record, RunRecord) else PRETRAINING_RECORD), record_data(record)
+    )
 
 
 def record_data(record: RunRecord | PretrainingRecord) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def read_run(folder: str | Path) -> RunRecord:
 
 def read_pretraining(backbone: str | Path) -> PretrainingRecord | None:
     """The record of a backbone, or None for one from elsewhere. Raises StageError on a damaged record."""
-    path = Path(backbone, PRETRAINING)
+    path = Path(backbone, PRETRAINING_RECORD)
     return read_result(PretrainingRecord, path, "pretrain the backbone again") if path.exists() else None
 
 

@@ -1,6 +1,7 @@
 """Where the files of a result folder lie: one place says it, to the rules and to the code."""
 
-from pipeline.common.layout import Layout, shard_path
+from pipeline.common.folders import shard_path
+from pipeline.common.layout import Layout
 
 
 def test_a_path_with_wildcards_is_a_pattern_of_snakemake():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.common.config import ConfigError, option, read
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, write_arrow
-from pipeline.common.layout import shard_path
+from pipeline.common.folders import shard_path
 from pipeline.common.schemas import DOCUMENT_SCHEMA
 from pipeline.corpus.options import Positives, Quality, Shards
 from pipeline.corpus.quality import _draw, _draw_key, choose_threshold, train_classifier

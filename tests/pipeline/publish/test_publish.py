@@ -14,7 +14,7 @@ from conftest import page, prose, write_warc
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json
-from pipeline.common.layout import shard_path
+from pipeline.common.folders import shard_path
 from pipeline.corpus.dedup import apply_duplicates, hash_paragraphs, reduce_hashes
 from pipeline.corpus.options import Dedup, Shards
 from pipeline.corpus.shards import SPLITS, write_shards
