@@ -1,7 +1,7 @@
 """Which files of a crawl to read: those of the config, and those chosen from CommonCrawl's lists.
 
-The choice is the first N by a seeded hash of their
-paths, so that a larger N keeps the earlier ones in their places, and with them all that was made of them.
+The choice is the first N by a seeded hash of their paths: a larger N keeps the earlier ones in their places, and
+with them all that was made of them.
 """
 
 from __future__ import annotations

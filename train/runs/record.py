@@ -70,9 +70,8 @@ class PretrainingRecord(Costs):
 
 
 def write_record(folder: str | Path, record: RunRecord | PretrainingRecord) -> None:
-    write_json(
-        Path(folder, RUN_RECORD if isinstance(record, RunRecord) else PRETRAINING_RECORD), record_data(record)
-    )
+    name = RUN_RECORD if isinstance(record, RunRecord) else PRETRAINING_RECORD
+    write_json(Path(folder, name), record_data(record))
 
 
 def record_data(record: RunRecord | PretrainingRecord) -> dict[str, Any]:

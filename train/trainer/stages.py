@@ -28,6 +28,7 @@ from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder
 from pipeline.common.fingerprint import fingerprint
+from pipeline.common.folders import WEIGHTS
 from train.data.rows import Rows, join_rows, open_rows
 from train.data.tokens import check_tokenizer
 from train.distributed import processes, rank, trained_weights, world
@@ -137,7 +138,7 @@ def extend(
                 **vars(costs(task, state)),
             )
             with atomic_folder(output) as folder:
-                save_file(weights, folder / "weights.safetensors")
+                save_file(weights, folder / WEIGHTS)
                 make_readable(folder)
                 write_metrics(folder, state)
                 write_record(folder, record)
