@@ -382,7 +382,7 @@ rule report:
         OUT.benchmark("report")
     params:
         options=flags(OPTIONS.report),
-        folder=OUT.root,
+        folder=lambda wildcards, output: Path(output.page).parent,
         runs=list(RUNS),
         quality=f"--quality {' '.join(FILTERED)}" if FILTERED else "",
         tasks=(
