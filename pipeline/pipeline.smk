@@ -58,7 +58,9 @@ if not OPTIONS.extract.language_model:
 
 rule extract:
     input:
-        warcs=batch_files,
+        warcs=lambda wildcards: batch_files(
+            OUT, wildcards.batch, BATCHES[wildcards.batch], OPTIONS.crawl.given
+        ),
         language_id=LANGUAGE_MODEL,
     output:
         pages=OUT.pages("{batch}"),
@@ -75,7 +77,7 @@ rule extract:
         scheduler=SCHEDULER,
     params:
         options=flags(OPTIONS.extract),
-        sizes=batch_sizes,
+        sizes=lambda wildcards: own_sizes(BATCHES[wildcards.batch], OPTIONS.crawl.given),
         code=fingerprint("pipeline.extract.webpages:extract"),
     message:
         "Extract the text of batch {wildcards.batch} and identify its languages"

@@ -158,11 +158,11 @@ def _number(value: str | None) -> float:
 
 
 def archive_bytes(folder: str) -> int:
-    """Bytes of the archives that a run has read; each file of pages has its archive's in its key (extract)."""
+    """Bytes of the archives that a run has read; each file of pages says its archive's (extract)."""
     out, total = Layout(folder), 0
     for batch in out.files(out.pages("*")):
         for name in read_json(batch).get("files", ()):
-            total += int((read_schema(batch.parent / name).metadata or {})[b"key"].split()[-2])
+            total += int((read_schema(batch.parent / name).metadata or {}).get(b"archive_bytes", 0))
     if not total:
         raise StageError(f"{folder}: no pages/*.json, or of empty archives; name the output folder of a whole run")
     return total

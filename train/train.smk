@@ -172,12 +172,15 @@ rule watched:
     output:
         backbone=OUT.watched("backbone"),
         runs=OUT.watched("runs"),
+    log:
+        OUT.log("watched"),
     localrule: True
     params:
         backbone=WATCHED_FLAGS,
         runs=EVAL_FLAGS,
     shell:
-        "printf '%s\n' {params.backbone:q} > {output.backbone} && printf '%s\n' {params.runs:q} > {output.runs}"
+        "(printf '%s\n' {params.backbone:q} > {output.backbone} && printf '%s\n' {params.runs:q} > {output.runs})"
+        " 2> {log}"
 
 
 rule tokenize:

@@ -17,9 +17,6 @@ from pathlib import Path
 
 from pipeline.common.errors import StageError
 
-# What the stage that fetches pages for the sample crawl adds to an error.
-OWN_WARCS = "or set crawl.warcs in the config to your own WARC files, which needs no download"
-
 
 @dataclass(frozen=True)
 class Package:

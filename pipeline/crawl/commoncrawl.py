@@ -116,22 +116,29 @@ def _expanded(pattern: str, crawl: Crawl) -> Iterator[str]:
     yield from kept.read_text("utf-8").split("\n")
 
 
-def local_files(out: Layout, batch: str, files: list[str]) -> str | list[str]:
-    """What a batch is read from: its local files, or the folders of those that are fetched."""
+def batch_files(out: Layout, batch: str, files: list[str], own: bool) -> str | list[str]:
+    """What a batch is read from: its local files, or the folders of those that are fetched. `own`: they are not
+    made here.
+
+    Snakemake does not look at the dates of a user's own files, of which own_sizes() says whether they changed.
+    """
+    from snakemake.io import ancient
+
     if files[0].startswith(RECORDS):
         return [out.records(name.removeprefix(RECORDS)) for name in files]
-    return out.fetched(batch) if is_url(files[0]) else files
+    if is_url(files[0]):
+        return out.fetched(batch)
+    return [ancient(file) for file in files] if own else files
 
 
-def own_sizes(files: list[str]) -> list[int]:
+def own_sizes(files: list[str], own: bool) -> list[int]:
     """Sizes of a user's own files, in bytes; none where they are made or fetched here.
 
     They stand for the content: what was copied is another day's, and to read a crawl only to see that it is the
-    same would take as long as to read it.
+    same would take as long as to use it.
     """
-    if is_url(files[0]) or files[0].startswith(RECORDS):
-        return []
-    return [Path(file).stat().st_size for file in files]
+    is_own = own and not is_url(files[0]) and not files[0].startswith(RECORDS)
+    return [Path(file).stat().st_size for file in files] if is_own else []
 
 
 def text_flags(entry: Texts) -> str:

@@ -1,6 +1,6 @@
 # Where the pages come from: the sample, archives of one's own, CommonCrawl, plain text. It makes folders that
 # `extract` and `text` read; a batch of local files needs none.
-from pipeline.crawl.commoncrawl import local_files, own_sizes, text_flags
+from pipeline.crawl.commoncrawl import batch_files, own_sizes, text_flags
 from pipeline.crawl.manifest import batches
 
 PER_JOB = OPTIONS.crawl.warcs_per_job
@@ -17,16 +17,6 @@ TEXT_BATCHES = dict(
         ),
     )
 )
-
-
-def batch_sizes(wildcards):
-    """Sizes of the batch's files where they are the user's own: those count, and not their dates."""
-    return own_sizes(BATCHES[wildcards.batch]) if OPTIONS.crawl.given else []
-
-
-def batch_files(wildcards):
-    files = local_files(OUT, wildcards.batch, BATCHES[wildcards.batch])
-    return [ancient(file) for file in files] if batch_sizes(wildcards) else files
 
 
 if not OPTIONS.crawl.given:
@@ -129,7 +119,9 @@ if TEXT_BATCHES:
 
     rule text:
         input:
-            files=batch_files,
+            files=lambda wildcards: batch_files(
+                OUT, wildcards.batch, BATCHES[wildcards.batch], OPTIONS.crawl.given
+            ),
             language_id=LANGUAGE_MODEL,
         output:
             pages=OUT.pages("{batch}"),
@@ -145,7 +137,9 @@ if TEXT_BATCHES:
             mem_mb=4000,
         params:
             options=flags(OPTIONS.extract),
-            sizes=batch_sizes,
+            sizes=lambda wildcards: own_sizes(
+                BATCHES[wildcards.batch], OPTIONS.crawl.given
+            ),
             columns=lambda wildcards: text_flags(TEXT_BATCHES[wildcards.batch]),
             code=fingerprint("pipeline.extract.texts:read_texts"),
         message:

