@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import parts
+from benchmarks.gpu import parts, table
 
 PRINTED = 6000  # characters of a failure that are kept
 
@@ -151,4 +151,6 @@ REAL = ("neutral", "finetune", "adapter", "lora", "neutral, alpha 100")
 if __name__ == "__main__":
     if sys.argv[1:2] in (["pack"], ["unpack"]):
         sys.exit(parts.main(sys.argv[1:]))
+    if sys.argv[1:2] == ["table"]:
+        sys.exit(table.main(sys.argv[2:]))
     main()
