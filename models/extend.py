@@ -184,7 +184,11 @@ def _refusal(model: nn.Module, reason: str) -> str:
 
 
 def ffn_projections(ffn: nn.Module) -> dict[str, tuple[int, int]]:
-    """The linear modules of an FFN by name, with their (inputs, outputs). Conv1D is GPT-2's linear."""
+    """The linear modules of an FFN by name, with their (inputs, outputs). Conv1D is GPT-2's linear.
+
+    >>> ffn_projections(nn.Sequential(nn.Linear(4, 16), nn.GELU(), nn.Linear(16, 4)))
+    {'0': (4, 16), '2': (16, 4)}
+    """
     from transformers.pytorch_utils import Conv1D
 
     shapes: dict[str, tuple[int, int]] = {}

@@ -85,6 +85,9 @@ def nll_and_gradient(logits_CV: Tensor, target_C1: Tensor, weight_C1: Tensor | N
 
     For a GPU, compiled: two or three kernels then read and write each logit some three times. Uncompiled, as is
     best in the cache of a CPU, it is some twenty times.
+
+    >>> nll_and_gradient(torch.zeros(1, 2), torch.tensor([[0]]), None)
+    (tensor([[0.6931]]), tensor([[-0.5000,  0.5000]]))
     """
     logits_CV_fp32 = logits_CV.float()
     total_C1 = logits_CV_fp32.logsumexp(-1, keepdim=True)

@@ -21,6 +21,10 @@ def count_sites(hosts: list[str]) -> dict[str, Any]:
 
     `names`: the hosts with most documents, largest first, and then one name for all others together. `documents`:
     for each document one byte, the place of its site in `names`, as base64.
+
+    >>> sites = count_sites(["b.fr", "a.fr", "b.fr"])
+    >>> sites["names"], list(base64.b64decode(sites["documents"]))
+    (['b.fr', 'a.fr'], [0, 1, 0])
     """
     sizes = Counter(hosts)
     largest = sorted(sizes, key=lambda name: (-sizes[name], name))[:MOST]
@@ -31,7 +35,13 @@ def count_sites(hosts: list[str]) -> dict[str, Any]:
 
 
 def host(url: str) -> str:
-    """The host of a URL, or 'no host' where the URL has none or it is no plain host name."""
+    """The host of a URL, or 'no host' where the URL has none or it is no plain host name.
+
+    >>> host("https://Docs.Example:80/a?b")
+    'docs.example'
+    >>> host("mailto:a@b")
+    'no host'
+    """
     try:
         name = urlsplit(url).hostname or ""
     except ValueError:

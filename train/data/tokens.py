@@ -186,7 +186,14 @@ def separator_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def separators(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Tokens before and after each document: one separator, or both of a model that has two."""
+    """Tokens before and after each document: one separator, or both of a model that has two.
+
+    >>> from types import SimpleNamespace
+    >>> separators(SimpleNamespace(bos_token_id=1, eos_token_id=2))
+    ([1], [2])
+    >>> separators(SimpleNamespace(bos_token_id=None, eos_token_id=0))
+    ([0], [])
+    """
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     if bos is not None and eos is not None and bos != eos:
         return [int(bos)], [int(eos)]
@@ -226,6 +233,9 @@ def token_bytes(text: str, offsets: list[tuple[int, int]]) -> list[int]:
 
     `offsets` are the tokens' character spans. What lies between two spans counts for the later token, and
     a character that is cut into several tokens counts for the first of them.
+
+    >>> token_bytes("un été", [(0, 2), (3, 4), (4, 6)])
+    [2, 3, 3]
     """
     if not offsets:
         return []

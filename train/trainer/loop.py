@@ -273,7 +273,12 @@ def evaluate(job: TrainingJob, step: int) -> dict[str, Any]:
 
 
 def is_flat(metrics: list[dict[str, Any]], options: Training) -> bool:
-    """Whether pretraining may stop: the first domain's last evaluation gained less than flat_below."""
+    """Whether pretraining may stop: the first domain's last evaluation gained less than flat_below.
+
+    >>> metrics = [{"step": step, "evaluation": {"en": {"bpb": bpb}}} for step, bpb in ((0, 4.0), (100, 3.95))]
+    >>> is_flat(metrics, Pretrain(learning_rate=1e-3, flat_below=0.1))
+    True
+    """
     if not isinstance(options, Pretrain) or not options.flat_below:
         return False
     scores = [list(line["evaluation"].values()) for line in metrics if "evaluation" in line]

@@ -29,7 +29,13 @@ def old_rate(options: Training) -> Fraction:
 
 
 def old_rows_before(k: int, rate: Fraction) -> int:
-    """How many of a training's first k rows, 0 to k - 1, are of the old domain: floor(k p)."""
+    """How many of a training's first k rows, 0 to k - 1, are of the old domain: floor(k p).
+
+    With p = 1/4 every fourth row is, numbers 3 and 7 the first of them:
+
+    >>> [old_rows_before(k, Fraction(1, 4)) for k in range(9)]
+    [0, 0, 0, 0, 1, 1, 1, 1, 2]
+    """
     return k * rate.numerator // rate.denominator
 
 

@@ -32,7 +32,12 @@ def make_optimizer(model: Any, options: Training) -> torch.optim.Optimizer:
 
 
 def learning_rate(step: int, options: Training) -> float:
-    """Linear warm-up, then a cosine to final_share of the peak at the last step (docs/method.md, Optimisation)."""
+    """Linear warm-up, then a cosine to final_share of the peak at the last step (docs/method.md, Optimisation).
+
+    >>> options = Training(learning_rate=1.0, steps=8, warmup_share=0.25, final_share=0.1)
+    >>> [round(learning_rate(step, options), 2) for step in range(8)]
+    [0.5, 1.0, 0.94, 0.78, 0.55, 0.33, 0.16, 0.1]
+    """
     warmup = math.ceil(options.warmup_share * options.steps)
     if step < warmup:
         return options.learning_rate * (step + 1) / warmup
