@@ -96,7 +96,7 @@ def test_recomputed_behind_the_norm(name: str, tokens_BT: Tensor) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_every_method_and_gate_learns(name: str, tokens_BT: Tensor) -> None:
-    for method, how in [*((method, {}) for method in METHODS[:3]), *(("neutral", how) for how in BLOCKS)]:
+    for method, how in [*((method, {}) for method in METHODS[:-1]), *(("neutral", how) for how in BLOCKS)]:
         for placement in PLACEMENTS if name in POST_NORMED and method == "neutral" else PLACEMENTS[:1]:
             model = make(name)
             extension = extend(model, method, fraction=0.5, placement=placement, **how)

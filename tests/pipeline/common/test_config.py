@@ -44,7 +44,7 @@ def test_all_errors_are_listed_at_once_with_key_and_cure():
     assert "my.yaml: extrct: unknown key; did you mean extract?" in text
     assert "extract.languages: expected list of text, found 'fr'" in text
     assert "extract.min_chars: -3 characters is too small; the least is 1 characters" in text
-    assert "extend.runs.a.method: 'magic' is not a choice; choose one of finetune, lora, adapter, neutral" in text
+    assert "extend.runs.a.method: 'magic' is not a choice; choose one of finetune, " in text
 
 
 @pytest.mark.parametrize(
