@@ -29,7 +29,7 @@ def evaluate(
 ) -> None:
     """Measure the backbone, or the run on it, on `DOMAIN=PATH` rows or texts, and continue the prompts.
 
-    `speed`: where its speed beside the backbone's is written, which is no two times the same.
+    speed: file to write its speed beside the backbone's to, apart from the measures, since it differs each time.
     """
     torch.set_num_threads(options.threads)
     device = measuring_device(options.device)
