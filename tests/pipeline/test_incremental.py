@@ -59,3 +59,23 @@ def test_an_entry_added_to_the_manifest_leaves_earlier_batches_alone(checkout, m
     assert snakemake(folder, config, *targets) == [extract, digest, reduce, apply]
     assert (folder / "out/documents/00000.arrow").stat() == before
     assert not snakemake(folder, config, *targets)
+
+
+def test_own_archives_count_by_their_size_and_results_may_get_another_name(checkout, make_warc):
+    folder, config = checkout
+    archive = make_warc("first-0.warc.gz", count=3)
+    snakemake(folder, config, "out/documents/00000.arrow")
+    os.utime(archive)  # copied, say
+    assert not snakemake(folder, config, "-n", "out/documents/00000.arrow")
+
+    (folder / "out").rename(folder / "renamed")
+    shutil.rmtree(folder / ".snakemake")
+    config["output"] = "renamed"
+    assert not snakemake(folder, config, "-n", "renamed/documents/00000.arrow")
+    config["dedup"] = {"min_chars": 300}
+    planned = snakemake(folder, config, "-n", "renamed/documents/00000.arrow")
+    assert planned == ["Write the documents of batch 00000 without duplicate paragraphs"]
+
+    make_warc("first-0.warc.gz", count=4)
+    planned = snakemake(folder, config, "-n", "renamed/documents/00000.arrow")
+    assert planned[0] == "Extract the text of batch 00000 and identify its languages"
