@@ -1,5 +1,5 @@
 # The corpus wing: WARC files -> pages -> documents -> shards. Every rule calls `python -m pipeline STAGE`.
-from pipeline.common.cli import listed
+from pipeline.common.cli import list_argument
 from pipeline.corpus.order import documents_before, ledgers, stages_on
 from pipeline.corpus.shards import SPLITS
 
@@ -82,7 +82,7 @@ rule extract:
     message:
         "Extract the text of batch {wildcards.batch} and identify its languages"
     shell:
-        f"python -m pipeline extract {{params.options}} --warcs {listed('input.warcs')}"
+        f"python -m pipeline extract {{params.options}} --warcs {list_argument('input.warcs')}"
         " --language-id {input.language_id} --output {output.pages} --ledger {output.ledger}"
         " --workers {threads} {resources.scheduler} > {log} 2>&1"
 
@@ -129,7 +129,7 @@ rule dedup_reduce:
         "Find the duplicate paragraphs of the whole crawl"
     shell:
         "python -m pipeline dedup-reduce {params.options} --against {input.against}"
-        f" --hashes {listed('input.hashes')}"
+        f" --hashes {list_argument('input.hashes')}"
         " --output {params.folder} --index {output.index} --workers {threads} {resources.scheduler} > {log} 2>&1"
 
 
@@ -259,8 +259,8 @@ if OPTIONS.near.enabled:
         message:
             "Find the near-duplicates of the whole crawl"
         shell:
-            f"python -m pipeline near-reduce {{params.options}} --signatures {listed('input.signatures')}"
-            f" --documents {listed('input.documents')}"
+            f"python -m pipeline near-reduce {{params.options}} --signatures {list_argument('input.signatures')}"
+            f" --documents {list_argument('input.documents')}"
             " --output {output.duplicates} --clusters {output.clusters}"
             " > {log} 2>&1"
 
@@ -308,7 +308,7 @@ rule quality_train:
     message:
         "Train the quality classifier of {wildcards.language}"
     shell:
-        f"python -m pipeline quality-train {{params.options}} --documents {listed('input')}"
+        f"python -m pipeline quality-train {{params.options}} --documents {list_argument('input')}"
         " --language {wildcards.language}"
         " --output {output.model} --report {output.report} > {log} 2>&1"
 
@@ -363,6 +363,6 @@ rule card:
     message:
         "Write the dataset card and the statistics of the corpus"
     shell:
-        f"python -m pipeline card --shards {listed('input.shards')}"
-        f" --ledgers {listed('input.ledgers')} {{params.decontamination}}"
+        f"python -m pipeline card --shards {list_argument('input.shards')}"
+        f" --ledgers {list_argument('input.ledgers')} {{params.decontamination}}"
         " --card {output.card} --stats {output.stats} > {log} 2>&1"

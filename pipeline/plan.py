@@ -95,7 +95,7 @@ def plan(configfile: str, measured: str | None, calibrate: int, warc_bytes: int,
     print(f"\n## Training\n\n{cost.stdout or cost.stderr.strip().splitlines()[-1]}")
 
 
-def written(out: Layout) -> dict[str, list[str]]:
+def outputs_by_stage(out: Layout) -> dict[str, list[str]]:
     """What each stage writes, by the name of its rule, in the order of the stages; those after shards run once."""
     return {
         "extract": [out.pages("*"), out.page_file("*/*"), out.ledger(out.page_file("*/*"))],
@@ -120,14 +120,14 @@ def expected(data: dict[str, Any]) -> list[str]:
         "quality_train": not data.get("quality", {}).get("positives")
         and not data.get("quality", {}).get("models"),
     }
-    return [stage for stage in written(Layout("")) if not off.get(stage)]
+    return [stage for stage in outputs_by_stage(Layout("")) if not off.get(stage)]
 
 
 def measured_stages(folder: str) -> dict[str, Measured]:
     """The stages of the corpus that the run in `folder` went through. Raises StageError where there is none."""
     out = Layout(folder)
     stages = {}
-    for stage, patterns in written(out).items():
+    for stage, patterns in outputs_by_stage(out).items():
         benchmarks = [path for job in (stage, f"{stage}/*") for path in out.files(out.benchmark(job))]
         if rows := [row for path in benchmarks for row in _read_tsv(path)]:
             stages[stage] = Measured(

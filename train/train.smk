@@ -1,7 +1,7 @@
 # The model wing: shards -> rows -> backbone -> runs -> evaluation -> report. `python -m train STAGE`.
 from os.path import relpath
 
-from pipeline.common.cli import listed
+from pipeline.common.cli import list_argument
 from train.runs.options import new_domain, old_domains
 from train.paper.plan import plan, with_runs
 from train.tasks.task import task_path
@@ -107,7 +107,7 @@ if PRETRAIN:
         message:
             "Train the tokenizer"
         shell:
-            f"python -m train tokenizer {{params.options}} --shards {listed('input')}"
+            f"python -m train tokenizer {{params.options}} --shards {list_argument('input')}"
             " {params.urls} --output {output}"
             " > {log} 2>&1"
 
@@ -205,7 +205,7 @@ rule tokenize:
     message:
         "Pack the {wildcards.split} text of {wildcards.domain} into rows of tokens"
     shell:
-        f"python -m train tokenize {{params.options}} --shards {listed('input.shards')}"
+        f"python -m train tokenize {{params.options}} --shards {list_argument('input.shards')}"
         " --tokenizer {input.tokenizer}"
         " --split {wildcards.split} --row-tokens {params.row_tokens} --output {output.rows}"
         " --ledger {output.ledger} > {log} 2>&1"

@@ -81,12 +81,12 @@ def _is_list(file: File) -> bool:
     return file.many and file.kind is str and not file.metavar
 
 
-def listed(files: str) -> str:
+def list_argument(files: str) -> str:
     """For the `shell:` of a rule, the `@LIST` of the files of a placeholder such as `input.hashes`.
 
     printf is a builtin of bash, so that no number of names is too long for it.
 
-    >>> listed("input.hashes")
+    >>> list_argument("input.hashes")
     "@<(printf '%s\\\\n' {input.hashes:q})"
     """
     return f"@<(printf '%s\\n' {{{files}:q}})"

@@ -28,7 +28,7 @@ from pipeline.network.urls import is_url
 
 LIST_BYTES, LIST_UNPACKED = 2**26, 2**28
 PATH = re.compile(r"[\w.=%+@-]+(?:/[\w.=%+@-]+)+", re.ASCII)
-RETRIES = 3  # of a list: it is fetched before anything else, and someone waits for it
+LIST_RETRIES = 3  # of a list: it is fetched before anything else, and someone waits for it
 RECORDS = "records:"  # what stands for a WARC file that `fetch-records` makes
 
 
@@ -90,7 +90,7 @@ def listed(base_url: str, crawl: str, kind: str, cache: str, connections: int) -
 
 
 def _client(cache: str, connections: int) -> Client:
-    return Client(connections, Path(cache, "slots"), retries=RETRIES)
+    return Client(connections, Path(cache, "slots"), retries=LIST_RETRIES)
 
 
 def _texts(entry: Texts, crawl: Crawl) -> list[str]:

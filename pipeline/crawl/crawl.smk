@@ -80,7 +80,7 @@ if OPTIONS.crawl.index:
             cache=OPTIONS.crawl.cache,
         params:
             options=flags(OPTIONS.crawl.index),
-            code=fingerprint("pipeline.crawl.index:plan"),
+            code=fingerprint("pipeline.crawl.index:plan_records"),
         message:
             "Find the wanted records in the index of the crawl"
         shell:

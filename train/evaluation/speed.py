@@ -37,7 +37,7 @@ def measure_speed(models: dict[str, Any], rows: Rows, device: torch.device) -> S
             with torch.no_grad(), compute(device, model):
                 seconds[name]["scoring"].append(_seconds(partial(token_nll, model, tokens_BT1), device))
                 seconds[name]["writing"].append(_seconds(partial(_write, model, prompt_1T), device))
-    scored, wrote = tokens_BT1[:, 1:].numel(), written(next(iter(models.values())), prompt_1T)
+    scored, wrote = tokens_BT1[:, 1:].numel(), tokens_to_write(next(iter(models.values())), prompt_1T)
     return Speed(
         device=device.type,
         threads=torch.get_num_threads(),
@@ -49,13 +49,13 @@ def measure_speed(models: dict[str, Any], rows: Rows, device: torch.device) -> S
     )
 
 
-def written(model: Any, prompt_1T: Tensor) -> int:
+def tokens_to_write(model: Any, prompt_1T: Tensor) -> int:
     """How many tokens to write: WRITTEN, or fewer where the model is not made for so long a text."""
     return int(min(WRITTEN, model.config.get_text_config().max_position_embeddings - prompt_1T.shape[1]))
 
 
 def _write(model: Any, prompt_1T: Tensor) -> Tensor:
-    count = written(model, prompt_1T)
+    count = tokens_to_write(model, prompt_1T)
     out: Tensor = model.generate(
         prompt_1T,
         attention_mask=torch.ones_like(prompt_1T),

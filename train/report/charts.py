@@ -10,7 +10,7 @@ from typing import Any
 
 import altair as alt
 
-METHODS = {
+METHOD_LOOKS = {
     "backbone": ("#8a8a8a", "diamond"),
     "finetune": ("#D55E00", "square"),
     "lora": ("#E69F00", "triangle-down"),
@@ -25,18 +25,18 @@ COLOURS = (
 KINDS = ("#CC79A7", "#56B4E9", "#5D4A9C", "#7A5C3E", "#B3367A", "#2F6F4F")  # those that no method has
 WIDTH: Any = "container"
 
-Rows = list[dict[str, Any]]
+ChartData = list[dict[str, Any]]
 
 
-def in_steps(chart: Any, step: int, points: Rows, name: str) -> Any:
+def in_steps(chart: Any, step: int, points: ChartData, name: str) -> Any:
     """A chart as wide as its place on the page, with `step` pixels for each value of `name`."""
     return chart.properties(width=WIDTH, height=step * len({point[name] for point in points}))
 
 
-def by_method(points: Rows) -> tuple[Any, Any]:
+def by_method(points: ChartData) -> tuple[Any, Any]:
     """Colour and shape by method, of those methods that occur."""
-    methods = [name for name in METHODS if any(point["method"] == name for point in points)]
-    colours, shapes = zip(*(METHODS[name] for name in methods), strict=True)
+    methods = [name for name in METHOD_LOOKS if any(point["method"] == name for point in points)]
+    colours, shapes = zip(*(METHOD_LOOKS[name] for name in methods), strict=True)
     return (
         alt.Color("method:N", title=None, scale=alt.Scale(domain=methods, range=list(colours))),
         alt.Shape("method:N", title=None, scale=alt.Scale(domain=methods, range=list(shapes))),
@@ -55,7 +55,7 @@ def picked(pick: Any) -> Any:
     return alt.condition(pick, alt.value(1), alt.value(0.12))
 
 
-def trade_off(points: Rows, forgetting: str, learning: str) -> Any:
+def trade_off(points: ChartData, forgetting: str, learning: str) -> Any:
     """Figure 1 of the paper: learning against forgetting, each run's way through its training.
 
     Points: model, method, setting (all options but rate and seed), label, rate, seed, step, forgetting, learning
@@ -90,7 +90,7 @@ def trade_off(points: Rows, forgetting: str, learning: str) -> Any:
     return alt.layer(way, steps, rates, ends, names).add_params(pick).properties(width=WIDTH, height=380)
 
 
-def paper_trade_off(points: Rows, forgetting: str, learning: str, joined: bool) -> Any:
+def paper_trade_off(points: ChartData, forgetting: str, learning: str, joined: bool) -> Any:
     """A table of the paper as a plot: learning against forgetting, ours and the paper's side by side.
 
     Points: source, label, method, order (of the row), kind (a row's mean, or a single run of it), forgetting,
@@ -120,7 +120,7 @@ def paper_trade_off(points: Rows, forgetting: str, learning: str, joined: bool) 
     return alt.hconcat(*panels, background="white")
 
 
-def spectra(points: Rows) -> Any:
+def spectra(points: ChartData) -> Any:
     """Figure 3 of the paper: singular values over the largest, a panel a layer.
 
     Points: label, layer, share (of the values that are greater), value.
@@ -140,7 +140,7 @@ def spectra(points: Rows) -> Any:
     )
 
 
-def curves(points: Rows, value: str, title: str) -> Any:
+def curves(points: ChartData, value: str, title: str) -> Any:
     """One measure over the steps of training, a line a run. Points: model, method, step and the value."""
     colour, _ = by_method(points)
     pick = method_pick(legend=True)
@@ -148,14 +148,14 @@ def curves(points: Rows, value: str, title: str) -> Any:
     return chart.add_params(pick).properties(width=WIDTH, height=220)
 
 
-def pretraining(points: Rows) -> Any:
+def pretraining(points: ChartData) -> Any:
     """The backbone's own curves, a line a domain. Points: domain, step, bpb."""
     colour = alt.Color("domain:N", title=None, scale=alt.Scale(range=list(COLOURS)))
     lines = _lines(points, "bpb", "bits per byte", ["domain:N"]).encode(color=colour)
     return lines.properties(width=WIDTH, height=220)
 
 
-def _lines(points: Rows, value: str, title: str, names: list[str]) -> Any:
+def _lines(points: ChartData, value: str, title: str, names: list[str]) -> Any:
     return (
         alt.Chart(alt.Data(values=points))
         .mark_line(point={"size": 20}, strokeWidth=2)
@@ -167,7 +167,7 @@ def _lines(points: Rows, value: str, title: str, names: list[str]) -> Any:
     )
 
 
-def gates(points: Rows) -> Any:
+def gates(points: ChartData) -> Any:
     """Mean gate on old and new tokens over the steps. Points: model, method, step, tokens, gate."""
     kinds = alt.Scale(domain=["new tokens", "old tokens"], range=[COLOURS[0], GREY])
     pick = method_pick()
@@ -187,7 +187,7 @@ def gates(points: Rows) -> Any:
     )
 
 
-def by_domain(points: Rows, value: str, title: str, form: str, zero: bool) -> Any:
+def by_domain(points: ChartData, value: str, title: str, form: str, zero: bool) -> Any:
     """One measure of each model, a point a domain. Points: model, method, domain, tokens and the value.
 
     zero: whether the axis begins there.
@@ -197,7 +197,7 @@ def by_domain(points: Rows, value: str, title: str, form: str, zero: bool) -> An
     return in_steps(dots.encode(shape=shape), 24, points, "model")
 
 
-def heat(points: Rows, value: str, title: str, form: str) -> Any:
+def heat(points: ChartData, value: str, title: str, form: str) -> Any:
     """What blocks do, layer by layer, a line for each model and domain. Points: row, method, layer, the value."""
     base = alt.Chart(alt.Data(values=points)).encode(
         x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0)),
@@ -218,7 +218,7 @@ def heat(points: Rows, value: str, title: str, form: str) -> Any:
     return in_steps(chart, 22, points, "row")
 
 
-def sites(points: Rows) -> Any:
+def sites(points: ChartData) -> Any:
     """Change in bits per byte on each site, a point a model. Points: model, method, site, tokens, bpb."""
     colour, shape = by_method(points)
     pick = method_pick(legend=True)
@@ -234,7 +234,7 @@ def sites(points: Rows) -> Any:
     return in_steps(alt.layer(_rule(0), dots.add_params(pick)), 24, points, "site")
 
 
-def training_time(points: Rows) -> Any:
+def training_time(points: ChartData) -> Any:
     """Seconds of training of each run. Points: model, method, seconds, tokens_per_second, peak_mib."""
     colour, _ = by_method(points)
     pick = method_pick()
@@ -250,7 +250,7 @@ def training_time(points: Rows) -> Any:
     return in_steps(chart.add_params(pick), 24, points, "model")
 
 
-def inference_speed(points: Rows) -> Any:
+def inference_speed(points: ChartData) -> Any:
     """Speed over the backbone's, measured in turns. Points: model, method, kind, speed, backbone, relative."""
     colour, shape = _kinds(points, "kind")
     title = "tokens a second, over the backbone's"
@@ -260,7 +260,7 @@ def inference_speed(points: Rows) -> Any:
     return in_steps(alt.layer(_rule(1), dots.encode(shape=shape)), 24, points, "model")
 
 
-def _kinds(points: Rows, name: str) -> tuple[Any, Any]:
+def _kinds(points: ChartData, name: str) -> tuple[Any, Any]:
     """Colour and shape by the values of `name`, which is not the method."""
     domain = list(dict.fromkeys(point[name] for point in points))
     shapes = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
@@ -275,7 +275,7 @@ def _kinds(points: Rows, name: str) -> tuple[Any, Any]:
     )
 
 
-def _dots(points: Rows, value: str, title: str, colour: Any, form: str, tips: list[Any], zero: bool) -> Any:
+def _dots(points: ChartData, value: str, title: str, colour: Any, form: str, tips: list[Any], zero: bool) -> Any:
     pick = method_pick()
     dots = alt.Chart(alt.Data(values=points)).mark_point(size=90, filled=True)
     chart = dots.encode(

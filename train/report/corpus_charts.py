@@ -7,10 +7,10 @@ from typing import Any
 
 import altair as alt
 
-from train.report.charts import COLOURS, GREY, WIDTH, Rows, in_steps
+from train.report.charts import COLOURS, GREY, WIDTH, ChartData, in_steps
 
 
-def funnel(points: Rows, stages: Sequence[str]) -> Any:
+def funnel(points: ChartData, stages: Sequence[str]) -> Any:
     """What each stage kept and dropped. Points: stage, outcome, share, documents, kept."""
     reasons = list(dict.fromkeys(point["outcome"] for point in points if point["outcome"] != "kept"))
     colours = [COLOURS[1:][i % len(COLOURS[1:])] for i in range(len(reasons))]
@@ -46,7 +46,7 @@ def funnel(points: Rows, stages: Sequence[str]) -> Any:
     return in_steps(chart, 34, points, "stage")
 
 
-def languages(points: Rows) -> Any:
+def languages(points: ChartData) -> Any:
     """Documents found in each language, wanted or not. Points: language, documents, wanted."""
     base = alt.Chart(alt.Data(values=points)).encode(
         y=alt.Y("language:N", title=None, sort="-x"),
@@ -58,7 +58,7 @@ def languages(points: Rows) -> Any:
     return in_steps(bars, 22, points, "language")
 
 
-def precision_recall(points: Rows) -> Any:
+def precision_recall(points: ChartData) -> Any:
     """The quality classifiers on held-out text, a large point at the threshold.
 
     Points: language, precision, recall, kept, threshold, chosen (whether it is the threshold of the corpus).
@@ -77,7 +77,7 @@ def precision_recall(points: Rows) -> Any:
     return alt.layer(line, chosen).properties(width=WIDTH, height=240)
 
 
-def durations(points: Rows) -> Any:
+def durations(points: ChartData) -> Any:
     """Wall time of each stage, summed over its jobs. Points: stage, seconds, memory."""
     chart = (
         alt.Chart(alt.Data(values=points))

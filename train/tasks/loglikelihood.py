@@ -91,7 +91,7 @@ def make_request(family: tuple[str, ...], pairs: list[tuple[list[int], list[int]
 
 
 @dataclass(frozen=True)
-class Batch:
+class Pass:
     """Requests (by number) computed together, of a family whose contexts share the first `shared` tokens."""
 
     family: tuple[str, ...]
@@ -99,12 +99,12 @@ class Batch:
     numbers: list[int]
 
 
-def plan(requests: Sequence[Request], vocabulary: int, device: str) -> list[Batch]:
-    """All requests in batches, each family's longest first: the same for the same requests, in any order."""
+def plan_passes(requests: Sequence[Request], vocabulary: int, device: str) -> list[Pass]:
+    """All requests in passes, each family's longest first: the same for the same requests, in any order."""
     families: dict[tuple[str, ...], list[int]] = {}
     for number, request in enumerate(requests):
         families.setdefault(request.family, []).append(number)
-    batches = []
+    passes = []
     for family, numbers in families.items():
         shared = _shared([requests[number].context for number in numbers])
         numbers.sort(
@@ -112,9 +112,9 @@ def plan(requests: Sequence[Request], vocabulary: int, device: str) -> list[Batc
         )
         while numbers:
             count = _fitting([requests[number] for number in numbers], vocabulary, device)
-            batches.append(Batch(family, shared, numbers[:count]))
+            passes.append(Pass(family, shared, numbers[:count]))
             numbers = numbers[count:]
-    return batches
+    return passes
 
 
 def _shared(contexts: list[np.ndarray]) -> int:
@@ -151,7 +151,7 @@ def score(
     device = next(model.parameters()).device
     family, cache = None, None
     with torch.inference_mode(), compute(device, model):
-        for batch in plan(requests, model.config.get_text_config().vocab_size, device.type):
+        for batch in plan_passes(requests, model.config.get_text_config().vocab_size, device.type):
             if all(map(done, batch.numbers)):
                 continue
             chosen = [requests[number] for number in batch.numbers]

@@ -22,7 +22,7 @@ from pipeline.common.config import option
 from pipeline.common.errors import StageError, one_line
 from pipeline.common.packages import Package, fetch
 
-Row = Mapping[str, Any]
+RawQuestion = Mapping[str, Any]
 FORMATS = (".json", ".jsonl", ".arrow", ".parquet")
 
 
@@ -31,7 +31,7 @@ class MissingSet(StageError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class SetSource:
     """Where rows come from, which of them count, and what the fields of a task are in them."""
 
     hub: str | None = option(None, "data set of the hub, such as facebook/belebele (needs the package datasets)")
@@ -89,13 +89,13 @@ def bad_expression(text: str) -> str:
 
 
 @functools.cache
-def expression(text: str) -> Callable[[Row], Any]:
+def expression(text: str) -> Callable[[RawQuestion], Any]:
     """The function of a row that the expression is; of an empty one, None. It raises what Jinja raises."""
     if not text:
         return lambda row: None
     compiled = environment().compile_expression(text, undefined_to_none=False)
 
-    def value(row: Row) -> Any:
+    def value(row: RawQuestion) -> Any:
         result = compiled(**row)
         if isinstance(result, environment().undefined):
             str(result)  # a strict undefined value raises what is missing
@@ -104,7 +104,7 @@ def expression(text: str) -> Callable[[Row], Any]:
     return value
 
 
-def read_rows(source: Source, downloads: str) -> Iterator[Row]:
+def read_rows(source: SetSource, downloads: str) -> Iterator[RawQuestion]:
     """The rows that count. Raises MissingSet where the source is not there, StageError where it is damaged."""
     where, each = expression(source.where), expression(source.each)
     for number, row in enumerate(_all_rows(source, downloads)):
@@ -116,7 +116,7 @@ def read_rows(source: Source, downloads: str) -> Iterator[Row]:
             raise StageError(f"{source}: row {number}: where or each: {error}; correct it in the task") from None
 
 
-def _all_rows(source: Source, downloads: str) -> Iterator[Row]:
+def _all_rows(source: SetSource, downloads: str) -> Iterator[RawQuestion]:
     if source.rows:
         yield from source.rows
     elif source.hub is not None:
@@ -129,7 +129,7 @@ def _all_rows(source: Source, downloads: str) -> Iterator[Row]:
                 raise StageError(f"{name}: cannot be read ({error}); fetch it again, or correct split") from None
 
 
-def _hub_rows(source: Source) -> Iterator[Row]:
+def _hub_rows(source: SetSource) -> Iterator[RawQuestion]:
     try:
         import datasets
         from huggingface_hub.utils import httpx
@@ -142,7 +142,7 @@ def _hub_rows(source: Source) -> Iterator[Row]:
         raise MissingSet(f"{source}: not to be had from the hub ({one_line(error)}); {cure}") from None
 
 
-def _files(source: Source, downloads: str) -> Iterator[tuple[str, bytes]]:
+def _files(source: SetSource, downloads: str) -> Iterator[tuple[str, bytes]]:
     """Name and content of each file, by name."""
     pattern = str(source.path)
     if source.package is None:
@@ -171,7 +171,7 @@ def _format(path: str) -> str:
     return Path(path.removesuffix(".gz")).suffix
 
 
-def _parse(name: str, body: bytes, split: str) -> Iterator[Row]:
+def _parse(name: str, body: bytes, split: str) -> Iterator[RawQuestion]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -16,7 +16,15 @@ from typing import Any
 
 from pipeline.common.config import ConfigError, option, read_yaml
 from pipeline.common.errors import StageError
-from train.tasks.question_sets import MissingSet, Row, Source, bad_expression, environment, expression, read_rows
+from train.tasks.question_sets import (
+    MissingSet,
+    RawQuestion,
+    SetSource,
+    bad_expression,
+    environment,
+    expression,
+    read_rows,
+)
 
 TASKS = Path(__file__).resolve().parents[2] / "configs" / "tasks"
 METRICS = ("raw", "char", "byte", "token", "pmi")
@@ -29,8 +37,10 @@ class Language:
     """A task in one language."""
 
     labels: dict[str, str] = option({}, "words of the prompts, such as question: 'Question :'")
-    sources: list[Source] = option(doc="where the questions are; the first source that is there")
-    shot_sources: list[Source] = option([], "where the shots are: the first rows, of each group if there are any")
+    sources: list[SetSource] = option(doc="where the questions are; the first source that is there")
+    shot_sources: list[SetSource] = option(
+        [], "where the shots are: the first rows, of each group if there are any"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +142,7 @@ def load_set(task: Task, language: str, downloads: str) -> Set:
     return Set(questions, source, sum(len(shots[item.group]) < task.shots for item in items))
 
 
-def _first(sources: list[Source], task: Task, language: Language, downloads: str) -> tuple[list[Question], str]:
+def _first(sources: list[SetSource], task: Task, language: Language, downloads: str) -> tuple[list[Question], str]:
     """The questions, without shots, of the first source that is there, and its name."""
     missing = []
     for source in sources:
@@ -150,7 +160,7 @@ def _first(sources: list[Source], task: Task, language: Language, downloads: str
     raise MissingSet("; or ".join(missing))
 
 
-def _question(task: Task, language: Language, fields: dict[str, str], row: Row, where: str) -> Question:
+def _question(task: Task, language: Language, fields: dict[str, str], row: RawQuestion, where: str) -> Question:
     values: dict[str, Any] = {"labels": language.labels}
     name = ""
     try:

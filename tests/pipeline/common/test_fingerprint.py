@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from pipeline.common import fingerprint as module
@@ -113,3 +115,15 @@ def test_every_stage_of_this_project_has_a_fingerprint():
 
     found = {stage.name: module.fingerprint(stage.run) for stage in (*PIPELINE, *TRAIN)}
     assert len(set(found.values())) > 30  # stages that call each other have the same
+
+
+def test_the_rules_name_stages_as_the_command_lines_do():
+    from conftest import ROOT
+
+    from pipeline.__main__ import STAGES as PIPELINE
+    from train.__main__ import STAGES as TRAIN
+
+    rules = [path.read_text() for wing in ("pipeline", "train") for path in (ROOT / wing).rglob("*.smk")]
+    named = {name for text in rules for name in re.findall(r'fingerprint\("([^"]*)"\)', text)}
+    assert len(named) > 20
+    assert named <= {stage.run for stage in (*PIPELINE, *TRAIN)}

@@ -19,7 +19,7 @@ from models.backbone import create_llama, load_tokenizer, save_backbone
 from models.extend import extend
 from train.tasks import loglikelihood
 from train.tasks.accuracy import Asked, kept_scores, macro_average, measure, measure_tasks, normalise
-from train.tasks.loglikelihood import Request, beginning, encode_pairs, make_request, plan, score
+from train.tasks.loglikelihood import Request, beginning, encode_pairs, make_request, plan_passes, score
 from train.tasks.options import Tasks
 from train.tasks.task import Question, Set, read_task
 
@@ -98,18 +98,18 @@ def test_neither_order_nor_batch_size_matters(monkeypatch: pytest.MonkeyPatch) -
     assert_equal({len(requests) - 1 - i: x for i, x in reversed_order.items()}, [expected[i] for i in range(14)])
     for tokens in (1, 60):
         monkeypatch.setitem(loglikelihood.BATCH_TOKENS, "cpu", tokens)
-        assert len(plan(requests, 50, "cpu")) == (14 if tokens == 1 else pytest.approx(8, abs=4))
+        assert len(plan_passes(requests, 50, "cpu")) == (14 if tokens == 1 else pytest.approx(8, abs=4))
         assert_equal(scored(model, requests), [expected[i] for i in range(14)])
 
 
 def test_a_batch_is_limited_by_logits_and_by_how_contexts_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     alike = [Request(("a",), np.arange(1, 9, dtype=np.int32), [[1], [2]]) for _ in range(6)]
-    assert [len(batch.numbers) for batch in plan(alike, 50, "cpu")] == [6]
-    assert plan(alike, 50, "cpu")[0].shared == 7
+    assert [len(batch.numbers) for batch in plan_passes(alike, 50, "cpu")] == [6]
+    assert plan_passes(alike, 50, "cpu")[0].shared == 7
     monkeypatch.setitem(loglikelihood.BATCH_LOGITS, "cpu", 4 * (loglikelihood.SPREAD + 1) * 50)
-    assert [len(batch.numbers) for batch in plan(alike, 50, "cpu")] == [2, 2, 2]
+    assert [len(batch.numbers) for batch in plan_passes(alike, 50, "cpu")] == [2, 2, 2]
     apart = [Request(("a",), np.ones(1 + i * loglikelihood.SPREAD, np.int32), [[1]]) for i in range(4)]
-    assert [batch.numbers for batch in plan(apart, 50, "cpu")] == [[3, 2], [1, 0]]
+    assert [batch.numbers for batch in plan_passes(apart, 50, "cpu")] == [[3, 2], [1, 0]]
 
 
 def write_tokenizer(folder: Path) -> str:
@@ -313,12 +313,12 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(
     assert not kept.exists()
 
 
-def plan_of(folder: Path) -> list[loglikelihood.Batch]:
+def plan_of(folder: Path) -> list[loglikelihood.Pass]:
     from train.tasks.accuracy import load_tasks, make_requests
 
     asked, _ = load_tasks(Tasks(tasks=[str(folder / "quiz.yaml")]), str(folder))
     tokenizer = load_tokenizer(str(folder / "backbone"))
-    return plan(make_requests(asked, tokenizer, 64), len(tokenizer), "cpu")
+    return plan_passes(make_requests(asked, tokenizer, 64), len(tokenizer), "cpu")
 
 
 def test_scores_of_another_model_are_not_taken(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from pipeline.common.config import ConfigError, read
 from pipeline.common.errors import StageError
-from train.tasks.question_sets import MissingSet, Source, read_rows
+from train.tasks.question_sets import MissingSet, SetSource, read_rows
 from train.tasks.task import TASKS, Set, Task, load_set, read_task
 
 DOWNLOADS = str(ROOT / "downloads")
@@ -212,7 +212,7 @@ def test_a_package_is_read_from_its_wheel(tmp_path: Path) -> None:
     with zipfile.ZipFile(folder / "quiz-1.0-py3-none-any.whl", "w") as archive:
         for i, row in enumerate(ROWS):
             archive.writestr(f"sets/{i}.jsonl", json.dumps(row))
-    source = read(Source, {"package": "quiz==1.0", "path": "sets/*.jsonl"})
+    source = read(SetSource, {"package": "quiz==1.0", "path": "sets/*.jsonl"})
     assert list(read_rows(source, str(tmp_path))) == ROWS
 
 
