@@ -7,9 +7,9 @@ from snakemake.utils import min_version
 from pipeline.common.errors import StageError
 from pipeline.crawl.commoncrawl import archives, texts
 from pipeline.common.config import ConfigError, flags, read
-from pipeline.common.fingerprint import fingerprint
-from pipeline.common.layout import Layout
-from pipeline.common.records import keep, restore
+from pipeline.workflow.fingerprint import fingerprint
+from pipeline.workflow.layout import Layout
+from pipeline.workflow.records import keep, restore
 from train.config import Config, eval_domains
 
 min_version("9.0")

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from models.backbone import unique_parameters
-from models.block import Context, NeutralBlock
+from models.block import NeutralBlock
+from models.local_losses import Context
 
 
 class ExtendError(ValueError):

@@ -18,12 +18,12 @@ from pipeline.common.config import read
 from pipeline.common.engine import Engine
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json, read_schema, write_json, write_text
-from pipeline.common.layout import Layout
 from pipeline.corpus.options import Filter, Near, Quality
 from pipeline.crawl.commoncrawl import RECORDS, archives
 from pipeline.crawl.manifest import batches
 from pipeline.crawl.options import Crawl, Sample
 from pipeline.network.urls import is_url
+from pipeline.workflow.layout import Layout
 
 DOCUMENTS = ("near_apply", "filter", "dedup_apply")  # who writes what quality_train reads: the last that runs
 ONCE = ("dedup_reduce", "near_reduce", "quality_train", "card")

@@ -9,8 +9,8 @@ from conftest import ROOT, prose
 
 from pipeline.common.config import read
 from pipeline.common.files import write_arrow
-from pipeline.common.layout import shard_path
 from pipeline.common.schemas import SHARD_SCHEMA
+from pipeline.workflow.layout import shard_path
 from train.config import Config
 from train.tasks.task import read_task
 

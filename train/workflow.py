@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.common.config import ConfigError
-from pipeline.common.layout import Layout, shard_path
+from pipeline.workflow.layout import Layout, shard_path
 from train.config import Config
 from train.evaluation.options import Evaluate
 from train.runs.options import Run, new_domain

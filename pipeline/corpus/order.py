@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.common.layout import Layout
 from pipeline.corpus.options import Filter, Near
+from pipeline.workflow.layout import Layout
 
 
 def stages_on(filters: Filter, near: Near) -> list[str]:

@@ -10,11 +10,11 @@ from typing import Any
 import xxhash
 
 from pipeline.common.files import arrow_rows, read_arrow, read_json, stamp
-from pipeline.common.layout import shard_path
 from pipeline.common.ledger import Ledger
 from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.corpus.options import Shards
 from pipeline.corpus.quality import good_score
+from pipeline.workflow.layout import shard_path
 
 SPLITS = ("train", "validation")
 SPLIT_SEED = 0x5917  # so that a split does not depend on the hashes of dedup

@@ -19,12 +19,12 @@ import xxhash
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic
-from pipeline.common.layout import Layout
 from pipeline.crawl.manifest import manifest
 from pipeline.crawl.options import CommonCrawl, Crawl, Texts
 from pipeline.network.client import Client
 from pipeline.network.transports import FetchError
 from pipeline.network.urls import is_url
+from pipeline.workflow.layout import Layout
 
 LIST_BYTES, LIST_UNPACKED = 2**26, 2**28
 PATH = re.compile(r"[\w.=%+@-]+(?:/[\w.=%+@-]+)+", re.ASCII)

@@ -20,15 +20,16 @@ import xxhash
 
 from pipeline.common.engine import map_items
 from pipeline.common.files import read_schema, stamp, write_arrow, write_list
-from pipeline.common.fingerprint import fingerprint
 from pipeline.common.ledger import Ledger, merge_files
 from pipeline.common.schemas import PAGE_SCHEMA
 from pipeline.crawl.origins import InputFile, input_files, read_origins
+from pipeline.extract.cascade import guess
 from pipeline.extract.html import charset_column, charset_of, is_html, plain_text
-from pipeline.extract.language import guess, identify, load_model
+from pipeline.extract.language import identify, load_model
 from pipeline.extract.options import Extract
 from pipeline.extract.sandbox import FAILURES, Extraction, Extractor
 from pipeline.warc.reader import Damage, Response, responses
+from pipeline.workflow.fingerprint import fingerprint
 
 
 def extract(

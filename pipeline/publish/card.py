@@ -8,9 +8,9 @@ from typing import Any
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, read_json, write_json, write_text
-from pipeline.common.layout import shard_parts
 from pipeline.common.ledger import merge
 from pipeline.corpus.decontaminate import contaminated_reason
+from pipeline.workflow.layout import shard_parts
 
 
 def write_card(shards: list[str], ledgers: list[str], decontamination: str | None, card: str, stats: str) -> None:

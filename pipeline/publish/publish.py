@@ -27,10 +27,10 @@ from pipeline.common.files import (
     write_json,
     write_text,
 )
-from pipeline.common.fingerprint import ROOT, fingerprint
-from pipeline.common.layout import shard_path
 from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.publish.options import Publish
+from pipeline.workflow.fingerprint import ROOT, fingerprint
+from pipeline.workflow.layout import shard_path
 
 # xxh3 of the text, with which a rebuilt document is compared.
 RECIPE_SCHEMA = SHARD_SCHEMA.remove(0).append(pa.field("text_hash", pa.uint64()))

@@ -21,13 +21,13 @@ import pyarrow as pa
 from pipeline.common.engine import map_items
 from pipeline.common.errors import StageError
 from pipeline.common.files import arrow_rows, read_arrow, read_json, read_schema
-from pipeline.common.layout import shard_parts
 from pipeline.common.ledger import Ledger, merge
 from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.extract.html import plain_text, read_charset_column
 from pipeline.extract.sandbox import Extraction, Extractor
 from pipeline.publish.publish import SHARD_SUMS, SUMS, code_version, corpus_shards, read_sums, sha256, text_hash
 from pipeline.warc.reader import Response, responses
+from pipeline.workflow.layout import shard_parts
 
 RecipeRow = dict[str, Any]
 Write = Callable[[RecipeRow], None]

@@ -4,7 +4,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from models.block import GATES, Context, NeutralBlock
+from models.block import GATES, NeutralBlock
+from models.local_losses import Context
 
 SIZE, WIDTH, LAYERS = 8, 6, 3
 ALPHA, BETA = 5.0, 0.7

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json, read_schema
-from pipeline.common.layout import Layout
+from pipeline.workflow.layout import Layout
 from train.data.rows import open_rows
 from train.report.report import stage_times
 from train.runs.record import is_run, read_metrics, read_pretraining, read_run

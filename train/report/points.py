@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.common.config import to_data
-from pipeline.common.layout import Layout
+from pipeline.workflow.layout import Layout
 from train.runs.record import Line, RunRecord, read_metrics, read_run
 from train.runs.results import Evaluation, Speed, read_evaluation
 

@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 from pipeline.common.config import to_data
 from pipeline.common.files import atomic, read_json, write_text
-from pipeline.common.layout import Layout
 from pipeline.plan import compare
+from pipeline.workflow.layout import Layout
 from train.report.options import Report
 from train.report.points import Point, Points, load_result
 from train.runs.record import read_pretraining

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.layout import METRICS, Layout
+from pipeline.workflow.layout import METRICS, Layout
 from train.report.points import Point, Points, RunResult, named
 from train.runs.record import RunRecord, read_metrics
 from train.runs.results import Evaluation, TaskScore, TaskScores

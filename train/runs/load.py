@@ -14,7 +14,7 @@ from models.backbone import attention_on, compute_dtype, load_backbone
 from models.extend import ExtendError, Extension, extend
 from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
-from pipeline.common.layout import WEIGHTS
+from pipeline.workflow.layout import WEIGHTS
 from train.runs.options import Run
 from train.runs.record import read_run, record_data
 

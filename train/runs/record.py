@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pipeline.common.config import ConfigError, option, read, to_data
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json, write_json
-from pipeline.common.layout import METRICS, RUN_RECORD
+from pipeline.workflow.layout import METRICS, RUN_RECORD
 from train.runs.options import Pretrain, Run
 
 T = TypeVar("T")

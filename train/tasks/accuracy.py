@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from models.backbone import load_tokenizer, weights_digest
-from pipeline.common.fingerprint import fingerprint
 from pipeline.common.progress import progress
+from pipeline.workflow.fingerprint import fingerprint
 from train.runs.load import load_run, measuring_device
 from train.runs.results import Group, TaskScore, TaskScores, write_result
 from train.tasks.loglikelihood import Request, encode_pairs, make_request, score

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from models.backbone import compute
-from models.block import Context
 from models.cost import flops_per_token, peak_flops
 from models.extend import decoder_layers
+from models.local_losses import Context
 from models.loss import sum_nll
 from pipeline.common.errors import StageError
 from pipeline.common.progress import progress

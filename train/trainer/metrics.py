@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from models.block import Statistics
+from models.local_losses import Statistics
 from train.distributed import add_over_ranks
 
 Line = dict[str, Any]

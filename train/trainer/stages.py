@@ -27,7 +27,7 @@ from models.backbone import (
 from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder
-from pipeline.common.fingerprint import fingerprint
+from pipeline.workflow.fingerprint import fingerprint
 from train.data.rows import Rows, join_rows, open_rows
 from train.data.tokens import check_tokenizer
 from train.distributed import processes, rank, trained_weights, world

@@ -1,8 +1,8 @@
 import pytest
 
-from pipeline.common.layout import Layout
 from pipeline.corpus.options import Filter, Near
 from pipeline.corpus.order import documents_before, ledgers, stages_on
+from pipeline.workflow.layout import Layout
 
 OUT = Layout("out")
 OFF, ON = Filter(), Filter(rules=["c4"])

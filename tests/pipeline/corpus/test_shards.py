@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from pipeline.common.config import ConfigError, option, read
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, write_arrow
-from pipeline.common.layout import shard_path
 from pipeline.common.schemas import DOCUMENT_SCHEMA
 from pipeline.corpus.options import Positives, Quality, Shards
 from pipeline.corpus.quality import _draw, _draw_key, choose_threshold, train_classifier
 from pipeline.corpus.shards import split_of, write_shards
+from pipeline.workflow.layout import shard_path
 
 SMALL = Quality(
     positives={"fr": Positives(urls="good")},

@@ -3,7 +3,8 @@ from conftest import page, prose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.extract.language import SAMPLE_CHARS, declared_language, guess, identify, load_model, sample_text
+from pipeline.extract.cascade import SAMPLE_CHARS, declared_language, guess, sample_text
+from pipeline.extract.language import identify, load_model
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from conftest import prose
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import write_arrow
-from pipeline.common.layout import shard_path
 from pipeline.common.ledger import Ledger
 from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.publish.card import write_card
+from pipeline.workflow.layout import shard_path
 
 
 def write_ledger(folder, stage, name, entered, drops):

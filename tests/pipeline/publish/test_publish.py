@@ -14,7 +14,6 @@ from conftest import page, prose, write_warc
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json
-from pipeline.common.layout import shard_path
 from pipeline.corpus.dedup import apply_duplicates, hash_paragraphs, reduce_hashes
 from pipeline.corpus.options import Dedup, Shards
 from pipeline.corpus.shards import SPLITS, write_shards
@@ -24,6 +23,7 @@ from pipeline.publish.card import write_card
 from pipeline.publish.options import Publish
 from pipeline.publish.publish import publish, read_sums, sha256
 from pipeline.publish.rebuild import rebuild
+from pipeline.workflow.layout import shard_path
 
 LANGUAGES = ["en", "fr"]
 KINDS = ("text/html; charset=utf-8", "text/html; charset=windows-1252")

@@ -11,8 +11,8 @@ import pytest
 from helpers import evaluation, pretraining_record, run_record, speed, task_score
 
 from pipeline.common.files import write_json
-from pipeline.common.layout import Layout
 from pipeline.common.ledger import Ledger
+from pipeline.workflow.layout import Layout
 from train.report.options import Report
 from train.report.points import RunResult, trade_off_points
 from train.report.report import data_link, write_report

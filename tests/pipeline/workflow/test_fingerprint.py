@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from pipeline.common import fingerprint as module
+from pipeline.workflow import fingerprint as module
 
 CODE = {
     "pipeline/a.py": (

@@ -20,7 +20,7 @@ from typing import Any
 import xxhash
 
 from pipeline.common.files import atomic
-from pipeline.common.layout import Layout
+from pipeline.workflow.layout import Layout
 
 FILE = ".records.jsonl"
 METADATA = Path(".snakemake/metadata")  # a file for each output, named after its path (FilePersistence of 9.27)

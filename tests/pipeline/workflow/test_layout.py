@@ -1,6 +1,6 @@
 """Where the files of a result folder lie: one place says it, to the rules and to the code."""
 
-from pipeline.common.layout import Layout, shard_path
+from pipeline.workflow.layout import Layout, shard_path
 
 
 def test_a_path_with_wildcards_is_a_pattern_of_snakemake():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.common.records import FILE, keep, restore
+from pipeline.workflow.records import FILE, keep, restore
 
 RECORD = {"input": ["out/pages/0.json"], "params": ["--url 'out/x'", "out2/y"], "shellcmd": "make > out/a.log"}
 
