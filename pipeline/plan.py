@@ -87,9 +87,9 @@ def plan(configfile: str, measured: str | None, calibrate: int, warc_bytes: int,
         notes.append("NOT in the plan: the time that transfers take")
     if unmeasured:
         notes.append(f"NOT in the plan, since that run had no such stage: {', '.join(unmeasured)}")
-    found = {"warcs": len(sizes), "bytes": sum(sizes), "cores": cores, "stages": rows, "assumptions": notes}
-    write_json(output or out.plan, found)
-    print("\n".join(table(found)))
+    prediction = {"warcs": len(sizes), "bytes": sum(sizes), "cores": cores, "stages": rows, "assumptions": notes}
+    write_json(output or out.plan, prediction)
+    print("\n".join(table(prediction)))
     command = [sys.executable, "-m", "train", "cost", "--configfile", configfile]
     cost = subprocess.run(command, capture_output=True, text=True, check=False)
     print(f"\n## Training\n\n{cost.stdout or cost.stderr.strip().splitlines()[-1]}")
@@ -176,15 +176,15 @@ def predict(
     `scale`: bytes of the archives over those of the run that was measured; `batch_sizes`: WARCs of each job.
     """
     rows = []
-    for stage, found in stages.items():
-        jobs = found.jobs if stage == "quality_train" else 1 if stage in ONCE else len(batch_sizes)
+    for stage, measured in stages.items():
+        jobs = measured.jobs if stage == "quality_train" else 1 if stage in ONCE else len(batch_sizes)
         threads = workers if stage in ("extract", "dedup_reduce") else 1
         if stage == "extract":
             threads = min(threads, max(batch_sizes))
-        work = max(0.0, found.seconds - START_SECONDS * found.jobs)
+        work = max(0.0, measured.seconds - START_SECONDS * measured.jobs)
         seconds = START_SECONDS * jobs + work * scale
         if stage == "quality_train":
-            most = 2 * max_examples * jobs / max(1, found.examples)
+            most = 2 * max_examples * jobs / max(1, measured.examples)
             documents = next(stages[name].written for name in DOCUMENTS if name in stages)
             seconds = jobs * (START_SECONDS + 2 * documents * scale / READ_RATE) + work * min(scale, most)
         turns = math.ceil(jobs / max(1, cores // threads))
@@ -194,20 +194,22 @@ def predict(
                 "jobs": jobs,
                 "core_seconds": seconds,
                 "wall_seconds": turns * seconds / jobs / threads,
-                "bytes": round(found.written if stage in ("quality_train", "card") else found.written * scale),
-                "memory_mib": found.memory,
+                "bytes": round(
+                    measured.written if stage in ("quality_train", "card") else measured.written * scale
+                ),
+                "memory_mib": measured.memory,
             }
         )
     return rows
 
 
-def table(found: dict[str, Any]) -> list[str]:
+def table(prediction: dict[str, Any]) -> list[str]:
     """The lines of a prediction in Markdown."""
-    stages = found["stages"]
+    stages = prediction["stages"]
     total = {key: sum(row[key] for row in stages) for key in ("jobs", "core_seconds", "wall_seconds", "bytes")}
     total |= {"stage": "all", "memory_mib": max(row["memory_mib"] for row in stages)}
     return [
-        f"{found['warcs']:,} WARCs, {found['bytes'] / 1e9:,.3g} GB to transfer or read; {found['cores']} cores",
+        f"{prediction['warcs']:,} WARCs, {prediction['bytes'] / 1e9:,.3g} GB to transfer or read; {prediction['cores']} cores",
         "",
         "| stage | jobs | core-hours | hours | files, GB | MiB a job, measured |",
         "|---|---:|---:|---:|---:|---:|",
@@ -217,11 +219,11 @@ def table(found: dict[str, Any]) -> list[str]:
             for row in [*stages, total]
         ),
         "",
-        *(f"- {note}" for note in found["assumptions"]),
+        *(f"- {note}" for note in prediction["assumptions"]),
     ]
 
 
-def compare(found: dict[str, Any], folder: str) -> list[dict[str, Any]]:
+def compare_with_real(prediction: dict[str, Any], folder: str) -> list[dict[str, Any]]:
     """For the report: each stage's predicted and real core-seconds and bytes; the real ones are None where the run
     in `folder` has not come so far."""
     try:
@@ -229,7 +231,7 @@ def compare(found: dict[str, Any], folder: str) -> list[dict[str, Any]]:
     except StageError:
         real = {}
     rows = []
-    for row in found["stages"]:
+    for row in prediction["stages"]:
         done = real.get(row["stage"])
         rows.append(
             {

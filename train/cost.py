@@ -94,8 +94,8 @@ def sketch(config: Config, configfile: str) -> Any:
                 return AutoModelForCausalLM.from_config(AutoConfig.for_model(**sizes))
             source = str(config.backbone.source)
             with network_errors():
-                found = AutoConfig.from_pretrained(source, revision=config.backbone.revision or "main")
-            return AutoModelForCausalLM.from_config(found)
+                known = AutoConfig.from_pretrained(source, revision=config.backbone.revision or "main")
+            return AutoModelForCausalLM.from_config(known)
         except (OSError, ValueError) as error:
             cure = f"put its config.json beside the config, as {beside}"
             raise StageError(f"backbone.source {config.backbone.source}: {error}; {cure}") from None

@@ -18,14 +18,14 @@ def options_page(config: type) -> str:
     return "\n".join(line for cls in sections for line in _section(cls, sections))
 
 
-def _sections(cls: type, key: str, found: dict[type, str]) -> dict[type, str]:
+def _sections(cls: type, key: str, keys: dict[type, str]) -> dict[type, str]:
     """The dataclasses in `cls`, itself first, each with the first key that it lies at."""
-    found[cls] = key
+    keys[cls] = key
     for name, kind in typing.get_type_hints(cls).items():
         part, suffix = _part(kind)
-        if part is not None and part not in found:
-            _sections(part, f"{key}.{name}{suffix}".removeprefix("."), found)
-    return found
+        if part is not None and part not in keys:
+            _sections(part, f"{key}.{name}{suffix}".removeprefix("."), keys)
+    return keys
 
 
 def _part(kind: Any) -> tuple[type | None, str]:

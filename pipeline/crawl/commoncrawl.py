@@ -106,13 +106,13 @@ def _expanded(pattern: str, crawl: Crawl) -> Iterator[str]:
     kept = Path(crawl.cache, "lists", f"{xxhash.xxh3_64_hexdigest(pattern.encode())}.txt")
     if not kept.exists():
         try:
-            found = _client(crawl.cache, crawl.connections).find(pattern)
+            matching = _client(crawl.cache, crawl.connections).find(pattern)
         except FetchError as error:
             raise StageError(f"crawl.texts: {error}") from None
-        if not found:
+        if not matching:
             raise StageError(f"crawl.texts: {pattern}: no file matches; check its name, or name the files")
         with atomic(kept) as part:
-            part.write_text("\n".join(found), encoding="utf-8")
+            part.write_text("\n".join(matching), encoding="utf-8")
     yield from kept.read_text("utf-8").split("\n")
 
 

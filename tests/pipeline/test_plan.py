@@ -18,7 +18,7 @@ from pipeline.plan import (
     Measured,
     archive_bytes,
     calibration,
-    compare,
+    compare_with_real,
     measured_stages,
     plan,
     predict,
@@ -84,10 +84,10 @@ def test_a_plan_prints_its_assumptions_and_what_was_not_measured_and_compares(ru
     found = json.loads((tmp_path / "out/plan.json").read_text())
     assert found["bytes"] == archive_bytes(str(run))
     # The same archives in the same jobs: what was measured is what is predicted.
-    for row in compare(found, str(run)):
+    for row in compare_with_real(found, str(run)):
         assert row["predicted_seconds"] == pytest.approx(row["real_seconds"])
         assert row["predicted_bytes"] == row["real_bytes"]
-    assert {row["real_seconds"] for row in compare(found, str(tmp_path))} == {None}
+    assert {row["real_seconds"] for row in compare_with_real(found, str(tmp_path))} == {None}
 
 
 def test_a_calibration_takes_warcs_from_all_of_the_crawl_one_a_job(tmp_path):

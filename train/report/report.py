@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from pipeline.common.config import to_data
 from pipeline.common.files import atomic, read_json, write_text
-from pipeline.plan import compare
+from pipeline.plan import compare_with_real
 from pipeline.workflow.layout import Layout
 from train.report.options import Report
 from train.report.points import Point, Points, load_result
@@ -86,7 +86,7 @@ def write_report(
             "training": read_pretraining(out.backbone),
             "configs": {path: Path(path).read_text(encoding="utf-8") for path in config_files},
             "times": times,
-            "plan": compare(read_json(out.plan), folder) if Path(out.plan).exists() else [],
+            "plan": compare_with_real(read_json(out.plan), folder) if Path(out.plan).exists() else [],
             "versions": versions(),
             "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         },
