@@ -188,6 +188,7 @@ def predict(
             documents = next(stages[name].written for name in DOCUMENTS if name in stages)
             seconds = jobs * (START_SECONDS + 2 * documents * scale / READ_RATE) + work * min(scale, most)
         turns = math.ceil(jobs / max(1, cores // threads))
+        size = measured.written if stage in ("quality_train", "card") else measured.written * scale
         rows.append(
             {
                 "stage": stage,
@@ -209,7 +210,8 @@ def table(prediction: dict[str, Any]) -> list[str]:
     total = {key: sum(row[key] for row in stages) for key in ("jobs", "core_seconds", "wall_seconds", "bytes")}
     total |= {"stage": "all", "memory_mib": max(row["memory_mib"] for row in stages)}
     return [
-        f"{prediction['warcs']:,} WARCs, {prediction['bytes'] / 1e9:,.3g} GB to transfer or read; {prediction['cores']} cores",
+        f"{prediction['warcs']:,} WARCs, {prediction['bytes'] / 1e9:,.3g} GB to transfer or read; "
+        f"{prediction['cores']} cores",
         "",
         "| stage | jobs | core-hours | hours | files, GB | MiB a job, measured |",
         "|---|---:|---:|---:|---:|---:|",
