@@ -195,9 +195,7 @@ def predict(
                 "jobs": jobs,
                 "core_seconds": seconds,
                 "wall_seconds": turns * seconds / jobs / threads,
-                "bytes": round(
-                    measured.written if stage in ("quality_train", "card") else measured.written * scale
-                ),
+                "bytes": round(size),
                 "memory_mib": measured.memory,
             }
         )
