@@ -42,7 +42,6 @@ except (ConfigError, StageError) as error:
 
 # Once, and not in every job of a cluster: how each result was made stays with the results.
 if workflow.is_main_process:
-    keep(OPTIONS.output)
     restore(OPTIONS.output)
 
 

@@ -14,7 +14,7 @@ import os
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import xxhash
@@ -27,14 +27,17 @@ METADATA = Path(".snakemake/metadata")  # a file for each output, named after it
 NAME_LENGTH = 254
 # Stands for the folder of the results inside the records, so that it may get another name.
 FOLDER = "\N{SYMBOL FOR NULL}"
-# A larger file's checksum is of its size and both ends.
-WHOLE = 10 * 2**20
+# Of a file larger than twice this, the checksum is of its size and both ends: a whole crawl has too many to be read.
+END = 2**16
 
 log = logging.getLogger(__name__)
 
 
-def keep(output: str) -> None:
-    """Write the records of what lies in the folder `output` to its FILE; what else FILE has of it stays."""
+def keep(output: str) -> dict[str, dict[str, Any]]:
+    """Write the records of what lies in the folder `output` to its FILE; what else FILE has of it stays.
+
+    Returns the lines of FILE, by the path that each output has now.
+    """
     kept = _kept(output)
     own_path = re.compile(rf"(?<![\w./-]){re.escape(output)}(?=[/'\" ]|$)")
     changed = False
@@ -60,14 +63,18 @@ def keep(output: str) -> None:
             for path in sorted(kept):
                 inside = path.removeprefix(f"{output}/")
                 file.write(json.dumps({"path": inside} | kept[path], ensure_ascii=False) + "\n")
+    return kept
 
 
 def restore(output: str) -> None:
     """Give Snakemake the records of `output` that it lacks, and unchanged files the dates that they had.
 
-    Warns of results of which nothing is known: an option that changed since they were made will not be seen.
+    Keeps those first that it has: the run before may have been killed. Warns of results of which nothing is known:
+    an option that changed since they were made will not be seen.
     """
-    kept, known = _kept(output), {path for path, _ in _snakemake_records(output)}
+    kept, known = keep(output), {path for path, _ in _snakemake_records(output)}
+    # Without it Snakemake would take the folder for one of an older version.
+    METADATA.with_name("incomplete").mkdir(parents=True, exist_ok=True)
     for path, entry in kept.items():
         if not os.path.lexists(path):
             continue
@@ -88,13 +95,21 @@ def restore(output: str) -> None:
 
 
 def _kept(output: str) -> dict[str, dict[str, Any]]:
-    """The entries of FILE, by the path that each output has now."""
-    path = Path(output, FILE)
+    """The lines of FILE by path. A damaged FILE counts as none: results may come from anybody."""
+    path, kept = Path(output, FILE), {}
     if not path.exists():
         return {}
-    with path.open(encoding="utf-8") as lines:
-        entries = [json.loads(line) for line in lines]
-    return {f"{output}/{entry.pop('path')}": entry for entry in entries}
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for entry in map(json.loads, lines):
+                inside = PurePosixPath(entry.pop("path"))
+                if inside.is_absolute() or ".." in inside.parts or not {"date", "checksum"} <= entry.keys():
+                    raise ValueError(f"no entry of a result: {inside}")
+                kept[f"{output}/{inside}"] = entry
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("%s: damaged (%s), and not used", path, error)
+        return {}
+    return kept
 
 
 def _snakemake_records(output: str) -> Iterator[tuple[str, Path]]:
@@ -132,8 +147,7 @@ def _checksum(path: str) -> str:
         return xxhash.xxh3_128_hexdigest(listed.encode())
     size = Path(path).stat().st_size
     with Path(path).open("rb") as file:
-        content = file.read(WHOLE)
-        if size > WHOLE:
-            file.seek(max(WHOLE, size - WHOLE))
-            content += file.read(WHOLE)
+        content = file.read(END)
+        file.seek(max(END, size - END))
+        content += file.read(END)
     return xxhash.xxh3_128_hexdigest(content + str(size).encode())

@@ -102,3 +102,13 @@ def test_results_of_which_nothing_is_known_are_named(folder, caplog):
     assert "out: no record of how its files were made" in caplog.text
     restore("nothing")
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"path": "a"}', '{"path": "../b", "date": 1, "checksum": ""}'])
+def test_a_damaged_or_hostile_file_of_records_is_not_used(folder, caplog, line):
+    make("b")
+    make("out/a", record=None)
+    Path("out", FILE).write_text(line + "\n")
+    restore("out")
+    assert "damaged" in caplog.text
+    assert Path("b").stat().st_mtime_ns == 1_000
