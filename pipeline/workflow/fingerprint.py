@@ -75,11 +75,26 @@ def _read(module: str, name: str | None) -> tuple[str, list[Reference]]:
     statements = top.names[name] if name else top.always  # "": what runs whenever the module is imported
     used = [(module, "")] if name else []
     parts = []
-    for statement in map(_without_checks, statements):
-        used += _references(statement, module, top)
-        parts += [file.read_bytes().hex() for file in _files(statement, top.path)]
-        parts.append(ast.dump(_WithoutWords().visit(statement)))
+    for statement in statements:
+        code, references = _statement(statement, module)
+        parts.append(code)
+        used += references
     return hashlib.sha256(repr(parts).encode()).hexdigest(), used
+
+
+@functools.cache
+def _statement(statement: ast.stmt, module: str) -> tuple[str, list[Reference]]:
+    """The code of a top-level statement that results depend on, with the files that it names, and what it uses.
+
+    Once for each, since it takes the rest out of the statement itself.
+    """
+    for node in ast.walk(statement):
+        if isinstance(node, ast.ClassDef):  # a check says only which values are wrong
+            node.body = [child for child in node.body if getattr(child, "name", "") != "problems"] or [ast.Pass()]
+    top, nodes = _parse(module), list(ast.walk(statement))
+    references = _references(nodes, module, top)
+    files = [file.read_bytes().hex() for file in _files(nodes, top.path)]
+    return repr([ast.dump(_WithoutWords().visit(statement)), files]), references
 
 
 @functools.cache
@@ -154,30 +169,30 @@ def _is_own(module: str) -> bool:
     return module.split(".")[0] in PACKAGES and _path(module) is not None
 
 
-def _references(statement: ast.stmt, module: str, top: Module) -> list[Reference]:
+def _references(nodes: list[ast.AST], module: str, top: Module) -> list[Reference]:
     """What a statement uses: names of its own module, imported ones, and modules that are named in text."""
     bound = dict(top.imports)
-    for node in ast.walk(statement):
+    for node in nodes:
         if isinstance(node, ast.Import | ast.ImportFrom):
             bound |= _imported(node)
     used: dict[Reference, None] = {}
     of_modules = set()  # names that stand for modules, where only an attribute of them is used
-    for node in ast.walk(statement):
+    for node in nodes:
         if isinstance(node, ast.Attribute) and (owner := _dotted(node.value)) in bound:
             package, name = bound[owner]
             if name is None and _has(package, node.attr):
                 used[package, node.attr] = None
                 of_modules.add(id(node.value))
-    for node in ast.walk(statement):
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and OWN_MODULE.fullmatch(node.value):
+            named, _, function = node.value.partition(":")
+            if _is_own(named):
+                used[named, function or None] = None
+    for node in nodes:
         if isinstance(node, ast.Name) and id(node) not in of_modules:
             if node.id in bound:
                 used[bound[node.id]] = None
             elif node.id in top.names:
                 used[module, node.id] = None
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and OWN_MODULE.fullmatch(node.value):
-            named, _, function = node.value.partition(":")
-            if _is_own(named):
-                used[named, function or None] = None
     return list(used)
 
 
@@ -192,20 +207,11 @@ def _has(module: str, name: str) -> bool:
     return name in top.names or name in top.imports
 
 
-def _files(statement: ast.stmt, path: Path) -> list[Path]:
-    """The files beside the module that the statement names."""
-    names = [str(node.value) for node in ast.walk(statement) if isinstance(node, ast.Constant)]
+def _files(nodes: list[ast.AST], path: Path) -> list[Path]:
+    """The files beside the module that a statement names."""
+    names = [str(node.value) for node in nodes if isinstance(node, ast.Constant)]
     files = [path.with_name(name) for name in names if FILE_NAME.fullmatch(name)]
     return [file for file in files if file.is_file()]
-
-
-def _without_checks(statement: ast.stmt) -> ast.stmt:
-    """A copy of it, since others read the statement too, without what only says which values are wrong."""
-    copied = ast.parse(ast.unparse(statement)).body[0]  # by its text, which is quicker than a deep copy
-    for node in ast.walk(copied):
-        if isinstance(node, ast.ClassDef):
-            node.body = [child for child in node.body if getattr(child, "name", "") != "problems"] or [ast.Pass()]
-    return copied
 
 
 class _WithoutWords(ast.NodeTransformer):

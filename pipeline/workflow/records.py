@@ -27,7 +27,7 @@ METADATA = Path(".snakemake/metadata")  # a file for each output, named after it
 NAME_LENGTH = 254
 # Stands for the folder of the results inside the records, so that it may get another name.
 FOLDER = "\N{SYMBOL FOR NULL}"
-# Of a file larger than twice this, the checksum is of its size and both ends: a crawl has too many to read them all.
+# Of a file larger than twice this, the checksum is of its size and both ends: a crawl has too many to read all.
 END = 2**16
 
 log = logging.getLogger(__name__)

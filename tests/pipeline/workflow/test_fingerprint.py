@@ -34,7 +34,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ROOT", tmp_path)
 
     def write(*changes, stage="pipeline.a:f"):
-        for cache in (module.fingerprint, module._read, module._parse):
+        for cache in (module.fingerprint, module._read, module._statement, module._parse):
             cache.cache_clear()
         for path, text in CODE.items():
             for changed, old, new in changes:
@@ -46,7 +46,7 @@ def project(tmp_path, monkeypatch):
         return module.fingerprint(stage)
 
     yield write
-    for cache in (module.fingerprint, module._read, module._parse):
+    for cache in (module.fingerprint, module._read, module._statement, module._parse):
         cache.cache_clear()
 
 
