@@ -161,7 +161,7 @@ def with_config(folder: Path, changes: dict[str, Any]) -> str:
 TRAINED = {"pretrain", "extend_run"}
 CORPUS = {"sample_crawl", "extract", "dedup_hash", "dedup_reduce", "dedup_apply", "filter"}
 OTHERS = {"evaluate_every": 7, "evaluate_rows": 9, "checkpoint_every": 3, "threads": 2, "device": "cpu",
-          "micro_batch_rows": 4}  # fmt: skip
+          "micro_batch_rows": 4, "compile": True, "activation_checkpointing": True}  # fmt: skip
 
 
 @pytest.mark.parametrize(
