@@ -12,7 +12,7 @@ from pipeline.workflow.layout import Layout
 from pipeline.workflow.records import keep, restore
 from train.config import Config, eval_domains
 
-min_version("9.0")
+min_version("9.27")
 
 
 # Only without one of the user's: Snakemake would merge the two.
