@@ -37,26 +37,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         head_grad_VD = torch.zeros_like(head_VD, dtype=torch.float32) if needs_head else None
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         # One pair of buffers for all chunks: fresh pages for each would cost as much as the arithmetic.
-        fused = hidden_ND.is_cuda
-        logits, probabilities = _buffers(min(chunk, len(target_N)), cast_VD, fused)
+        differentiate = _in_few_kernels if hidden_ND.is_cuda else _in_cache
+        logits, probabilities = _buffers(min(chunk, len(target_N)), cast_VD, apart=differentiate is _in_cache)
         for start in range(0, len(target_N), chunk):
             part = slice(start, start + chunk)
             x_CD, target_C1 = cast_ND[part], target_N[part, None]
             weight_C1 = weight_N[part, None].float() if weight_N is not None else None
             logits_CV, p_CV = logits[: len(x_CD)], probabilities[: len(x_CD)]
-            if fused:
-                torch.mm(x_CD, cast_VD.T, out=logits_CV)
-                nll_C1, logits_grad_CV = _compiled_gradient()(logits_CV, target_C1, weight_C1)
-            else:
-                nll_C1 = _nll_and_probabilities(x_CD, cast_VD, target_C1, logits_CV, p_CV)
+            torch.mm(x_CD, cast_VD.T, out=logits_CV)
+            nll_C1, logits_grad_CV = differentiate(logits_CV, p_CV, target_C1, weight_C1)
             total += (nll_C1 if weight_C1 is None else nll_C1 * weight_C1).sum()
-            if hidden_grad_ND is None and head_grad_VD is None:
-                continue
-            if not fused:
-                p_CV.scatter_add_(1, target_C1, torch.full_like(nll_C1, -1.0))
-                if weight_C1 is not None:
-                    p_CV *= weight_C1
-                logits_grad_CV = p_CV if p_CV.dtype == dtype else logits_CV.copy_(p_CV)
             if hidden_grad_ND is not None:
                 torch.mm(logits_grad_CV, cast_VD, out=hidden_grad_ND[part])
             if head_grad_VD is not None:
@@ -83,8 +73,7 @@ def _compute_dtype(x: Tensor) -> torch.dtype:
 def nll_and_gradient(logits_CV: Tensor, target_C1: Tensor, weight_C1: Tensor | None) -> tuple[Tensor, Tensor]:
     """NLL_C1 in fp32, and the gradient of its weighted sum with respect to the logits, in their dtype.
 
-    For a GPU, compiled: two or three kernels then read and write each logit some three times. Uncompiled, as is
-    best in the cache of a CPU, it is some twenty times.
+    Compiled, two or three kernels read and write each logit some three times; uncompiled it is some twenty times.
 
     >>> nll_and_gradient(torch.zeros(1, 2), torch.tensor([[0]]), None)
     (tensor([[0.6931]]), tensor([[-0.5000,  0.5000]]))
@@ -98,28 +87,43 @@ def nll_and_gradient(logits_CV: Tensor, target_C1: Tensor, weight_C1: Tensor | N
     return total_C1 - logits_CV_fp32.gather(1, target_C1), gradient_CV.to(logits_CV.dtype)
 
 
+def _in_few_kernels(
+    logits_CV: Tensor, _p_CV: Tensor, target_C1: Tensor, weight_C1: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """nll_and_gradient() for a GPU, where each operation by itself would read and write all logits."""
+    return _compiled_gradient()(logits_CV, target_C1, weight_C1)
+
+
+def _in_cache(
+    logits_CV: Tensor, p_CV: Tensor, target_C1: Tensor, weight_C1: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """nll_and_gradient() for a CPU: the chunk stays in its cache, the results take the memory that is there."""
+    nll_C1 = _nll_and_probabilities(logits_CV, p_CV, target_C1)
+    p_CV.scatter_add_(1, target_C1, torch.full_like(nll_C1, -1.0))
+    if weight_C1 is not None:
+        p_CV *= weight_C1
+    return nll_C1, p_CV if p_CV.dtype == logits_CV.dtype else logits_CV.copy_(p_CV)
+
+
 @functools.cache
 def _compiled_gradient() -> Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]:
     return torch.compile(nll_and_gradient)
 
 
-def _buffers(rows: int, head_VD: Tensor, fused: bool = False) -> tuple[Tensor, Tensor]:
-    """Memory for the logits_CV and the probabilities_CV of a chunk: one and the same if in fp32 or fused."""
+def _buffers(rows: int, head_VD: Tensor, apart: bool = True) -> tuple[Tensor, Tensor]:
+    """Memory for the logits_CV and the probabilities_CV of a chunk: the same if not `apart`, or in fp32."""
     logits_CV = head_VD.new_empty(rows, len(head_VD))
-    if fused or logits_CV.dtype == torch.float32:
+    if not apart or logits_CV.dtype == torch.float32:
         return logits_CV, logits_CV
     return logits_CV, logits_CV.new_empty(logits_CV.shape, dtype=torch.float32)
 
 
-def _nll_and_probabilities(
-    x_CD: Tensor, head_VD: Tensor, target_C1: Tensor, logits_CV: Tensor, p_CV: Tensor
-) -> Tensor:
-    """NLL_C1 in fp32; fills logits_CV, and then p_CV (fp32; it may be the same memory) with their softmax.
+def _nll_and_probabilities(logits_CV: Tensor, p_CV: Tensor, target_C1: Tensor) -> Tensor:
+    """NLL_C1 in fp32; fills p_CV (fp32; it may be the logits' own memory) with their softmax.
 
     The log of the sum of exponentials is taken from the largest probability, which is at least 1/V and
     so never underflows: six times as fast as logsumexp, which would go over the logits again.
     """
-    torch.mm(x_CD, head_VD.T, out=logits_CV)
     largest_C1, of_target_C1 = logits_CV.amax(-1, keepdim=True).float(), logits_CV.gather(1, target_C1).float()
     # In place, since softmax with a dtype would allocate room for the copy that it makes.
     if p_CV.dtype != logits_CV.dtype:
@@ -176,8 +180,9 @@ def token_nll(model: nn.Module, tokens_BT1: Tensor) -> Tensor:
     logits, probabilities = _buffers(min(chunk, len(hidden_ND)), head_VD)
     nll = []
     for x_CD, target_C1 in zip(hidden_ND.split(chunk), target_N1.split(chunk), strict=True):
-        count = len(x_CD)
-        nll.append(_nll_and_probabilities(x_CD, head_VD, target_C1, logits[:count], probabilities[:count]))
+        logits_CV, p_CV = logits[: len(x_CD)], probabilities[: len(x_CD)]
+        torch.mm(x_CD, head_VD.T, out=logits_CV)
+        nll.append(_nll_and_probabilities(logits_CV, p_CV, target_C1))
     return torch.cat(nll).view(tokens_BT1[:, 1:].shape)
 
 

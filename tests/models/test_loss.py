@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from models import loss
 from models.backbone import create_llama
 from models.loss import chunked_cross_entropy, nll_and_gradient, plain_head, sum_nll, token_nll
 
@@ -99,14 +100,24 @@ def test_softcapped_head_is_not_plain() -> None:
     assert plain_head(create_llama(**SIZES)) is not None
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_gradient_for_a_gpu_is_that_of_torch(weighted: bool) -> None:
-    """What is compiled on a GPU, here as it is."""
+def test_a_gpu_gets_the_loss_and_gradients_of_a_cpu(monkeypatch, weighted: bool, dtype: torch.dtype) -> None:
+    """By the function that is compiled there, here as it is; in chunks of which the last is shorter."""
     torch.manual_seed(0)
-    logits_CV, target_C1 = torch.randn(6, 11).requires_grad_(), torch.randint(11, (6, 1))
-    weight_C1 = torch.rand(6, 1) if weighted else None
-    nll_C = functional.cross_entropy(logits_CV, target_C1.flatten(), reduction="none")
-    (nll_C if weight_C1 is None else nll_C * weight_C1.flatten()).sum().backward()
-    ours_C1, gradient_CV = nll_and_gradient(logits_CV.detach(), target_C1, weight_C1)
-    torch.testing.assert_close(ours_C1.flatten(), nll_C.detach())
-    torch.testing.assert_close(gradient_CV, logits_CV.grad)
+    hidden_ND, head_VD, target_N = (
+        torch.randn(20, 8, dtype=dtype),
+        torch.randn(11, 8, dtype=dtype),
+        torch.arange(20) % 11,
+    )
+    weight_N = torch.rand(20) if weighted else None
+    results = []
+    for way in ("_in_cache", "_in_few_kernels"):
+        monkeypatch.setattr(loss, "_compiled_gradient", lambda: nll_and_gradient)
+        monkeypatch.setattr(loss, "_in_cache", getattr(loss, way))
+        leaves = [hidden_ND.clone().requires_grad_(), head_VD.clone().requires_grad_()]
+        total = chunked_cross_entropy(*leaves, target_N, weight_N, chunk=7)
+        total.backward()
+        results.append([total.detach(), *(leaf.grad for leaf in leaves)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
