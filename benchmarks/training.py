@@ -1,8 +1,9 @@
-"""The trainer beside its peers, in one run: `python -m benchmarks.training --output results/benchmarks/training`.
+"""The trainer on a CPU beside its peers: `python -m benchmarks.training --output results/benchmarks/training`.
 
-Speed and memory against Hugging Face's Trainer with peft's LoRA of the same budget of extra weights; MFU on a GPU;
-and the loader against `datasets.interleave_datasets`. All weights and tokens are random, which costs the same as
-any. Each measurement is a process of its own, so that its memory is; the contenders take turns.
+Speed and memory against Hugging Face's Trainer with peft's LoRA of the same budget of extra weights, and the
+loader against `datasets.interleave_datasets`; `python -m benchmarks.gpu` is for a GPU. All weights and tokens are
+random, which costs the same as any. Each measurement is a process of its own, so that its memory is; the contenders
+take turns.
 """
 
 from __future__ import annotations
@@ -20,20 +21,10 @@ from typing import Any
 
 from benchmarks.report import write
 
-# Random Llamas. rows x row_tokens is a micro-batch, which is a whole step here.
-SMALL = {"hidden_size": 128, "layers": 4, "heads": 2, "ffn_size": 384, "vocabulary": 4096}
-M135 = {"hidden_size": 576, "layers": 30, "heads": 9, "ffn_size": 1536, "vocabulary": 49152}
-B1 = {"hidden_size": 2048, "layers": 16, "heads": 32, "ffn_size": 8192, "vocabulary": 128256}
-CPU = {"name": "1.4M Llama", "sizes": SMALL, "rows": 8, "row_tokens": 128, "steps": 64, "device": "cpu"}
-GPU = {"name": "135M Llama", "sizes": M135, "rows": 16, "row_tokens": 2048, "steps": 40, "device": "cuda"}
-MFU = [
-    {"name": f"{name} Llama, T = {length}", "sizes": sizes, "rows": 32768 // length, "row_tokens": length}
-    | {"steps": 40, "device": "cuda"}
-    for name, sizes in (("135M", M135), ("1B", B1))
-    for length in (2048, 4096)
-]
-# Steps that are not timed: on a GPU there are two variants to compile, with and without old-domain rows.
-WARM_UP = {"cpu": 4, "cuda": 12}
+# A random Llama. rows x row_tokens is a micro-batch, which is a whole step here.
+SIZES = {"hidden_size": 128, "layers": 4, "heads": 2, "ffn_size": 384, "vocabulary": 4096}
+CASE = {"sizes": SIZES, "rows": 8, "row_tokens": 128, "steps": 64}
+WARM_UP = 4  # steps that are not timed
 FRACTION, OLD_RATE = 0.2, 0.1
 LOADER_ROWS, LOADER_TOKENS, LOADER_BATCH = 20_000, 2048, 64
 
@@ -56,38 +47,34 @@ def main() -> None:
 def run_all(arguments: argparse.Namespace) -> None:
     import torch
 
-    has_gpu = torch.cuda.is_available()
-    where = torch.cuda.get_device_name() if has_gpu else f"the CPU, {arguments.threads} threads"
-    notes = [f"Trained on {where}; torch {torch.__version__}. Medians of {arguments.rounds} turns."]
-    rows = against_trainer(GPU if has_gpu else CPU, arguments)
-    rows += [mfu_row(case, arguments) for case in MFU if has_gpu]
-    if not has_gpu:
-        notes.append("MFU of the 135M and the 1B Llama: skipped, there is no GPU here.")
-    rows += loader_rows(arguments)
+    notes = [
+        f"Trained on the CPU, {arguments.threads} threads; torch {torch.__version__}. "
+        f"Medians of {arguments.rounds} turns.",
+        "On a GPU: `python -m benchmarks.gpu`.",
+    ]
+    rows = [*against_trainer(arguments), *loader_rows(arguments)]
     write(arguments.output, "Training", rows, notes)
     print(Path(f"{arguments.output}.md").read_text())
 
 
 def row(what: str, contender: str, speed: float, unit: str, **more: float | None) -> dict[str, Any]:
     """A line of the table; `times` is the speed over that of the peer, the faster if there are two."""
-    empty = {"times": None, "peak MiB": None, "memory over peer's": None, "MFU": None, "waiting for rows": None}
+    empty = {"times": None, "peak MiB": None, "memory over peer's": None, "waiting for rows": None}
     return {"what": what, "contender": contender, "speed": speed, "unit": unit} | empty | more
 
 
-def against_trainer(case: dict[str, Any], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def against_trainer(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     contenders = {
         "Trainer + peft LoRA": {"measure": "peer"},
         "lora": {"measure": "ours", "method": "lora"},
         "neutral": {"measure": "ours", "method": "neutral"},
+        # Without AVX512-BF16 this is the faster one.
+        "Trainer + peft LoRA, fp32": {"measure": "peer", "bf16": False},
     }
-    if case["device"] == "cpu":  # without AVX512-BF16 this is the faster one
-        contenders |= {"Trainer + peft LoRA, fp32": {"measure": "peer", "bf16": False}}
-    else:
-        contenders |= {"neutral, compiled": {"measure": "ours", "method": "neutral", "compile": True}}
     turns_of: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     for _ in range(arguments.rounds):
         for name, job in contenders.items():
-            turns_of[name].append(in_process(case | job, arguments))
+            turns_of[name].append(in_process(CASE | job, arguments))
     middle = {
         name: {key: statistics.median(one[key] for one in turns) for key in turns[0]}
         for name, turns in turns_of.items()
@@ -97,14 +84,8 @@ def against_trainer(case: dict[str, Any], arguments: argparse.Namespace) -> list
     for name, one in middle.items():
         more = {"times": one["speed"] / peer["speed"], "peak MiB": one["memory"]}
         more |= {"memory over peer's": one["memory"] / peer["memory"], "waiting for rows": one.get("waiting")}
-        rows.append(row(f"extend a {case['name']}", name, one["speed"], "tokens/s", **more))
+        rows.append(row("extend a 1.4M Llama", name, one["speed"], "tokens/s", **more))
     return rows
-
-
-def mfu_row(case: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
-    one = in_process(case | {"measure": "ours", "method": "neutral", "compile": True}, arguments)
-    more = {"peak MiB": one["memory"], "MFU": one.get("mfu"), "waiting for rows": one["waiting"]}
-    return row(case["name"], "neutral, compiled", one["speed"], "tokens/s", **more)
 
 
 def loader_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -145,20 +126,18 @@ def measure_ours(job: dict[str, Any], folder: Path) -> dict[str, float]:
         evaluate_every=job["steps"],
         evaluate_rows=1,
         checkpoint_every=job["steps"],
-        compile=job.get("compile", False),
-        device=job["device"],
+        device="cpu",
         threads=job["threads"],
     )
     extend(options, backbone, [old], new, [f"new={new}"], str(folder / "run"))
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if "loss" in line][WARM_UP[job["device"]] :]
+    steps = [line for line in lines if "loss" in line][WARM_UP:]
     seconds = [job["rows"] * job["row_tokens"] / line["tokens_per_s"] for line in steps]
-    measures = {
+    return {
         "speed": len(steps) * job["rows"] * job["row_tokens"] / sum(seconds),
         "memory": json.loads((folder / "run" / "run.json").read_text())["peak_memory_mib"],
         "waiting": statistics.mean(line["waiting"] for line in steps),
     }
-    return measures | ({"mfu": statistics.median(line["mfu"] for line in steps)} if "mfu" in steps[0] else {})
 
 
 def measure_peer(job: dict[str, Any], folder: Path) -> dict[str, float]:
@@ -188,8 +167,6 @@ def measure_peer(job: dict[str, Any], folder: Path) -> dict[str, float]:
 
     class Clock(transformers.TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            if job["device"] == "cuda":
-                torch.cuda.synchronize()
             ends.append(time.perf_counter())
 
     options = transformers.TrainingArguments(
@@ -201,7 +178,7 @@ def measure_peer(job: dict[str, Any], folder: Path) -> dict[str, float]:
         bf16=bf16,
         optim="adamw_torch_fused",
         max_grad_norm=1.0,
-        use_cpu=job["device"] == "cpu",
+        use_cpu=True,
         save_strategy="no",
         logging_strategy="no",
         report_to=[],
@@ -209,9 +186,9 @@ def measure_peer(job: dict[str, Any], folder: Path) -> dict[str, float]:
     data = [{"input_ids": row_T, "labels": row_T} for row_T in tokens]
     trainer = transformers.Trainer(model=model, args=options, train_dataset=data, callbacks=[Clock()])
     trainer.train()
-    timed = ends[WARM_UP[job["device"]] - 1 :]
+    timed = ends[WARM_UP - 1 :]
     speed = (len(timed) - 1) * job["rows"] * job["row_tokens"] / (timed[-1] - timed[0])
-    return {"speed": speed, "memory": peak_memory_mib(torch.device(job["device"]))}
+    return {"speed": speed, "memory": peak_memory_mib(torch.device("cpu"))}
 
 
 def measure_loader(job: dict[str, Any], folder: Path) -> dict[str, float]:
