@@ -2,8 +2,8 @@
 
 Speed and memory against Hugging Face's Trainer with peft's LoRA of the same budget of extra weights, and the
 loader against `datasets.interleave_datasets`; `python -m benchmarks.gpu` is for a GPU. All weights and tokens are
-random, which costs the same as any. Each measurement is a process of its own, so that its memory is; the contenders
-take turns.
+random, which costs the same as any. Each measurement is a process of its own, so that its memory is; the
+contenders take turns.
 """
 
 from __future__ import annotations
