@@ -202,7 +202,9 @@ def identity(options: Training, rows: list[Rows], watched: dict[str, Rows], mode
     Not the number of ranks, nor what decides only where numbers are rounded, nor, unless they say when it ends,
     the rows that are only measured.
     """
-    code = [fingerprint("train.trainer.loop:train"), torch.__version__, str(next(model.parameters()).dtype)]
+    # Of the whole stage: the loop alone does not name the blocks that it trains.
+    stage = "train.trainer.stages:extend" if isinstance(options, Run) else "train.trainer.stages:pretrain"
+    code = [fingerprint(stage), torch.__version__, str(next(model.parameters()).dtype)]
     others = other_options(options)
     decisive = {name: value for name, value in to_data(options).items() if name not in others}
     files = [*rows, *(watched.values() if stops_early(options) else ())]

@@ -127,3 +127,31 @@ def test_the_rules_name_stages_as_the_command_lines_do():
     named = {name for text in rules for name in re.findall(r'fingerprint\("([^"]*)"\)', text)}
     assert len(named) > 20
     assert named <= {stage.run for stage in (*PIPELINE, *TRAIN)}
+
+
+@pytest.mark.parametrize(
+    ("stage", "code"),
+    [
+        ("train.trainer.stages:extend", {("models.block", "NeutralBlock"), ("models.local_losses", "add_l1")}),
+        (
+            "train.trainer.stages:extend",
+            {("train.trainer.mixture", "mixture"), ("models.loss", "nll_and_gradient")},
+        ),
+        ("train.evaluation.evaluate:evaluate", {("models.block", "NeutralBlock")}),
+        (
+            "pipeline.extract.webpages:extract",
+            {("pipeline.extract.sandbox", "main"), ("pipeline.warc.resync", "records")},
+        ),
+        ("train.runs.export:export_run", {("models.modeling_neutral", "ExtendedForCausalLM")}),
+        ("pipeline.crawl.sample:make_sample", {("pipeline.crawl.catalogue", "SOURCES")}),
+    ],
+)
+def test_a_stage_reaches_what_its_results_depend_on(stage, code):
+    """Also by objects that are handed on, in a process of its own, and through a file that is copied."""
+    pending, seen = [tuple(stage.split(":"))], set()
+    while pending:
+        reference = pending.pop()
+        if reference not in seen:
+            seen.add(reference)
+            pending += module._read(*reference)[1]
+    assert code <= seen
