@@ -25,6 +25,27 @@ Outcome = tuple[bool, str]
 Attack = Callable[[Path], Outcome]
 
 
+# This package from here, and the attacked code from PYTHONPATH.
+_MODULE = """
+import runpy, sys
+root, module = sys.argv[1:3]
+sys.path.insert(0, root)
+import benchmarks.attacks
+del sys.path[0], sys.argv[1:3]
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """`python -m MODULE ARGUMENTS` for a module of this folder, wherever the attacked code lies."""
+    return [sys.executable, "-c", _MODULE, str(ROOT), module, *arguments]
+
+
+def environment(checkout: Path) -> dict[str, str]:
+    """Of a process that attacks the code in `checkout`; models of the hub are not asked for."""
+    return os.environ | {"PYTHONPATH": str(checkout), "HF_HUB_OFFLINE": "1"}
+
+
 def attacks() -> Iterator[tuple[str, str, str]]:
     """(area, name, what it does) of every attack: the public functions of the modules of this folder."""
     for area in AREAS:
@@ -37,14 +58,16 @@ def attacks() -> Iterator[tuple[str, str, str]]:
 def run(area: str, name: str, checkout: Path = ROOT) -> dict[str, Any]:
     """{held, outcome, seconds, peak_mb} of an attack on the code in `checkout`."""
     with tempfile.TemporaryDirectory() as folder:
-        # The attacked code from `checkout`, the attack from here.
-        environment = os.environ | {"PYTHONPATH": f"{checkout}:{ROOT}", "HOME": folder, "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, __file__, area, name]
         begin = time.perf_counter()
         with subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, start_new_session=True,
-        ) as process:  # fmt: skip
+            command("benchmarks.attacks.run", area, name),
+            cwd=folder,
+            env=environment(checkout) | {"HOME": folder},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process:
             try:
                 answer, errors = process.communicate(timeout=SECONDS)
             except subprocess.TimeoutExpired:
@@ -63,8 +86,7 @@ def run(area: str, name: str, checkout: Path = ROOT) -> dict[str, Any]:
 
 def stage(wing: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`python -m WING ARGUMENTS` of the attacked code, run to its end."""
-    command = [sys.executable, "-m", wing, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-m", wing, *arguments], capture_output=True, text=True, check=False)
 
 
 def _attack(area: str, name: str) -> dict[str, Any]:
@@ -80,5 +102,4 @@ def _attack(area: str, name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.path = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
     print("\n" + json.dumps(_attack(*sys.argv[1:])), flush=True)
