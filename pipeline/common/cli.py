@@ -47,9 +47,7 @@ class Stage:
 
 def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | None = None) -> int:
     """Run one stage; returns its exit status. A wrong use (2) or an error of the stage (1) is one clear line."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for chatty in ("distributed", "httpx", "httpx2", "filelock", "datasets"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+    start_logging()
     parser = argparse.ArgumentParser(f"python -m {wing}", description=doc)
     commands = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
     for stage in stages:
@@ -74,6 +72,13 @@ def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | Non
         print(f"{wing} {stage.name}: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
         return 1
     return 0
+
+
+def start_logging() -> None:
+    """How this process and its workers log."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for chatty in ("distributed", "httpx", "httpx2", "filelock", "datasets"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
 
 
 def _is_list(file: File) -> bool:

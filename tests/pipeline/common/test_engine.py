@@ -1,8 +1,9 @@
-"""A real dask cluster, scheduler and two workers each a process: what becomes of work when one is lost."""
+"""Work in processes of this machine, and in a real dask cluster: what becomes of it when one is lost."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -14,14 +15,89 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chores import slowly, too_much_memory, too_much_memory_once, where
+from chores import (
+    killed,
+    killed_once,
+    open_sockets,
+    slowly,
+    too_much_memory,
+    too_much_memory_once,
+    where,
+    wrong_or_for_ever,
+)
 from conftest import ROOT
 
 from pipeline.common import engine
-from pipeline.common.engine import map_items
+from pipeline.common.engine import map_items, open_to_others
 from pipeline.common.errors import StageError
 from pipeline.extract.options import Extract
 from pipeline.extract.webpages import extract
+
+# On this machine ----------------------------------------------------------------------------------
+
+
+def test_two_workers_give_the_results_in_order_and_open_nothing_that_others_could_connect_to(tmp_path):
+    def listening() -> set[str]:
+        return set(itertools.chain(*map_items(open_sockets, items, 2, None, "chores", "items")))
+
+    items = [(str(tmp_path), i) for i in range(2)]
+    with socket.create_server(("127.0.0.1", 0)) as server:  # of this process, so that the test can fail
+        assert f"{server.getsockname()[1]:04X}" in str(listening())
+    for mark in tmp_path.iterdir():
+        mark.unlink()
+    assert listening() == set()
+
+
+def test_a_worker_that_is_killed_is_replaced_and_four_of_them_are_an_error(tmp_path):
+    items = [(str(tmp_path), i) for i in range(4)]
+    assert map_items(killed_once, items, 2, None, "chores", "items") == [0, 1, 2, 3]
+    assert (tmp_path / "killed").exists()
+    with pytest.raises(StageError, match=r"^chores: workers died 4 times, most likely for want of memory; give"):
+        map_items(killed, items, 2, None, "chores", "items")
+
+
+def test_the_first_error_ends_the_work_at_once(tmp_path):
+    begin = time.monotonic()
+    with pytest.raises(StageError, match="item 0 is wrong"):
+        map_items(wrong_or_for_ever, [(str(tmp_path), i) for i in range(4)], 2, None, "chores", "items")
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_end_with_their_parent_however_that_ends(tmp_path, by):
+    call = f"""from chores import for_ever
+from pipeline.common.engine import map_items
+map_items(for_ever, [({str(tmp_path)!r}, i) for i in range(2)], 2, None, "chores", "items")"""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests/pipeline")])
+    parent = subprocess.Popen([sys.executable, "-c", call], env=os.environ | {"PYTHONPATH": path},
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    while len(workers := [int(mark.name) for mark in tmp_path.iterdir()]) < 2 and parent.poll() is None:
+        time.sleep(0.05)
+    begin = time.monotonic()
+    parent.send_signal(by)
+    errors = parent.communicate()[1]
+    assert parent.returncode == -by
+    assert errors.count("Traceback") <= 1
+    while any(alive(worker) for worker in workers):
+        assert time.monotonic() - begin < 10
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def test_a_scheduler_that_others_may_reach_is_warned_of():
+    assert "whoever reaches tcp://10.0.0.1:8786 runs code as you" in (open_to_others("tcp://10.0.0.1:8786") or "")
+    for address in ("10.0.0.1:8786", "tcp://[::]:1", "tcp://node1:8786", "tcp://0.0.0.0:1", "ws://node1:1"):
+        assert open_to_others(address), address
+    for address in ("tcp://127.0.0.1:8786", "localhost:8786", "tcp://[::1]:8786", "tls://node1:8786"):
+        assert open_to_others(address) is None, address
+
+
+# On a cluster -------------------------------------------------------------------------------------
 
 # A worker's memory limit is checked often, and a second death of the same item is enough.
 SETTINGS = {
