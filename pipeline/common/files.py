@@ -11,29 +11,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.common.locks import own_folder
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; when the block ends well, it becomes `path`.
+    """Yields a path beside `path` to write to, of this writer alone; when the block ends well, it becomes `path`.
 
     The bytes are synced before the rename, so that after a crash `path` is the old file, the new file, or
-    absent, never a part. A `.part` left by a killed run is overwritten by the next.
+    absent, never a part. What a killed run left is deleted by the next one.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        with naming_full_disk(path):
-            yield part
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
-            part.replace(path)
-            _sync_folder(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
+    with naming_full_disk(path), own_folder(path) as folder:
+        part = folder / path.name
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+        _sync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -53,20 +51,21 @@ def naming_full_disk(path: str | Path) -> Iterator[None]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """`atomic` for a whole folder; an earlier folder at `path` is replaced."""
     path = Path(path)
-    part = path.with_name(path.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        with naming_full_disk(path):
-            yield part
-            for file in filter(Path.is_file, part.rglob("*")):
-                with file.open("rb+") as opened:
-                    os.fsync(opened.fileno())
-            shutil.rmtree(path, ignore_errors=True)
-            part.replace(path)
-            _sync_folder(path.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with naming_full_disk(path), own_folder(path) as folder:
+        part = folder / path.name
+        part.mkdir()
+        yield part
+        replace_folder(part, path)
+
+
+def replace_folder(part: Path, path: str | Path) -> None:
+    """Move a folder to `path`, in place of what is there, when its bytes are on the disk."""
+    for file in filter(Path.is_file, part.rglob("*")):
+        with file.open("rb+") as opened:
+            os.fsync(opened.fileno())
+    shutil.rmtree(path, ignore_errors=True)
+    part.replace(path)
+    _sync_folder(Path(path).parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -83,12 +82,13 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
+    except FileExistsError:  # another writer was quicker
+        link_or_copy(source, target)
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
             raise
-        copy = target.with_name(target.name + ".copy")
-        shutil.copyfile(source, copy)
-        copy.replace(target)
+        with atomic(target) as copy:
+            shutil.copyfile(source, copy)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import re
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.common.errors import StageError
+from pipeline.common.locks import locked
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,7 @@ def fetch(package: Package, downloads: Path) -> Path:
     downloads = downloads.resolve()
     downloads.mkdir(parents=True, exist_ok=True)
     # Jobs that run at the same time share the folder; the system frees the lock when the process ends.
-    with (downloads / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(downloads / ".lock"):
         archive = _fetch_first(package, downloads)
     if package.sha256:
         got = hashlib.sha256(archive.read_bytes()).hexdigest()

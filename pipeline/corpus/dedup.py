@@ -18,7 +18,6 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-import shutil
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from pipeline.common.engine import map_items
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, stamp, write_batches
 from pipeline.common.ledger import SAMPLES_PER_REASON, Ledger
+from pipeline.common.locks import own_folder
 from pipeline.common.schemas import DOCUMENT_SCHEMA, PAGE_SCHEMA
 from pipeline.corpus.options import Dedup
 
@@ -133,25 +133,22 @@ def reduce_hashes(
     count = -(-size // HASHES_PER_BUCKET) or 1
     # The bounds are Python integers, since the last is 2**64.
     bounds = [(number << 64) // count for number in range(count + 1)]
-    parts = Path(index + ".parts")
-    shutil.rmtree(parts, ignore_errors=True)
-    parts.mkdir(parents=True)
-    buckets = [
-        Bucket(low, high, parts / f"{number:05d}.verdicts.npy", parts / f"{number:05d}.unique.npy")
-        for number, (low, high) in enumerate(itertools.pairwise(bounds))
-    ]
-    reduce_one = functools.partial(_reduce_bucket, hashes, options.against)
-    ends = map_items(reduce_one, buckets, workers, scheduler, "reduce", "buckets")
-    verdicts = [np.load(bucket.verdicts, mmap_mode="r") for bucket in buckets]
-    for position, path in enumerate(hashes):
-        # The buckets of a hash file, one after the other, are the file.
-        own = [v[end[position] : end[position + 1]] for v, end in zip(verdicts, ends, strict=True)]
-        # Mapped one at a time, so that memory does not grow with the crawl.
-        _write_verdicts(str(Path(output, Path(path).name)), _map_file(path), np.concatenate(own))
-    schema = stamp(INDEX_SCHEMA, "dedup-reduce", {"normalize": options.normalize})
-    unique = (pa.record_batch([np.load(bucket.unique)], schema=INDEX_SCHEMA) for bucket in buckets)
-    write_batches(index, schema, unique, compression=None)
-    shutil.rmtree(parts)
+    with own_folder(f"{index}.buckets") as parts:
+        buckets = [
+            Bucket(low, high, parts / f"{number:05d}.verdicts.npy", parts / f"{number:05d}.unique.npy")
+            for number, (low, high) in enumerate(itertools.pairwise(bounds))
+        ]
+        reduce_one = functools.partial(_reduce_bucket, hashes, options.against)
+        ends = map_items(reduce_one, buckets, workers, scheduler, "reduce", "buckets")
+        verdicts = [np.load(bucket.verdicts, mmap_mode="r") for bucket in buckets]
+        for position, path in enumerate(hashes):
+            # The buckets of a hash file, one after the other, are the file.
+            own = [v[end[position] : end[position + 1]] for v, end in zip(verdicts, ends, strict=True)]
+            # Mapped one at a time, so that memory does not grow with the crawl.
+            _write_verdicts(str(Path(output, Path(path).name)), _map_file(path), np.concatenate(own))
+        schema = stamp(INDEX_SCHEMA, "dedup-reduce", {"normalize": options.normalize})
+        unique = (pa.record_batch([np.load(bucket.unique)], schema=INDEX_SCHEMA) for bucket in buckets)
+        write_batches(index, schema, unique, compression=None)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A full disk and a read-only folder: the message says what happened, no part of a file stays, a rerun works."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 from pipeline.__main__ import STAGES, main
+from pipeline.common import files, locks
 
 
 def stages(folder: Path, warc: Path, language_id: str) -> dict[str, tuple[list[str], list[str]]]:
@@ -37,7 +39,22 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_full_disk_leaves_no_part_and_a_rerun_gives_the_same_bytes(tmp_path, make_warc, language_id, capsys):
+def full_disk_at(path: Path, monkeypatch) -> None:
+    """From now on what is written for `path` meets a full disk."""
+
+    @contextlib.contextmanager
+    def own_folder(wanted):
+        with locks.own_folder(wanted) as folder:
+            if Path(wanted) == path:
+                (folder / path.name).symlink_to("/dev/full")  # whose every write says that the disk is full
+            yield folder
+
+    monkeypatch.setattr(files, "own_folder", own_folder)
+
+
+def test_a_full_disk_leaves_no_part_and_a_rerun_gives_the_same_bytes(
+    tmp_path, make_warc, language_id, capsys, monkeypatch
+):
     warc = make_warc(count=10)
     for name in ("whole", "full"):
         (tmp_path / name).mkdir()
@@ -47,16 +64,15 @@ def test_a_full_disk_leaves_no_part_and_a_rerun_gives_the_same_bytes(tmp_path, m
     for stage, (arguments, made) in stages(full, warc, language_id).items():
         for name in made:
             before = everything(full)
-            part = full / f"{name}.part"
-            part.parent.mkdir(parents=True, exist_ok=True)
-            part.symlink_to("/dev/full")  # whose every write says that the disk is full
+            full_disk_at(full / name, monkeypatch)
             capsys.readouterr()
             assert main("pipeline", "", STAGES, [stage, *arguments]) == 1
             message = capsys.readouterr().err.splitlines()[-1]
             assert message == f"pipeline {stage}: No space left on device; make room and run again: {full / name}"
             assert before.items() <= everything(full).items()
             assert not (full / name).exists()
-            assert not part.is_symlink()
+            assert not list(full.rglob("*.part"))
+            monkeypatch.undo()
         assert main("pipeline", "", STAGES, [stage, *arguments]) == 0
     assert everything(full) == everything(tmp_path / "whole")
 

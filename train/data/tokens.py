@@ -6,11 +6,9 @@ from i T on: it shares its first token with the row before, so that each token i
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ import pyarrow as pa
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, atomic_folder, read_arrow, write_json
+from pipeline.common.locks import own_folder
 from pipeline.common.progress import progress
 from train.data.options import Domain, Tokens
 from train.data.rows import Rows
@@ -101,7 +100,7 @@ def tokenize(
     hosts: list[str] = []
     pairs = documents(shards, options.urls)
     texts = note_hosts(pairs, hosts) if held_out else (text for text, _ in pairs)
-    with spool_folder(output) as folder:
+    with own_folder(f"{output}.spool") as folder:
         names = [folder / name for name in ("ids", "sizes", "owners")]
         count = _spool(texts, encoder, before, after, dtype, names)
         if not count:
@@ -145,18 +144,6 @@ def tokenize(
                 "bytes": int(sizes.sum()),
             },
         )
-
-
-@contextlib.contextmanager
-def spool_folder(output: str) -> Iterator[Path]:
-    """An empty folder beside `output` for temporary files, deleted at the end (and before, after a kill)."""
-    folder = Path(f"{output}.spool")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def tokenizer_digest(source: str | Path) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from models.backbone import load_tokenizer, weights_digest
+from pipeline.common.locks import locked
 from pipeline.common.progress import progress
 from pipeline.workflow.fingerprint import fingerprint
 from train.runs.load import load_run, measuring_device
@@ -121,25 +122,25 @@ def kept_scores(path: str, key: str) -> Iterator[tuple[Scores, Callable[[Scores]
     A line a batch; a last line that is cut off is forgotten. The file is gone when the block ends well.
     """
     file = Path(path)
-    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-    whole = [line for line in lines if line.endswith(b"\n")]
-    scores: Scores = {}
-    if whole and json.loads(whole[0]) == {"key": key}:
-        for line in whole[1:]:
-            scores |= {int(number): values for number, values in json.loads(line).items()}
-    else:
-        whole = [json.dumps({"key": key}).encode() + b"\n"]
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(b"".join(whole))
-    with file.open("a", encoding="utf-8") as opened:
+    with locked(file):
+        whole = [line for line in file.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        scores: Scores = {}
+        if whole and json.loads(whole[0]) == {"key": key}:
+            for line in whole[1:]:
+                scores |= {int(number): values for number, values in json.loads(line).items()}
+        else:
+            whole = [json.dumps({"key": key}).encode() + b"\n"]
+        file.write_bytes(b"".join(whole))
+        with file.open("a", encoding="utf-8") as opened:
 
-        def keep(batch: Scores) -> None:
-            scores.update(batch)
-            opened.write(json.dumps(batch) + "\n")
-            opened.flush()
+            def keep(batch: Scores) -> None:
+                scores.update(batch)
+                opened.write(json.dumps(batch) + "\n")
+                opened.flush()
 
-        yield scores, keep
-    file.unlink()
+            yield scores, keep
+        file.unlink()
 
 
 def measure(asked: Asked, requests: list[Request], scores: Scores) -> TaskScore:

@@ -27,13 +27,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_part_left_by_a_killed_run_is_overwritten(tmp_path):
-    (tmp_path / "a.part").write_text("left by a killed run, and longer than what comes")
-    with atomic(tmp_path / "a") as part:
-        part.write_text("new")
-    assert (tmp_path / "a").read_text() == "new"
-
-
 def test_a_full_disk_leaves_the_old_folder_and_is_named(tmp_path):
     path = tmp_path / "a"
     with atomic_folder(path) as folder:
