@@ -7,6 +7,7 @@ from snakemake.utils import min_version
 from pipeline.common.errors import StageError
 from pipeline.crawl.commoncrawl import archives, texts
 from pipeline.common.config import ConfigError, flags, read
+from pipeline.common.yaml_file import load_yaml
 from pipeline.workflow.fingerprint import fingerprint
 from pipeline.workflow.layout import Layout
 from pipeline.workflow.records import keep, restore
@@ -28,6 +29,10 @@ report: "train/report/captions/workflow.rst"
 
 
 try:
+    # Snakemake has read them by then, but says nothing of a key that stands twice.
+    for file in workflow.configfiles:
+        if Path(file).suffix != ".json":
+            load_yaml(file)
     OPTIONS = read(Config, config, ", ".join(map(str, workflow.configfiles)))
     OUT = Layout(OPTIONS.output)
     ARCHIVES = (

@@ -18,6 +18,7 @@ from pipeline.common.config import read
 from pipeline.common.engine import Engine
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json, read_schema, write_json, write_text
+from pipeline.common.yaml_file import load_yaml
 from pipeline.corpus.options import Filter, Near, Quality
 from pipeline.crawl.commoncrawl import RECORDS, archives
 from pipeline.crawl.manifest import batches
@@ -59,9 +60,7 @@ def plan(configfile: str, measured: str | None, calibrate: int, warc_bytes: int,
 
     Raises StageError where nothing was measured.
     """
-    import yaml
-
-    data = yaml.safe_load(Path(configfile).read_text(encoding="utf-8")) or {}
+    data = load_yaml(configfile)
     crawl = read(Crawl, data.get("crawl", {}), configfile)
     out = Layout(data.get("output", "results"))
     entries = archives(crawl) if crawl.given else [out.samples(read(Sample, data.get("sample", {})).files)]

@@ -4,6 +4,7 @@ from os.path import relpath
 from pipeline.common.cli import list_argument
 from train.runs.options import new_domain, old_domains
 from train.paper.plan import plan, with_runs
+from train.tasks.options import BOUNDS
 from train.tasks.task import task_path
 from train.trainer.decisive import other_options, stops_early
 from train.workflow import (
@@ -277,7 +278,7 @@ rule evaluate_model:
         mem_mb=4000,
         gpu=gpus(OPTIONS.evaluate.device),
     params:
-        options=flags(evaluate_options(OPTIONS.evaluate)),
+        options=flags(evaluate_options(OPTIONS.evaluate), without=BOUNDS),
         run=lambda wildcards: (
             ""
             if wildcards.model == "backbone"
@@ -309,8 +310,9 @@ rule tasks_model:
     resources:
         mem_mb=6000,
         gpu=gpus(OPTIONS.evaluate.device),
+        bounds=flags(task_options(OPTIONS.evaluate), only=BOUNDS),
     params:
-        options=flags(task_options(OPTIONS.evaluate)),
+        options=flags(task_options(OPTIONS.evaluate), without=BOUNDS),
         run=lambda wildcards: (
             ""
             if wildcards.model == "backbone"
@@ -320,7 +322,7 @@ rule tasks_model:
     message:
         "Ask {wildcards.model} the tasks"
     shell:
-        "python -m train tasks {params.options} --backbone {input.backbone} {params.run}"
+        "python -m train tasks {params.options} {resources.bounds} --backbone {input.backbone} {params.run}"
         " --output {output} > {log} 2>&1"
 
 

@@ -146,12 +146,11 @@ def _add_stage(commands: Any, stage: Stage) -> None:
 def _options(stage: Stage, cls: type, given: dict[str, Any]) -> Any:
     """The stage's options: those of --config, if given, with the flags on top."""
     config = given.pop("config", None)
-    data: dict[str, Any] = {}
+    data: Any = {}
     if config:
-        import yaml
+        from pipeline.common.yaml_file import load_yaml
 
-        with open(config, encoding="utf-8") as file:  # noqa: PTH123
-            data = yaml.safe_load(file) or {}
+        data = load_yaml(config)
         for key in stage.section.split("."):
-            data = data.get(key) or {}
-    return read(cls, data | given, config or "command line")
+            data = (data.get(key) or {}) if isinstance(data, dict) else data
+    return read(cls, data | given if isinstance(data, dict) else data, config or "command line")

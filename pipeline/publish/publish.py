@@ -28,6 +28,7 @@ from pipeline.common.files import (
     write_text,
 )
 from pipeline.common.schemas import SHARD_SCHEMA
+from pipeline.common.yaml_file import load_yaml
 from pipeline.publish.options import Publish
 from pipeline.workflow.fingerprint import ROOT, fingerprint
 from pipeline.workflow.layout import shard_path
@@ -162,15 +163,12 @@ def code_version() -> dict[str, Any]:
 
 
 def _provenance(configfile: str, shards: list[str]) -> dict[str, Any]:
-    import yaml
-
     git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = None
-    config = yaml.safe_load(Path(configfile).read_text(encoding="utf-8"))
-    return {"code": code_version() | {"commit": commit}, "config": config, "shards": len(shards)}
+    return {"code": code_version() | {"commit": commit}, "config": load_yaml(configfile), "shards": len(shards)}
 
 
 def _published_card(options: Publish, card: str) -> str:

@@ -29,7 +29,7 @@ from train.runs.results import Group, TaskScore, TaskScores, write_result
 from train.tasks.loglikelihood import Request, encode_pairs, make_request, score
 from train.tasks.options import Tasks
 from train.tasks.question_sets import MissingSet
-from train.tasks.task import METRICS, Question, Set, Task, load_set, read_task
+from train.tasks.task import METRICS, Question, Set, Task, load_guarded, read_task
 
 
 @dataclass
@@ -74,7 +74,9 @@ def load_tasks(options: Tasks, downloads: str) -> tuple[dict[str, Asked], dict[s
         for language in [x for x in task.languages if x in (options.tasks_languages or task.languages)]:
             name = f"{Path(path).stem}/{language}"
             try:
-                questions = load_set(task, language, downloads)
+                questions = load_guarded(
+                    path, language, downloads, options.tasks_seconds, options.tasks_gb * 2**30
+                )
             except MissingSet as error:
                 skipped[name] = str(error)
                 logging.warning("tasks: %s is skipped: %s", name, error)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from pipeline.common.config import ConfigError, option
 
+# The options that decide nothing of what is measured.
+BOUNDS = ("tasks_seconds", "tasks_gb")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tasks:
@@ -15,6 +18,10 @@ class Tasks:
     tasks: list[str] = option([], "multiple-choice tasks: names in configs/tasks, or paths of such YAML files")
     tasks_languages: list[str] = option([], "languages to ask in; empty: all that a task has")
     tasks_limit: int | None = option(None, "questions of a task and language, evenly spread; null: all", low=1)
+    tasks_seconds: int = option(
+        60, "processor time that it may take to read a task's questions in a language", unit="seconds", low=1
+    )
+    tasks_gb: int = option(4, "memory that it may take", unit="GB", low=1)
     device: str = option("auto", "where to evaluate", choices=("auto", "cpu", "cuda"))
     threads: int = option(1, "CPU threads", low=1)
 

