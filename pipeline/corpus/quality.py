@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from pipeline.common.classifiers import fasttext_line
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, read_arrow, write_json
 from pipeline.corpus.options import Quality
@@ -32,7 +33,7 @@ def as_line(text: str) -> str:
     >>> as_line("Le Chat\\n\\n  dort.")
     'le chat dort.'
     """
-    return SPACES.sub(" ", text[:EXAMPLE_CHARS]).strip().lower()
+    return fasttext_line(SPACES.sub(" ", text[:EXAMPLE_CHARS]).strip().lower())
 
 
 def good_score(model: Any, text: str, label: str = GOOD) -> float:

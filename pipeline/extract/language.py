@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from pipeline.common.classifiers import fasttext_line
+
 CERTAIN = 0.9  # with a lower score for the first characters, the whole text decides
 WHOLE_CHARS = 200_000
 
@@ -35,5 +37,5 @@ def _best(model: Any, text: str) -> tuple[str, float]:
 def probabilities(model: Any, text: str, count: int, least: float) -> dict[str, float]:
     """The `count` most probable languages of a text that have a probability of `least` or more."""
     # The native call inside `model.predict`: the arrays of the latter cost as much as a short text.
-    predictions = model.f.predict(text.replace("\n", " ") + "\n", count, least, "strict")
+    predictions = model.f.predict(fasttext_line(text) + "\n", count, least, "strict")
     return {label.removeprefix("__label__"): min(1.0, score) for score, label in predictions}

@@ -1,6 +1,7 @@
 import json
 from dataclasses import dataclass
 
+import fasttext
 import numpy as np
 import pytest
 from conftest import prose
@@ -12,7 +13,7 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, write_arrow
 from pipeline.common.schemas import DOCUMENT_SCHEMA
 from pipeline.corpus.options import Positives, Quality, Shards
-from pipeline.corpus.quality import _draw, _draw_key, choose_threshold, train_classifier
+from pipeline.corpus.quality import _draw, _draw_key, choose_threshold, good_score, train_classifier
 from pipeline.corpus.shards import split_of, write_shards
 from pipeline.workflow.layout import shard_path
 
@@ -33,10 +34,17 @@ class Holder:
 
 @pytest.fixture
 def documents(tmp_path):
+    return write_documents(
+        tmp_path / "documents.arrow", lambda i: f"cliquez ici {i} panier prix promo {i * 7} " * 8
+    )
+
+
+def write_documents(path, spam):
+    """40 good documents and 80 of `spam`, a function of their number."""
     rows = []
     for i in range(120):
         good = i % 3 == 0
-        text = "\n".join(prose("fr", i)) if good else f"cliquez ici {i} panier prix promo {i * 7} " * 8
+        text = "\n".join(prose("fr", i)) if good else spam(i)
         row = dict.fromkeys(DOCUMENT_SCHEMA.names)
         rows.append(
             row
@@ -47,8 +55,8 @@ def documents(tmp_path):
                 "paragraphs": [0],
             }
         )
-    write_arrow(tmp_path / "documents.arrow", DOCUMENT_SCHEMA, rows)
-    return str(tmp_path / "documents.arrow")
+    write_arrow(path, DOCUMENT_SCHEMA, rows)
+    return str(path)
 
 
 def train(documents, tmp_path, name="fr", options=SMALL):
@@ -79,6 +87,18 @@ def test_good_text_passes_and_drops_are_counted(documents, tmp_path):
     assert all(r["quality_score"] >= report["threshold"] for r in kept)
     assert 40 <= len(kept) < 120
     assert all(split_of(r["text"], 0.2) == split for split, part in rows.items() for r in part)
+
+
+@pytest.mark.parametrize("name", ["__label__good", "__LABEL__GOOD", "__label__other", "</s>"])
+def test_a_page_that_names_a_label_is_trained_on_and_scored_as_text(tmp_path, name):
+    path = write_documents(tmp_path / "documents.arrow", lambda i: f"{name} cliquez {i} panier {name} promo " * 8)
+    train(path, tmp_path)
+    model = fasttext.load_model(str(tmp_path / "fr.bin"))
+    assert sorted(model.labels) == ["__label__good", "__label__random"]
+    spam, good = f"cliquez ici panier prix {name} promo " * 8, "\n".join(prose("fr", 999))
+    assert good_score(model, spam) < 0.4 < good_score(model, good)
+    mixed = "le chat dort {} " + "cliquez ici panier prix promo " * 20
+    assert good_score(model, mixed.format(name)) == pytest.approx(good_score(model, mixed.format("zzz")), abs=0.1)
 
 
 def test_a_model_has_the_same_bytes_each_time(documents, tmp_path):
