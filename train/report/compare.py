@@ -71,7 +71,7 @@ def read_side(folder: Path) -> Side:
     side = Side("the output folder of a workflow")
     side.options = dict(_workflow_options(out))
     if (path := Path(out.stats)).exists():
-        side.measures["corpus"] = _corpus_measures(_read_stats(path))
+        side.measures["corpus"] = _corpus_measures(read_json(path, "run `card` again"))
     runs = {path.parent.name: path.parent for path in out.files(out.run_record("*"))}
     for model in ["backbone", *runs]:
         own = _run_measures(runs[model]) if model in runs else {}
@@ -80,13 +80,6 @@ def read_side(folder: Path) -> Side:
     side.measures["time of each stage, seconds"] = {time["stage"]: time["seconds"] for time in times}
     side.measures = {group: measures for group, measures in side.measures.items() if measures}
     return side
-
-
-def _read_stats(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except ValueError as error:
-        raise StageError(f"{path}: damaged JSON ({error}); run `card` again") from None
 
 
 def _run_options(folder: Path) -> dict[str, Any]:
