@@ -31,8 +31,9 @@ from pipeline.common.files import (
     write_json,
     write_text,
 )
+from pipeline.common.markdown import code, front_matter
 from pipeline.common.schemas import SHARD_SCHEMA
-from pipeline.common.yaml_file import load_yaml
+from pipeline.common.yaml_file import load_yaml, parse_yaml
 from pipeline.publish.options import Publish
 from pipeline.workflow.fingerprint import ROOT, fingerprint
 from pipeline.workflow.layout import shard_parts, shard_path
@@ -44,7 +45,7 @@ LICENCE = """
 ## Licence
 
 The text of each document belongs to the site that it comes from (`url`) and stays under that site's terms; {what}
-under `{license}`. Who wants a document taken out finds its rows by `url`.
+under {license}. Who wants a document taken out finds its rows by `url`.
 """
 PROVENANCE = """
 ## Provenance
@@ -214,6 +215,9 @@ def _provenance(configfile: str, shards: list[str]) -> dict[str, Any]:
 def _published_card(options: Publish, card: str) -> str:
     """The corpus's card with a licence in its header, and where it comes from."""
     what = "the recipe itself is" if options.recipe else "the selection and its metadata are"
-    header = card.replace("---\n", f"---\nlicense: {options.license}\n", 1)
-    licence = LICENCE.format(what=what, license=options.license)
-    return header + (RECIPE if options.recipe else "") + PROVENANCE.format(sums=SUMS) + licence
+    start, header, body = (card.split("---\n", 2) + [""] * 3)[:3]
+    if start or not body:
+        raise StageError("README.md: it has no header in YAML; make the corpus's card again with `card`")
+    header = front_matter({"license": options.license} | parse_yaml(header.encode()))
+    licence = LICENCE.format(what=what, license=code(options.license))
+    return header + body + (RECIPE if options.recipe else "") + PROVENANCE.format(sums=SUMS) + licence

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json, read_schema
+from pipeline.common.markdown import code, escaped
 from pipeline.workflow.layout import Layout
 from train.data.rows import open_rows
 from train.report.report import stage_times
@@ -39,7 +40,7 @@ def difference(a: str, b: str) -> str:
     one, other = read_side(Path(a)), read_side(Path(b))
     if one.kind != other.kind:
         raise StageError(f"{a} is {one.kind}, and {b} is {other.kind}; give two of a kind")
-    parts = [f"A: `{a}`, B: `{b}`\n", "## Options that differ\n"]
+    parts = [f"A: {code(a)}, B: {code(b)}\n", "## Options that differ\n"]
     changed = [
         (name, one.options.get(name), other.options.get(name))
         for name in dict.fromkeys([*one.options, *other.options])
@@ -50,7 +51,7 @@ def difference(a: str, b: str) -> str:
     for group in dict.fromkeys([*one.measures, *other.measures]):
         left, right = one.measures.get(group, {}), other.measures.get(group, {})
         rows = [[name, *_sides(left.get(name), right.get(name))] for name in dict.fromkeys([*left, *right])]
-        parts += [f"## {group}\n", _table(["measure", "A", "B", "B - A"], rows)]
+        parts += [f"## {escaped(group)}\n", _table(["measure", "A", "B", "B - A"], rows)]
     return "\n".join(parts)
 
 
@@ -182,7 +183,7 @@ def _text(value: Any) -> str:
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:
     """A Markdown table whose columns are aligned for a terminal too."""
-    safe = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
+    safe = [[" ".join(escaped(cell).split()) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(heads, *safe, strict=True)]
 
     def line(cells: list[str]) -> str:
