@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.common.files import write_json, write_text
+from pipeline.common.markdown import table_row
 
 Result = TypeVar("Result")
 PACKAGES = (
@@ -80,9 +81,9 @@ def write(path: str, title: str, rows: Sequence[dict[str, Any]], notes: Sequence
         f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB; {about['system']}; "
         f"Python {about['python']}, {versions}.",
         "",
-        "| " + " | ".join(columns) + " |",
+        table_row(columns),
         "|" + "|".join("---" if isinstance(rows[0][c], str) else "---:" for c in columns) + "|",
-        *("| " + " | ".join(_cell(row[c]) for c in columns) + " |" for row in rows),
+        *(table_row(_cell(row[c]) for c in columns) for row in rows),
         *(f"\n{note}" for note in notes),
     ]
     write_text(f"{path}.md", "\n".join(lines) + "\n")

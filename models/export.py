@@ -9,6 +9,7 @@ Shapes: N samples, D width of the model.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,7 @@ def _card(card: Card, plain: bool) -> str:
     }
     header = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items())
     trust = "" if plain else ", trust_remote_code=True"
-    revision = f" (revision `{card.revision}`)" if card.revision else ""
+    backbone = _code(card.backbone) + (f" (revision {_code(card.revision)})" if card.revision else "")
     code = (
         "It is a plain model of its architecture, and needs no code of its own."
         if plain
@@ -183,9 +184,9 @@ def _card(card: Card, plain: bool) -> str:
 {header}
 ---
 
-# {card.name}
+# {_text(card.name)}
 
-`{card.backbone}`{revision}, extended to another language as in *Neutral Residues: Revisiting Adapters for Model
+{backbone}, extended to another language as in *Neutral Residues: Revisiting Adapters for Model
 Extension* (Signe Talla, Jégou, Grave). {code}
 
 ```python
@@ -217,14 +218,24 @@ def _row(number: int, extension: SavedExtension) -> str:
     share = f"{training['true_fraction']:.1%}" if training.get("true_fraction") else ""
     cells = [number, method, gate, share, ", ".join(old), new]
     cells += [options.get("learning_rate", ""), options.get("steps", ""), f"{training.get('tokens', 0):,}"]
-    return f"| {' | '.join(map(str, cells))} |"
+    return f"| {' | '.join(map(_text, cells))} |"
+
+
+def _text(value: object) -> str:
+    """A value of an adapter, which may be somebody else's, as text in Markdown: no HTML, link, code or cell."""
+    return re.sub(r"[\\`<>|*]|(?<!\w)_|_(?!\w)|(?<=\])[(\[]", r"\\\g<0>", " ".join(str(value).split()))
+
+
+def _code(value: object) -> str:
+    text = " ".join(str(value).split()).replace("`", "'")
+    return f"`{text}`"
 
 
 def _measures(measures: dict[str, tuple[float, float]]) -> str:
     if not measures:
         return ""
     rows = "\n".join(
-        f"| {name} | {before:.3f} | {after:.3f} | {after - before:+.3f} |"
+        f"| {_text(name)} | {before:.3f} | {after:.3f} | {after - before:+.3f} |"
         for name, (before, after) in measures.items()
     )
     return f"""

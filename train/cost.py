@@ -13,6 +13,7 @@ from models.cost import H100_FLOPS, activation_bytes, flops_per_token, state_byt
 from models.extend import extend
 from pipeline.common.config import read_yaml
 from pipeline.common.errors import StageError
+from pipeline.common.markdown import table_row
 from train.config import Config
 from train.runs.load import extend_options
 from train.runs.options import Training, ancestors
@@ -30,7 +31,7 @@ def print_cost(configfile: str, gpus: list[int], mfu: float) -> None:
     print(f"| training | weights | extra | GFLOPs a token | tokens | {hours} | GiB | GiB, checkpointing |")
     print("|---|---:|---:|---:|---:|" + "---:|" * (len(gpus) + 2))
     for row in cost_rows(config, configfile, gpus, mfu):
-        print(f"| {' | '.join(row)} |")
+        print(table_row(row))
     print("\nGiB: weights, gradients, AdamW and activations of one micro-batch on each GPU, unsharded.")
 
 

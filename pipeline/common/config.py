@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import difflib
 import json
+import math
 import re
 import shlex
 import types
@@ -102,7 +103,7 @@ def _build(kind: Any, data: Any, path: str, errors: list[str]) -> Any:
         with contextlib.suppress(ValueError, OverflowError):  # YAML 1.1 reads 1e-3 as a string
             data = float(data)
     fits = origin is None and isinstance(data, kind) and not (kind in (int, float) and isinstance(data, bool))
-    if fits and not (kind in (int, float) and not abs(data) < 2**63):  # beyond 64 bits, infinite or no number
+    if fits and not (kind is int and abs(data) >= 2**63):
         return data
     errors.append(f"{path}: expected {type_name(kind)}, found {_shown(data)}")
     return _BROKEN
@@ -143,6 +144,8 @@ def _check(value: Any, rule: Mapping[str, Any], path: str) -> Iterator[str]:
         if item is None:
             continue
         is_number = isinstance(item, int | float)
+        if is_number and not math.isfinite(item) and (rule.get("low"), rule.get("high")) != (None, None):
+            yield f"{path}: {item} is not finite; give a number"
         if is_number and rule.get("low") is not None and item < rule["low"]:
             yield f"{path}: {_shown(item)}{unit} is too small; the least is {rule['low']:g}{unit}"
         if is_number and rule.get("high") is not None and item > rule["high"]:

@@ -6,15 +6,19 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from pipeline.common.errors import StageError
 from pipeline.common.locks import own_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+JSON_BYTES = 2**26  # that are read; the parsed data may take thirty times as much
 
 
 @contextlib.contextmanager
@@ -102,9 +106,39 @@ def write_json(path: str | Path, data: Any) -> None:
     write_text(path, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """The data of a JSON file. Raises json.JSONDecodeError where it is none."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+def read_json(path: str | Path, cure: str = "make the file again") -> Any:
+    """The data of a JSON file. Raises StageError where it is none, or longer than JSON_BYTES; OSError."""
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(JSON_BYTES + 1)
+        if len(text) > JSON_BYTES:
+            raise StageError(f"{path}: more than {JSON_BYTES // 2**20} MiB of JSON; {cure}")
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StageError(f"{path}: damaged JSON ({error}); {cure}") from None
+
+
+def inside(folder: str | Path, name: object) -> Path:
+    """The path in `folder` of a file that another file names, which somebody else may have written.
+
+    Raises StageError where it is no text without control characters, or leads out of the folder: it is absolute,
+    has `..`, or is a link to elsewhere.
+    """
+    problem = ""
+    if not isinstance(name, str) or not name or re.search(r"[\x00-\x1f\x7f]", name):
+        problem = "is no name of a file"
+    elif ".." in PurePath(name).parts or PurePath(name).is_absolute():
+        problem = "leads out of the folder"
+    else:
+        path = Path(folder, name)
+        try:
+            path.exists()
+            if path.resolve().is_relative_to(Path(folder).resolve()):
+                return path
+            problem = "is a link that leads out of the folder"
+        except (OSError, ValueError, RuntimeError):  # too long, not to be encoded, links in a circle
+            problem = "is no name of a file"
+    raise StageError(f"{folder}: {name!r:.200} {problem}; whoever made the folder has to mend it")
 
 
 # A record batch ends after so many rows or characters: small enough to stream, large enough to compress well.
@@ -206,13 +240,16 @@ def read_arrow(path: str | Path, columns: Sequence[str] | None = None) -> Iterat
     """The record batches of an Arrow IPC stream, or of all streams that a list (.json) names, in its order.
 
     One batch is in memory at a time; only `columns` are read, if given. Raises FileNotFoundError where a listed
-    file is missing, with what to do.
+    file is missing, with what to do; StageError where the list is none.
     """
     if Path(path).suffix != ".json":
         yield from _read_stream(path, columns)
         return
-    for name in read_json(path)["files"]:
-        file = Path(path).parent / name
+    listed = read_json(path)
+    if not (isinstance(listed, dict) and isinstance(listed.get("files"), list)):
+        raise StageError(f"{path}: no list of files; delete it and run again")
+    for name in listed["files"]:
+        file = inside(Path(path).parent, name)
         if not file.exists():
             cure = f"listed file is missing; delete {path} and run again, which makes both"
             raise FileNotFoundError(errno.ENOENT, cure, str(file))

@@ -16,33 +16,40 @@ FILE_BYTES, VALUES, DEPTH, KEY_CHARS = 2**18, 50_000, 50, 1000
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file, by PyYAML's safe loader; of an empty file an empty one.
-
-    Raises ConfigError where there is no such file, it is no such YAML, a key stands twice in one mapping, or it is
-    beyond FILE_BYTES, VALUES (which count wherever an alias repeats them), DEPTH or KEY_CHARS.
-    """
+    """`parse_yaml` of a file. Raises ConfigError also where there is no such file."""
     try:
         with Path(path).open("rb") as file:
-            text = file.read(FILE_BYTES + 1)
-        if len(text) > FILE_BYTES:
-            raise ConfigError(f"longer than {FILE_BYTES:,} bytes; put long lists into files of their own")
+            return parse_yaml(file.read(FILE_BYTES + 1))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; give --configfile one of configs/*.yaml") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def parse_yaml(text: bytes) -> dict[str, Any]:
+    """The mapping that a text is, by PyYAML's safe loader; of an empty text an empty one.
+
+    Raises ConfigError where it is no such YAML, a key stands twice in one mapping, or it is beyond FILE_BYTES,
+    VALUES (which count wherever an alias repeats them), DEPTH or KEY_CHARS.
+    """
+    if len(text) > FILE_BYTES:
+        raise ConfigError(f"longer than {FILE_BYTES:,} bytes; put long lists into files of their own")
+    try:
         loader = yaml.SafeLoader(text.decode())
         root = loader.get_single_node()
         if root is None:
             return {}
         _measure(root, {})
         data = loader.construct_document(root)
-        if not isinstance(data, dict):
-            raise ConfigError(f"expected keys and values, found a {type(data).__name__}")
-        return data
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; give --configfile one of configs/*.yaml") from None
     except RecursionError:
-        raise ConfigError(f"{path}: nested deeper than {DEPTH}, or in itself; write it flatter") from None
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"nested deeper than {DEPTH}, or in itself; write it flatter") from None
+    except ConfigError:
+        raise
     except (yaml.YAMLError, ValueError) as error:  # of a value too, such as the date 2026-13-01
-        raise ConfigError(f"{path}: not valid YAML: {one_line(error)}") from None
+        raise ConfigError(f"not valid YAML: {one_line(error)}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"expected keys and values, found a {type(data).__name__}")
+    return data
 
 
 def _measure(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:

@@ -15,12 +15,37 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
-from pipeline.common.files import read_arrow, read_json, write_batches, write_json
+from pipeline.common.config import ConfigError, option, read
+from pipeline.common.errors import StageError
+from pipeline.common.files import inside, read_arrow, read_json, write_batches, write_json
 
 LIST = "fetched.json"
 ORIGIN_SCHEMA = pa.schema(
     [("offset", pa.int64()), ("warc", pa.dictionary(pa.int32(), pa.string())), ("warc_offset", pa.int64())]
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    file: str = option(doc="its name in the folder")
+    source: str = option(doc="where it comes from")
+    origins: str | None = option(None, "the name of the file with the origins of its records")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Failure:
+    reason: str = option(doc="why it is not there")
+    documents: int = option(doc="how many are lost", low=0)
+    bytes: int = option(doc="how long they are", low=0)
+    source: str | None = option(None, "the file, where a whole one is missing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Listed:
+    """What a list has in it; docs/formats.md."""
+
+    files: list[_File] = option(doc="the files")
+    failed: list[_Failure] = option(doc="what could not be fetched")
 
 
 @dataclass(frozen=True)
@@ -79,8 +104,20 @@ def finish_folder(folder: Path, output: str, files: list[dict[str, Any]], failed
 
 
 def read_folder(folder: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The files and the failures that `finish_folder` was given for a folder."""
-    listed = read_json(Path(folder) / LIST)
+    """The files and the failures that `finish_folder` was given for a folder.
+
+    Raises StageError where its list is damaged, or names what is not in the folder itself.
+    """
+    path, cure = inside(folder, LIST), "delete the folder and fetch it again"
+    listed = read_json(path, cure)
+    try:
+        read(_Listed, listed, str(path))
+    except ConfigError as error:
+        raise StageError(f"{error}; {cure}") from None
+    for entry in listed["files"]:
+        for name in filter(None, (entry["file"], entry.get("origins"))):
+            if inside(folder, name).name != name:
+                raise StageError(f"{path}: {name!r:.200} is in another folder; {cure}")
     return listed["files"], listed["failed"]
 
 

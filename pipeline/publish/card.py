@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, read_json, write_json, write_text
 from pipeline.common.ledger import merge
+from pipeline.common.markdown import escaped, front_matter, table_row
 from pipeline.corpus.decontaminate import contaminated_reason
 from pipeline.workflow.layout import shard_parts
 
@@ -48,23 +49,31 @@ def write_card(shards: list[str], ledgers: list[str], decontamination: str | Non
 
 
 def _corpus_card(counts: dict[str, Any], ledgers: list[dict[str, Any]], decontamination: dict[str, Any]) -> str:
-    configs = "\n".join(
-        f"- config_name: {language}\n  data_files:\n"
-        + "\n".join(f"  - split: {split}\n    path: {language}/{split}-*.arrow" for split in sorted(splits))
-        for language, splits in sorted(counts.items())
-    )
+    header = {
+        "language": sorted(counts),
+        "task_categories": ["text-generation"],
+        "configs": [
+            {
+                "config_name": language,
+                "data_files": [
+                    {"split": split, "path": f"{language}/{split}-*.arrow"} for split in sorted(splits)
+                ],
+            }
+            for language, splits in sorted(counts.items())
+        ],
+    }
     rows = "\n".join(
-        f"| {language} | {split} | {c['documents']:,} | {c['paragraphs']:,} | {c['bytes'] / 1e6:,.1f} |"
+        table_row([language, split, *_cells(c)])
         for language, splits in sorted(counts.items())
         for split, c in sorted(splits.items())
     )
     drops = "\n".join(
-        f"| {ledger['stage']} | {reason} | {c['documents']:,} | {c['paragraphs']:,} | {c['bytes'] / 1e6:,.1f} |"
+        table_row([ledger["stage"], reason, *_cells(c)])
         for ledger in ledgers
         for reason, c in (*ledger["dropped"].items(), *ledger["failed"].items())
     )
     sets = "\n".join(
-        f"| {x['name']} | {x['ngrams']:,} | {x['documents_dropped']:,} |" for x in decontamination["sets"]
+        table_row([x["name"], f"{x['ngrams']:,}", f"{x['documents_dropped']:,}"]) for x in decontamination["sets"]
     )
     kept_out = f"""
 ## Evaluation sets kept out
@@ -75,16 +84,11 @@ Documents with {decontamination["ngram"]} words in a row of one of these were dr
 |---|---:|---:|
 {sets}
 """
-    return f"""---
-language: [{", ".join(sorted(counts))}]
-task_categories: [text-generation]
-configs:
-{configs}
----
-
+    stages = ", ".join(escaped(ledger["stage"]) for ledger in ledgers)
+    return f"""{front_matter(header)}
 # Web corpus
 
-Main text of web pages, after these stages: {", ".join(ledger["stage"] for ledger in ledgers)}. Each document says
+Main text of web pages, after these stages: {stages}. Each document says
 where it comes from: `url`, `date`, and the crawl's `warc`, `offset`, `record_id`, `digest` and kept `paragraphs`.
 The text belongs to the sites it comes from.
 
@@ -98,3 +102,7 @@ The text belongs to the sites it comes from.
 |---|---|---:|---:|---:|
 {drops}
 {kept_out if sets else ""}"""
+
+
+def _cells(counts: dict[str, int]) -> list[str]:
+    return [f"{counts['documents']:,}", f"{counts['paragraphs']:,}", f"{counts['bytes'] / 1e6:,.1f}"]

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import xxhash
 
+from pipeline.common.config import ConfigError, option, read
 from pipeline.common.errors import StageError
 from pipeline.common.files import (
     atomic_folder,
+    inside,
     link_or_copy,
     read_arrow,
     read_json,
@@ -27,20 +31,21 @@ from pipeline.common.files import (
     write_json,
     write_text,
 )
+from pipeline.common.markdown import code, front_matter
 from pipeline.common.schemas import SHARD_SCHEMA
-from pipeline.common.yaml_file import load_yaml
+from pipeline.common.yaml_file import load_yaml, parse_yaml
 from pipeline.publish.options import Publish
 from pipeline.workflow.fingerprint import ROOT, fingerprint
-from pipeline.workflow.layout import shard_path
+from pipeline.workflow.layout import shard_parts, shard_path
 
 # xxh3 of the text, with which a rebuilt document is compared.
 RECIPE_SCHEMA = SHARD_SCHEMA.remove(0).append(pa.field("text_hash", pa.uint64()))
-SUMS, SHARD_SUMS = "SHA256SUMS", "corpus.sha256"
+STATS, SUMS, SHARD_SUMS = "stats.json", "SHA256SUMS", "corpus.sha256"
 LICENCE = """
 ## Licence
 
 The text of each document belongs to the site that it comes from (`url`) and stays under that site's terms; {what}
-under `{license}`. Who wants a document taken out finds its rows by `url`.
+under {license}. Who wants a document taken out finds its rows by `url`.
 """
 PROVENANCE = """
 ## Provenance
@@ -69,8 +74,8 @@ def publish(options: Publish, corpus: str, configfile: str, output: str) -> None
     """
     if Path(output).exists() and not Path(output, SUMS).is_file():
         raise StageError(f"{output}: exists and is nothing that publish made; give another --output, or remove it")
-    stats = _without_samples(_stats(corpus))
-    shards = [path for language in stats["languages"] for path in corpus_shards(corpus, stats, language)]
+    shards = [path for paths in corpus_shards(corpus).values() for path in paths]
+    stats = _without_samples(read_json(Path(corpus, STATS)))
     with atomic_folder(output) as folder:
         for path in shards:
             target = folder / Path(path).relative_to(corpus)
@@ -81,7 +86,7 @@ def publish(options: Publish, corpus: str, configfile: str, output: str) -> None
                 link_or_copy(path, target)
         if options.recipe:
             write_text(folder / SHARD_SUMS, "".join(_sums(Path(corpus), map(Path, shards))))
-        write_json(folder / "stats.json", stats)
+        write_json(folder / STATS, stats)
         write_json(folder / "provenance.json", _provenance(configfile, shards))
         write_text(
             folder / "README.md", _published_card(options, Path(corpus, "README.md").read_text(encoding="utf-8"))
@@ -90,27 +95,57 @@ def publish(options: Publish, corpus: str, configfile: str, output: str) -> None
         write_text(folder / SUMS, "".join(_sums(folder, iter(files))))
 
 
-def corpus_shards(corpus: str | Path, stats: dict[str, Any], language: str) -> list[str]:
-    """Paths of the shards of a language, in order. Raises StageError where one that `stats` counts is missing."""
-    paths = [
-        shard_path(corpus, language, split, f"{number:05d}")
-        for split, counts in stats["languages"][language].items()
-        for number in range(counts["shards"])
-    ]
-    if missing := [path for path in paths if not path.is_file()]:
-        raise StageError(
-            f"{missing[0]}: missing, one of {len(missing)} of {len(paths)} {language} shards; run the workflow's "
-            "`corpus` again"
-        )
-    return list(map(str, paths))
+@dataclass(frozen=True, kw_only=True)
+class _Counts:
+    shards: int = option(doc="how many there are", unit="files", low=0)
+    documents: int = option(doc="in them", unit="documents", low=0)
+    paragraphs: int = option(doc="in them", unit="paragraphs", low=0)
+    bytes: int = option(doc="of their text", unit="bytes", low=0)
 
 
-def _stats(corpus: str) -> dict[str, Any]:
-    path = Path(corpus, "stats.json")
+@dataclass(frozen=True, kw_only=True)
+class _Languages:
+    """What is in a corpus by language and split, of stats.json."""
+
+    languages: dict[str, dict[str, _Counts]] = option(doc="the counts by language and split")
+
+
+def corpus_shards(corpus: str | Path) -> dict[str, list[str]]:
+    """By language, the paths of the shards of a corpus or recipe, in order, as its statistics count them.
+
+    Raises StageError where these are missing or damaged, or a shard that they count is not there.
+    """
+    path = Path(corpus, STATS)
     if not path.is_file():
         raise StageError(f"{path}: missing; --corpus is the folder `corpus` of a workflow's output, made whole")
-    stats: dict[str, Any] = read_json(path)
-    return stats
+    stats = read_json(path)
+    ledgers = stats.get("ledgers") if isinstance(stats, dict) else None
+    if not isinstance(ledgers, list) or not all(isinstance(ledger, dict) for ledger in ledgers):
+        raise StageError(f"{path}: no statistics of a corpus; make them again with `card`")
+    try:
+        counted = read(_Languages, {"languages": stats.get("languages")}, str(path)).languages
+    except ConfigError as error:
+        raise StageError(f"{error}; make the statistics again with `card`") from None
+    return {language: _shards(corpus, language, splits) for language, splits in counted.items()}
+
+
+def _shards(corpus: str | Path, language: str, splits: dict[str, _Counts]) -> list[str]:
+    """The paths of the shards of a language."""
+    total = sum(counts.shards for counts in splits.values())
+    paths: list[str] = []
+    for split, counts in splits.items():
+        for number in range(counts.shards):
+            name = shard_path("", language, split, f"{number:05d}")
+            path = inside(corpus, str(name))
+            if len(name.parts) != 2 or shard_parts(name) != (language, split, f"{number:05d}"):
+                raise StageError(f"{corpus}: {language!r:.200} and {split!r:.200} are no language and split")
+            if not path.is_file():  # so that a count of any size ends at what is there
+                raise StageError(
+                    f"{path}: missing; the statistics count {total:,} {language} shards; run the workflow's "
+                    "`corpus` again"
+                )
+            paths.append(str(path))
+    return paths
 
 
 def _without_samples(stats: dict[str, Any]) -> dict[str, Any]:
@@ -142,9 +177,15 @@ def _sums(folder: Path, files: Iterator[Path]) -> Iterator[str]:
 
 
 def read_sums(path: str | Path) -> dict[str, str]:
-    """The checksum of each file in a list that `_sums` wrote."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    """The checksum of each file in a list that `_sums` wrote. Raises StageError where it is none."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StageError(f"{path}: cannot be read ({error}); fetch it again") from None
+    sums = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in lines if line]
+    if None in sums:
+        raise StageError(f"{path}: line {sums.index(None) + 1} is none of sha256sum; fetch it again")
+    return {match[2]: match[1] for match in sums if match}
 
 
 def sha256(path: str | Path) -> str:
@@ -174,6 +215,9 @@ def _provenance(configfile: str, shards: list[str]) -> dict[str, Any]:
 def _published_card(options: Publish, card: str) -> str:
     """The corpus's card with a licence in its header, and where it comes from."""
     what = "the recipe itself is" if options.recipe else "the selection and its metadata are"
-    header = card.replace("---\n", f"---\nlicense: {options.license}\n", 1)
-    licence = LICENCE.format(what=what, license=options.license)
-    return header + (RECIPE if options.recipe else "") + PROVENANCE.format(sums=SUMS) + licence
+    start, header, body = (card.split("---\n", 2) + [""] * 3)[:3]
+    if start or not body:
+        raise StageError("README.md: it has no header in YAML; make the corpus's card again with `card`")
+    header = front_matter({"license": options.license} | parse_yaml(header.encode()))
+    licence = LICENCE.format(what=what, license=code(options.license))
+    return header + body + (RECIPE if options.recipe else "") + PROVENANCE.format(sums=SUMS) + licence

@@ -11,7 +11,7 @@ import functools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from itertools import groupby
+from itertools import groupby, pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,18 @@ import pyarrow as pa
 
 from pipeline.common.engine import map_items
 from pipeline.common.errors import StageError
-from pipeline.common.files import arrow_rows, read_arrow, read_json, read_schema
+from pipeline.common.files import arrow_rows, read_arrow, read_schema
 from pipeline.common.ledger import Ledger, merge
 from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.extract.html import plain_text, read_charset_column
 from pipeline.extract.sandbox import Extraction, Extractor
-from pipeline.publish.publish import SHARD_SUMS, SUMS, code_version, corpus_shards, read_sums, sha256, text_hash
+from pipeline.publish.publish import code_version, sha256, text_hash
+from pipeline.publish.recipe import Recipe, check_shards, read_recipe
 from pipeline.warc.reader import Response, responses
-from pipeline.workflow.layout import shard_parts
 
 RecipeRow = dict[str, Any]
 Write = Callable[[RecipeRow], None]
+PART_BYTES = 2**28  # of rows in memory; those of an archive of CommonCrawl take less than half of it
 PAGE_SECONDS = 60  # generous: a page that was extracted once should be again
 
 
@@ -40,62 +41,52 @@ def rebuild(recipe: str, warcs: list[str], output: str, ledger: str, workers: in
     A shard that is there with the right checksum is kept. Raises StageError where the recipe is damaged, and,
     after all is written, where a document or a shard is not that of the recipe; the ledger has the reasons.
     """
-    stats, made = read_json(Path(recipe, "stats.json")), read_json(Path(recipe, "provenance.json"))["code"]
-    differing = [
-        f"{name} {version}, here {code_version()['versions'].get(name)}"
-        for name, version in made["versions"].items()
-        if version != code_version()["versions"].get(name)
-    ]
-    if differing:
+    made = read_recipe(recipe)
+    here = code_version()["versions"]
+    others = [name for name, version in made.versions.items() if version != here.get(name)]
+    if differing := [f"{name} {made.versions[name]}, here {here.get(name)}" for name in others]:
         logging.warning("the recipe was made with %s; texts may differ", "; ".join(differing))
     files: dict[str, list[str]] = defaultdict(list)
     for warc in warcs:
         files[Path(warc).name].append(warc)
-    batches: dict[str, list[str]] = defaultdict(list)
-    for language in stats["languages"]:
-        for path in corpus_shards(recipe, stats, language):
-            batches[shard_parts(path)[2]].append(str(Path(path).relative_to(recipe)))
-    sums = read_sums(Path(recipe, SHARD_SUMS))
-    rebuild_one = functools.partial(_rebuild_batch, recipe, dict(files), output, sums)
-    results = map_items(
-        rebuild_one, [shards for _, shards in sorted(batches.items())], workers, scheduler, "rebuild", "batches"
-    )
+    rebuild_one = functools.partial(_rebuild_batch, made, dict(files), output)
+    results = map_items(rebuild_one, made.batches, workers, scheduler, "rebuild", "batches")
     book = merge("rebuild", (data for data, _ in results))
     book.write(ledger)
     if wrong := [shard for _, shards in results for shard in shards]:
         lost = sum(counts["documents"] for counts in book.failed.values())
         reasons = ", ".join(f"{reason} {counts['documents']}" for reason, counts in sorted(book.failed.items()))
         raise StageError(
-            f"{len(wrong)} of {len(sums)} shards are not the recipe's, such as {wrong[0]}: {lost} documents could "
-            f"not be made again ({reasons or 'the libraries differ'}); give the missing archives and run again"
+            f"{len(wrong)} of {len(made.sums)} shards are not the recipe's, such as {wrong[0]}: {lost} documents "
+            f"could not be made again ({reasons or 'the libraries differ'}); give the missing archives and run "
+            "again"
         )
 
 
 def _rebuild_batch(
-    recipe: str, files: dict[str, list[str]], output: str, sums: dict[str, str], shards: list[str]
+    recipe: Recipe, files: dict[str, list[str]], output: str, shards: list[str]
 ) -> tuple[dict[str, Any], list[str]]:
     """Write the shards of a batch; returns its ledger, and those shards that did not come out as they should.
 
-    `files` are the paths of the archives by their names, `sums` the right checksum of each shard.
+    `files` are the paths of the archives by their names.
     """
-    own = read_sums(Path(recipe, SUMS))
-    if damaged := [shard for shard in shards if not _is_right(Path(recipe, shard), own[shard])]:
-        raise StageError(f"{recipe}/{damaged[0]}: not what {SUMS} says; fetch the recipe again")
+    check_shards(recipe, shards)
     book = Ledger("rebuild")
-    left = [shard for shard in shards if not _is_right(Path(output, shard), sums[shard])]
+    left = [shard for shard in shards if not _is_right(Path(output, shard), recipe.sums[shard])]
     for shard in set(shards).difference(left):
-        for row in _rows(recipe, shard):
+        for row in _rows(recipe.folder, shard):
             book.enter(**_count(row))
             book.keep(**_count(row))
     with contextlib.ExitStack() as stack:
         write = {
-            shard: stack.enter_context(arrow_rows(Path(output, shard), _schema(recipe, shard))) for shard in left
+            shard: stack.enter_context(arrow_rows(Path(output, shard), _schema(recipe.folder, shard)))
+            for shard in left
         }
         extractor = Extractor(PAGE_SECONDS)
         stack.callback(extractor.stop)
-        for name, rows in _by_archive(recipe, left):
+        for name, rows in _by_archive(recipe.folder, left):
             _rebuild_rows(files.get(name, []), rows, write, extractor, book)
-    return book.data(), [shard for shard in left if not _is_right(Path(output, shard), sums[shard])]
+    return book.data(), [shard for shard in left if not _is_right(Path(output, shard), recipe.sums[shard])]
 
 
 def _is_right(path: Path, digest: str) -> bool:
@@ -112,7 +103,10 @@ def _rows(recipe: str, shard: str) -> Iterator[RecipeRow]:
 
 
 def _by_archive(recipe: str, shards: list[str]) -> Iterator[tuple[str, list[tuple[str, RecipeRow]]]]:
-    """The rows of all shards by their archive, in the order in which the batch read its archives."""
+    """The rows of all shards by their archive, in the order in which the batch read its archives.
+
+    So many rows of an archive that they take more than PART_BYTES come in parts.
+    """
     streams = {shard: groupby(_rows(recipe, shard), itemgetter("warc")) for shard in shards}
     heads = {shard: next(stream, None) for shard, stream in streams.items()}
     while names := [head[0] for head in heads.values() if head]:
@@ -120,9 +114,21 @@ def _by_archive(recipe: str, shards: list[str]) -> Iterator[tuple[str, list[tupl
         rows = []
         for shard, head in heads.items():
             if head and head[0] == name:
-                rows += [(shard, row) for row in head[1]]
-                heads[shard] = next(streams[shard], None)
-        yield name, rows
+                left = PART_BYTES // len(shards)
+                for row in head[1]:
+                    rows.append((shard, row))
+                    left -= _bytes(row)
+                    if left < 0:
+                        break
+                else:
+                    heads[shard] = next(streams[shard], None)
+        if rows:
+            yield name, rows
+
+
+def _bytes(row: RecipeRow) -> int:
+    """About how much memory a row takes."""
+    return 2000 + 40 * len(row["paragraphs"]) + len(row["url"]) + len(row["record_id"]) + len(row["digest"])
 
 
 def _rebuild_rows(
@@ -169,11 +175,13 @@ def _kept_text(record: Response, row: RecipeRow, extractor: Extractor) -> Extrac
         return Extraction("", "digest_differs")
     codec, decided_by = read_charset_column(row["charset"])
     if decided_by == "WET":
-        extraction = Extraction(plain_text(record.body, codec))
+        extraction = Extraction(plain_text(record.body, "utf-8"))
     else:
         extraction = extractor.extract(record.body, codec)
     if extraction.failure:
         return extraction
     lines = extraction.text.split("\n")
-    kept = "\n".join(lines[i] for i in row["paragraphs"] if i < len(lines))
+    if not all(a < b for a, b in pairwise([-1, *row["paragraphs"], len(lines)])):
+        return Extraction("", "text_differs")
+    kept = "\n".join(lines[i] for i in row["paragraphs"])
     return Extraction(kept) if text_hash(kept) == row["text_hash"] else Extraction("", "text_differs")

@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from pipeline.common.config import read_yaml
 from pipeline.common.files import write_text
+from pipeline.common.markdown import table_row
 from train.paper.claims import verdicts
 from train.paper.grid import BACKBONE, Grid
 from train.paper.tables import by_row, csv_lines, heading, write_chart
@@ -90,5 +91,5 @@ def markdown(spectra: dict[str, list[Spectra]], labels: dict[str, str]) -> str:
     for key, seeds in spectra.items():
         means = [fmean(flatness(spectrum) for spectrum in seeds)]
         means += [fmean(fmean(spectrum[layer]) for spectrum in seeds) for layer in layers]
-        lines.append(f"| {labels[key]} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
+        lines.append(table_row([labels[key], *(f"{mean:.3f}" for mean in means)]))
     return "\n".join(lines) + "\n"

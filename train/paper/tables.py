@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pipeline.common.config import read_yaml
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, write_text
+from pipeline.common.markdown import table_row
 from train.paper.claims import verdicts
 from train.paper.grid import BACKBONE, Grid, Target
 from train.report.points import Points
@@ -142,9 +143,9 @@ def markdown(target: Target, results: Results, backbone: Result, domains: tuple[
     columns = [cell for domain in domains for cell in (domain, "change")]
     columns += [f"{language} tasks" for language in backbone.tasks]
     columns += ["trained weights", "training, s", *(f"paper: {name}" for name in target.columns)]
-    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    lines = ["| " + table_row(columns), "|---|" + "---:|" * len(columns)]
     own = [cell for axis in AXES for cell in (f"{getattr(backbone, axis):.3f}", "")]
-    lines.append(_line("backbone", [*own, *_tasks([backbone]), "", "", *_paper(target, target.backbone)]))
+    lines.append(table_row(["backbone", *own, *_tasks([backbone]), "", "", *_paper(target, target.backbone)]))
     for key, row in target.rows.items():
         cells = []
         for axis in AXES:
@@ -154,12 +155,8 @@ def markdown(target: Target, results: Results, backbone: Result, domains: tuple[
         records = [result.record for result in results[key]]
         cells.append(f"{fmean(record.trained_weights for record in records):,.0f}")
         cells.append(f"{fmean(record.seconds for record in records):,.0f}")
-        lines.append(_line(row.label, [*cells, *_paper(target, row.paper)]))
+        lines.append(table_row([row.label, *cells, *_paper(target, row.paper)]))
     return "\n".join(lines) + "\n"
-
-
-def _line(label: str, cells: list[str]) -> str:
-    return f"| {label} | " + " | ".join(cells) + " |"
 
 
 def _paper(target: Target, numbers: list[float]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json, read_schema
+from pipeline.common.markdown import code, escaped
 from pipeline.workflow.layout import Layout
 from train.data.rows import open_rows
 from train.report.report import stage_times
@@ -39,7 +40,7 @@ def difference(a: str, b: str) -> str:
     one, other = read_side(Path(a)), read_side(Path(b))
     if one.kind != other.kind:
         raise StageError(f"{a} is {one.kind}, and {b} is {other.kind}; give two of a kind")
-    parts = [f"A: `{a}`, B: `{b}`\n", "## Options that differ\n"]
+    parts = [f"A: {code(a)}, B: {code(b)}\n", "## Options that differ\n"]
     changed = [
         (name, one.options.get(name), other.options.get(name))
         for name in dict.fromkeys([*one.options, *other.options])
@@ -50,7 +51,7 @@ def difference(a: str, b: str) -> str:
     for group in dict.fromkeys([*one.measures, *other.measures]):
         left, right = one.measures.get(group, {}), other.measures.get(group, {})
         rows = [[name, *_sides(left.get(name), right.get(name))] for name in dict.fromkeys([*left, *right])]
-        parts += [f"## {group}\n", _table(["measure", "A", "B", "B - A"], rows)]
+        parts += [f"## {escaped(group)}\n", _table(["measure", "A", "B", "B - A"], rows)]
     return "\n".join(parts)
 
 
@@ -71,7 +72,7 @@ def read_side(folder: Path) -> Side:
     side = Side("the output folder of a workflow")
     side.options = dict(_workflow_options(out))
     if (path := Path(out.stats)).exists():
-        side.measures["corpus"] = _corpus_measures(_read_stats(path))
+        side.measures["corpus"] = _corpus_measures(read_json(path, "run `card` again"))
     runs = {path.parent.name: path.parent for path in out.files(out.run_record("*"))}
     for model in ["backbone", *runs]:
         own = _run_measures(runs[model]) if model in runs else {}
@@ -80,13 +81,6 @@ def read_side(folder: Path) -> Side:
     side.measures["time of each stage, seconds"] = {time["stage"]: time["seconds"] for time in times}
     side.measures = {group: measures for group, measures in side.measures.items() if measures}
     return side
-
-
-def _read_stats(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except ValueError as error:
-        raise StageError(f"{path}: damaged JSON ({error}); run `card` again") from None
 
 
 def _run_options(folder: Path) -> dict[str, Any]:
@@ -189,7 +183,7 @@ def _text(value: Any) -> str:
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:
     """A Markdown table whose columns are aligned for a terminal too."""
-    safe = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
+    safe = [[" ".join(escaped(cell).split()) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(heads, *safe, strict=True)]
 
     def line(cells: list[str]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.markdown import table_row
 from pipeline.workflow.layout import METRICS, Layout
 from train.report.points import Point, Points, RunResult, named
 from train.runs.record import RunRecord, read_metrics
@@ -75,7 +76,7 @@ def markdown_table(table: list[ModelResult]) -> str:
     """The results as a Markdown table: bits per byte, and the change against the backbone in brackets."""
     domains = list(table[0].bpb)
     lines = [
-        "| model | " + " | ".join(domains) + " | rate | trained weights | training, s | peak MiB |",
+        table_row(["model", *domains, "rate", "trained weights", "training, s", "peak MiB"]),
         "|---|" + "---:|" * (len(domains) + 4),
     ]
     for row in table:
@@ -86,7 +87,7 @@ def markdown_table(table: list[ModelResult]) -> str:
             cells += [f"{record.seconds:.0f}", f"{record.peak_memory_mib:,}"]
         else:
             cells += [""] * 4
-        lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
+        lines.append(table_row([row.name, *cells]))
     return "\n".join(lines) + "\n"
 
 

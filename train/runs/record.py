@@ -111,10 +111,8 @@ def read_metrics(folder: str | Path) -> list[Line]:
 def read_result(cls: type[T], path: str | Path, cure: str) -> T:
     """A JSON file of a stage. Raises StageError that names the file, each key that is wrong, and the cure."""
     try:
-        return read(cls, read_json(path), str(path))
+        return read(cls, read_json(path, cure), str(path))
     except ConfigError as error:
         raise StageError(f"{error}\nThe file is damaged or of another version; {cure}") from None
     except OSError as error:
         raise StageError(f"{path}: {error.strerror}; {cure}") from None
-    except ValueError as error:
-        raise StageError(f"{path}: damaged JSON ({error}); {cure}") from None

@@ -3,12 +3,15 @@ import json
 import pyarrow as pa
 import pytest
 
+from pipeline.common.errors import StageError
 from pipeline.common.files import (
     ROWS_PER_BATCH,
     arrow_rows,
     atomic,
     atomic_folder,
+    inside,
     read_arrow,
+    read_json,
     write_arrow,
     write_list,
 )
@@ -106,3 +109,62 @@ def test_a_reader_takes_only_the_columns_it_asks_for(tmp_path):
     write_arrow(tmp_path / "a", schema, [{"text": "t", "url": "u", "n": 1}])
     (batch,) = read_arrow(tmp_path / "a", ["n", "url"])
     assert batch.to_pylist() == [{"url": "u", "n": 1}]
+
+
+OUTSIDE = [
+    "../x",
+    "in/../../x",
+    "..",
+    "/x",
+    "",
+    "a\0b",
+    "a\nb",
+    "\x1b[2J",
+    "x" * 300,
+    "\ud800",
+    None,
+    3,
+    ["a"],
+    {},
+]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_name_that_leads_elsewhere_is_refused(name, tmp_path):
+    (tmp_path / "folder").mkdir()
+    write_arrow(tmp_path / "x", SCHEMA, [{"text": "secret"}])
+    with pytest.raises(StageError, match=r"leads out of the folder|is no name of a file") as error:
+        inside(tmp_path / "folder", name)
+    assert len(str(error.value)) < 500
+    (tmp_path / "folder/list.json").write_text(json.dumps({"files": [name]}))
+    with pytest.raises(StageError, match=r"leads out of the folder|is no name of a file"):
+        list(read_arrow(tmp_path / "folder/list.json"))
+
+
+def test_a_link_counts_by_where_it_leads(tmp_path):
+    (tmp_path / "folder/in").mkdir(parents=True)
+    (tmp_path / "other").symlink_to(tmp_path / "folder")
+    (tmp_path / "folder/near").symlink_to("in")
+    (tmp_path / "folder/far").symlink_to("..")
+    (tmp_path / "folder/round").symlink_to("round")
+    for folder in ("folder", "other"):
+        assert inside(tmp_path / folder, "in/été 1.warc.gz") == tmp_path / folder / "in/été 1.warc.gz"
+        assert inside(tmp_path / folder, "near/a") == tmp_path / folder / "near/a"
+        for name in ("far", "far/a", "round"):
+            with pytest.raises(StageError, match=r"leads out of the folder|is no name of a file"):
+                inside(tmp_path / folder, name)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 99_999, '"\\x"', "\xff", "[3]", "{}", '{"files": 3}', "9" * 5000])
+def test_a_list_that_is_none_is_an_error_of_one_line(text, tmp_path):
+    (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(StageError, match=r"a.json: (damaged JSON|no list of files)") as error:
+        list(read_arrow(tmp_path / "a.json"))
+    assert "\n" not in str(error.value)
+
+
+def test_json_of_any_length_is_not_read(tmp_path):
+    with (tmp_path / "a.json").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(StageError, match=r"a.json: more than 64 MiB of JSON; do this"):
+        read_json(tmp_path / "a.json", "do this")

@@ -2,12 +2,15 @@ import json
 
 import pytest
 from conftest import prose
+from markdown_it import MarkdownIt
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import write_arrow
 from pipeline.common.ledger import Ledger
 from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.publish.card import write_card
+from pipeline.publish.options import Publish
+from pipeline.publish.publish import publish
 from pipeline.workflow.layout import shard_path
 
 
@@ -61,3 +64,77 @@ def test_the_card_says_what_each_evaluation_set_cost(tmp_path):
     assert "Documents with 13 words in a row" in text
     assert "| quiz | 1,200 | 2 |" in text
     assert "| exam | 30 | 0 |" in text
+
+
+def write_corpus(folder, languages, reasons=()):
+    """A corpus of a document in each language, with documents dropped for these reasons."""
+    shards = []
+    for language in languages:
+        shards.append(shard_path(folder, language, "train", "00000"))
+        row = dict.fromkeys(SHARD_SCHEMA.names) | {"text": prose("fr", 1)[0], "paragraphs": [0]}
+        write_arrow(shards[-1], SHARD_SCHEMA, [row])
+    ledger = write_ledger(folder, "filter", "ledger.json", 5 + len(reasons), dict.fromkeys(reasons, 1))
+    write_card(list(map(str, shards)), [ledger], None, str(folder / "README.md"), str(folder / "stats.json"))
+
+
+def test_an_ordinary_card_is_as_it_was(tmp_path):
+    write_corpus(tmp_path, ["fr", "en"], ["few_words"])
+    assert (
+        (tmp_path / "README.md")
+        .read_text()
+        .startswith("""---
+language: [en, fr]
+task_categories: [text-generation]
+configs:
+- config_name: en
+  data_files:
+  - split: train
+    path: en/train-*.arrow
+- config_name: fr
+  data_files:
+  - split: train
+    path: fr/train-*.arrow
+---
+
+# Web corpus
+
+Main text of web pages, after these stages: filter. Each document says
+where it comes from: `url`, `date`, and the crawl's `warc`, `offset`, `record_id`, `digest` and kept `paragraphs`.
+The text belongs to the sites it comes from.
+
+| language | split | documents | paragraphs | text, MB |
+|---|---|---:|---:|---:|
+| en | train | 1 | 1 | 0.0 |
+| fr | train | 1 | 1 | 0.0 |
+
+## What was left out, and why
+
+| stage | reason | documents | paragraphs | MB |
+|---|---|---:|---:|---:|
+| filter | few_words | 1 | 0 | 0.0 |
+""")
+    )
+
+
+def test_norwegian_is_a_language_and_a_licence_of_several_lines_a_licence(tmp_path):
+    import datasets
+    from huggingface_hub import DatasetCard
+
+    corpus = tmp_path / "corpus"
+    write_corpus(
+        corpus, ["no", "fr"], ["a|b", "<img src=x onerror=alert(1)>", "[a](https://evil.example)\n\n# Title"]
+    )
+    (tmp_path / "config.yaml").write_text("output: out\n")
+    licence = "mit\ntags: [x]\n---\n`# Title"
+    publish(Publish(license=licence), str(corpus), f"{tmp_path}/config.yaml", f"{tmp_path}/hub")
+    for language in ("no", "fr"):
+        loaded = datasets.load_dataset(str(tmp_path / "hub"), language, cache_dir=str(tmp_path / "cache"))
+        assert loaded["train"].num_rows == 1
+    card = DatasetCard.load(tmp_path / "hub/README.md")
+    assert card.data.to_dict().keys() == {"license", "language", "task_categories", "configs"}
+    assert card.data.license == licence
+    assert card.data.language == ["fr", "no"]
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(card.text)
+    assert html.count("<h1>") == 1
+    assert "<img" not in html and "<a " not in html
+    assert "&lt;img src=x onerror=alert(1)&gt;" in html

@@ -164,7 +164,10 @@ def test_every_shipped_task_is_read() -> None:
             {"fields": {"choices": "c is odds", "answer": "a"}},
             r"fields.choices: .*no expression \(no test 'odds'\)",
         ),
-        ({"fields": {"choices": "c", "answer": "(" * 500}}, "fields.answer: .*no expression .nested too deeply"),
+        (
+            {"fields": {"choices": "c", "answer": "(" * 20_000}},
+            "fields.answer: .*no expression .nested too deeply",
+        ),
         ({"languages": {"en": {"sources": [{}]}}}, r"sources\[0\].path: give exactly one of hub, path"),
         ({"languages": {"en": {"sources": [{"path": "x.csv"}]}}}, "x.csv is none of .json, .jsonl"),
     ],
