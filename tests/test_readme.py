@@ -44,7 +44,7 @@ def test_the_config_for_ones_own_crawl_is_valid(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     example, optional = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    commoncrawl, task = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+    commoncrawl, _, task = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
     config = read(Config, yaml.safe_load(example) | yaml.safe_load(optional))
     assert config.extend.new == "br"
     assert config.filter.active

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -111,12 +112,12 @@ SETTINGS = {
 class Cluster:
     """The processes of a cluster in `folder`, which is not where the work is."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, protocol: str = "tcp", **environment: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.address = f"tcp://127.0.0.1:{self.port}"
-        self.folder = folder
+        self.protocol, self.address = protocol, f"{protocol}://127.0.0.1:{self.port}"
+        self.folder, self.environment = folder, environment
         self.processes: list[subprocess.Popen[bytes]] = []
         self.scheduler = self.start_scheduler()
 
@@ -124,13 +125,15 @@ class Cluster:
         path = os.pathsep.join([str(ROOT), str(ROOT / "tests/pipeline"), str(ROOT / "tests")])
         with (self.folder / f"{len(self.processes)}.log").open("wb") as log:
             process = subprocess.Popen([sys.executable, "-m", "distributed.cli." + arguments[0], *arguments[1:]],
-                                       cwd=self.folder, env=os.environ | SETTINGS | {"PYTHONPATH": path},
-                                       stdout=log, stderr=log, start_new_session=True)  # fmt: skip
+                                       cwd=self.folder, stdout=log, stderr=log, start_new_session=True,
+                                       env={**os.environ, **SETTINGS, "PYTHONPATH": path, **self.environment}
+                                       )  # fmt: skip
         self.processes.append(process)
         return process
 
     def start_scheduler(self) -> subprocess.Popen[bytes]:
-        process = self.start("dask_scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard")
+        process = self.start("dask_scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard",
+                             "--protocol", self.protocol)  # fmt: skip
         while process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 break
@@ -224,3 +227,33 @@ def test_a_lost_scheduler_is_a_clear_error_and_with_a_new_one_the_work_goes_on(c
     cluster.start_worker()
     monkeypatch.setattr(engine, "CONNECT_SECONDS", 60)
     assert run(slowly, tmp_path, cluster, count=2) == [0, 1]
+
+
+@pytest.mark.slow
+def test_a_cluster_with_the_keys_of_the_guide_works_for_none_without_them(tmp_path):
+    section = (ROOT / "docs/guide.md").read_text("utf-8").partition("### A dask cluster")[2]
+    key = re.search(r"openssl req .*", section)
+    config = re.search(r"```yaml\n(.*?)```", section, re.DOTALL)
+    subprocess.run(key[0].split(), cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "tls.yaml").write_text(config[1].replace("/home/me/.config/dask", str(tmp_path)))
+    keys = {"DASK_CONFIG": str(tmp_path / "tls.yaml")}
+    cluster = Cluster(tmp_path, "tls", **keys)
+    try:
+        cluster.start_worker()
+        assert "[2, 3]" in asked(cluster.address, **keys)
+        for address in (cluster.address, cluster.address.replace("tls", "tcp")):
+            assert f"no dask scheduler answers at {address}" in asked(address)
+    finally:
+        for process in cluster.processes:
+            cluster.kill(process)
+
+
+def asked(address: str, **environment: str) -> str:
+    """What a process prints that lets the cluster count, or its error."""
+    call = f"""import operator
+from pipeline.common import engine
+engine.CONNECT_SECONDS = 3 if {not environment} else 60
+print(engine.map_items(operator.index, [2, 3], 1, {address!r}, "chores", "items"))"""
+    done = subprocess.run([sys.executable, "-c", call], env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    return done.stdout + done.stderr
