@@ -22,7 +22,7 @@ SKETCH_WORD = re.compile(r"\S{1,12}")  # at most 12 characters: some scripts hav
 TOO_SHORT = 100  # characters of a sample from which nothing can be guessed
 RUN = re.compile(rb">([^<]{20,})")  # behind any tag: a pattern with the tag would take twice as long
 NO_TEXT = (b"script", b"style", b"!--")
-LANG = re.compile(rb"""<html[^>]{0,500}?\blang\s*=\s*["']?([a-z]{2,3})\b""", re.IGNORECASE)
+LANG = re.compile(rb"""<html[^<>]{0,500}?\blang\s*+=\s*+["']?+([a-z]{2,3})\b""", re.IGNORECASE)
 LANG_BYTES = 4096
 
 

@@ -11,9 +11,9 @@ BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.
 UTF16_TAGS = {b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
 META_BYTES = 1024  # how far browsers look (HTML standard, "prescan a byte stream")
 COMMENT = re.compile(rb"<!--.*?(?:-->|$)", re.DOTALL)
-META = re.compile(
-    rb"""<meta[^>]{0,200}charset\s*=\s*["']?\s*([\w.:-]{1,40})"""
-    rb"""|^\s*<\?xml[^>]{0,200}encoding\s*=\s*["']([\w.:-]{1,40})""",
+META = re.compile(  # possessive, so that no page of spaces costs their number squared
+    rb"""<meta[^>]{0,200}charset\s*+=\s*+["']?+\s*+([\w.:-]{1,40})"""
+    rb"""|^\s*+<\?xml[^>]{0,200}encoding\s*+=\s*+["']([\w.:-]{1,40})""",
     re.IGNORECASE,
 )
 FALLBACK = "cp1252"  # of browsers, for western languages

@@ -11,7 +11,10 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 
-BODY_MAX = 64 * 2**20  # no body is read or unpacked further than this
+from pipeline.common.unpacking import Spend, unlimited
+
+BODY_MAX = 64 * 2**20  # no body is read further than this, nor unpacked, all its encodings together
+ENCODINGS_MAX = 5  # of one body; servers apply one or two
 PIECE = 2**20
 FEED = 2**16
 GZIP_MEMBERS_MAX, CHUNKS_MAX = 10_000, 1_000_000  # of one body, so that a hostile one costs seconds
@@ -27,12 +30,13 @@ class _Cut(OSError):
     """The body ends before its encoding does."""
 
 
-def undo(body: bytes, encodings: Iterable[str]) -> tuple[bytes, str]:
+def undo(body: bytes, encodings: Iterable[str], spend: Spend = unlimited) -> tuple[bytes, str]:
     """The body without its encodings, named in the order in which they were applied, and a problem or "".
 
-    The problem is `body_too_long` (cut at BODY_MAX), `truncated_body` (it ends early) or `undecodable_encoding`;
-    the body is then what could be read. A body that is not encoded although it is declared so is returned as it
-    is, since crawlers often store it decoded; so is one with an unknown encoding, as browsers do.
+    The problem is `body_too_long` (cut where all layers together have BODY_MAX bytes), `truncated_body` (it ends
+    early), `undecodable_encoding` or `too_many_encodings`; the body is then what could be read. A body that is not
+    encoded although it is declared so is returned as it is, since crawlers often store it decoded; so is one with
+    an unknown encoding, as browsers do.
 
     >>> undo(b"4\\r\\nwell\\r\\n0\\r\\n\\r\\n", ["chunked"])
     (b'well', '')
@@ -40,12 +44,17 @@ def undo(body: bytes, encodings: Iterable[str]) -> tuple[bytes, str]:
     (b'not packed', '')
     """
     names = [name.strip().lower() for value in encodings for name in value.split(",")]
+    names = [name for name in names if name in DECODERS]
+    if len(names) > ENCODINGS_MAX:
+        return body, "too_many_encodings"
+    size = 0
     for name in reversed(names):
-        if name not in DECODERS or not body:
-            continue
-        pieces, size, problem = [], 0, ""
+        if not body:
+            break
+        pieces, problem = [], ""
         try:
             for piece in DECODERS[name](body):
+                spend(len(piece))
                 pieces.append(piece)
                 size += len(piece)
                 if size > BODY_MAX:

@@ -12,10 +12,9 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from pipeline.warc.encodings import BODY_MAX
-
 CHUNK, FIRST_CHUNK = 2**18, 2**12
 FIRST_READ = 2**6  # bytes to unpack first: a damaged frame gives at least these
+DICTIONARY_MAX = 2**22  # bytes; those in use have 100 kB to 1 MB, and it is loaded for each frame
 
 GZIP, ZSTD, LZ4 = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
 SUFFIXES = {".gz": GZIP, ".zst": ZSTD, ".lz4": LZ4}
@@ -148,8 +147,8 @@ def _lz4_end(data: mmap.mmap, start: int) -> int:
     return place
 
 
-def open_frame(data: mmap.mmap, start: int, magic: bytes, words: bytes | None) -> Frame:
-    """The frame at `start`; `words`: the dictionary of zstd. Raises FrameError where none starts there."""
+def open_frame(data: mmap.mmap, start: int, magic: bytes, words: bytes) -> Frame:
+    """The frame at `start`; `words`: the dictionary of zstd, or b"". Raises FrameError where none starts there."""
     from fastwarc.stream_io import Lz4Reader, ZstdReader
 
     if magic == GZIP:
@@ -163,17 +162,24 @@ def open_frame(data: mmap.mmap, start: int, magic: bytes, words: bytes | None) -
         raise FrameError("no frame starts here", start)
     if magic == LZ4:
         return _NativeFrame(data, start, _lz4_end(data, start), Lz4Reader)
-    return _NativeFrame(data, start, _zstd_end(data, start), lambda part: ZstdReader(part, dictionary=words))
+    return _NativeFrame(
+        data, start, _zstd_end(data, start), lambda part: ZstdReader(part, dictionary=words or None)
+    )
 
 
 def dictionary(data: mmap.mmap, magic: bytes) -> bytes | None:
-    """The dictionary in the leading skippable frame of a .warc.zst, packed or not."""
+    """The dictionary in the leading skippable frame of a .warc.zst, packed or not; b"" where there is none.
+
+    None where it is damaged or longer than DICTIONARY_MAX: then the frames that need it cannot be read.
+    """
     from fastwarc.stream_io import ZstdReader
 
     if magic != ZSTD or data[:4] != b"\x5d\x2a\x4d\x18":
-        return None
+        return b""
     try:
-        content = data[8 : 8 + min(_little_endian(data, 4, 4), BODY_MAX)]
-        return ZstdReader(io.BytesIO(content)).read(BODY_MAX) if content.startswith(ZSTD) else content
+        words = data[8 : 8 + min(_little_endian(data, 4, 4), DICTIONARY_MAX + 1)]
+        if words.startswith(ZSTD):
+            words = ZstdReader(io.BytesIO(words)).read(DICTIONARY_MAX + 1)
     except OSError:
         return None
+    return words if len(words) <= DICTIONARY_MAX else None

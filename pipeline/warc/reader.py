@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.unpacking import Spend, UnpacksTooFar, allowance
 from pipeline.warc import resync
 from pipeline.warc.encodings import BODY_MAX, undo
-from pipeline.warc.frames import GZIP, LZ4, ZSTD
+from pipeline.warc.frames import GZIP, LZ4, ZSTD, dictionary
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Response:
     """One HTTP response, or the plain text of one (kind `conversion`, in WET files).
 
     `offset` is where its record, or the frame with its record, starts in the (compressed) file. `problem` is "",
-    or why the body is not what the server sent: `body_too_long`, `truncated_body`, `undecodable_encoding` or
-    `no_http_headers`.
+    or why the body is not what the server sent: `body_too_long`, `truncated_body`, `undecodable_encoding`,
+    `too_many_encodings` or `no_http_headers`.
     """
 
     url: str
@@ -61,7 +62,8 @@ def responses(path: str | Path) -> Iterator[Response | Damage]:
     """Every response and conversion record of an archive in order, and every damage between them.
 
     WARC files, plain or with gzip, zstd or lz4, and ARC files, plain or with gzip, are recognised by their
-    content. Raises OSError if the file cannot be opened at all.
+    content. What is behind the point where a file has unpacked too far (`pipeline.common.unpacking`) is damage.
+    Raises OSError if the file cannot be opened at all.
     """
     with Path(path).open("rb") as file:
         size = file.seek(0, io.SEEK_END)
@@ -69,16 +71,22 @@ def responses(path: str | Path) -> Iterator[Response | Damage]:
             yield Damage(0, 0, "empty_file")
             return
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            spend = allowance(size)
             magic, form = resync.layout(data, str(path))
+            words = dictionary(data, magic)
             start = 0
-            if form is resync.WARC and magic != LZ4:  # FastWARC 2.0.1: wrong offsets in lz4, and panics
-                start = yield from _sound_responses(path, data, magic)
-            for item in resync.records(data, magic, form, start):
+            # FastWARC 2.0.1 has wrong offsets in lz4, and panics; it would load a dictionary of any size.
+            if form is resync.WARC and magic != LZ4 and words is not None:
+                start = yield from _sound_responses(path, data, magic, words, spend)
+            for item in resync.records(data, magic, words or b"", form, start, spend):
                 if isinstance(item, resync.Lost):
                     yield _damage(item, size)
                     continue
                 try:
-                    response = _parse(item.data, item.begin, form)
+                    response = _parse(item.data, item.begin, form, spend)
+                except UnpacksTooFar:
+                    yield Damage(item.begin, size - item.begin, resync.TOO_FAR)
+                    return
                 except OSError:
                     yield Damage(item.begin, len(item.data), "damaged_record")
                     continue
@@ -87,14 +95,18 @@ def responses(path: str | Path) -> Iterator[Response | Damage]:
 
 
 def _damage(lost: resync.Lost, size: int) -> Damage:
-    if not lost.records:
+    if lost.reason:
+        reason = lost.reason
+    elif not lost.records:
         reason = "no_archive" if lost.end - lost.begin >= size else "garbage"
     else:
         reason = "truncated_file" if lost.end == size else "damaged_record"
     return Damage(lost.begin, lost.end - lost.begin, reason, max(1, lost.records))
 
 
-def _sound_responses(path: str | Path, data: mmap.mmap, magic: bytes) -> Generator[Response, None, int]:
+def _sound_responses(
+    path: str | Path, data: mmap.mmap, magic: bytes, words: bytes, spend: Spend
+) -> Generator[Response, None, int]:
     """The responses of all records behind which another record begins, as fast as FastWARC reads.
 
     Returns the offset of the first record that is not one of them: the last one at the latest. So reading on from
@@ -104,6 +116,7 @@ def _sound_responses(path: str | Path, data: mmap.mmap, magic: bytes) -> Generat
 
     readers = {GZIP: "GzipReader", ZSTD: "ZstdReader"}
     start, held = -1, None
+    cost = resync.RECORD_COST + len(words) // resync.DICTIONARY_SHARE
     try:
         # A plain path is read and unpacked natively, much faster than a Python file object.
         reader = getattr(stream_io, readers[magic])(str(path)) if magic else None
@@ -116,8 +129,9 @@ def _sound_responses(path: str | Path, data: mmap.mmap, magic: bytes) -> Generat
             if held is not None:
                 yield held
             start, held = begin, None
-            held = _response(record, begin)
-    except OSError:
+            spend(cost + min(record.content_length, BODY_MAX))  # the length may be a lie
+            held = _response(record, begin, spend)
+    except (OSError, UnpacksTooFar):
         pass
     except BaseException as error:  # a panic of Rust code is no Exception
         if type(error).__name__ != "PanicException":
@@ -131,12 +145,12 @@ def _iterate(source: Any) -> Any:
     return ArchiveIterator(source, parse_http=False, max_header_len=resync.HEADER_MAX, fsspec_args=False)
 
 
-def _parse(record: bytes, offset: int, form: resync.Form) -> Response | None:
+def _parse(record: bytes, offset: int, form: resync.Form, spend: Spend) -> Response | None:
     """The response in the bytes of one record. Raises OSError where they are no record."""
     if form is resync.ARC:
         record = _arc_to_warc(record)
     for parsed in _iterate(io.BytesIO(record)):
-        return _response(parsed, offset)
+        return _response(parsed, offset, spend)
     raise OSError("not a WARC record")
 
 
@@ -156,7 +170,7 @@ def _arc_to_warc(record: bytes) -> bytes:
     return b"WARC/1.0\r\n" + header + b"\r\n" + block + b"\r\n\r\n"
 
 
-def _response(record: Any, offset: int) -> Response | None:
+def _response(record: Any, offset: int, spend: Spend) -> Response | None:
     """The response, or None where the record is none. Raises OSError where its content cannot be read."""
     from fastwarc.warc import WarcRecordType
 
@@ -181,7 +195,7 @@ def _response(record: Any, offset: int) -> Response | None:
     body, problem = _block(record)
     encodings = [*headers.get_multiple("Content-Encoding"), *headers.get_multiple("Transfer-Encoding")]
     if encodings:
-        body, undone = undo(body, encodings)
+        body, undone = undo(body, encodings, spend)
         problem = problem or undone
     return response(
         status=headers.status_code,

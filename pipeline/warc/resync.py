@@ -14,14 +14,18 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from pipeline.common.unpacking import Spend, UnpacksTooFar, unlimited
 from pipeline.warc.encodings import BODY_MAX
-from pipeline.warc.frames import CHUNK, GZIP, SUFFIXES, Part, dictionary, magic_of, open_frame
+from pipeline.warc.frames import CHUNK, GZIP, SUFFIXES, Part, magic_of, open_frame
 
 HEADER_MAX = 2**15  # FastWARC's own limit
 AFTER = 2**12  # bytes behind a record in which the next one must begin
 LOST_MAX = 2**28  # unreadable bytes in one frame, unpacked, after which it counts as damaged
 # Bytes that may be unpacked for nothing: for each byte of the file, and at least. After that, none is read twice.
 WORK_PER_BYTE, WORK_MIN = 64, 2**25
+# What takes time and unpacks to little counts as bytes too: as fewer than true records may unpack to.
+RECORD_COST, FALSE_START_COST, DICTIONARY_SHARE = 2**13, 2**10, 2**5
+TOO_FAR = "unpacks_too_far"  # the reason why the rest of a file is lost
 NEWLINES = re.compile(rb"[\r\n]++")
 
 
@@ -35,11 +39,15 @@ class Record:
 
 @dataclass(frozen=True)
 class Lost:
-    """A part without a readable record, and the number of records that seem to start in it."""
+    """A part without a readable record, and the number of records that seem to start in it.
+
+    `reason` is "" where damage is it.
+    """
 
     begin: int
     end: int
     records: int
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,17 +103,18 @@ ARC = Form(
 class _Window:
     """The unpacked bytes from `base` on, of which only those that are looked at are held."""
 
-    def __init__(self, read: Callable[[], bytes], base: int) -> None:
-        self.read, self.base, self.held, self.ended = read, base, bytearray(), False
+    def __init__(self, read: Callable[[], bytes], base: int, spend: Spend) -> None:
+        self.read, self.base, self.held, self.ended, self.spend = read, base, bytearray(), False, spend
         self.error: OSError | None = None
 
     def fill(self, size: int) -> None:
-        """Hold `size` bytes, or all there are; `error` is what ended them early."""
+        """Hold `size` bytes, or all there are; `error` is what ended them early. Raises UnpacksTooFar."""
         while len(self.held) < size and not self.ended:
             try:
                 piece = self.read()
             except OSError as error:
                 self.error, piece = error, b""
+            self.spend(len(piece))
             self.held += piece
             self.ended = not piece
 
@@ -161,6 +170,7 @@ def _read_records(window: _Window, form: Form, lost_max: int | None) -> Iterator
         if not window.held:
             return
         if length:
+            window.spend(RECORD_COST)
             yield Record(window.base, bytes(window.held[:length]))
             window.drop(length)
         else:
@@ -174,20 +184,21 @@ def _skip_to_whole(window: _Window, form: Form, lost_max: int | None) -> Lost | 
     undamaged if the next record starts where its length says. Raises OSError as reading does, and after more than
     `lost_max` bytes.
     """
-    begin, records, giant = window.base, 0, b""
+    begin, records = window.base, 0
     stated_end = begin + _stated_length(window, form)
-    if stated_end - begin > BODY_MAX:
-        window.fill(BODY_MAX + 2 * HEADER_MAX)
-        giant = bytes(window.held[: BODY_MAX + 2 * HEADER_MAX])
+    giant = bytearray()
+    giant_max = BODY_MAX + 2 * HEADER_MAX if stated_end - begin > BODY_MAX else 0
     at_whole = False
     while window.held and not at_whole:
+        window.spend(FALSE_START_COST)
         records += form.start.match(window.held) is not None
-        _seek_start(window, form)
+        passed = _seek_start(window, form)
+        giant += passed[: giant_max - len(giant)]
         if lost_max is not None and window.base - begin > lost_max:
             raise OSError("a frame unpacks to too many unreadable bytes")
         at_whole = _whole_length(window, form) > 0
     if giant and 0 <= window.base - stated_end <= len(form.tail):
-        return Record(begin, giant)
+        return Record(begin, bytes(giant))
     return Lost(begin, window.base, records)
 
 
@@ -198,11 +209,14 @@ def _skip_newlines(window: _Window) -> None:
         window.fill(1)
 
 
-def _seek_start(window: _Window, form: Form) -> None:
-    """Drop at least one byte, and all up to what may start a record, or most of what is held."""
+def _seek_start(window: _Window, form: Form) -> bytearray:
+    """Drop at least one byte, and all up to what may start a record, or most of what is held; returns that."""
     window.fill(CHUNK)
     start = form.start.search(window.held, 1)
-    window.drop(start.start() if start else max(1, len(window.held) - (0 if window.ended else form.reach)))
+    size = start.start() if start else max(1, len(window.held) - (0 if window.ended else form.reach))
+    passed = window.held[:size]
+    window.drop(size)
+    return passed
 
 
 # Records in a file --------------------------------------------------------------------------------
@@ -218,24 +232,30 @@ def layout(data: mmap.mmap, path: str) -> tuple[bytes, Form]:
         magic = next((magic for suffix, magic in SUFFIXES.items() if path.endswith(suffix)), b"")
     head = data[:HEADER_MAX]
     if magic == GZIP:
-        window = _Window(open_frame(data, 0, magic, None).read, 0)
+        window = _Window(open_frame(data, 0, magic, b"").read, 0, unlimited)
         window.fill(HEADER_MAX)
         head = bytes(window.held)
     named_arc = path.endswith((".arc", ".arc.gz")) and not WARC.start.match(head)
     return magic, ARC if named_arc or ARC.start.match(head) else WARC
 
 
-def records(data: mmap.mmap, magic: bytes, form: Form, start: int) -> Iterator[Record | Lost]:
+def records(
+    data: mmap.mmap, magic: bytes, words: bytes, form: Form, start: int, spend: Spend
+) -> Iterator[Record | Lost]:
     """Every whole record from offset `start` of the file on, and what is lost between them.
 
     Where a frame holds several records, each has the offset of the frame. What is lost inside such a frame has
-    that offset too, and a length in unpacked bytes.
+    that offset too, and a length in unpacked bytes. Where `spend` raises UnpacksTooFar the rest is lost.
     """
     if magic:
-        yield from _join_unreadable(_frames(data, magic, form, start), len(data))
-    else:
-        part = Part(data, start, len(data))
-        yield from _read_records(_Window(lambda: part.read(CHUNK), start), form, None)
+        yield from _join_unreadable(_frames(data, magic, words, form, start, spend), len(data))
+        return
+    part = Part(data, start, len(data))
+    window = _Window(lambda: part.read(CHUNK), start, spend)
+    try:
+        yield from _read_records(window, form, None)
+    except UnpacksTooFar:
+        yield Lost(window.base, len(data), 1, TOO_FAR)
 
 
 def _join_unreadable(items: Iterable[Record | Lost | _UnreadableFrame], end: int) -> Iterator[Record | Lost]:
@@ -255,17 +275,22 @@ def _join_unreadable(items: Iterable[Record | Lost | _UnreadableFrame], end: int
         yield Lost(begin, end, count)
 
 
-def _frames(data: mmap.mmap, magic: bytes, form: Form, start: int) -> Iterator[Record | Lost | _UnreadableFrame]:
+def _frames(
+    data: mmap.mmap, magic: bytes, words: bytes, form: Form, start: int, spend: Spend
+) -> Iterator[Record | Lost | _UnreadableFrame]:
     """What is in each frame, from an offset of the file on; behind a damaged one, from the next magic on."""
-    words = dictionary(data, magic)
     wasted = 0  # bytes unpacked or read for nothing
     while start < len(data):
-        window, frame = _Window(bytes, 0), None
+        window, frame = _Window(bytes, 0, spend), None
         try:
+            spend(len(words) // DICTIONARY_SHARE)  # each frame loads it anew
             frame = open_frame(data, start, magic, words)
             window.read = frame.read
             yield from _in_frame(window, form, start)
             start = frame.end
+        except UnpacksTooFar:
+            yield Lost(start, len(data), 1, TOO_FAR)
+            return
         except OSError as error:
             has_magic = data[start : start + 3] == magic[:3]
             yield _UnreadableFrame(start, int(form.start.match(window.held) is not None), has_magic)

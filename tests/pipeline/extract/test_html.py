@@ -1,3 +1,8 @@
+import encodings
+import pkgutil
+import random
+from encodings.aliases import aliases
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,6 +74,18 @@ def test_a_label_means_what_it_means_on_the_web(label, text):
     assert decode(text.encode(wide), codec) == text
 
 
+def test_no_label_gives_a_codec_that_is_no_charset():
+    """`idna` and `punycode` take quadratic time, `zlib` is a bomb, others give half surrogate pairs."""
+    names = {*aliases, *aliases.values(), *(module.name for module in pkgutil.iter_modules(encodings.__path__))}
+    assert {"idna", "punycode", "unicode_escape", "zlib_codec", "utf_7"} < names
+    found = {charset_of(b"", label)[0] for label in names}
+    charsets = ("utf-8", "utf-16", "gb18030", "big5hkscs", "euc_jp", "iso", "koi8", "cp", "mac-")
+    assert all(codec.startswith(charsets) for codec in found)
+    for codec in found:
+        hostile = bytes(range(256)) * 300 + random.Random(0).randbytes(100_000)
+        assert hostile.decode(codec, "ignore").encode()  # raises for half a surrogate pair
+
+
 @given(st.binary(max_size=300), st.one_of(st.none(), st.text(max_size=12)))
 def test_any_bytes_with_any_label_are_decoded_or_refused(body, label):
     codec, _ = charset_of(body, label)
@@ -79,6 +96,12 @@ def test_any_bytes_with_any_label_are_decoded_or_refused(body, label):
 def test_the_wrong_charset_is_refused_and_a_bad_byte_is_not():
     assert decode("日本語".encode("shift_jis") * 50, "utf-8") is None
     assert decode(b"good text " * 50 + b"\xff", "utf-8") is not None
+
+
+@pytest.mark.parametrize("start", [b"<meta" * 30 + b"charset=", b"<?xml encoding", b" ", b"<!--" * 50])
+def test_hostile_heads_take_linear_time(start):  # backtracking would take minutes
+    for _ in range(3000):
+        charset_of(start + b" " * 1000, None)
 
 
 def test_declared_types_win_over_sniffing():

@@ -1,4 +1,7 @@
 import gzip
+import itertools
+import random
+import struct
 import zlib
 from collections import Counter
 
@@ -6,11 +9,14 @@ import brotli
 import pytest
 import zstandard
 from archives import FORMATS, body_of, http, record, url_of
+from fastwarc import stream_io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.common import unpacking
 from pipeline.warc import resync
-from pipeline.warc.encodings import BODY_MAX
+from pipeline.warc.encodings import BODY_MAX, ENCODINGS_MAX, undo
+from pipeline.warc.frames import DICTIONARY_MAX, Part
 from pipeline.warc.reader import Damage, Response, responses
 
 
@@ -158,6 +164,26 @@ def test_encodings_are_undone(tmp_path):
         assert response.problem != "body_too_long" or len(response.body) == BODY_MAX
 
 
+def test_a_body_has_few_encodings_and_unknown_ones_do_not_count():
+    body = BODY
+    for _ in range(ENCODINGS_MAX):
+        body = gzip.compress(body)
+    names = ["gzip"] * ENCODINGS_MAX
+    assert undo(body, [", ".join(names), "identity, x-unknown"]) == (BODY, "")
+    assert undo(gzip.compress(body), [", ".join([*names, "gzip"])]) == (gzip.compress(body), "too_many_encodings")
+
+
+def test_all_encodings_of_a_body_together_unpack_to_a_bound(monkeypatch):
+    monkeypatch.setattr("pipeline.warc.encodings.BODY_MAX", 2**21)
+    spent = []
+    layer = bytes(2**20)
+    for _ in range(4):  # each layer unpacks to 1.5 MB: what follows the gzip member is ignored
+        layer = gzip.compress(layer) + bytes(2**20)
+    body, problem = undo(layer, ["gzip, gzip, gzip, gzip"], spent.append)
+    assert problem == "body_too_long"
+    assert len(body) <= sum(spent) < 2**21 + 2**20 + 1
+
+
 def test_a_response_without_http_headers_says_so(tmp_path):
     records = [
         record(url_of(0), b"<html>0.9</html>"),
@@ -184,3 +210,86 @@ def test_false_starts_cost_time_in_proportion(tmp_path, monkeypatch):
     chain = magic + (b"\x30\x00\x00" + magic) * 2000
     assert write(tmp_path / "a.warc.zst", FORMATS["warc"], [chain]) == [Damage(0, len(chain), "truncated_file")]
     assert read["calls"] < (resync.WORK_PER_BYTE * len(chain) + 2**17) / 9
+
+
+BOMB = http(brotli.compress(bytes(2**22)), "Content-Encoding: br\r\n")
+
+
+PACKED = [*((name, "body") for name in ("warc", "arc")), *itertools.product(
+    ("warc.gz", "warc.zst", "warc.lz4", "arc.gz"), ("body", "record")
+)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "bomb"), PACKED)
+def test_a_file_that_unpacks_too_far_is_read_up_to_there(tmp_path, monkeypatch, name, bomb):
+    monkeypatch.setattr(unpacking, "UNPACKED_MIN", 2**22)
+    zeros = bytes(2**20)
+    block = http(zeros) if bomb == "record" else http(brotli.compress(zeros), "Content-Encoding: br\r\n")
+    format_ = FORMATS[name]
+    records = [format_.record(0), *(format_.record(i, block=block) for i in range(1, 20))]
+    *whole, damage = write(tmp_path / "a", format_, records)
+    size = (tmp_path / "a").stat().st_size
+    assert urls(whole) == [url_of(i) for i in range(len(whole))]
+    bombs = (2**22 + 100 * size) // 2**20
+    assert bombs - 1 <= len(whole) - 1 <= bombs < 19
+    offset = sum(len(format_.pack(record)) for record in records[: len(whole)])
+    assert damage == Damage(offset, size - offset, "unpacks_too_far")
+
+
+def test_small_records_and_false_starts_count_as_more_than_their_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpacking, "UNPACKED_MIN", 2**20)
+    for content, cost in ((FORMATS["warc"].record(1), resync.RECORD_COST), (b"WARC/1.0\r\n", None)):
+        packed = gzip.compress(content * 3000)
+        (tmp_path / "a.warc.gz").write_bytes(packed)
+        *read, damage = responses(tmp_path / "a.warc.gz")
+        assert damage.reason == "unpacks_too_far"
+        assert len(read) == 0 if cost is None else 1 <= len(read) <= (2**20 + 100 * len(packed)) // cost < 3000
+
+
+@pytest.mark.parametrize("length", [2**20, DICTIONARY_MAX + 1])
+def test_a_long_dictionary_is_not_loaded_for_each_frame(tmp_path, monkeypatch, length):
+    words = random.Random(0).randbytes(length)
+    pack = zstandard.ZstdCompressor(dict_data=zstandard.ZstdCompressionDict(words)).compress
+    plain = FORMATS["warc"]
+    frames = [FORMATS["warc.zst"].pack(plain.record(0)), pack(plain.record(1, block=http(words[-2000:])))]
+    path = tmp_path / "a.warc.zst"
+    path.write_bytes(struct.pack("<II", 0x184D2A5D, length) + words + b"".join(frames))
+    loaded = []
+    reader = stream_io.ZstdReader
+
+    def load(file, dictionary=None):
+        loaded.append(dictionary if isinstance(file, Part) else words)
+        return reader(file, dictionary=dictionary) if dictionary else reader(file)
+
+    monkeypatch.setattr(stream_io, "ZstdReader", load)
+    found = urls(responses(path))
+    if length <= DICTIONARY_MAX:
+        assert found == [url_of(0), url_of(1)] and words in loaded
+    else:
+        assert found == [url_of(0)] and words not in loaded
+
+
+@pytest.mark.parametrize("name", ["warc", "warc.gz"])
+def test_a_record_longer_than_the_bound_gives_its_beginning(tmp_path, name):
+    format_ = FORMATS[name]
+    body = bytes(range(256)) * (2**18 + 2**8)  # 64 MiB and 64 kB
+    records = [format_.record(0), format_.record(1, block=http(body)), format_.record(2)]
+    (tmp_path / "a").write_bytes(gzip.compress(b"".join(records), 1) if "gz" in name else b"".join(records))
+    found = list(responses(tmp_path / "a"))
+    assert [(r.url, r.problem) for r in found] == [(url_of(0), ""), (url_of(1), "body_too_long"), (url_of(2), "")]
+    assert len(found[1].body) > BODY_MAX - 2**10 and body.startswith(found[1].body)
+
+
+def test_lengths_that_are_not_true_cost_time_in_proportion(tmp_path, monkeypatch):
+    """Bytes copied, not seconds: each of these records says that it is longer than the file."""
+    copied = Counter()
+
+    def count(data):
+        copied["bytes"] += len(data)
+        return bytes(data)
+
+    monkeypatch.setattr(resync, "bytes", count, raising=False)
+    record_ = FORMATS["warc"].record(0)
+    data = (b"WARC/1.0\r\nContent-Length: 90000000\r\n\r\n" + record_) * 4000
+    assert len(write(tmp_path / "a.warc", FORMATS["warc"], [data])) == 8000
+    assert copied["bytes"] < 50 * len(data)
