@@ -15,10 +15,10 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from urllib.parse import urlsplit
 
 import numpy as np
 
+from pipeline.common.hosts import host_of, with_parents
 from pipeline.common.ledger import Ledger
 from pipeline.corpus.decontaminate import NgramIndex, contaminated_reason, find_set, load_index
 from pipeline.corpus.options import Filter
@@ -28,7 +28,8 @@ from pipeline.corpus.words import hash_ngrams, hash_words, split_words
 BULLETS = ("•", "‣", "◦", "▪", "*", "-", "–")
 ELLIPSES = ("...", "…")
 TERMINAL = (".", "!", "?", '"', "”", "»", "。", "！", "？", "؟", "।")  # the papers' and those of other scripts
-SENTENCE_END = re.compile(r"[.!?。！？؟।]+(?=[\"”»')]*(?:\s|$))|[。！？।]")
+# Each run of marks is tried once, from its first mark and as a whole: linear, whatever the text.
+SENTENCE_END = re.compile(r"(?<![.!?。！？؟।])[.!?。！？؟।]++(?=[\"”»')]*+(?:\s|$))|[。！？।]")
 PARAGRAPH_GAP = re.compile(r"\n\s*\n")
 STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
 SHORT_LINE = 30  # characters, FineWeb
@@ -303,9 +304,4 @@ def is_blocked(url: str, domains: frozenset[str]) -> bool:
     >>> is_blocked("https://www.bad.example/page", frozenset({"bad.example"}))
     True
     """
-    try:
-        host = (urlsplit(url).hostname or "").strip(".")
-    except ValueError:  # an unclosed bracket, in a hostile URL
-        return False
-    labels = host.split(".")
-    return any(".".join(labels[first:]) in domains for first in range(len(labels)))
+    return any(host in domains for host in with_parents(host_of(url).strip(".")))

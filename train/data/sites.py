@@ -6,10 +6,10 @@ import base64
 import re
 from collections import Counter
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
+from pipeline.common.hosts import host_of
 from train.data.rows import Rows
 
 MOST = 12
@@ -42,10 +42,7 @@ def host(url: str) -> str:
     >>> host("mailto:a@b")
     'no host'
     """
-    try:
-        name = urlsplit(url).hostname or ""
-    except ValueError:
-        name = ""
+    name = host_of(url)
     return name if re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,99}", name) else "no host"
 
 

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 SEPARATOR = "<|endoftext|>"
 ROWS_PER_BATCH = 8192
-DOCUMENTS_AT_ONCE = 256
+# Of a document that is tokenized each character may take 300 bytes of memory.
+DOCUMENTS_AT_ONCE, CHARS_AT_ONCE = 256, 2**21
+LONGEST_WORD = 1000  # in the training of a tokenizer, whose time is quadratic in it
 
 
 def documents(shards: list[str], urls: str | None) -> Iterator[tuple[str, str]]:
@@ -60,7 +62,8 @@ def train_tokenizer(options: Tokens, shards: list[str], urls: str | None, output
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.FixedLength(LONGEST_WORD)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=options.vocabulary,
@@ -69,6 +72,7 @@ def train_tokenizer(options: Tokens, shards: list[str], urls: str | None, output
         show_progress=False,
     )
     tokenizer.train_from_iterator((text for text, _ in documents(shards, urls)), trainer)
+    tokenizer.pre_tokenizer = words
     if tokenizer.get_vocab_size() < options.vocabulary:
         raise StageError(
             f"tokens.vocabulary: the text of {options.domain} gives only {tokenizer.get_vocab_size()} entries, "
@@ -236,11 +240,13 @@ def token_bytes(text: str, offsets: list[tuple[int, int]]) -> list[int]:
 
 def _batched(texts: Iterator[str]) -> Iterator[list[str]]:
     pending: list[str] = []
+    chars = 0
     for text in texts:
         pending.append(text)
-        if len(pending) == DOCUMENTS_AT_ONCE:
+        chars += len(text)
+        if len(pending) == DOCUMENTS_AT_ONCE or chars >= CHARS_AT_ONCE:
             yield pending
-            pending = []
+            pending, chars = [], 0
     if pending:
         yield pending
 

@@ -1,5 +1,6 @@
 import base64
 import json
+import random
 import tempfile
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from pipeline.common.errors import StageError
 from pipeline.common.files import write_arrow
 from pipeline.common.schemas import SHARD_SCHEMA
+from train.data import tokens
 from train.data.options import Domain, Tokens
 from train.data.rows import open_rows
-from train.data.tokens import token_bytes, tokenize, train_tokenizer
+from train.data.tokens import CHARS_AT_ONCE, _batched, token_bytes, tokenize, train_tokenizer
 
 
 def shard(folder: Path, texts: list[str]) -> list[str]:
@@ -107,3 +109,25 @@ def test_rows_are_mapped_and_not_copied(tokenizer):
     rows, _, _ = rows_of(["text " * 400], tokenizer)
     assert not rows.batches[0][0].flags.owndata
     assert rows.batches[0][0].dtype == pa.uint16().to_pandas_dtype()
+
+
+def test_training_a_tokenizer_on_a_word_without_end_takes_linear_time(tmp_path):  # quadratic would take minutes
+    letters = "".join(random.Random(0).choices("abcdefghij", k=500_000))
+    texts = ["\n".join(prose("en", i)) for i in range(40)]
+    train_tokenizer(Tokens(vocabulary=300), shard(tmp_path, [*texts, letters]), None, str(tmp_path / "t"))
+
+
+def test_words_of_ordinary_length_are_trained_on_whole(tmp_path, monkeypatch):
+    texts = ["\n".join(prose("en", i)) for i in range(40)]
+    for name, longest in (("whole", 10**9), ("cut", tokens.LONGEST_WORD)):
+        monkeypatch.setattr(tokens, "LONGEST_WORD", longest)
+        train_tokenizer(Tokens(vocabulary=300), shard(tmp_path, texts), None, str(tmp_path / name))
+    whole, cut = ((tmp_path / name / "tokenizer.json").read_bytes() for name in ("whole", "cut"))
+    assert cut == whole and json.loads(cut)["pre_tokenizer"]["type"] == "ByteLevel"
+
+
+def test_few_characters_are_tokenized_at_once_whatever_the_lengths_of_documents():
+    texts = ["a" * 10] * 600 + ["b" * CHARS_AT_ONCE] * 3 + ["c" * (CHARS_AT_ONCE - 1), "d", "e"]
+    batches = list(_batched(iter(texts)))
+    assert [text for batch in batches for text in batch] == texts
+    assert list(map(len, batches)) == [256, 256, 89, 1, 1, 2, 1]
