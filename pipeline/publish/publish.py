@@ -28,6 +28,7 @@ from pipeline.common.files import (
     write_text,
 )
 from pipeline.common.schemas import SHARD_SCHEMA
+from pipeline.common.shown import data_without_secrets
 from pipeline.publish.options import Publish
 from pipeline.workflow.fingerprint import ROOT, fingerprint
 from pipeline.workflow.layout import shard_path
@@ -169,7 +170,7 @@ def _provenance(configfile: str, shards: list[str]) -> dict[str, Any]:
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = None
-    config = yaml.safe_load(Path(configfile).read_text(encoding="utf-8"))
+    config = data_without_secrets(yaml.safe_load(Path(configfile).read_text(encoding="utf-8")))
     return {"code": code_version() | {"commit": commit}, "config": config, "shards": len(shards)}
 
 
