@@ -7,6 +7,7 @@ from snakemake.utils import min_version
 from pipeline.common.errors import StageError
 from pipeline.crawl.commoncrawl import archives, texts
 from pipeline.common.config import ConfigError, flags, read
+from pipeline.common.shown import printable_lines
 from pipeline.workflow.fingerprint import fingerprint
 from pipeline.workflow.layout import Layout
 from pipeline.workflow.records import keep, restore
@@ -37,7 +38,7 @@ try:
     )
     TEXTS = texts(OPTIONS.crawl)
 except (ConfigError, StageError) as error:
-    raise WorkflowError(str(error)) from None
+    raise WorkflowError(printable_lines(str(error))) from None
 
 
 # Once, and not in every job of a cluster: how each result was made stays with the results.

@@ -17,8 +17,8 @@ USER = re.compile(r"[^/?#]*@|[^/?#@\[:]*:(?!\d*(?:[/?#]|$)).*@", re.DOTALL)
 SECRET_KEY = re.compile(
     r"(.*_)?(token|password|passwd|secret|credentials?|signature|(api|access|secret)_?key(_id)?)", re.IGNORECASE
 )
-# Controls, marks of direction, ends of lines, and halves of surrogate pairs.
-STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Controls but for tab and line feed, marks of direction, other ends of lines, and halves of surrogate pairs.
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def shown(address: str) -> str:
@@ -73,13 +73,22 @@ def data_without_secrets(data: Any) -> Any:
     return data
 
 
+def escaped(text: str) -> str:
+    r"""A text in which nothing moves a cursor, sets a title or turns the direction; lines stay.
+
+    >>> escaped("a \x1b[2J\nb\r")
+    'a \\x1b[2J\nb\\r'
+    """
+    return STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
 def printable(text: str) -> str:
-    r"""A text on one line without secrets, in which nothing moves a cursor, sets a title or turns the direction.
+    r"""The same on one line, of at most LINE_CHARS, and without secrets.
 
     >>> printable("HTTP 503 \x1b[2Jbusy\n")
     'HTTP 503 \\x1b[2Jbusy\\n'
     """
-    clean = STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), without_secrets(text))
+    clean = escaped(without_secrets(text)).replace("\n", r"\n")
     return clean if len(clean) <= LINE_CHARS else f"{clean[:LINE_CHARS]}…"
 
 

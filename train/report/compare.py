@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json, read_schema
+from pipeline.common.shown import escaped
 from pipeline.workflow.layout import Layout
 from train.data.rows import open_rows
 from train.report.report import stage_times
@@ -32,7 +33,7 @@ class Side:
 
 def compare(a: str, b: str) -> None:
     """Print the difference as Markdown. Raises StageError where the folders are no two of a kind."""
-    print(difference(a, b))
+    print(escaped(difference(a, b)))
 
 
 def difference(a: str, b: str) -> str:
