@@ -8,6 +8,7 @@ from pipeline.common.errors import StageError
 from pipeline.crawl.commoncrawl import archives, texts
 from pipeline.common.config import ConfigError, flags, read
 from pipeline.common.yaml_file import load_yaml
+from pipeline.common.shown import printable_lines
 from pipeline.workflow.fingerprint import fingerprint
 from pipeline.workflow.layout import Layout
 from pipeline.workflow.records import keep, restore
@@ -42,7 +43,7 @@ try:
     )
     TEXTS = texts(OPTIONS.crawl)
 except (ConfigError, StageError) as error:
-    raise WorkflowError(str(error)) from None
+    raise WorkflowError(printable_lines(str(error))) from None
 
 
 # Once, and not in every job of a cluster: how each result was made stays with the results.

@@ -10,9 +10,10 @@ import contextlib
 import functools
 import hashlib
 import re
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -138,3 +139,28 @@ def serving() -> Iterator[CrawlServer]:
         thread.start()
         yield server
         server.shutdown()
+
+
+@contextlib.contextmanager
+def answering(answer: Callable[[socket.socket, str], None]) -> Iterator[str]:
+    """The URL of a server that calls `answer` with each connection and the path that is asked for."""
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=handle, args=(connection,), daemon=True).start()
+
+    def handle(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            answer(connection, connection.recv(2**16).split()[1].decode())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)  # ends its accept()
+        thread.join()

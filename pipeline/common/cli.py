@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.common.config import ConfigError, add_arguments, read
 from pipeline.common.errors import StageError
+from pipeline.common.shown import printable, printable_lines
 
 
 @dataclass(frozen=True)
@@ -63,20 +64,32 @@ def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | Non
         module, function = stage.run.split(":")
         getattr(importlib.import_module(module), function)(**values)
     except ConfigError as error:  # one line for each wrong key
-        print(f"{wing} {stage.name}: {error}", file=sys.stderr)
-        return 1
+        problem = str(error)
     except StageError as error:  # the message of a library in it may have many lines
-        print(f"{wing} {stage.name}: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return 1
+        problem = " ".join(str(error).splitlines())
     except OSError as error:  # full disk, missing file, read-only folder: the system's words say it best
-        print(f"{wing} {stage.name}: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
-        return 1
-    return 0
+        problem = f"{error.strerror or error}: {error.filename or ''}"
+    else:
+        return 0
+    print(f"{wing} {stage.name}: {printable_lines(problem)}", file=sys.stderr)
+    return 1
+
+
+class Printable(logging.Formatter):
+    """Lines of a log in which no message moves a cursor or begins a line of its own, and none has secrets."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+    def formatException(self, info: Any) -> str:
+        return printable_lines(super().formatException(info))
 
 
 def start_logging() -> None:
     """How this process and its workers log."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Printable("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for chatty in ("distributed", "httpx", "httpx2", "filelock", "datasets"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
 

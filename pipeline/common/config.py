@@ -22,11 +22,16 @@ from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline.common.shown import without_secrets
+
 T = TypeVar("T")
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot run. The message lists every error with its key and the cure."""
+    """A configuration that cannot run. The message lists every error with its key and the cure; no secrets."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_secrets(message))
 
 
 MOST_ERRORS = 50  # that are shown of one file

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pipeline.common.shown import without_secrets
+
 
 class StageError(RuntimeError):
-    """A stage cannot continue. The message says what is wrong, where, and what to do."""
+    """A stage cannot continue. The message says what is wrong, where, and what to do, and has no secrets."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(without_secrets(message))
 
 
 def one_line(error: BaseException) -> str:

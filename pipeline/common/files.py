@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.common.errors import StageError
 from pipeline.common.locks import own_folder
+from pipeline.common.shown import data_without_secrets
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -283,5 +284,5 @@ def stamp(schema: pa.Schema, stage: str, options: Any) -> pa.Schema:
 
     packages = ("neutral-residues", "fastwarc", "resiliparse", "fasttext-community", "pyarrow")
     versions = {name: metadata.version(name) for name in packages}
-    record = {"stage": stage, "options": to_data(options), "versions": versions}
+    record = {"stage": stage, "options": data_without_secrets(to_data(options)), "versions": versions}
     return schema.with_metadata({"pipeline": json.dumps(record, sort_keys=True)})

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-# Control characters, line breaks of every kind, and those that turn the direction of what follows.
-CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
+from pipeline.common.shown import STEERING
+
+# Here line breaks too.
+CONTROLS = re.compile(rf"(?:[\t\n]|{STEERING.pattern})+")
 # What begins code, HTML, an entity, emphasis or the next cell; and a link, with what is behind its text.
 MARKS = re.compile(r"[\\`<>|*]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)|(?<=\])[(\[]")
 

@@ -19,14 +19,15 @@ import xxhash
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic
-from pipeline.crawl.manifest import manifest
+from pipeline.common.shown import shown
+from pipeline.crawl.manifest import LIST_BYTES, LIST_LINES, list_lines, manifest
 from pipeline.crawl.options import CommonCrawl, Crawl, Texts
 from pipeline.network.client import Client
 from pipeline.network.transports import FetchError
-from pipeline.network.urls import is_url
+from pipeline.network.urls import digest, is_url, url_problem
 from pipeline.workflow.layout import Layout
 
-LIST_BYTES, LIST_UNPACKED = 2**26, 2**28
+SHOWN_CHARS = 200  # of a line that is no path
 PATH = re.compile(r"[\w.=%+@-]+(?:/[\w.=%+@-]+)+", re.ASCII)
 LIST_RETRIES = 3  # of a list: it is fetched before anything else, and someone waits for it
 RECORDS = "records:"  # what stands for a WARC file that `fetch-records` makes
@@ -69,20 +70,20 @@ def listed(base_url: str, crawl: str, kind: str, cache: str, connections: int) -
     Raises StageError where the list cannot be had or is none.
     """
     url = f"{base_url.rstrip('/')}/crawl-data/{crawl}/{kind}.paths.gz"
-    kept = Path(cache, "lists", f"{xxhash.xxh3_64_hexdigest(url.encode())}-{crawl}.{kind}.paths.gz")
+    kept = Path(cache, "lists", f"{digest(url)}.paths.gz")
     data = kept.read_bytes() if kept.exists() else _client(cache, connections).read_whole(url, LIST_BYTES)
     try:
         with gzip.open(io.BytesIO(data)) as file:
-            text = file.read(LIST_UNPACKED).decode("utf-8")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise StageError(f"{url}: not a list of paths: {error}; check base_url") from None
-    lines = [line for line in text.split("\n") if line]
+            lines = [line for line in list_lines(file) if line]
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise StageError(f"{shown(url)}: not a list of paths: {error}; check base_url") from None
     wrong = next((line for line in lines if not PATH.fullmatch(line) or ".." in line), None)
     if wrong is not None or not lines:
-        raise StageError(f"{url}: not a list of paths: it holds {wrong or 'nothing'!r}; check base_url")
+        found = (wrong or "nothing")[:SHOWN_CHARS]
+        raise StageError(f"{shown(url)}: not a list of paths: it holds {found!r}; check base_url")
     paths = list(dict.fromkeys(lines))
     if len(paths) < len(lines):
-        logging.warning("%s: %d paths stand there more than once", url, len(lines) - len(paths))
+        logging.warning("%s: %d paths stand there more than once", shown(url), len(lines) - len(paths))
     if not kept.exists():
         with atomic(kept) as part:
             part.write_bytes(data)
@@ -103,14 +104,19 @@ def _expanded(pattern: str, crawl: Crawl) -> Iterator[str]:
     if not pattern.startswith(("s3://", "hf://")) or not {"*", "?", "["}.intersection(pattern):
         yield from manifest([pattern])[0][0]
         return
-    kept = Path(crawl.cache, "lists", f"{xxhash.xxh3_64_hexdigest(pattern.encode())}.txt")
+    kept = Path(crawl.cache, "lists", f"{digest(pattern)}.txt")
     if not kept.exists():
         try:
             matching = _client(crawl.cache, crawl.connections).find(pattern)
         except FetchError as error:
             raise StageError(f"crawl.texts: {error}") from None
         if not matching:
-            raise StageError(f"crawl.texts: {pattern}: no file matches; check its name, or name the files")
+            raise StageError(f"crawl.texts: {shown(pattern)}: no file matches; check its name, or name the files")
+        if len(matching) > LIST_LINES:
+            raise StageError(f"crawl.texts: {shown(pattern)}: {len(matching):,} files match; narrow it")
+        # Names in a bucket may have line breaks, behind which a file of this machine would be named.
+        if wrong := [name for name in matching if url_problem(name)]:
+            raise StageError(f"crawl.texts: {shown(pattern)}: {wrong[0]!r:.200}: {url_problem(wrong[0])}")
         with atomic(kept) as part:
             part.write_text("\n".join(matching), encoding="utf-8")
     yield from kept.read_text("utf-8").split("\n")

@@ -7,19 +7,19 @@ cannot be fetched ends the stage.
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import xxhash
-
 from pipeline.common.files import link_or_copy, naming_full_disk
+from pipeline.common.locks import locked, resumed_folder
 from pipeline.crawl.origins import finish_folder
 from pipeline.network.client import Client
 from pipeline.network.threads import map_in_threads
 from pipeline.network.transports import FetchError
-from pipeline.network.urls import file_name, source_name
+from pipeline.network.urls import SHORT, digest, file_name, source_name
 
 GONE = (404, 410)
 PART_DAYS = 7  # an unfinished transfer stays so long in the cache
@@ -32,38 +32,39 @@ def fetch_files(sources: list[str], output: str, cache: str, cache_gb: int, conn
     FetchError (a StageError) where a file cannot be fetched, or where none of them exists.
     """
     client = Client(connections, Path(cache, "slots"))
-    folder = Path(f"{output}.part")
-    folder.mkdir(parents=True, exist_ok=True)
-    names = {source: f"{xxhash.xxh3_64_hexdigest(source.encode())[:8]}-{file_name(source)}" for source in sources}
-    for stray in {path.name for path in folder.iterdir()} - set(names.values()):
-        (folder / stray).unlink()
     keep = Path(cache, "files") if cache_gb else None
     parts = Path(cache, "parts")
-    parts.mkdir(parents=True, exist_ok=True)
+    for place in filter(None, (keep, parts)):
+        place.mkdir(parents=True, exist_ok=True)
+    with resumed_folder(output) as folder:
+        names = {source: f"{digest(source)[:SHORT]}-{file_name(source)}" for source in sources}
+        for stray in {path.name for path in folder.iterdir()} - set(names.values()):
+            (folder / stray).unlink()
 
-    def fetch(source: str) -> FetchError | None:
-        name = names[source]
-        try:
-            _fetch_one(client, source, folder / name, parts / f"{name}.part", keep and keep / name)
-        except FetchError as error:
-            if error.status not in GONE:
-                raise
-            return error
-        return None
+        def fetch(source: str) -> FetchError | None:
+            # The cache has all of the hash and nothing else, so that what lies there is of this very URL.
+            part, kept = parts / f"{digest(source)}.part", keep and keep / digest(source)
+            try:
+                _fetch_one(client, source, folder / names[source], part, kept)
+            except FetchError as error:
+                if error.status not in GONE:
+                    raise
+                return error
+            return None
 
-    missing = dict(zip(sources, map_in_threads(client, fetch, sources, "fetch", "files"), strict=True))
-    if sources and all(missing.values()):
-        raise next(error for error in missing.values() if error)
-    finish_folder(
-        folder,
-        output,
-        [{"file": names[url], "source": source_name(url)} for url, error in missing.items() if not error],
-        [
-            {"reason": reason_of(error), "source": source_name(url), "documents": 1, "bytes": 0}
-            for url, error in missing.items()
-            if error
-        ],
-    )
+        missing = dict(zip(sources, map_in_threads(client, fetch, sources, "fetch", "files"), strict=True))
+        if sources and all(missing.values()):
+            raise next(error for error in missing.values() if error)
+        finish_folder(
+            folder,
+            output,
+            [{"file": names[url], "source": source_name(url)} for url, error in missing.items() if not error],
+            [
+                {"reason": reason_of(error), "source": source_name(url), "documents": 1, "bytes": 0}
+                for url, error in missing.items()
+                if error
+            ],
+        )
     if keep:
         trim(keep, parts, cache_gb * 10**9)
 
@@ -79,14 +80,12 @@ def reason_of(error: FetchError) -> str:
 
 def _fetch_one(client: Client, source: str, target: Path, part: Path, kept: Path | None) -> None:
     """Put the file at `target`, from the cache or the network, and into the cache."""
-    with naming_full_disk(target), part.open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # while another run fetches it: after that, it is in the cache
+    with naming_full_disk(target), locked(part):  # while another run fetches it: after that, it is in the cache
         if not target.exists() and not (kept and _take(kept, target)):
             client.download(source, part)
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
             if kept:
-                kept.parent.mkdir(parents=True, exist_ok=True)
                 link_or_copy(part, kept)
             link_or_copy(part, target)
         part.unlink(missing_ok=True)
@@ -109,12 +108,19 @@ def trim(kept: Path, parts: Path, most: int) -> None:
     `parts`, what is older than PART_DAYS goes.
     """
     old = time.time() - PART_DAYS * 86400
-    for path in parts.iterdir():
-        if path.stat().st_mtime < old:
+    for path, stat in _with_stat(parts):
+        if stat.st_mtime < old:
             path.unlink(missing_ok=True)
-    files = sorted(((path, path.stat()) for path in kept.iterdir()), key=lambda item: item[1].st_mtime)
+    files = sorted(_with_stat(kept), key=lambda item: item[1].st_mtime)
     total = sum(stat.st_size for _, stat in files)
     for path, stat in files:
         if total > most and stat.st_nlink == 1:
             path.unlink(missing_ok=True)
             total -= stat.st_size
+
+
+def _with_stat(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The files of a folder, without those that another run deletes meanwhile."""
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            yield path, path.lstat()

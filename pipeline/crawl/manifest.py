@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
+from pipeline.common.shown import shown
 from pipeline.network.urls import is_url, url_problem
 
 # Batches of one entry, unless the config sets their size: Snakemake plans so many jobs in seconds, and of a whole
 # crawl of 90,000 WARCs a job reads 352, which takes a node some hours.
 MOST_BATCHES = 256
 LEAST_WARCS = 2
+# Of a list of paths or URLs, which may come from others. A whole crawl has 90,000 files, in 13 MB.
+LIST_BYTES, LIST_LINES = 2**27, 2**20
 
 
 def manifest(patterns: Sequence[str]) -> tuple[list[list[str]], list[str]]:
@@ -44,9 +50,11 @@ def manifest(patterns: Sequence[str]) -> tuple[list[list[str]], list[str]]:
 def _read_list(path: str) -> tuple[list[str], list[str]]:
     """The paths that a list names, and what is wrong with it."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        return [], [f"{path}: cannot be read as a list of WARCs, a path or URL a line: {error}"]
+        with open(path, "rb") as file:  # noqa: PTH123
+            lines = list_lines(file)
+    except (OSError, ValueError) as error:
+        cure = "give a path or URL a line, and of a very long list make several"
+        return [], [f"{path}: cannot be read as a list of WARCs: {error}; {cure}"]
     warcs = [line if is_url(line) else str(Path(line)) for line in map(str.strip, lines) if line]
     local = [warc for warc in warcs if not is_url(warc)]
     problems = _wrong_urls(warc for warc in warcs if is_url(warc))
@@ -64,9 +72,18 @@ def _read_list(path: str) -> tuple[list[str], list[str]]:
     return warcs, problems
 
 
+def list_lines(file: IO[bytes] | gzip.GzipFile) -> list[str]:
+    """The lines of a list, in UTF-8. Raises ValueError where it is none, or longer than one of files ever is."""
+    content = file.read(LIST_BYTES + 1)
+    if len(content) > LIST_BYTES or content.count(b"\n") > LIST_LINES:
+        raise ValueError(f"more than {LIST_LINES:,} lines or {LIST_BYTES:,} bytes")
+    return content.decode("utf-8").split("\n")
+
+
 def _wrong_urls(urls: Iterable[str]) -> list[str]:
     """A message for the first URL that must not be fetched, if there is one."""
-    return [f"{url}: {problem}" for url in urls if (problem := url_problem(url))][:1]
+    wrong = ((url, problem) for url in urls if (problem := url_problem(url)))
+    return [f"{shown(url)}: {problem}" for url, problem in itertools.islice(wrong, 1)]
 
 
 def _files(paths: Iterator[str] | Sequence[str]) -> Iterator[str]:

@@ -6,20 +6,21 @@ reason. A WARC made of single records has an Arrow file beside it that says for 
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import xxhash
 
 from pipeline.common.config import ConfigError, option, read
 from pipeline.common.errors import StageError
-from pipeline.common.files import inside, read_arrow, read_json, write_batches, write_json
+from pipeline.common.files import inside, read_arrow, read_json, replace_folder, write_batches, write_json
+from pipeline.network.urls import SHORT, digest
 
 LIST = "fetched.json"
+NAME_BYTES = 190  # of a name, so that with its hash and what stages add it has less than 255
 ORIGIN_SCHEMA = pa.schema(
     [("offset", pa.int64()), ("warc", pa.dictionary(pa.int32(), pa.string())), ("warc_offset", pa.int64())]
 )
@@ -84,23 +85,23 @@ def input_files(paths: list[str]) -> tuple[list[InputFile], list[dict[str, Any]]
 
 
 def unique_name(name: str, source: str) -> str:
-    """The name of a file with a hash of where it comes from.
+    """The name of a file with a hash of where it comes from; of a very long name its end.
 
     >>> unique_name("a.warc.gz", "crawl/a.warc.gz") == unique_name("a.warc.gz", "other/a.warc.gz")
     False
     """
-    return f"{name}-{xxhash.xxh3_64_hexdigest(source.encode())[:8]}"
+    end = os.fsencode(name)[-NAME_BYTES:].decode(errors="ignore")
+    return f"{end}-{digest(f'{name} {source}')[:SHORT]}"
 
 
 def finish_folder(folder: Path, output: str, files: list[dict[str, Any]], failed: list[dict[str, Any]]) -> None:
-    """Write the list of the files in `folder` into it, and move the folder to `output`.
+    """Write the list of the files in `folder` into it, and move it to `output`, in place of an earlier folder.
 
     A file is {file, source}, and {origins} where its records have origins: the name of the file with these. A
     failure is {reason, documents, bytes}, and {source} where it is a whole file.
     """
     write_json(folder / LIST, {"files": files, "failed": failed})
-    shutil.rmtree(output, ignore_errors=True)
-    folder.replace(output)
+    replace_folder(folder, output)
 
 
 def read_folder(folder: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

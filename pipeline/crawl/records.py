@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from pipeline.common.locks import resumed_folder
 from pipeline.common.progress import progress
 from pipeline.crawl.fetch import GONE, reason_of
 from pipeline.crawl.index import by_warc, coalesce, read_plan
@@ -82,9 +83,20 @@ def fetch_records(options: Index, plan: str, part: int, output: str, cache: str,
     """
     client = Client(connections, Path(cache, "slots"))
     requests = list(_requests(read_plan(plan, part), options))
-    folder = Path(f"{output}.part")
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"records-{part:05d}.warc.gz"
+    with resumed_folder(output) as folder:
+        lost = _fetch_into(folder, name, requests, options, client)
+        if requests and not (folder / name).stat().st_size:
+            counts = ", ".join(f"{entry['documents']} {entry['reason']}" for entry in lost)
+            raise FetchError(f"no record of part {part} could be had: {counts}; check crawl.index.base_url")
+        entry = {"file": name, "source": f"{options.crawl} records {part}", "origins": f"{name}.origins.arrow"}
+        finish_folder(folder, output, [entry] if requests else [], lost)
+
+
+def _fetch_into(
+    folder: Path, name: str, requests: list[Request], options: Index, client: Client
+) -> list[dict[str, Any]]:
+    """Write the WARC file `name` and where its records come from; returns what could not be had, by reason."""
     journal, warc = folder / "journal.jsonl", folder / name
     work = hashlib.sha256(repr((requests, options.base_url)).encode()).hexdigest()
     done, size = _resume(journal, warc, work)
@@ -113,12 +125,8 @@ def fetch_records(options: Index, plan: str, part: int, output: str, cache: str,
         entry = lost.setdefault(reason, {"reason": reason, "documents": 0, "bytes": 0})
         entry["documents"] += 1
         entry["bytes"] += length
-    if requests and not warc.stat().st_size:
-        counts = ", ".join(f"{entry['documents']} {reason}" for reason, entry in lost.items())
-        raise FetchError(f"no record of part {part} could be had: {counts}; check crawl.index.base_url")
-    entry = {"file": name, "source": f"{options.crawl} records {part}", "origins": f"{name}.origins.arrow"}
     journal.unlink()
-    finish_folder(folder, output, [entry] if requests else [], list(lost.values()))
+    return list(lost.values())
 
 
 def _requests(table: pa.Table, options: Index) -> Iterator[Request]:

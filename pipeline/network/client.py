@@ -9,8 +9,8 @@ begins: most failures of large files come later.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
+import itertools
 import os
 import random
 import shutil
@@ -18,11 +18,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-import urllib3
-
-from pipeline.common.errors import one_line
+from pipeline.common.locks import hold
+from pipeline.common.shown import shown
+from pipeline.network.connections import make_pools
 from pipeline.network.transports import Answer, FetchError, Interrupted, find_fsspec, open_fsspec, open_http
 from pipeline.network.urls import url_problem
 
@@ -31,10 +31,9 @@ T = TypeVar("T")
 RETRIES = 8
 FIRST_WAIT, LONGEST_WAIT = 1.0, 120.0  # seconds; they double, less a random half
 RETRY_AFTER_MAX = 600.0
-SLOW_SECONDS, SLOW_RATE = 60.0, 1000  # a body with fewer bytes a second after so long is given up
 PROGRESS = 2**20  # after so many more bytes, a failure counts as the first one again
-FILE_MAX = 2**40  # bytes; a longer file is an error of the server
-SPARE_DISK = 2**27
+UNSTATED_MAX = 2**34  # bytes of a file whose length the server does not say
+SPARE_DISK, ROOM_BYTES = 2**27, 2**26  # bytes left free on the disk, which is looked at after so many more
 # A server that ignores Range sends the whole file: at most so many bytes of it are read for one range.
 WHOLE_MAX = 2**24
 
@@ -54,7 +53,7 @@ class Client:
         self.slots = Path(slots) if slots else None
         if self.slots:
             self.slots.mkdir(parents=True, exist_ok=True)
-        self.pool = urllib3.PoolManager(maxsize=connections, block=True, retries=False)
+        self.pools = make_pools(connections)
 
     # What callers use ------------------------------------------------------------------------------
 
@@ -68,7 +67,7 @@ class Client:
         def attempt() -> tuple[int, str]:
             with self._open(url, 0, 1, "") as answer:
                 if answer.total is None:
-                    raise FetchError(f"{url}: the server does not say how long it is")
+                    raise FetchError(f"{shown(url)}: the server does not say how long it is")
                 return answer.total, answer.validator
 
         return self._persist(url, attempt)
@@ -85,12 +84,13 @@ class Client:
             kept = len(data)
             with self._open(url, start + kept, stop, validator) as answer:
                 if validator and answer.validator != validator:
-                    raise FetchError(f"{url}: it changed while it was read; run again")
+                    raise FetchError(f"{shown(url)}: it changed while it was read; run again")
                 if answer.total is not None and stop > answer.total:
-                    raise FetchError(f"{url}: {stop} bytes expected, it has {answer.total}", 416)
+                    raise FetchError(f"{shown(url)}: {stop} bytes expected, it has {answer.total}", 416)
                 skip = start + kept - answer.start
                 if skip and skip + stop - start > WHOLE_MAX:
-                    raise FetchError(f"{url}: the server ignores Range; fetch whole files (crawl.commoncrawl)")
+                    cure = "fetch whole files (crawl.commoncrawl)"
+                    raise FetchError(f"{shown(url)}: the server ignores Range; {cure}")
                 with self._keep(lambda: len(data) - kept):
                     for piece in answer.pieces:
                         data.extend(piece[skip:])
@@ -110,7 +110,7 @@ class Client:
                 for piece in answer.pieces:
                     data.extend(piece)
                     if len(data) > most:
-                        raise FetchError(f"{url}: longer than {most} bytes, which such a file never is")
+                        raise FetchError(f"{shown(url)}: longer than {most} bytes, which such a file never is")
             if answer.total is not None and len(data) != answer.total:
                 raise Interrupted("the body ends early")
             return bytes(data)
@@ -126,8 +126,10 @@ class Client:
         """
         known = Path(f"{path}.json")
         path.touch()
+        begun = 0  # answers from the first byte on: each of them may have thrown away what stood before
 
         def attempt() -> dict[str, Any]:
+            nonlocal begun
             validator = known.read_text(encoding="utf-8") if known.exists() else ""
             have = path.stat().st_size if validator else 0
             with self._open(url, have, None, validator) as answer, path.open("rb+") as file:
@@ -136,15 +138,16 @@ class Client:
                     file.truncate(0)
                     if answer.start:
                         raise Interrupted("it changed while it was fetched; starting again")
+                begun += answer.start == 0
+                if begun > self.retries + 1:
+                    raise FetchError(
+                        f"{shown(url)}: began again {self.retries} times, since it changes; run again"
+                    )
                 known.write_text(answer.validator, encoding="utf-8")
                 file.truncate(answer.start)
                 file.seek(answer.start)
-                self._check_room(path, url, answer)
                 with self._keep(lambda: file.tell() - answer.start):
-                    for piece in answer.pieces:
-                        file.write(piece)
-                        if file.tell() > FILE_MAX:
-                            raise FetchError(f"{url}: longer than {FILE_MAX} bytes")
+                    self._write(file, path, url, answer)
                 length = file.tell()
                 if answer.total is not None and length != answer.total:
                     raise Interrupted(f"{length} bytes came of {answer.total}", gained=length - answer.start)
@@ -159,30 +162,23 @@ class Client:
     def _open(self, url: str, start: int, stop: int | None, validator: str) -> Iterator[Answer]:
         """Raises FetchError or Interrupted."""
         if problem := url_problem(url):
-            raise FetchError(f"{url}: {problem}")
+            raise FetchError(f"{shown(url)}: {problem}")
         opened = open_http if url.lower().startswith("http") else open_fsspec
-        with self._slot(), opened(self.pool, url, start, stop, validator) as answer:
-            answer.pieces = self._watched(answer.pieces)
+        with self._slot(), opened(self.pools, url, start, stop, validator) as answer:
+            answer.pieces = self._until_stopped(answer.pieces)
             yield answer
 
-    def _watched(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        begin, count = time.monotonic(), 0
+    def _until_stopped(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         for piece in pieces:
-            count += len(piece)
             yield piece
             if self.stopped.is_set():
                 raise FetchError("broken off")
-            seconds = time.monotonic() - begin
-            if seconds > SLOW_SECONDS and count < SLOW_RATE * seconds:
-                raise Interrupted(f"only {count} bytes in {seconds:.0f} s")
 
     @contextlib.contextmanager
     def _keep(self, gained: Callable[[], int]) -> Iterator[None]:
-        """Inside it, an error that breaks off a body becomes an Interrupted with the bytes gained so far."""
+        """Inside it, an Interrupted that breaks off a body gets the bytes gained so far."""
         try:
             yield
-        except urllib3.exceptions.HTTPError as error:
-            raise Interrupted(one_line(error), gained=gained()) from error
         except Interrupted as error:
             error.gained = gained()
             raise
@@ -191,13 +187,15 @@ class Client:
         """Try until it succeeds, or has failed `retries` times without progress, with waits between the tries."""
         failures = 0
         while True:
+            if self.stopped.is_set():
+                raise FetchError("broken off")
             try:
                 return attempt()
             except Interrupted as error:
                 failures = 1 if error.gained >= PROGRESS else failures + 1
                 if failures > self.retries:
                     cure = "check the network, or crawl.connections (fewer), and run again: it goes on from here"
-                    raise FetchError(f"{url}: {error}, {failures} times; {cure}") from None
+                    raise FetchError(f"{shown(url)}: {error}, {failures} times; {cure}") from None
                 backoff = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (failures - 1)) * random.uniform(0.5, 1)
                 self.sleep(max(backoff, min(error.wait, RETRY_AFTER_MAX)))
 
@@ -209,23 +207,33 @@ class Client:
             return
         while True:
             for number in range(self.connections):
-                with (self.slots / f"{number}.slot").open("w") as file:
-                    try:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    except BlockingIOError:
-                        continue
+                lock = hold(self.slots / f"{number}.slot", wait=False)
+                if lock is None:
+                    continue
+                try:
                     yield
                     return
+                finally:
+                    os.close(lock)
             time.sleep(0.05)
 
-    def _check_room(self, path: Path, url: str, answer: Answer) -> None:
-        need = (answer.total or 0) - answer.start
-        free = shutil.disk_usage(path.parent).free
-        if need + SPARE_DISK > free:
-            raise FetchError(
-                f"{url}: {need:,} bytes to come, {free:,} free in {path.parent}; make room there, or lower "
-                "crawl.cache_gb and crawl.warcs_per_job, and run again"
-            )
+    def _write(self, file: BinaryIO, path: Path, url: str, answer: Answer) -> None:
+        """Write the body, as far as the file and the disk go; what has no length and goes on leaves no part."""
+        place, looked = answer.start, None
+        most = UNSTATED_MAX if answer.total is None else answer.total
+        for piece in itertools.chain([b""], answer.pieces):
+            place += len(piece)
+            if place > most and answer.total is not None:
+                raise Interrupted(f"more than its {most} bytes came")
+            problem = f"longer than {most:,} bytes, and its length was not stated" if place > most else ""
+            if looked is None or place - looked >= ROOM_BYTES:
+                looked = place
+                problem = problem or _lack_of_room(path.parent, 0 if answer.total is None else most - place)
+            if problem:
+                if answer.total is None:
+                    file.truncate(0)
+                raise FetchError(f"{shown(url)}: {problem}")
+            file.write(piece)
 
     def _check_digest(self, path: Path, known: Path, answer: Answer) -> None:
         if answer.digest is None:
@@ -237,3 +245,13 @@ class Client:
             known.unlink(missing_ok=True)
             os.truncate(path, 0)
             raise Interrupted(f"its {algorithm} is {got.hex()}, the server says {expected.hex()}")
+
+
+def _lack_of_room(folder: Path, need: int) -> str:
+    free = shutil.disk_usage(folder).free
+    if need + SPARE_DISK <= free:
+        return ""
+    return (
+        f"{need:,} bytes to come, {free:,} free in {folder}; make room there, or lower crawl.cache_gb and "
+        "crawl.warcs_per_job, and run again"
+    )

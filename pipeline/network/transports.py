@@ -8,17 +8,27 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import functools
 import re
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import urllib3
 
 from pipeline.common.errors import StageError, one_line
+from pipeline.common.shown import shown
+from pipeline.network.connections import HEAD_SECONDS, SLOW_RATE, SLOW_SECONDS, Pools, PrivateAddress, TooSlow
 from pipeline.network.urls import redirected
 
-CONNECT_SECONDS, READ_SECONDS = 20.0, 60.0
+T = TypeVar("T")
+
+CONNECT_SECONDS = 20.0
+LIST_SECONDS = 600.0  # for a list of files on a hub or in an object store
 REDIRECTS_MAX = 5
 PIECE, BLOCK = 2**18, 2**23
 BUSY = (408, 425, 429, 500, 502, 503, 504)
@@ -46,7 +56,7 @@ class Answer:
     """The bytes from `start` on of a file of `total` bytes (None: the server does not say).
 
     `validator` changes when the file does ("": unknown); `digest` is (algorithm, digest) of the whole file, where
-    the server states one.
+    the server states one. `pieces` come in time, or raise Interrupted.
     """
 
     start: int
@@ -57,27 +67,28 @@ class Answer:
 
 
 @contextlib.contextmanager
-def open_http(
-    pool: urllib3.PoolManager, url: str, start: int, stop: int | None, validator: str
-) -> Iterator[Answer]:
+def open_http(pools: Pools, url: str, start: int, stop: int | None, validator: str) -> Iterator[Answer]:
     """Request bytes `start` up to `stop` (None: to the end) of a file by HTTP, and follow redirects.
 
-    With a validator, the answer begins at 0 where the file is not that version any more. Raises FetchError,
-    Interrupted.
+    With a validator, the answer begins at 0 where the file is not that version any more. Redirects lead to public
+    addresses and to the host of `url`. Raises FetchError, Interrupted.
     """
     headers = {"Accept-Encoding": "identity", "User-Agent": USER_AGENT}
     if start or stop is not None:
         headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         headers |= {"If-Range": validator} if validator else {}
-    place = url
+    place, begin = url, time.monotonic()
     for _ in range(REDIRECTS_MAX + 1):
+        pool = pools.named if urlsplit(place).hostname == urlsplit(url).hostname else pools.public
         try:
-            timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
+            timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=HEAD_SECONDS)
             response = pool.request(
                 "GET", place, headers=headers, redirect=False, preload_content=False, timeout=timeout
             )
-        except urllib3.exceptions.HTTPError as error:
+        except (urllib3.exceptions.HTTPError, TooSlow) as error:
             raise Interrupted(one_line(error)) from error
+        except PrivateAddress as error:
+            raise FetchError(f"{shown(url)}: {_private(url, place)} at {error}, which is not public") from None
         location = response.headers.get("Location")
         if response.status not in (301, 302, 303, 307, 308) or not location:
             break
@@ -85,13 +96,21 @@ def open_http(
         try:
             place = redirected(place, location)
         except ValueError as error:
-            raise FetchError(f"{url}: {error}") from None
+            raise FetchError(f"{shown(url)}: {one_line(error)}") from None
+        if time.monotonic() - begin > HEAD_SECONDS:
+            raise Interrupted(f"only redirects in {HEAD_SECONDS:.0f} s")
     else:
-        raise FetchError(f"{url}: more than {REDIRECTS_MAX} redirects, the last one to {place}")
+        raise FetchError(f"{shown(url)}: more than {REDIRECTS_MAX} redirects, the last one to {shown(place)}")
     try:
         yield _answer(url, response, start, validator)
     finally:
         _finish(response)
+
+
+def _private(url: str, place: str) -> str:
+    if place == url:
+        return "it is a host that has no files to fetch,"
+    return f"redirects to {shown(place)!r}; name that address itself in the config, if it is right: its host is"
 
 
 def _finish(response: Any) -> None:
@@ -109,34 +128,43 @@ def _answer(url: str, response: Any, start: int, asked: str) -> Answer:
     total = int(match[2]) if match and match[2] != "*" else None
     etag = headers.get("ETag", "")
     validator = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
-    pieces = response.stream(PIECE, decode_content=False)
     digest = _stated_digest(headers)
     if status == 200:
-        length = headers.get("Content-Length", "")
-        return Answer(0, int(length) if length.isdecimal() else None, validator, digest, pieces)
+        length = re.fullmatch(r"[0-9]{1,19}", headers.get("Content-Length", ""))
+        return Answer(0, int(length[0]) if length else None, validator, digest, _pieces(response))
     if status == 206 and match and match[1]:
         if int(match[1]) != start:
             raise Interrupted(f"bytes from {match[1]} on came, {start} was asked for")
-        return Answer(start, total, validator, digest, pieces)
+        return Answer(start, total, validator, digest, _pieces(response))
     if status == 416 and total == start:  # the caller has all of it, or the file is empty
         return Answer(start, total, asked, digest, iter(()))
     if status == 416:
         if start and total is not None:  # the file became shorter: the caller starts again
             return Answer(0, total, "", None, _failing("the file became shorter"))
-        raise FetchError(f"{url}: no such range from {start} on (HTTP 416)", 416)
+        raise FetchError(f"{shown(url)}: no such range from {start} on (HTTP 416)", 416)
     if status in BUSY:
         retry = urllib3.Retry()
         try:
             wait = float(retry.get_retry_after(response) or 0)
-        except urllib3.exceptions.HTTPError:  # a Retry-After that cannot be read
+        except (urllib3.exceptions.HTTPError, ValueError, OverflowError):  # a Retry-After that cannot be read
             wait = 0.0
-        raise Interrupted(f"HTTP {status} {response.reason}", wait)
+        raise Interrupted(f"HTTP {status} {str(response.reason)[:100]}", wait)
     cure = {
         401: "it needs an account",
         403: "forbidden; CommonCrawl says so to too many connections: wait a day and lower crawl.connections",
         404: "it does not exist; check the name of the crawl and crawl.commoncrawl.base_url",
     }.get(status, "this server does not give it")
-    raise FetchError(f"{url}: HTTP {status}: {cure}", status)
+    raise FetchError(f"{shown(url)}: HTTP {status}: {cure}", status)
+
+
+def _pieces(response: Any) -> Iterator[bytes]:
+    """The body as it comes: to wait for whole pieces would hide how slowly that is."""
+    try:
+        while piece := response.read1(PIECE, decode_content=False):
+            response.pace.count += len(piece)
+            yield piece
+    except (urllib3.exceptions.HTTPError, TooSlow) as error:
+        raise Interrupted(one_line(error)) from error
 
 
 def _failing(why: str) -> Iterator[bytes]:
@@ -160,10 +188,10 @@ def open_fsspec(_: Any, url: str, start: int, stop: int | None, validator: str) 
     """The same as `open_http` for s3:// and hf://; the first argument is there to be called alike."""
     with _file_system(url) as (system, path):
         system.invalidate_cache(path)  # its lists of folders hide that the file has changed
-        info = system.info(path)
-    total = int(info["size"])
-    now = str(info.get("ETag") or info.get("blob_id") or f"{total} {info.get('LastModified', '')}")
-    digest = ("sha256", bytes.fromhex(info["lfs"].sha256)) if info.get("lfs") else None
+        info = _in_time(HEAD_SECONDS, lambda: system.info(path))
+        total = int(info["size"])
+        now = str(info.get("ETag") or info.get("blob_id") or f"{total} {info.get('LastModified', '')}")
+        digest = ("sha256", bytes.fromhex(info["lfs"].sha256)) if info.get("lfs") else None
     begin = start if not validator or validator == now else 0
     end = total if stop is None else min(stop, total)
     yield Answer(begin, total, now, digest, _blocks(url, begin, end))
@@ -171,10 +199,36 @@ def open_fsspec(_: Any, url: str, start: int, stop: int | None, validator: str) 
 
 def _blocks(url: str, begin: int, end: int) -> Iterator[bytes]:
     # Without the cache, which would read ahead, and then fetch the same bytes again as the next block.
-    with _file_system(url) as (system, path), system.open(path, "rb", cache_type="none") as file:
+    with (
+        _file_system(url) as (system, path),
+        _in_time(HEAD_SECONDS, lambda: system.open(path, "rb", cache_type="none")) as file,
+    ):
         file.seek(begin)
         for place in range(begin, end, BLOCK):
-            yield file.read(min(BLOCK, end - place))
+            size = min(BLOCK, end - place)
+            yield _in_time(SLOW_SECONDS + size / SLOW_RATE, functools.partial(file.read, size))
+
+
+def _in_time(seconds: float, work: Callable[[], T]) -> T:
+    """What `work` returns. Raises Interrupted where it takes longer; it is left to itself then.
+
+    The connections of fsspec are its own, so that none of them can be cut.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return future.result(seconds)
+    except TimeoutError:
+        if future.done():  # its own
+            raise
+        raise Interrupted(f"no answer within {seconds:.0f} s") from None
 
 
 def find_fsspec(pattern: str) -> list[str]:
@@ -185,7 +239,7 @@ def find_fsspec(pattern: str) -> list[str]:
     with _file_system(pattern) as (system, path):
         if pattern.startswith("hf://"):
             path = _at_commit(system.resolve_path(path))
-        entries = system.glob(path, detail=True)
+        entries = _in_time(LIST_SECONDS, functools.partial(system.glob, path, detail=True))
     return sorted(system.unstrip_protocol(name) for name, info in entries.items() if info["type"] == "file")
 
 
@@ -206,15 +260,19 @@ def _file_system(url: str) -> Iterator[tuple[Any, str]]:
 
     try:
         yield fsspec.core.url_to_fs(url)
+    except Interrupted:
+        raise
     except ImportError as error:
-        raise FetchError(f"{url}: {error}; pip install s3fs") from None
+        raise FetchError(f"{shown(url)}: {error}; pip install s3fs") from None
     except FileNotFoundError as error:  # on the hub it may be the repository or the revision
-        raise FetchError(f"{url}: no such file{''.join(re.findall(r' [(].*', one_line(error)))}", 404) from None
+        why = "".join(re.findall(r" [(].*", one_line(error)))
+        raise FetchError(f"{shown(url)}: no such file{why}", 404) from None
     except PermissionError as error:
-        raise FetchError(f"{url}: {error}; s3:// needs an account's credentials, https:// does not", 403) from None
+        cure = "s3:// needs an account's credentials, https:// does not"
+        raise FetchError(f"{shown(url)}: {one_line(error)}; {cure}", 403) from None
     except Exception as error:  # each file system has errors of its own
         status = getattr(getattr(error, "response", None), "status_code", 0)
         if not 400 <= status < 500 or status in BUSY:
             raise Interrupted(one_line(error)) from error
         cure = "; log in with `hf auth login`, or set HF_TOKEN" if status in (401, 403) else ""
-        raise FetchError(f"{url}: {one_line(error)}{cure}", status) from None
+        raise FetchError(f"{shown(url)}: {one_line(error)}{cure}", status) from None

@@ -33,6 +33,7 @@ from pipeline.common.files import (
 )
 from pipeline.common.markdown import code, front_matter
 from pipeline.common.schemas import SHARD_SCHEMA
+from pipeline.common.shown import data_without_secrets
 from pipeline.common.yaml_file import load_yaml, parse_yaml
 from pipeline.publish.options import Publish
 from pipeline.workflow.fingerprint import ROOT, fingerprint
@@ -209,7 +210,8 @@ def _provenance(configfile: str, shards: list[str]) -> dict[str, Any]:
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = None
-    return {"code": code_version() | {"commit": commit}, "config": load_yaml(configfile), "shards": len(shards)}
+    config = data_without_secrets(load_yaml(configfile))
+    return {"code": code_version() | {"commit": commit}, "config": config, "shards": len(shards)}
 
 
 def _published_card(options: Publish, card: str) -> str:

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from pipeline.common.config import to_data
 from pipeline.common.files import atomic, read_json, write_text
+from pipeline.common.shown import without_secrets
 from pipeline.plan import compare_with_real
 from pipeline.workflow.layout import Layout
 from train.report.options import Report
@@ -84,7 +85,7 @@ def write_report(
             "generations": results.generations(base, models),
             "runs": models,
             "training": read_pretraining(out.backbone),
-            "configs": {path: Path(path).read_text(encoding="utf-8") for path in config_files},
+            "configs": {path: without_secrets(Path(path).read_text(encoding="utf-8")) for path in config_files},
             "times": times,
             "plan": compare_with_real(read_json(out.plan), folder) if Path(out.plan).exists() else [],
             "versions": versions(),

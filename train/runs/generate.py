@@ -8,6 +8,7 @@ import torch
 
 from models.backbone import compute
 from pipeline.common.errors import StageError
+from pipeline.common.shown import without_steering
 from train.data.tokens import separators
 from train.runs.export import open_model
 from train.runs.load import measuring_device
@@ -28,7 +29,7 @@ def generate(options: Generate, model: list[str], prompt: list[str]) -> None:
     for number, beginning in enumerate(prompt):
         print(f"\n> {beginning}")
         for path in model:
-            print(f"\n[{path}]\n{beginning}{written[path][number]}")
+            print(f"\n[{path}]\n{without_steering(beginning + written[path][number])}")
 
 
 def write(model: Any, tokenizer: Any, prompt: str, options: Generate) -> str:

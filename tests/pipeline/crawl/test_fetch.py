@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import itertools
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
 import pytest
+import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from index_files import CRAWL, make_crawl, paths_gz
@@ -21,9 +26,21 @@ from pipeline.crawl.commoncrawl import RECORDS, archives, chosen, texts
 from pipeline.crawl.fetch import fetch_files, trim
 from pipeline.crawl.manifest import manifest
 from pipeline.crawl.options import CommonCrawl, Crawl, Index, Texts
-from pipeline.crawl.origins import read_folder
+from pipeline.crawl.origins import input_files, read_folder, unique_name
 from pipeline.extract.options import Extract
 from pipeline.extract.webpages import extract
+from pipeline.network.urls import SHORT, file_name
+
+
+def same_in_32_bits(url: str) -> list[str]:
+    """Two URLs in place of `{}` whose xxh3 has the same first eight digits: one in some 80,000 has."""
+    known: dict[str, str] = {}
+    for number in itertools.count():
+        one = url.format(number)
+        other = known.setdefault(xxhash.xxh3_64_hexdigest(one.encode())[:8], one)
+        if other != one:
+            return [other, one]
+    raise AssertionError
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +115,12 @@ def test_the_list_is_fetched_once_and_another_seed_chooses_others(server, tmp_pa
         (paths_gz(["crawl-data/../../etc/passwd"]), "it holds 'crawl-data/../../etc/passwd'"),
         (paths_gz(["/etc/passwd"]), "it holds '/etc/passwd'"),
         (paths_gz(["https://elsewhere.example/x"]), "it holds 'https://elsewhere"),
+        (paths_gz(["\x1b[2J" * 1000]), "not a list of paths: it holds '\\x1b[2J"),
+        (gzip.compress(b"a/b\n" * 2**20 + b"a/c\n"), "more than 1,048,576 lines or 134,217,728 bytes"),
+        (gzip.compress(bytes(2**27 + 1), 1), "more than 1,048,576 lines or 134,217,728 bytes"),
         (None, "HTTP 404: it does not exist; check the name of the crawl"),
     ],
-    ids=["html", "cut", "empty", "climbing", "absolute", "elsewhere", "missing"],
+    ids=["html", "cut", "empty", "climbing", "absolute", "elsewhere", "controls", "lines", "bomb", "missing"],
 )
 def test_a_list_that_is_none_is_named_and_not_kept(server, tmp_path, body, message):
     path = f"/crawl-data/{CRAWL}/warc.paths.gz"
@@ -110,6 +130,7 @@ def test_a_list_that_is_none_is_named_and_not_kept(server, tmp_path, body, messa
     with pytest.raises(StageError, match=r"warc\.paths\.gz: ") as caught:
         choose(server, tmp_path)
     assert message in str(caught.value)
+    assert len(str(caught.value)) < 2000
     server.files[path] = good
     assert len(choose(server, tmp_path, files="all")) == 4
 
@@ -166,6 +187,22 @@ def test_wrong_addresses_and_duplicates_are_problems_of_the_config(tmp_path):
         "connections: 50 is too large; the most is 10",
     ):
         assert part in str(caught.value)
+
+
+def test_what_a_bucket_calls_its_files_names_none_of_this_machine(tmp_path, monkeypatch):
+    crawl = Crawl(texts=[Texts(files=["s3://bucket/*.jsonl"])], cache=str(tmp_path))
+    for names, message in (
+        (
+            ["s3://bucket/a.jsonl", "s3://bucket/b\n/etc/passwd"],
+            r"'s3://bucket/b\\n/etc/passwd': a URL holds no white",
+        ),
+        (["s3://bucket/a.jsonl"] * 4, r"\*\.jsonl: 4 files match; narrow it"),
+    ):
+        monkeypatch.setattr("pipeline.crawl.commoncrawl.LIST_LINES", 3)
+        monkeypatch.setattr("pipeline.network.client.Client.find", lambda *_, names=names: names)
+        with pytest.raises(StageError, match=message):
+            texts(crawl)
+        assert not list(tmp_path.glob("lists/*"))
 
 
 # How they arrive -----------------------------------------------------------------------------------
@@ -225,6 +262,68 @@ def test_another_run_takes_files_from_the_cache_and_a_batch_keeps_its_own(server
     os.utime(oldest, (1, 1))
     trim(kept, tmp_path / "cache/parts", newest.stat().st_size)
     assert list(kept.iterdir()) == [newest]
+
+
+def test_names_that_were_one_are_two(server, tmp_path):
+    sources = same_in_32_bits(server.url + "/{}/x.warc.gz")
+    for number, source in enumerate(sources):
+        server.files[source.removeprefix(server.url)] = b"body %d" % number
+    for gigabytes in (1, 0):
+        folders = [fetch(tmp_path, [source], gigabytes, f"{gigabytes} {i}") for i, source in enumerate(sources)]
+        assert [contents(folder) for folder in folders] == [{sources[0]: b"body 0"}, {sources[1]: b"body 1"}]
+        assert list(contents(fetch(tmp_path, sources, gigabytes, f"{gigabytes}")).values()) == [
+            b"body 0",
+            b"body 1",
+        ]
+
+
+def test_the_cache_has_the_whole_hash_of_the_url_so_that_no_other_url_has_it(server, tmp_path):
+    fetch(tmp_path, urls(server, 1))
+    (kept,) = (tmp_path / "cache/files").iterdir()
+    assert kept.name == hashlib.sha256(urls(server, 1)[0].encode()).hexdigest()
+
+
+def test_two_signatures_of_a_file_are_two_sources_of_one_name(server, tmp_path):
+    sources = [f"{server.url}/x.warc.gz?Signature={number}" for number in (1, 2)]
+    for number, source in enumerate(sources):
+        server.files[source.removeprefix(server.url)] = b"body %d" % number
+    folder = fetch(tmp_path, sources)
+    listed, _ = read_folder(folder)
+    assert [entry["source"] for entry in listed] == [f"{server.url}/x.warc.gz?Signature=***"] * 2
+    assert sorted((folder / entry["file"]).read_bytes() for entry in listed) == [b"body 0", b"body 1"]
+    files, _ = input_files([str(folder)])
+    assert len({file.unique_name for file in files}) == 2
+
+
+def test_two_runs_of_one_batch_both_end_with_all_of_it(server, tmp_path):
+    server.latency = 0.02
+    errors = []
+
+    def run(number: int) -> None:
+        try:
+            fetch_files(urls(server), str(tmp_path / "out"), str(tmp_path / f"cache {number}"), number, 2)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in (0, 1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert sorted(contents(tmp_path / "out").values()) == sorted(
+        server.files[url.removeprefix(server.url)] for url in urls(server)
+    )
+    assert not list(tmp_path.glob("*.part"))
+
+
+@given(name=st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=300))
+def test_what_is_made_of_a_file_has_a_name_that_a_file_may_have(name):
+    made = unique_name(name, f"folder/{name}")
+    assert len(f"{made}.ledger.json.99.part".encode()) <= 255
+    assert made != unique_name(name, f"other/{name}")
+    longest = unique_name(f"{'0' * SHORT}-{file_name('https://h/' + 'x' * 500)}", "s")
+    assert longest.startswith("0" * SHORT)  # which tells apart the files of one folder
 
 
 def test_without_a_cache_only_the_batch_holds_its_files(server, tmp_path):

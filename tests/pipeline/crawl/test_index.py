@@ -270,7 +270,7 @@ def test_a_fetch_that_breaks_off_goes_on_and_ends_in_the_same_bytes(server, tmp_
     with pytest.raises(StageError, match="forbidden"):
         fetch(tmp_path, chosen)
     assert not (tmp_path / "part0").exists()
-    broken = tmp_path / "part0.part"
+    broken = tmp_path / "part0.part" / "part0"
     with (broken / "records-00000.warc.gz").open("ab") as file:
         file.write(b"half a record")
     with (broken / "journal.jsonl").open("a") as file:

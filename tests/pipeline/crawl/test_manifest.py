@@ -3,6 +3,7 @@ from itertools import chain
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.crawl import manifest as manifest_module
 from pipeline.crawl.manifest import MOST_BATCHES, batches, manifest
 
 ENTRIES = st.lists(st.lists(st.text("abc", min_size=1), min_size=1, max_size=7), min_size=1, max_size=4)
@@ -56,6 +57,25 @@ def test_a_list_with_files_twice_or_missing_says_how_many_and_which(tmp_path):
         strict=True,
     ):
         assert part in problem
+
+
+def test_a_list_is_no_longer_than_one_of_files_can_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest_module, "LIST_LINES", 3)
+    monkeypatch.setattr(manifest_module, "LIST_BYTES", 100)
+    (tmp_path / "lines.txt").write_text("https://a.example/x\n" * 4)
+    (tmp_path / "bytes.txt").write_text("https://a.example/" + "x" * 100)
+    for path in (tmp_path / "lines.txt", tmp_path / "bytes.txt", "/dev/zero"):
+        (tmp_path / "link.txt").unlink(missing_ok=True)
+        (tmp_path / "link.txt").symlink_to(path)
+        _, problems = manifest([str(tmp_path / "link.txt")])
+        assert "more than 3 lines or 100 bytes; give a path or URL a line, and of a very long list" in problems[0]
+
+
+def test_a_password_in_a_list_is_not_in_what_is_said_of_it(tmp_path):
+    (tmp_path / "a.txt").write_text("https://me:hunter2@a.example/x?sig=0f1e\n")
+    _, problems = manifest([str(tmp_path / "a.txt"), "https://me:hunter2@a.example/y"])
+    assert len(problems) == 2
+    assert "hunter2" not in "".join(problems) and "0f1e" not in "".join(problems)
 
 
 @given(lengths=st.lists(st.integers(1, 90_000), min_size=1, max_size=4))

@@ -104,6 +104,21 @@ def test_a_published_folder_is_whole_checked_and_loads_by_its_card(crawl, tmp_pa
     card = (tmp_path / "hub/README.md").read_text()
     assert card.startswith("---\nlicense: odc-by\nlanguage: [en, fr]\n")
     assert read_json(tmp_path / "hub/provenance.json")["config"]["output"] == "out"
+
+
+def test_a_published_config_has_no_secrets(crawl, tmp_path):
+    (tmp_path / "config.yaml").write_text(
+        "crawl: {warcs: ['https://a.example/x.warc.gz?X-Amz-Signature=0f1e', 's3://key:0f1e@bucket/y.warc.gz']}\n"
+        "hf_token: 0f1e\ntokens: {vocabulary: 512}\n"
+    )
+    publish(Publish(license="odc-by"), f"{crawl}/out/corpus", f"{tmp_path}/config.yaml", f"{tmp_path}/hub")
+    assert "0f1e" not in Path(tmp_path, "hub/provenance.json").read_text()
+    config = read_json(tmp_path / "hub/provenance.json")["config"]
+    assert config["crawl"]["warcs"] == [
+        "https://a.example/x.warc.gz?X-Amz-Signature=***",
+        "s3://***@bucket/y.warc.gz",
+    ]
+    assert config["tokens"] == {"vocabulary": 512}
     publish(Publish(), f"{crawl}/out/corpus", f"{crawl}/config.yaml", f"{tmp_path}/hub")  # in its place
 
 
