@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from pipeline.common.config import bad_path
 from pipeline.network.urls import is_url, url_problem
 
 # Batches of one entry, unless the config sets their size: Snakemake plans so many jobs in seconds, and of a whole
@@ -34,6 +35,7 @@ def manifest(patterns: Sequence[str]) -> tuple[list[list[str]], list[str]]:
             warcs = sorted(_files(map(str, expand(pattern))))
             if not warcs:
                 problems.append(f"no file matches {pattern}; paths are relative to {Path.cwd()}")
+        problems += [problem for warc in warcs if not is_url(warc) and (problem := bad_path(warc))][:1]
         if twice := sorted(known.intersection(warcs)):
             problems.append(f"{twice[0]} is named twice; its pages would count twice")
         entries.append(warcs)

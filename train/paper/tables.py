@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 from pipeline.common.config import read_yaml
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, write_text
+from pipeline.workflow.layout import BACKBONE
 from train.paper.claims import verdicts
-from train.paper.grid import BACKBONE, Grid, Target
+from train.paper.grid import Grid, Target
 from train.report.points import Points
 from train.runs.record import RunRecord, read_run
 from train.runs.results import TaskScores, read_evaluation, read_task_scores
