@@ -1,4 +1,5 @@
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -241,3 +242,17 @@ except SystemExit: pass
 print(sorted(set({heavy!r}) & set(sys.modules)))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_what_torch_compiles_is_kept_where_no_other_user_may_write(tmp_path):
+    code = """
+import os, runpy, sys
+sys.argv = ["x", "--help"]
+try: runpy.run_module("train", run_name="__main__")
+except SystemExit: pass
+print(os.environ.get("TORCHINDUCTOR_CACHE_DIR"))"""
+    for own, kept in (({}, f"{tmp_path}/.cache/torchinductor"), ({"TORCHINDUCTOR_CACHE_DIR": "mine"}, "mine")):
+        environment = {**os.environ, "HOME": str(tmp_path), **own}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True,
+                              env=environment)  # fmt: skip
+        assert done.stdout.splitlines()[-1] == kept
