@@ -1,4 +1,5 @@
 # From web archives to an extended model and the evidence for it. `snakemake --cores all all`
+from os.path import relpath
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -6,11 +7,13 @@ from snakemake.utils import min_version
 
 from pipeline.common.errors import StageError
 from pipeline.crawl.commoncrawl import archives, texts
-from pipeline.common.config import ConfigError, flags, read
+from pipeline.common.config import ConfigError, bad_path, flags, read
+from pipeline.common.engine import open_to_others
 from pipeline.common.yaml_file import load_yaml
 from pipeline.common.shown import printable_lines
 from pipeline.workflow.fingerprint import fingerprint
 from pipeline.workflow.layout import Layout
+from pipeline.workflow.words import exactly, unsafe_in_scripts
 from pipeline.workflow.records import keep, restore
 from train.config import Config, eval_domains
 
@@ -29,12 +32,17 @@ container: "docker://python:3.12-slim"
 report: "train/report/captions/workflow.rst"
 
 
+# Relative, so that a folder that is moved makes nothing again.
+CONFIG_FILES = [relpath(path) for path in workflow.configfiles]
+
 try:
-    # Snakemake has read them by then, but says nothing of a key that stands twice.
-    for file in workflow.configfiles:
-        if Path(file).suffix != ".json":
-            load_yaml(file)
-    OPTIONS = read(Config, config, ", ".join(map(str, workflow.configfiles)))
+    for path in CONFIG_FILES:
+        if problem := bad_path(path):
+            raise ConfigError(problem)
+        # Snakemake has read it by then, but says nothing of a key that stands twice.
+        if Path(path).suffix != ".json":
+            load_yaml(path)
+    OPTIONS = read(Config, config, ", ".join(CONFIG_FILES))
     OUT = Layout(OPTIONS.output)
     ARCHIVES = (
         archives(OPTIONS.crawl)
@@ -49,6 +57,17 @@ except (ConfigError, StageError) as error:
 # Once, and not in every job of a cluster: how each result was made stays with the results.
 if workflow.is_main_process:
     restore(OPTIONS.output)
+    if warning := open_to_others(OPTIONS.engine.scheduler):
+        logger.warning(warning)
+
+
+onstart:
+    if not workflow.local_exec:
+        files = (
+            file for job in workflow.dag.jobs for file in (*job.input, *job.output)
+        )
+        if problem := unsafe_in_scripts([Path.cwd(), *CONFIG_FILES, *files]):
+            raise WorkflowError(problem)
 
 
 onsuccess:

@@ -1,5 +1,6 @@
 # The corpus wing: WARC files -> pages -> documents -> shards. Every rule calls `python -m pipeline STAGE`.
 from pipeline.common.cli import list_argument
+from pipeline.common.config import LANGUAGE
 from pipeline.corpus.order import documents_before, ledgers, stages_on
 from pipeline.corpus.shards import SPLITS
 
@@ -8,14 +9,11 @@ FILTERED = sorted({*OPTIONS.quality.positives, *OPTIONS.quality.models})
 LANGUAGE_MODEL = OPTIONS.extract.language_model or OUT.language_model
 # The stages that write documents, as they are on; `documents_before` is what each of them reads.
 DOCUMENT_STAGES = stages_on(OPTIONS.filter, OPTIONS.near)
-SCHEDULER = (
-    f"--scheduler {OPTIONS.engine.scheduler}" if OPTIONS.engine.scheduler else ""
-)
 
 
 wildcard_constraints:
     batch=r"\d{5}",
-    language=r"[\w-]+",
+    language=LANGUAGE,
     split="train|validation",
 
 
@@ -49,11 +47,12 @@ if not OPTIONS.extract.language_model:
             OUT.benchmark("language_model")
         retries: 1
         params:
-            downloads=OPTIONS.sample.downloads,
+            downloads=exactly(OPTIONS.sample.downloads),
         message:
             "Fetch the language identification model"
         shell:
-            "python -m pipeline language-model --downloads {params.downloads} --output {output} > {log} 2>&1"
+            "python -m pipeline language-model --downloads={params.downloads:q} --output={output:q}"
+            " > {log:q} 2>&1"
 
 
 rule extract:
@@ -74,17 +73,17 @@ rule extract:
     threads: lambda wildcards: min(OPTIONS.engine.workers, len(BATCHES[wildcards.batch]))
     resources:
         mem_mb=4000,
-        scheduler=SCHEDULER,
+        scheduler=OPTIONS.engine.scheduler or "",
     params:
-        options=flags(OPTIONS.extract),
+        options=exactly(flags(OPTIONS.extract)),
         sizes=lambda wildcards: own_sizes(BATCHES[wildcards.batch], OPTIONS.crawl.given),
         code=fingerprint("pipeline.extract.webpages:extract"),
     message:
         "Extract the text of batch {wildcards.batch} and identify its languages"
     shell:
-        f"python -m pipeline extract {{params.options}} --warcs {list_argument('input.warcs')}"
-        " --language-id {input.language_id} --output {output.pages} --ledger {output.ledger}"
-        " --workers {threads} {resources.scheduler} > {log} 2>&1"
+        f"python -m pipeline extract {{params.options:q}} --warcs {list_argument('input.warcs')}"
+        " --language-id={input.language_id:q} --output={output.pages:q} --ledger={output.ledger:q}"
+        " --workers={threads:q} --scheduler={resources.scheduler:q} > {log:q} 2>&1"
 
 
 rule dedup_hash:
@@ -98,12 +97,12 @@ rule dedup_hash:
         OUT.benchmark("dedup_hash/{batch}")
     params:
         # Not `min_chars`: it changes neither the hashes nor what is a duplicate.
-        options=f"--normalize {OPTIONS.dedup.normalize}",
+        options=exactly(flags(OPTIONS.dedup, only=("normalize",))),
         code=fingerprint("pipeline.corpus.dedup:hash_paragraphs"),
     message:
         "Hash the paragraphs of batch {wildcards.batch}"
     shell:
-        "python -m pipeline dedup-hash {params.options} --pages {input} --output {output} > {log} 2>&1"
+        "python -m pipeline dedup-hash {params.options:q} --pages={input:q} --output={output:q} > {log:q} 2>&1"
 
 
 rule dedup_reduce:
@@ -120,17 +119,17 @@ rule dedup_reduce:
     threads: OPTIONS.engine.workers
     resources:
         mem_mb=4000,
-        scheduler=SCHEDULER,
+        scheduler=OPTIONS.engine.scheduler or "",
     params:
-        options=f"--normalize {OPTIONS.dedup.normalize}",
+        options=exactly(flags(OPTIONS.dedup, only=("normalize", "against"))),
         folder=lambda wildcards, output: Path(output.duplicates[0]).parent,
         code=fingerprint("pipeline.corpus.dedup:reduce_hashes"),
     message:
         "Find the duplicate paragraphs of the whole crawl"
     shell:
-        "python -m pipeline dedup-reduce {params.options} --against {input.against}"
-        f" --hashes {list_argument('input.hashes')}"
-        " --output {params.folder} --index {output.index} --workers {threads} {resources.scheduler} > {log} 2>&1"
+        f"python -m pipeline dedup-reduce {{params.options:q}} --hashes {list_argument('input.hashes')}"
+        " --output={params.folder:q} --index={output.index:q} --workers={threads:q}"
+        " --scheduler={resources.scheduler:q} > {log:q} 2>&1"
 
 
 # A checkpoint, since Snakemake decides again after it: what the reduce wrote with the same bytes as before, as it
@@ -160,13 +159,14 @@ rule dedup_apply:
     benchmark:
         OUT.benchmark("dedup_apply/{batch}")
     params:
-        options=flags(OPTIONS.dedup),
+        options=exactly(flags(OPTIONS.dedup)),
         code=fingerprint("pipeline.corpus.dedup:apply_duplicates"),
     message:
         "Write the documents of batch {wildcards.batch} without duplicate paragraphs"
     shell:
-        "python -m pipeline dedup-apply {params.options} --pages {input.pages} --duplicates {input.duplicates}"
-        " --output {output.documents} --ledger {output.ledger} > {log} 2>&1"
+        "python -m pipeline dedup-apply {params.options:q} --pages={input.pages:q}"
+        " --duplicates={input.duplicates:q} --output={output.documents:q} --ledger={output.ledger:q}"
+        " > {log:q} 2>&1"
 
 
 SETS = OPTIONS.filter.decontaminate.sets
@@ -186,13 +186,13 @@ if SETS:
         benchmark:
             OUT.benchmark("decontaminate_index")
         params:
-            options=flags(OPTIONS.filter.decontaminate),
+            options=exactly(flags(OPTIONS.filter.decontaminate)),
             code=fingerprint("pipeline.corpus.decontaminate:build_index"),
         message:
             "Collect the n-grams of the evaluation sets"
         shell:
-            "python -m pipeline decontaminate-index {params.options} --output {output.index}"
-            " --report {output.report} > {log} 2>&1"
+            "python -m pipeline decontaminate-index {params.options:q} --output={output.index:q}"
+            " --report={output.report:q} > {log:q} 2>&1"
 
 
 if OPTIONS.filter.active:
@@ -209,14 +209,14 @@ if OPTIONS.filter.active:
         benchmark:
             OUT.benchmark("filter/{batch}")
         params:
-            options=flags(OPTIONS.filter),
-            contaminated=f"--contaminated {CONTAMINATED[0]}" if SETS else "",
+            options=exactly(flags(OPTIONS.filter)),
             code=fingerprint("pipeline.corpus.filters:filter_documents"),
         message:
             "Drop the documents of batch {wildcards.batch} that break a rule"
         shell:
-            "python -m pipeline filter {params.options} --documents {input.documents} {params.contaminated}"
-            " --output {output.documents} --ledger {output.ledger} > {log} 2>&1"
+            "python -m pipeline filter {params.options:q} --documents={input.documents:q}"
+            " --contaminated={input.contaminated:q} --output={output.documents:q} --ledger={output.ledger:q}"
+            " > {log:q} 2>&1"
 
 
 if OPTIONS.near.enabled:
@@ -233,12 +233,13 @@ if OPTIONS.near.enabled:
         benchmark:
             OUT.benchmark("near_hash/{batch}")
         params:
-            options=flags(OPTIONS.near),
+            options=exactly(flags(OPTIONS.near)),
             code=fingerprint("pipeline.corpus.near:hash_documents"),
         message:
             "Compute the MinHash signatures of batch {wildcards.batch}"
         shell:
-            "python -m pipeline near-hash {params.options} --documents {input} --output {output} > {log} 2>&1"
+            "python -m pipeline near-hash {params.options:q} --documents={input:q} --output={output:q}"
+            " > {log:q} 2>&1"
 
     rule near_reduce:
         input:
@@ -254,15 +255,15 @@ if OPTIONS.near.enabled:
         resources:
             mem_mb=4000,
         params:
-            options=flags(OPTIONS.near),
+            options=exactly(flags(OPTIONS.near)),
             code=fingerprint("pipeline.corpus.near:reduce_signatures"),
         message:
             "Find the near-duplicates of the whole crawl"
         shell:
-            f"python -m pipeline near-reduce {{params.options}} --signatures {list_argument('input.signatures')}"
+            f"python -m pipeline near-reduce {{params.options:q}} --signatures {list_argument('input.signatures')}"
             f" --documents {list_argument('input.documents')}"
-            " --output {output.duplicates} --clusters {output.clusters}"
-            " > {log} 2>&1"
+            " --output={output.duplicates:q} --clusters={output.clusters:q}"
+            " > {log:q} 2>&1"
 
     rule near_apply:
         input:
@@ -276,15 +277,15 @@ if OPTIONS.near.enabled:
         benchmark:
             OUT.benchmark("near_apply/{batch}")
         params:
-            options=flags(OPTIONS.near),
+            options=exactly(flags(OPTIONS.near)),
             position=lambda wildcards: int(wildcards.batch),
             code=fingerprint("pipeline.corpus.near:apply_near"),
         message:
             "Write the documents of batch {wildcards.batch} without near-duplicates"
         shell:
-            "python -m pipeline near-apply {params.options} --documents {input.documents}"
-            " --duplicates {input.duplicates} --position {params.position} --output {output.documents}"
-            " --ledger {output.ledger} > {log} 2>&1"
+            "python -m pipeline near-apply {params.options:q} --documents={input.documents:q}"
+            " --duplicates={input.duplicates:q} --position={params.position:q} --output={output.documents:q}"
+            " --ledger={output.ledger:q} > {log:q} 2>&1"
 
 
 DOCUMENTS = documents_before(OUT, DOCUMENT_STAGES, "quality")
@@ -303,14 +304,14 @@ rule quality_train:
     resources:
         mem_mb=4000,
     params:
-        options=flags(OPTIONS.quality),
+        options=exactly(flags(OPTIONS.quality)),
         code=fingerprint("pipeline.corpus.quality:train_classifier"),
     message:
         "Train the quality classifier of {wildcards.language}"
     shell:
-        f"python -m pipeline quality-train {{params.options}} --documents {list_argument('input')}"
-        " --language {wildcards.language}"
-        " --output {output.model} --report {output.report} > {log} 2>&1"
+        f"python -m pipeline quality-train {{params.options:q}} --documents {list_argument('input')}"
+        " --language={wildcards.language:q}"
+        " --output={output.model:q} --report={output.report:q} > {log:q} 2>&1"
 
 
 rule shards:
@@ -330,19 +331,16 @@ rule shards:
     benchmark:
         OUT.benchmark("shards/{batch}")
     params:
-        options=flags(OPTIONS.shards),
+        options=exactly(flags(OPTIONS.shards)),
         corpus=lambda wildcards, output: Path(output.ledger).parent.parent,
         languages=LANGUAGES,
-        quality=lambda wildcards, input: (
-            f"--quality {' '.join(input.quality)}" if input.quality else ""
-        ),
         code=fingerprint("pipeline.corpus.shards:write_shards"),
     message:
         "Filter batch {wildcards.batch} by quality and write its shards"
     shell:
-        "python -m pipeline shards {params.options} --documents {input.documents} {params.quality}"
-        " --languages {params.languages} --name {wildcards.batch} --output {params.corpus}"
-        " --ledger {output.ledger} > {log} 2>&1"
+        "python -m pipeline shards {params.options:q} --documents={input.documents:q}"
+        f" --quality {list_argument('input.quality')} --languages {list_argument('params.languages')}"
+        " --name={wildcards.batch:q} --output={params.corpus:q} --ledger={output.ledger:q} > {log:q} 2>&1"
 
 
 rule card:
@@ -358,11 +356,11 @@ rule card:
     benchmark:
         OUT.benchmark("card")
     params:
-        decontamination=(f"--decontamination {OUT.sets_report}" if SETS else ""),
         code=fingerprint("pipeline.publish.card:write_card"),
     message:
         "Write the dataset card and the statistics of the corpus"
     shell:
         f"python -m pipeline card --shards {list_argument('input.shards')}"
-        f" --ledgers {list_argument('input.ledgers')} {{params.decontamination}}"
-        " --card {output.card} --stats {output.stats} > {log} 2>&1"
+        f" --ledgers {list_argument('input.ledgers')}"
+        " --decontamination={input.decontamination:q} --card={output.card:q} --stats={output.stats:q}"
+        " > {log:q} 2>&1"

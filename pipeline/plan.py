@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.common.config import read
 from pipeline.common.engine import Engine
 from pipeline.common.errors import StageError
-from pipeline.common.files import read_json, read_schema, write_json, write_text
+from pipeline.common.files import read_json, read_schema, write_json
 from pipeline.common.yaml_file import load_yaml
 from pipeline.corpus.options import Filter, Near, Quality
 from pipeline.crawl.commoncrawl import RECORDS, archives
@@ -89,7 +89,7 @@ def plan(configfile: str, measured: str | None, calibrate: int, warc_bytes: int,
     prediction = {"warcs": len(sizes), "bytes": sum(sizes), "cores": cores, "stages": rows, "assumptions": notes}
     write_json(output or out.plan, prediction)
     print("\n".join(table(prediction)))
-    command = [sys.executable, "-m", "train", "cost", "--configfile", configfile]
+    command = [sys.executable, "-m", "train", "cost", f"--configfile={configfile}"]
     cost = subprocess.run(command, capture_output=True, text=True, check=False)
     print(f"\n## Training\n\n{cost.stdout or cost.stderr.strip().splitlines()[-1]}")
 
@@ -252,12 +252,11 @@ def run_calibration(data: dict[str, Any], entries: list[list[str]], count: int, 
 
     Raises StageError where that fails.
     """
-    import yaml
-
-    config = Path(output, "config.yaml")
+    # JSON, in which Snakemake looks for no Python to run, as it does in YAML that says __use_yte__.
+    config = Path(output, "config.json")
     config.parent.mkdir(parents=True, exist_ok=True)
-    write_text(config, yaml.safe_dump(calibration(data, entries, count, output), allow_unicode=True))
-    snakemake = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--nolock", "--configfile", str(config)]
+    write_json(config, calibration(data, entries, count, output))
+    snakemake = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--nolock", f"--configfile={config}"]
     done = subprocess.run([*snakemake, "--", Layout(output).stats], stdout=sys.stderr, check=False)
     if done.returncode:
         raise StageError(f"the calibration in {output} failed (see above); try more WARCs, or give --measured")

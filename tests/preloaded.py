@@ -95,11 +95,7 @@ def in_process(arguments: list[str], seconds: float | None) -> int | None:
 
 def in_fork(folder: Path, arguments: list[str], seconds: float | None) -> int | None:
     """The same in a fork of the server, which has not the lists that the shell has opened for this process."""
-    arguments = [
-        name
-        for argument in arguments
-        for name in (Path(argument[1:]).read_text().split() if argument.startswith("@/dev/fd/") else [argument])
-    ]
+    arguments = [kept(folder, word) if word.startswith("@/dev/fd/") else word for word in arguments]
     with connected(folder) as server:
         message = json.dumps({"arguments": arguments, "folder": str(Path.cwd()), "environment": dict(os.environ)})
         socket.send_fds(server, [len(message.encode()).to_bytes(4, "big")], [1, 2])
@@ -113,6 +109,15 @@ def in_fork(folder: Path, arguments: list[str], seconds: float | None) -> int | 
             os.killpg(pid, signal.SIGKILL)
             return None
         return int(status or KILLED)
+
+
+def kept(folder: Path, argument: str) -> str:
+    """The `@LIST` of a copy of a list."""
+    content = Path(argument[1:]).read_bytes()
+    copy = folder / "lists" / hashlib.sha256(content).hexdigest()
+    copy.parent.mkdir(exist_ok=True)
+    copy.write_bytes(content)
+    return f"@{copy}"
 
 
 def connected(folder: Path) -> socket.socket:

@@ -35,7 +35,7 @@ elif sys.argv[1] == "get":
 """
 
 
-def snakemake(profile: str, *arguments: str, **environment: str) -> str:
+def snakemake(profile: str, *arguments: str, fails: bool = False, **environment: str) -> str:
     if importlib.util.find_spec(PLUGINS[profile]) is None:
         pytest.skip(f"{PLUGINS[profile]} is not installed: pip install -e '.[{profile}]'")
     command = [sys.executable, "-m", "snakemake", "--nolock", "--workflow-profile", f"configs/profiles/{profile}"]
@@ -47,7 +47,7 @@ def snakemake(profile: str, *arguments: str, **environment: str) -> str:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert (done.returncode != 0) == fails, (done.stdout + done.stderr)[-3000:]
     return done.stdout + done.stderr
 
 
@@ -90,3 +90,12 @@ def test_a_kubernetes_job_asks_for_its_resources_and_runs(config, tmp_path):
     (job,) = [yaml.safe_load(p.read_text())["spec"]["template"]["spec"] for p in folder.glob("*.yaml")]
     assert job["containers"][0]["resources"]["limits"] == {"cpu": "1", "memory": "2000Mi", "nvidia.com/gpu": "0"}
     assert job["volumes"][0]["persistentVolumeClaim"] == {"claimName": "claim"}
+
+
+def test_a_path_that_the_script_of_a_job_would_run_is_refused(config, tmp_path):
+    data = yaml.safe_load(config.read_text())
+    data["output"] = f"{tmp_path}/out'$(touch {tmp_path}/PWNED)'"
+    config.write_text(yaml.safe_dump(data))
+    output = snakemake("kubernetes", "--configfile", str(config), "--", "corpus", fails=True)
+    assert "no quotes, `, $ or backslash in a path on a cluster, whose scripts would run it; rename it" in output
+    assert not (tmp_path / "PWNED").exists()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import html
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +24,11 @@ from preloaded import killed, preloaded
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
+# Every name and text of the run is also a command, or what else a shell or Snakemake would not leave as it is. But
+# with braces in a path the config would be refused.
+TEXT = 'it\'s "$(touch PWNED)" `touch PWNED`; touch PWNED & {run} {2} * ~ \\'
+NAME = TEXT.translate(str.maketrans("", "", "{}"))
+CONFIG, OUT, DOWNLOADS = f"configs/-{NAME}.yaml", f"-results {NAME}/@ {NAME}", f"downloads {NAME}"
 # What must have the same bytes; logs, times and the report's times may differ.
 SAME = ("pages/**/*", "documents/*", "hashes/*", "duplicates/*", "filtered/*", "near/*", "quality/*",
         "corpus/**/*", "tokenizer/*.json", "tokens/**/*", "backbone/*.safetensors", "runs/*/*.safetensors",
@@ -29,7 +36,7 @@ SAME = ("pages/**/*", "documents/*", "hashes/*", "duplicates/*", "filtered/*", "
 
 
 def snakemake(folder: Path, *arguments: str, check: bool = True, **environment: str) -> str:
-    command = [sys.executable, "-m", "snakemake", "--nolock", "--configfile", "configs/test.yaml", *arguments]
+    command = [sys.executable, "-m", "snakemake", "--nolock", f"--configfile={CONFIG}", *arguments]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | environment
     )
@@ -47,7 +54,7 @@ def run_all(folder: Path, python: str, *arguments: str, times: int = 1) -> None:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    out = folder / "results/test"
+    out = folder / OUT
     files = sorted({p for pattern in SAME for p in out.glob(pattern) if p.is_file()})
     return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
@@ -55,16 +62,32 @@ def digests(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
     """A copy of the project with its downloads, in which the workflow has run once."""
-    folder = tmp_path_factory.mktemp("workflow") / "project"
+    folder = tmp_path_factory.mktemp("workflow") / NAME
     ignore = shutil.ignore_patterns(
         "results", ".git", ".snakemake", ".venv", "downloads", "__pycache__", ".*_cache"
     )
     shutil.copytree(ROOT, folder, ignore=ignore, symlinks=True)
     (ROOT / "downloads").mkdir(exist_ok=True)
-    (folder / "downloads").symlink_to(ROOT / "downloads")
+    (folder / DOWNLOADS).symlink_to(ROOT / "downloads")
+    (folder / CONFIG).write_text(yaml.safe_dump(hostile(folder)))
     with preloaded(folder.parent / "preloaded") as python:
         run_all(folder, python, "--cores", "2", "all")
     return folder
+
+
+def hostile(folder: Path) -> dict[str, Any]:
+    """configs/test.yaml with TEXT and NAME wherever they are allowed."""
+    config = yaml.safe_load((folder / "configs/test.yaml").read_text())
+    quiz = shutil.move(folder / "tests/quiz.txt", folder / f"tests/{NAME}.txt")
+    config["output"] = OUT
+    config["sample"]["downloads"] = DOWNLOADS
+    config["crawl"]["cache"] = f"{DOWNLOADS}/crawl"
+    config["filter"]["decontaminate"]["sets"]["quiz"] = str(quiz.relative_to(folder))
+    config["quality"]["positives"]["fr"]["urls"] += f"|{re.escape(TEXT)}"
+    config["domains"]["en"]["urls"] = f".|{re.escape(TEXT)}"
+    config["evaluate"]["prompts"].append("--output=PWNED '$(touch PWNED)\" {run}")
+    config["report"] = {"title": f"--folder=PWNED\n{TEXT}"}
+    return config
 
 
 @pytest.fixture
@@ -74,22 +97,25 @@ def copy(checkout, tmp_path) -> Path:
 
 
 def test_the_report_shows_every_part_and_escapes_the_crawl(checkout):
-    page = (checkout / "results/test/report.html").read_text()
+    page = (checkout / OUT / "report.html").read_text()
     for part in ("trade_off", "funnel", "languages", "precision_recall", "pretraining", "gates", "durations",
                  "divergence", "agreement", "gate_layers", "forgetting_sites", "inference_speed"):  # fmt: skip
         assert f'id="{part}"' in page
     for run in ("finetune", "lora", "adapter", "neutral"):
         assert f"<td>{run}</td>" in page
     assert 'http-equiv="Content-Security-Policy"' in page
-    assert (checkout / "results/test/figure1.png").read_bytes().startswith(b"\x89PNG")
+    assert (checkout / OUT / "figure1.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_name_or_text_was_run_by_a_shell(checkout):
+    assert not list(checkout.parent.rglob("PWNED*"))
+    assert TEXT in html.unescape((checkout / OUT / "report.html").read_text())
 
 
 def test_all_methods_learn_the_new_language(checkout):
     from pipeline.common.files import read_json
 
-    bpb = {
-        p.stem: read_json(p)["domains"]["fr"]["bpb"] for p in (checkout / "results/test/evaluate").glob("*.json")
-    }
+    bpb = {p.stem: read_json(p)["domains"]["fr"]["bpb"] for p in (checkout / OUT / "evaluate").glob("*.json")}
     assert set(bpb) == {"backbone", "finetune", "lora", "adapter", "neutral"}
     assert all(value < bpb["backbone"] - 0.05 for name, value in bpb.items() if name != "backbone"), bpb
 
@@ -99,7 +125,7 @@ def test_the_shards_load_with_datasets_pyarrow_and_polars(checkout, tmp_path):
     import polars
     import pyarrow as pa
 
-    shard = checkout / "results/test/corpus/fr/train-00000.arrow"
+    shard = checkout / OUT / "corpus/fr/train-00000.arrow"
     table = pa.ipc.open_stream(pa.OSFile(str(shard))).read_all()
     assert len(table) > 10
     assert table.schema.field("text").type == pa.string()
@@ -113,7 +139,7 @@ def test_the_shards_load_with_datasets_pyarrow_and_polars(checkout, tmp_path):
 def test_ledgers_follow_on_from_each_other(checkout):
     from pipeline.common.files import read_json
 
-    stats = read_json(checkout / "results/test/corpus/stats.json")
+    stats = read_json(checkout / OUT / "corpus/stats.json")
     extract, dedup, selection, near, quality = stats["ledgers"]
     assert [x["stage"] for x in stats["ledgers"]] == ["extract", "dedup", "filter", "near", "quality"]
     assert extract["kept"]["documents"] == dedup["in"]["documents"] > 200
@@ -146,7 +172,7 @@ def replace(path: Path, old: str, new: str) -> None:
 
 def with_config(folder: Path, changes: dict[str, Any]) -> str:
     """A copy of the config with values changed by their full keys, such as extend.runs.lora.threads."""
-    config = yaml.safe_load((folder / "configs/test.yaml").read_text())
+    config = yaml.safe_load((folder / CONFIG).read_text())
     for key, value in changes.items():
         *sections, last = key.split(".")
         section = config
@@ -245,26 +271,24 @@ def test_results_may_be_copied_into_another_checkout(checkout, tmp_path):
 
 
 def test_deleted_shards_are_made_again(copy):
-    (copy / "results/test/corpus/fr/train-00000.arrow").unlink()
+    (copy / OUT / "corpus/fr/train-00000.arrow").unlink()
     rules = planned(copy)
     assert "shards" in rules and not {"extract", "near_apply"} & rules
 
 
 def test_wrong_config_fails_at_once_with_every_error(copy):
-    (copy / "configs/test.yaml").write_text(
-        "output: x\nbackbone: {source: a}\nextend: {}\nextrct: {}\ntokens: {domain: xx}\n"
-    )
+    (copy / CONFIG).write_text("output: x\nbackbone: {source: a}\nextend: {}\nextrct: {}\ntokens: {domain: xx}\n")
     output = snakemake(copy, "--cores", "1", "all", check=False)
     assert "extrct: unknown key; did you mean extract?" in output
     assert "extend.runs: no run" in output
 
 
 def test_every_stage_killed_at_any_point_and_one_core_give_the_same_bytes(checkout, copy, tmp_path):
-    usual = usual_seconds(checkout / "results/test/benchmarks")
-    shutil.rmtree(copy / "results")
-    config = yaml.safe_load((copy / "configs/test.yaml").read_text())
+    usual = usual_seconds(checkout / OUT / "benchmarks")
+    shutil.rmtree(copy / OUT)
+    config = yaml.safe_load((copy / CONFIG).read_text())
     config["extend"]["runs"] = {"neutral": config["extend"]["runs"]["neutral"]}  # one run stands for all
-    (copy / "configs/test.yaml").write_text(yaml.safe_dump(config))
+    (copy / CONFIG).write_text(yaml.safe_dump(config))
     with preloaded(tmp_path / "preloaded", usual=usual) as python:
         # Some kills are met by a retry, others by a run started again, as its user would: with retries alone
         # Snakemake 9.27 may lose count of its jobs behind a checkpoint ("Out of jobs", its issue 823).
@@ -276,7 +300,7 @@ def test_every_stage_killed_at_any_point_and_one_core_give_the_same_bytes(checko
     assert ours == {name: digest for name, digest in reference.items() if name in ours}
     assert {name for name in reference if not name.startswith(("runs", "evaluate"))} <= ours.keys()
     assert "runs/neutral/weights.safetensors" in ours
-    assert not list((copy / "results").rglob("*.part"))
+    assert not list((copy / OUT).rglob("*.part"))
 
 
 def usual_seconds(benchmarks: Path) -> dict[str, float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 from pipeline.common.cli import File, Stage, main
 from train.data.options import Domain, Tokens
@@ -251,4 +253,7 @@ example:
 )
 
 if __name__ == "__main__":
+    # By default torch keeps what it compiles, to run it again, in a folder of /tmp that any user may have made.
+    if os.access(Path.home(), os.W_OK):
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "torchinductor"))
     sys.exit(main("train", __doc__ or "", STAGES))

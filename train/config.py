@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.common.config import json_schema, option
+from pipeline.common.config import bad_name, bad_texts, json_schema, option, to_data
 from pipeline.common.engine import Engine
 from pipeline.common.files import write_json, write_text
 from pipeline.common.options_page import options_page
 from pipeline.corpus.options import Dedup, Filter, Near, Quality, Shards
 from pipeline.crawl.options import Crawl, Sample
 from pipeline.extract.options import Extract
+from pipeline.workflow.layout import WATCHED
 from train.data.options import Domain, Tokens
 from train.evaluation.options import Evaluate
 from train.report.options import Report
-from train.runs.options import Backbone, Extend, Run
+from train.runs.options import Backbone, Extend, Run, bad_runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Paper:
     runs: dict[str, Run] = option({}, "a run of each method to start from; none: those of extend.runs")
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        yield from bad_runs(self.runs)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             yield "seeds", f"{self.seeds} has none or one twice; give different numbers"
 
@@ -34,7 +36,7 @@ class Paper:
 class Config:
     """The whole config file."""
 
-    output: str = option(doc="folder of all that the workflow makes, such as results/demo")
+    output: str = option(doc="folder of all that the workflow makes, such as results/demo", path=True)
     engine: Engine = option(Engine(), "where the batch stages run")
     sample: Sample = option(Sample(), "the sample crawl")
     crawl: Crawl = option(Crawl(), "the archives to read")
@@ -53,6 +55,7 @@ class Config:
     paper: Paper = option(Paper(), "the paper's tables and figures")
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        yield from bad_texts(to_data(self))
         used = {
             "extend.old": self.extend.old,
             "extend.new": self.extend.new,
@@ -68,6 +71,10 @@ class Config:
             if name not in self.domains:
                 yield key, f"no domain {name!r}; domains has {', '.join(self.domains) or 'none'}"
         for name, domain in self.domains.items():
+            if problem := bad_name(name):
+                yield f"domains.{name}", problem
+            elif name in WATCHED:
+                yield f"domains.{name}", "this is a file beside the folders of the domains; choose another name"
             if domain.corpus is None and domain.language not in self.extract.languages:
                 yield (
                     f"domains.{name}.language",

@@ -1,7 +1,6 @@
 # The model wing: shards -> rows -> backbone -> runs -> evaluation -> report. `python -m train STAGE`.
-from os.path import relpath
-
 from pipeline.common.cli import list_argument
+from pipeline.common.config import NAME
 from train.runs.options import new_domain, old_domains
 from train.paper.plan import plan, with_runs
 from train.tasks.options import BOUNDS
@@ -11,6 +10,7 @@ from train.workflow import (
     domain_shards,
     evaluate_options,
     gpus,
+    run_folder,
     stage_options,
     task_languages,
     task_options,
@@ -47,9 +47,9 @@ TRAIN_ROWS = [OUT.rows(domain, "train") for domain in TRAIN_DOMAINS]
 
 
 wildcard_constraints:
-    domain=r"[\w.-]+",
-    run=r"[\w.-]+",
-    model=r"[\w.-]+",
+    domain=NAME,
+    run=NAME,
+    model=NAME,
 
 
 rule tokens:
@@ -98,19 +98,14 @@ if PRETRAIN:
         resources:
             mem_mb=4000,
         params:
-            options=flags(OPTIONS.tokens),
-            urls=(
-                f"--urls '{urls}'"
-                if (urls := OPTIONS.domains[OPTIONS.tokens.domain].urls)
-                else ""
-            ),
+            options=exactly(flags(OPTIONS.tokens)),
+            urls=exactly(OPTIONS.domains[OPTIONS.tokens.domain].urls or ""),
             code=fingerprint("train.data.tokens:train_tokenizer"),
         message:
             "Train the tokenizer"
         shell:
-            f"python -m train tokenizer {{params.options}} --shards {list_argument('input')}"
-            " {params.urls} --output {output}"
-            " > {log} 2>&1"
+            f"python -m train tokenizer {{params.options:q}} --shards {list_argument('input')}"
+            " --urls={params.urls:q} --output={output:q} > {log:q} 2>&1"
 
     rule pretrain:
         input:
@@ -129,16 +124,19 @@ if PRETRAIN:
         resources:
             mem_mb=6000,
             gpu=gpus(PRETRAIN.device),
-            # Not params: a change of these trains nothing again.
-            options=flags(PRETRAIN, only=other_options(PRETRAIN)),
         params:
-            options=flags(PRETRAIN, without=other_options(PRETRAIN)),
+            options=exactly(flags(PRETRAIN, without=other_options(PRETRAIN))),
+            # Such functions of `threads` Snakemake does not record: a change of these trains nothing again.
+            others=lambda wildcards, threads: flags(
+                PRETRAIN, only=other_options(PRETRAIN)
+            ),
             code=fingerprint("train.trainer.stages:pretrain"),
         message:
             "Pretrain the backbone"
         shell:
-            "python -m train pretrain {params.options} {resources.options} --rows {input.rows}"
-            " --validation @{input.watched} --tokenizer {input.tokenizer} --output {output} > {log} 2>&1"
+            "python -m train pretrain {params.options:q} {params.others:q} --rows={input.rows:q}"
+            " --validation=@{input.watched:q} --tokenizer={input.tokenizer:q} --output={output:q}"
+            " > {log:q} 2>&1"
 
 else:
 
@@ -153,17 +151,14 @@ else:
         resources:
             mem_mb=8000,
         params:
-            source=OPTIONS.backbone.source,
-            revision=(
-                f"--revision {OPTIONS.backbone.revision}"
-                if OPTIONS.backbone.revision
-                else ""
-            ),
+            source=exactly(OPTIONS.backbone.source),
+            revision=exactly(OPTIONS.backbone.revision or ""),
             code=fingerprint("train.runs.backbone:fetch_backbone"),
         message:
             "Fetch the backbone"
         shell:
-            "python -m train backbone --source {params.source} {params.revision} --output {output} > {log} 2>&1"
+            "python -m train backbone --source={params.source:q} --revision={params.revision:q}"
+            " --output={output:q} > {log:q} 2>&1"
 
 
 # What is measured during a training decides nothing about its weights, and so makes none of it again.
@@ -177,11 +172,11 @@ rule watched:
         OUT.log("watched"),
     localrule: True
     params:
-        backbone=WATCHED_FLAGS,
-        runs=EVAL_FLAGS,
+        backbone=exactly(WATCHED_FLAGS),
+        runs=exactly(EVAL_FLAGS),
     shell:
-        "(printf '%s\n' {params.backbone:q} > {output.backbone} && printf '%s\n' {params.runs:q} > {output.runs})"
-        " 2> {log}"
+        "(printf '%s\\0' {params.backbone:q} > {output.backbone:q}"
+        " && printf '%s\\0' {params.runs:q} > {output.runs:q}) 2> {log:q}"
 
 
 rule tokenize:
@@ -206,10 +201,10 @@ rule tokenize:
     message:
         "Pack the {wildcards.split} text of {wildcards.domain} into rows of tokens"
     shell:
-        f"python -m train tokenize {{params.options}} --shards {list_argument('input.shards')}"
-        " --tokenizer {input.tokenizer}"
-        " --split {wildcards.split} --row-tokens {params.row_tokens} --output {output.rows}"
-        " --ledger {output.ledger} > {log} 2>&1"
+        f"python -m train tokenize {{params.options:q}} --shards {list_argument('input.shards')}"
+        " --tokenizer={input.tokenizer:q}"
+        " --split={wildcards.split:q} --row-tokens={params.row_tokens:q} --output={output.rows:q}"
+        " --ledger={output.ledger:q} > {log:q} 2>&1"
 
 
 rule extend_run:
@@ -240,22 +235,22 @@ rule extend_run:
     resources:
         mem_mb=6000,
         gpu=lambda wildcards: gpus(TRAINED.extend.runs[wildcards.run].device),
-        # Not params: a change of these trains nothing again.
-        options=lambda wildcards: flags(
-            run := stage_options(TRAINED, wildcards.run), only=other_options(run)
-        ),
     params:
         options=lambda wildcards: flags(
             run := stage_options(TRAINED, wildcards.run), without=other_options(run)
+        ),
+        # As of `pretrain`: not recorded.
+        others=lambda wildcards, threads: flags(
+            run := stage_options(TRAINED, wildcards.run), only=other_options(run)
         ),
         folder=lambda wildcards, output: Path(output.run).parent,
         code=fingerprint("train.trainer.stages:extend"),
     message:
         "Extend the backbone: {wildcards.run}"
     shell:
-        "python -m train extend {params.options} {resources.options} --backbone {input.backbone}"
-        " --old-rows {input.old} --new-rows {input.new} --validation @{input.watched}"
-        " --output {params.folder} > {log} 2>&1"
+        "python -m train extend {params.options:q} {params.others:q} --backbone={input.backbone:q}"
+        f" --old-rows {list_argument('input.old')}"
+        " --new-rows={input.new:q} --validation=@{input.watched:q} --output={params.folder:q} > {log:q} 2>&1"
 
 
 rule evaluate_model:
@@ -278,19 +273,16 @@ rule evaluate_model:
         mem_mb=4000,
         gpu=gpus(OPTIONS.evaluate.device),
     params:
-        options=flags(evaluate_options(OPTIONS.evaluate), without=BOUNDS),
-        run=lambda wildcards: (
-            ""
-            if wildcards.model == "backbone"
-            else f"--run {OUT.run(wildcards.model)}"
-        ),
-        rows=EVAL_FLAGS,
+        options=exactly(flags(evaluate_options(OPTIONS.evaluate), without=BOUNDS)),
+        run=lambda wildcards: run_folder(OUT, wildcards.model),
+        rows=exactly(EVAL_FLAGS),
         code=fingerprint("train.evaluation.evaluate:evaluate"),
     message:
         "Evaluate {wildcards.model}"
     shell:
-        "python -m train evaluate {params.options} --backbone {input.backbone} {params.run}"
-        " --rows {params.rows} --output {output.measures} --speed {output.speed} > {log} 2>&1"
+        "python -m train evaluate {params.options:q} --backbone={input.backbone:q} --run={params.run:q}"
+        f" --rows {list_argument('params.rows')}"
+        " --output={output.measures:q} --speed={output.speed:q} > {log:q} 2>&1"
 
 
 rule tasks_model:
@@ -310,20 +302,18 @@ rule tasks_model:
     resources:
         mem_mb=6000,
         gpu=gpus(OPTIONS.evaluate.device),
-        bounds=flags(task_options(OPTIONS.evaluate), only=BOUNDS),
     params:
-        options=flags(task_options(OPTIONS.evaluate), without=BOUNDS),
-        run=lambda wildcards: (
-            ""
-            if wildcards.model == "backbone"
-            else f"--run {OUT.run(wildcards.model)}"
+        options=exactly(flags(task_options(OPTIONS.evaluate), without=BOUNDS)),
+        bounds=lambda wildcards, threads: flags(
+            task_options(OPTIONS.evaluate), only=BOUNDS
         ),
+        run=lambda wildcards: run_folder(OUT, wildcards.model),
         code=fingerprint("train.tasks.accuracy:measure_tasks"),
     message:
         "Ask {wildcards.model} the tasks"
     shell:
-        "python -m train tasks {params.options} {resources.bounds} --backbone {input.backbone} {params.run}"
-        " --output {output} > {log} 2>&1"
+        "python -m train tasks {params.options:q} {params.bounds:q} --backbone={input.backbone:q}"
+        " --run={params.run:q} --output={output:q} > {log:q} 2>&1"
 
 
 rule export_run:
@@ -348,8 +338,9 @@ rule export_run:
     message:
         "Export {wildcards.run} for transformers"
     shell:
-        "python -m train export --run {params.folder} --backbone {input.backbone}"
-        " --evaluations {input.evaluations} --output {output} > {log} 2>&1"
+        "python -m train export --run={params.folder:q} --backbone={input.backbone:q}"
+        f" --evaluations {list_argument('input.evaluations')}"
+        " --output={output:q} > {log:q} 2>&1"
 
 
 rule report:
@@ -386,23 +377,19 @@ rule report:
     benchmark:
         OUT.benchmark("report")
     params:
-        options=flags(OPTIONS.report),
+        options=exactly(flags(OPTIONS.report)),
         folder=lambda wildcards, output: Path(output.page).parent,
         runs=list(RUNS),
-        quality=f"--quality {' '.join(FILTERED)}" if FILTERED else "",
-        tasks=(
-            f"--tasks {' '.join(OPTIONS.evaluate.tasks)}"
-            if OPTIONS.evaluate.tasks
-            else ""
-        ),
+        quality=FILTERED,
+        tasks=exactly(OPTIONS.evaluate.tasks),
         forgetting=OPTIONS.evaluate.forgetting,
         learning=OPTIONS.evaluate.learning,
-        # Relative, so that a folder that is moved makes nothing again.
-        configs=lambda wildcards: " ".join(map(relpath, workflow.configfiles)),
+        configs=exactly(CONFIG_FILES),
         code=fingerprint("train.report.report:write_report"),
     message:
         "Write the report"
     shell:
-        "python -m train report {params.options} --folder {params.folder} --runs {params.runs} {params.quality}"
-        " {params.tasks} --forgetting {params.forgetting} --learning {params.learning}"
-        " --config-files {params.configs} > {log} 2>&1"
+        "python -m train report {params.options:q} --folder={params.folder:q}"
+        f" --runs {list_argument('params.runs')} --quality {list_argument('params.quality')}"
+        f" --tasks {list_argument('params.tasks')} --config-files {list_argument('params.configs')}"
+        " --forgetting={params.forgetting:q} --learning={params.learning:q} > {log:q} 2>&1"

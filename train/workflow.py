@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.common.config import ConfigError
-from pipeline.workflow.layout import Layout, shard_path
+from pipeline.common.config import ConfigError, bad_path
+from pipeline.workflow.layout import BACKBONE, Layout, shard_path
 from train.config import Config
 from train.evaluation.options import Evaluate
 from train.runs.options import Run, new_domain
@@ -27,7 +27,14 @@ def domain_shards(config: Config, batches: Iterable[str], domain: str, split: st
     shards = sorted(map(str, Path(options.corpus).glob(str(pattern))))
     if not shards:
         raise ConfigError(f"domains.{domain}.corpus: no {pattern} in {options.corpus}")
+    if problem := next(filter(None, map(bad_path, shards)), None):
+        raise ConfigError(f"domains.{domain}.corpus: {problem}")
     return shards
+
+
+def run_folder(out: Layout, model: str) -> str:
+    """The folder of a model that is a run; of the backbone none."""
+    return "" if model == BACKBONE else out.run(model)
 
 
 def stage_options(config: Config, name: str) -> Run:

@@ -59,6 +59,7 @@ def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | Non
     try:
         values = {f.name: arguments.pop(f.name) for f in stage.files}
         values |= {f.name: list(_expand_lists(values[f.name])) for f in stage.files if _is_list(f)}
+        values |= {f.name: f.default for f in stage.files if _is_left_out(f, values[f.name])}
         if stage.options is not None:
             values["options"] = _options(stage, stage.options, arguments)
         module, function = stage.run.split(":")
@@ -95,30 +96,38 @@ def start_logging() -> None:
 
 
 def _is_list(file: File) -> bool:
-    """Whether the argument names several files, so that it takes `@LIST` too."""
-    return file.many and file.kind is str and not file.metavar
+    """Whether the argument takes `@LIST` too: where it names several things, but is no free text."""
+    return file.many and file.kind is str and file.metavar != "TEXT"
+
+
+def _is_left_out(file: File, value: Any) -> bool:
+    """Whether the value of an argument stands for none: a rule has none for it."""
+    return value == "" and not (file.required or file.many)
 
 
 def list_argument(files: str) -> str:
     """For the `shell:` of a rule, the `@LIST` of the files of a placeholder such as `input.hashes`.
 
-    printf is a builtin of bash, so that no number of names is too long for it.
+    printf is a builtin of bash, so that no number of names is too long for it. In the list a zero byte ends each
+    name, which no name can hold.
 
     >>> list_argument("input.hashes")
-    "@<(printf '%s\\\\n' {input.hashes:q})"
+    "@<(printf '%s\\\\0' {input.hashes:q})"
     """
-    return f"@<(printf '%s\\n' {{{files}:q}})"
+    return f"@<(printf '%s\\0' {{{files}:q}})"
 
 
 def _expand_lists(paths: Iterable[str]) -> Iterator[str]:
-    """The paths, and for each `@name` among them those in the file `name`, one a line.
+    """The names, and for each `@name` those in the file `name`: each ended by a zero byte, or one a line.
 
     A whole crawl has more files than a command line may name.
     """
     for path in paths:
         if path.startswith("@"):
-            with open(path[1:], encoding="utf-8") as lines:  # noqa: PTH123
-                yield from filter(None, map(str.strip, lines))
+            with open(path[1:], "rb") as file:  # noqa: PTH123
+                listed = file.read().decode("utf-8", "surrogateescape")
+            names = listed.split("\0") if "\0" in listed else map(str.strip, listed.split("\n"))
+            yield from filter(None, names)
         else:
             yield path
 
@@ -136,7 +145,8 @@ def _add_stage(commands: Any, stage: Stage) -> None:
         if not file.flag:
             files.add_argument(file.name, help=file.doc, type=file.kind, metavar=file.metavar or file.name.upper())
             continue
-        doc = f"{file.doc}; or @LIST, a file that names them, one a line" if _is_list(file) else file.doc
+        doc = f"{file.doc}; or @LIST, a file of them, one a line or each ended by a zero byte"
+        doc = doc if _is_list(file) else file.doc
         keywords: dict[str, Any] = {"help": doc, "type": file.kind, "dest": file.name}
         if file.many:
             keywords["nargs"] = "+" if file.required else "*"

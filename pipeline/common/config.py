@@ -15,7 +15,6 @@ import difflib
 import json
 import math
 import re
-import shlex
 import types
 import typing
 from collections.abc import Container, Iterator, Mapping
@@ -46,14 +45,16 @@ def option(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    path: bool = False,
     exists: bool = False,
 ) -> T:
     """A dataclass field that is an option; without a default it must be given.
 
     It has the default's type, so that mypy finds a default that is not of the field's type.
-    `low` and `high` are inclusive bounds; `exists` says that the value, if any, is a path that must exist.
+    `low` and `high` are inclusive bounds. `path`: the value, if any, is a path; `exists`: one that must exist.
     """
-    metadata = {"doc": doc, "unit": unit, "low": low, "high": high, "choices": choices, "exists": exists}
+    metadata = {"doc": doc, "unit": unit, "low": low, "high": high, "choices": choices, "path": path or exists}
+    metadata["exists"] = exists
     if default is REQUIRED:
         return typing.cast(T, dataclasses.field(metadata=metadata))
     return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
@@ -145,7 +146,7 @@ def _build_dataclass(cls: type, data: Any, path: str, errors: list[str]) -> Any:
 
 def _check(value: Any, rule: Mapping[str, Any], path: str) -> Iterator[str]:
     unit = f" {rule['unit']}" if rule.get("unit") else ""
-    for item in value if isinstance(value, list) else [value]:
+    for item in value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]:
         if item is None:
             continue
         is_number = isinstance(item, int | float)
@@ -157,7 +158,9 @@ def _check(value: Any, rule: Mapping[str, Any], path: str) -> Iterator[str]:
             yield f"{path}: {_shown(item)}{unit} is too large; the most is {rule['high']:g}{unit}"
         if rule.get("choices") and item not in rule["choices"]:
             yield f"{path}: {_shown(item)} is not a choice; choose one of {', '.join(rule['choices'])}"
-        if rule.get("exists") and not Path(item).exists():
+        if rule.get("path") and (problem := bad_path(item)):
+            yield f"{path}: {problem}"
+        elif rule.get("exists") and not Path(item).exists():
             yield f"{path}: no such file: {item}; give a path that exists, relative to where you run"
 
 
@@ -177,6 +180,61 @@ def bad_regex(pattern: str) -> str | None:
     except (re.error, OverflowError, RecursionError) as error:
         return f"not a regular expression: {error}; see docs.python.org/3/library/re.html"
     return None
+
+
+NAME = r"\w[\w.-]*"  # of a run, a domain, a set: part of a path, and one word on a command line
+LANGUAGE = r"\w[\w-]*"
+# What Snakemake replaces in a path: {wildcards} and <variables>.
+REPLACED = re.compile(r"[{}<>]")
+# Controls but tabs and line feeds, which a text may have, and halves of surrogate pairs: bytes that are no UTF-8.
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def bad_name(name: str) -> str | None:
+    """Why `name` cannot be part of a path and a word on a command line, or None.
+
+    >>> bad_name("neutral-1.5"), bad_name("../x")
+    (None, "a name is made of letters, digits, '_', '.' and '-', and begins with none of the last two")
+    """
+    if re.fullmatch(NAME, name):
+        return None
+    return "a name is made of letters, digits, '_', '.' and '-', and begins with none of the last two"
+
+
+def bad_language(language: str) -> str | None:
+    """The same of a language."""
+    if re.fullmatch(LANGUAGE, language):
+        return None
+    return f"{language!r}; a language is made of letters, digits, '_' and '-', and begins with none of the last"
+
+
+def bad_path(path: str) -> str | None:
+    """Why the workflow cannot have a path, or None. Blanks, quotes and the like may be in it.
+
+    >>> bad_path("it's $(here).warc.gz")
+    >>> bad_path("{x}.warc.gz")
+    "'{x}.warc.gz': no braces or angle brackets in a path, which Snakemake would replace; rename it"
+    """
+    if not path:
+        return "an empty path; name a file or folder"
+    if CONTROLS.search(path) or "\n" in path or "\t" in path:
+        return f"{path!r}: no line breaks, other controls or broken UTF-8 in a path; rename it"
+    if REPLACED.search(path):
+        return f"{path!r}: no braces or angle brackets in a path, which Snakemake would replace; rename it"
+    return None
+
+
+def bad_texts(data: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """(key, problem) of each text in plain JSON data that no command line can have, or that steers a terminal."""
+    if isinstance(data, str) and (match := CONTROLS.search(data)):
+        yield key, f"{data[:100]!r} has the character {match[0]!r}; take it out"
+    elif isinstance(data, dict):
+        for name, value in data.items():
+            yield from bad_texts(name, f"{key}.{name!r}" if CONTROLS.search(name) else key)
+            yield from bad_texts(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(data, list):
+        for number, value in enumerate(data):
+            yield from bad_texts(value, f"{key}[{number}]")
 
 
 def type_name(kind: Any) -> str:
@@ -217,8 +275,8 @@ def add_arguments(parser: argparse._ArgumentGroup, cls: type) -> None:
         keywords: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text, "dest": field.name}
         if kind is bool:
             keywords["action"] = argparse.BooleanOptionalAction
-        elif kind == list[str]:
-            keywords |= {"nargs": "*", "metavar": "TEXT"}
+        elif kind == list[str]:  # --flag a b, or --flag=a --flag=b: flags()
+            keywords |= {"action": "extend", "nargs": "*", "metavar": "TEXT"}
         elif _is_plain(kind):
             reader = kind if isinstance(kind, type) else str
             keywords |= {"type": reader, "metavar": {int: "N", float: "X"}.get(kind, "TEXT")}
@@ -247,10 +305,17 @@ def to_data(value: Any) -> Any:
     return [to_data(v) for v in value] if isinstance(value, list) else value
 
 
-def flags(options: Any, only: Container[str] | None = None, without: Container[str] = ()) -> str:
-    """The shell flags that give a stage exactly these options: `add_arguments` the other way round.
+def flags(options: Any, only: Container[str] | None = None, without: Container[str] = ()) -> list[str]:
+    """The words that give a stage exactly these options: `add_arguments` the other way round.
 
-    `only`, `without`: names of options, to pass them on in two parts.
+    `only`, `without`: names of options, to pass them on in two parts. Each value is in one word with its flag, so
+    that none is taken for a flag, whatever it begins with, and an empty one is not lost.
+
+    >>> @dataclasses.dataclass
+    ... class Search:
+    ...     words: list[str] = option(["-x", ""])
+    >>> flags(Search())
+    ['--words=-x', '--words=']
     """
     words: list[str] = []
     hints = typing.get_type_hints(type(options))
@@ -262,10 +327,10 @@ def flags(options: Any, only: Container[str] | None = None, without: Container[s
         if kind is bool:
             words.append(flag if value else f"--no-{flag[2:]}")
         elif kind == list[str]:
-            words += [flag, *map(shlex.quote, value)]
+            words += [f"{flag}={text}" for text in value] or [flag]
         else:
-            words += [flag, shlex.quote(str(value) if _is_plain(kind) else _dump(value))]
-    return " ".join(words)
+            words.append(f"{flag}={value if _is_plain(kind) else _dump(value)}")
+    return words
 
 
 # The schema for editors ---------------------------------------------------------------------------

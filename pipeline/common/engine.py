@@ -163,12 +163,14 @@ def _on_cluster(
             ) from None
 
 
-def open_to_others(scheduler: str) -> str | None:
-    """A warning where other machines may reach the scheduler and it does not ask who they are.
+def open_to_others(scheduler: str | None) -> str | None:
+    """A warning where there is a scheduler, other machines may reach it, and it does not ask who they are.
 
     >>> open_to_others("tls://10.0.0.1:8786"), open_to_others("tcp://localhost:8786")
     (None, None)
     """
+    if not scheduler:
+        return None
     parts = urlsplit(scheduler if "://" in scheduler else f"tcp://{scheduler}")
     if parts.scheme in ("tls", "wss") or _is_loopback(parts.hostname or ""):
         return None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.common.config import bad_regex, option
+from pipeline.common.config import bad_name, bad_regex, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +50,14 @@ class Decontaminate:
     """Drop documents that contain an n-gram of words of an evaluation set."""
 
     sets: dict[str, str] = option(
-        {}, f"files of evaluation sets by name ({', '.join(SET_KINDS)}); every text in them counts"
+        {}, f"files of evaluation sets by name ({', '.join(SET_KINDS)}); every text in them counts", path=True
     )
     ngram: int = option(13, "words in a row that make a document contaminated", unit="words", low=5, high=100)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for name, path in self.sets.items():
-            if not re.fullmatch(r"[\w.-]+", name):
-                yield f"sets.{name}", "a name is made of letters, digits, '_', '.' and '-'"
+            if problem := bad_name(name):
+                yield f"sets.{name}", problem
             if Path(path).suffix not in SET_KINDS:
                 yield f"sets.{name}", f"{path}: not a known kind of file; known are {', '.join(SET_KINDS)}"
             elif not Path(path).is_file():
@@ -127,7 +126,7 @@ class Quality:
     positives: dict[str, Positives] = option(
         {}, "for each language to filter, what good text looks like; other languages are not filtered"
     )
-    models: dict[str, str] = option({}, "ready-made fastText models by language, instead of training")
+    models: dict[str, str] = option({}, "ready-made fastText models by language, instead of training", path=True)
     label: str = option("__label__good", "the label of good text in the models")
     keep_share: float | None = option(
         None,

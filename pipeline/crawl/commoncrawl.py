@@ -10,7 +10,6 @@ import gzip
 import io
 import logging
 import re
-import shlex
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,7 +146,7 @@ def own_sizes(files: list[str], own: bool) -> list[int]:
     return [Path(file).stat().st_size for file in files] if is_own else []
 
 
-def text_flags(entry: Texts) -> str:
-    """Where the text is in the files of an entry of `texts`, and its language, as flags."""
+def text_flags(entry: Texts) -> list[str]:
+    """Where the text is in the files of an entry of `texts`, and its language, as words of a command line."""
     known = {"text": entry.text, "url": entry.url, "language": entry.language}
-    return " ".join(f"--{key} {shlex.quote(value)}" for key, value in known.items() if value)
+    return [f"--{key}={value}" for key, value in known.items() if value]

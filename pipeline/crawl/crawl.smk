@@ -1,5 +1,6 @@
 # Where the pages come from: the sample, archives of one's own, CommonCrawl, plain text. It makes folders that
 # `extract` and `text` read; a batch of local files needs none.
+from pipeline.common.cli import list_argument
 from pipeline.crawl.commoncrawl import batch_files, own_sizes, text_flags
 from pipeline.crawl.manifest import batches
 
@@ -32,12 +33,13 @@ if not OPTIONS.crawl.given:
         resources:
             mem_mb=2000,
         params:
-            options=flags(OPTIONS.sample),
+            options=exactly(flags(OPTIONS.sample)),
             code=fingerprint("pipeline.crawl.sample:make_sample"),
         message:
             "Fetch real web pages and write them as WARC files"
         shell:
-            "python -m pipeline sample {params.options} --output {output} > {log} 2>&1"
+            f"python -m pipeline sample {{params.options:q}} --output {list_argument('output')}"
+            " > {log:q} 2>&1"
 
 
 # The folder goes when its batch has been read. What may stay for later runs is in the cache, under another link.
@@ -59,8 +61,9 @@ rule fetch:
     message:
         "Fetch the files of batch {wildcards.batch}"
     shell:
-        "python -m pipeline fetch --sources {params.sources:q} --output {output} --cache {resources.cache:q}"
-        " --cache-gb {resources.cache_gb} --connections {resources.connections} > {log} 2>&1"
+        f"python -m pipeline fetch --sources {list_argument('params.sources')}"
+        " --output={output:q} --cache={resources.cache:q} --cache-gb={resources.cache_gb:q}"
+        " --connections={resources.connections:q} > {log:q} 2>&1"
 
 
 if OPTIONS.crawl.index:
@@ -79,13 +82,13 @@ if OPTIONS.crawl.index:
             connections=OPTIONS.crawl.connections,
             cache=OPTIONS.crawl.cache,
         params:
-            options=flags(OPTIONS.crawl.index),
+            options=exactly(flags(OPTIONS.crawl.index)),
             code=fingerprint("pipeline.crawl.index:plan_records"),
         message:
             "Find the wanted records in the index of the crawl"
         shell:
-            "python -m pipeline index-plan {params.options} --output {output.plan} --report {output.report}"
-            " --cache {resources.cache:q} --connections {resources.connections} > {log} 2>&1"
+            "python -m pipeline index-plan {params.options:q} --output={output.plan:q} --report={output.report:q}"
+            " --cache={resources.cache:q} --connections={resources.connections:q} > {log:q} 2>&1"
 
     rule fetch_records:
         input:
@@ -104,13 +107,14 @@ if OPTIONS.crawl.index:
             connections=OPTIONS.crawl.connections,
             cache=OPTIONS.crawl.cache,
         params:
-            options=flags(OPTIONS.crawl.index),
+            options=exactly(flags(OPTIONS.crawl.index)),
             code=fingerprint("pipeline.crawl.records:fetch_records"),
         message:
             "Fetch part {wildcards.part} of the wanted records"
         shell:
-            "python -m pipeline fetch-records {params.options} --plan {input} --part {wildcards.part}"
-            " --output {output} --cache {resources.cache:q} --connections {resources.connections} > {log} 2>&1"
+            "python -m pipeline fetch-records {params.options:q} --plan={input:q} --part={wildcards.part:q}"
+            " --output={output:q} --cache={resources.cache:q} --connections={resources.connections:q}"
+            " > {log:q} 2>&1"
 
 
 if TEXT_BATCHES:
@@ -136,7 +140,7 @@ if TEXT_BATCHES:
         resources:
             mem_mb=4000,
         params:
-            options=flags(OPTIONS.extract),
+            options=exactly(flags(OPTIONS.extract)),
             sizes=lambda wildcards: own_sizes(
                 BATCHES[wildcards.batch], OPTIONS.crawl.given
             ),
@@ -145,5 +149,6 @@ if TEXT_BATCHES:
         message:
             "Read the text of batch {wildcards.batch}"
         shell:
-            "python -m pipeline text {params.options} --files {input.files} --language-id {input.language_id}"
-            " {params.columns} --output {output.pages} --ledger {output.ledger} > {log} 2>&1"
+            f"python -m pipeline text {{params.options:q}} --files {list_argument('input.files')}"
+            " --language-id={input.language_id:q} {params.columns:q}"
+            " --output={output.pages:q} --ledger={output.ledger:q} > {log:q} 2>&1"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from pipeline.common.config import bad_path
 from pipeline.common.shown import shown
 from pipeline.network.urls import is_url, url_problem
 
@@ -40,6 +41,7 @@ def manifest(patterns: Sequence[str]) -> tuple[list[list[str]], list[str]]:
             warcs = sorted(_files(map(str, expand(pattern))))
             if not warcs:
                 problems.append(f"no file matches {pattern}; paths are relative to {Path.cwd()}")
+        problems += [problem for warc in warcs if not is_url(warc) and (problem := bad_path(warc))][:1]
         if twice := sorted(known.intersection(warcs)):
             problems.append(f"{twice[0]} is named twice; its pages would count twice")
         entries.append(warcs)

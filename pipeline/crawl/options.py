@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.common.config import option
+from pipeline.common.config import bad_language, option
 from pipeline.crawl.manifest import manifest
 from pipeline.network.urls import is_url, url_problem
 
@@ -36,7 +36,7 @@ class Sample:
     files: int = option(4, "WARC files to write", low=1)
     pages_per_source: int = option(4000, "at most so many pages of each source, evenly spread", low=1)
     max_page_bytes: int = option(1_000_000, "leave out longer pages", unit="bytes", low=1000)
-    downloads: str = option("downloads", "folder that keeps the downloaded packages")
+    downloads: str = option("downloads", "folder that keeps the downloaded packages", path=True)
     seed: int = option(0, "seed of the order of the pages", low=0)
 
 
@@ -109,6 +109,8 @@ class Texts:
         for name in self.files:
             if not re.search(rf"({'|'.join(map(re.escape, TEXT_KINDS))})(\.gz|\.zst)?$", name):
                 yield "files", f"{name}: not a known kind of file; known are {', '.join(TEXT_KINDS)} (.gz, .zst)"
+        if self.language and (problem := bad_language(self.language)):
+            yield "language", problem
         if len({is_url(name) for name in self.files}) > 1:
             yield "files", "local files and URLs in one entry; make two entries of them"
         yield from (("files", problem) for problem in manifest(self.files)[1])
@@ -133,7 +135,7 @@ class Crawl:
     index: Index | None = option(None, "single records of CommonCrawl, after those")
     texts: list[Texts] = option([], "plain text, after those")
     connections: int = option(4, "transfers at once, over all jobs of this machine", low=1, high=10)
-    cache: str = option("downloads/crawl", "folder of fetched files and of transfers that can go on")
+    cache: str = option("downloads/crawl", "folder of fetched files and of transfers that can go on", path=True)
     cache_gb: int = option(20, "fetched files kept there for later runs; 0: none", unit="GB", low=0)
 
     @property

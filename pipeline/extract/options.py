@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.common.config import option
+from pipeline.common.config import bad_language, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,3 +29,10 @@ class Extract:
     page_seconds: int = option(10, "processor time that a page may take to extract", unit="seconds", low=1)
     min_chars: int = option(200, "drop pages with less text", unit="characters", low=1)
     max_html_bytes: int = option(10_000_000, "drop longer pages", unit="bytes", low=1000)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for number, language in enumerate(self.languages):
+            if problem := bad_language(language):
+                yield f"languages[{number}]", problem
+            elif language in self.languages[:number]:
+                yield f"languages[{number}]", f"{language} stands there twice; take one away"

@@ -26,7 +26,7 @@ Reference: TypeAlias = tuple[str, str | None]
 OWN_MODULE = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)+(?::\w+)?")
 FILE_NAME = re.compile(r"[\w-]{1,60}(\.\w{1,9}){1,2}")
 # Of option(), in pipeline/common/config.py: what describes and checks a value, but is not the value.
-OPTION_CALLS, OPTION_WORDS = ("option", "Option"), ("doc", "unit", "low", "high", "choices", "exists")
+OPTION_CALLS, OPTION_WORDS = ("option", "Option"), ("doc", "unit", "low", "high", "choices", "path", "exists")
 
 
 @dataclass

@@ -10,6 +10,11 @@ from pathlib import Path
 
 # The files in the folder of a run.
 RUN_RECORD, WEIGHTS, METRICS = "run.json", "weights.safetensors", "metrics.jsonl"
+# The backbone among models, which are else named after their runs.
+BACKBONE = "backbone"
+# What lies beside the folders of the domains, and what beside those of the runs has a run's name before it.
+WATCHED = ("backbone.txt", "runs.txt")
+BESIDE_RUNS = (".checkpoints", ".part")
 
 
 @dataclass(frozen=True)

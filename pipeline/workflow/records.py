@@ -39,7 +39,7 @@ def keep(output: str) -> dict[str, dict[str, Any]]:
     Returns the lines of FILE, by the path that each output has now.
     """
     kept = _kept(output)
-    own_path = re.compile(rf"(?<![\w./-]){re.escape(output)}(?=[/'\" ]|$)")
+    own_path = re.compile(rf"(?<![\w./-]){re.escape(_inside(output))}(?=[/'\" ]|$)")
     changed = False
     for path, record in _snakemake_records(output):
         written = record.stat().st_mtime_ns
@@ -81,7 +81,7 @@ def restore(output: str) -> None:
         if _date(path) != entry["date"] and _checksum(path) == entry["checksum"]:
             os.utime(_dated(path), ns=(entry["date"], entry["date"]))
         if path not in known and "record" in entry:
-            text = json.dumps(entry["record"], ensure_ascii=False).replace(FOLDER, output)
+            text = json.dumps(entry["record"], ensure_ascii=False).replace(FOLDER, _inside(output))
             record = METADATA / _record_name(path)
             record.parent.mkdir(parents=True, exist_ok=True)
             record.write_text(text, encoding="utf-8")
@@ -92,6 +92,11 @@ def restore(output: str) -> None:
             "Delete them, or run with --forceall, to make them anew",
             output,
         )
+
+
+def _inside(output: str) -> str:
+    """The folder as it stands inside a text of JSON."""
+    return json.dumps(output, ensure_ascii=False)[1:-1]
 
 
 def _kept(output: str) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,10 @@ from conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
+# Names that a shell, or the reader of a command line, would not leave as they are.
+OTHER = 'renamed "$(touch PWNED)" \\ é'
+FIRST, SECOND = "@first 'it's' $(touch PWNED).warc.gz", '-second "`touch PWNED`" ; touch PWNED & \\.warc.gz'
+
 
 @pytest.fixture
 def checkout(tmp_path, language_id):
@@ -24,7 +28,7 @@ def checkout(tmp_path, language_id):
     shutil.copy(ROOT / "Snakefile", tmp_path)
     config = yaml.safe_load((ROOT / "configs/test.yaml").read_text())
     del config["filter"]  # it names a file of the checkout
-    config |= {"output": "out", "crawl": {"warcs": ["first*.warc.gz"], "warcs_per_job": 2}}
+    config |= {"output": "out", "crawl": {"warcs": ["@first*.warc.gz"], "warcs_per_job": 2}}
     config["extract"] |= {"language_model": language_id, "min_chars": 1}
     return tmp_path, config
 
@@ -41,12 +45,12 @@ def snakemake(folder, config, *arguments):
 
 def test_an_entry_added_to_the_manifest_leaves_earlier_batches_alone(checkout, make_warc):
     folder, config = checkout
-    make_warc("first-0.warc.gz", count=3)
+    make_warc(FIRST, count=3)
     snakemake(folder, config, "out/documents/00000.arrow")
     before = (folder / "out/documents/00000.arrow").stat()
 
-    make_warc("second.warc.gz", count=5)  # three of its pages are the first crawl's
-    config["crawl"]["warcs"].append("second.warc.gz")
+    make_warc(SECOND, count=5)  # three of its pages are the first crawl's
+    config["crawl"]["warcs"].append("-second*.warc.gz")
     targets = ("out/documents/00000.arrow", "out/documents/00001.arrow")
     extract = "Extract the text of batch 00001 and identify its languages"
     digest = "Hash the paragraphs of batch 00001"
@@ -58,24 +62,25 @@ def test_an_entry_added_to_the_manifest_leaves_earlier_batches_alone(checkout, m
     assert sorted(planned[3:]) == [apply.replace("00001", "00000"), apply]
     assert snakemake(folder, config, *targets) == [extract, digest, reduce, apply]
     assert (folder / "out/documents/00000.arrow").stat() == before
+    assert not list(folder.rglob("PWNED"))
     assert not snakemake(folder, config, *targets)
 
 
 def test_own_archives_count_by_their_size_and_results_may_get_another_name(checkout, make_warc):
     folder, config = checkout
-    archive = make_warc("first-0.warc.gz", count=3)
+    archive = make_warc(FIRST, count=3)
     snakemake(folder, config, "out/documents/00000.arrow")
     os.utime(archive)  # copied, say
     assert not snakemake(folder, config, "-n", "out/documents/00000.arrow")
 
-    (folder / "out").rename(folder / "renamed")
+    (folder / "out").rename(folder / OTHER)
     shutil.rmtree(folder / ".snakemake")
-    config["output"] = "renamed"
-    assert not snakemake(folder, config, "-n", "renamed/documents/00000.arrow")
+    config["output"] = OTHER
+    assert not snakemake(folder, config, "-n", f"{OTHER}/documents/00000.arrow")
     config["dedup"] = {"min_chars": 300}
-    planned = snakemake(folder, config, "-n", "renamed/documents/00000.arrow")
+    planned = snakemake(folder, config, "-n", f"{OTHER}/documents/00000.arrow")
     assert planned == ["Write the documents of batch 00000 without duplicate paragraphs"]
 
-    make_warc("first-0.warc.gz", count=4)
-    planned = snakemake(folder, config, "-n", "renamed/documents/00000.arrow")
+    make_warc(FIRST, count=4)
+    planned = snakemake(folder, config, "-n", f"{OTHER}/documents/00000.arrow")
     assert planned[0] == "Extract the text of batch 00000 and identify its languages"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
+from snakemake.common.configfile import load_configfile
 
 from pipeline.common.config import read
 from pipeline.common.errors import StageError
@@ -22,6 +25,7 @@ from pipeline.plan import (
     measured_stages,
     plan,
     predict,
+    run_calibration,
 )
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
@@ -101,6 +105,18 @@ def test_a_calibration_takes_warcs_from_all_of_the_crawl_one_a_job(tmp_path):
     assert data["crawl"]["warcs"] == [str(paths[i]) for i in (0, 3, 6)]
     assert (data["output"], data["near"], data["crawl"]["warcs_per_job"]) == ("out", {"enabled": True}, 1)
     assert read(Crawl, data["crawl"]).warcs_per_job == 1
+
+
+def test_a_calibration_runs_no_python_that_a_config_has(tmp_path, monkeypatch):
+    (tmp_path / "a.warc.gz").touch()
+    calls = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: calls.append(command) or mock.Mock(returncode=0))
+    data = {"__use_yte__": True, "sample": {"?__import__('pathlib').Path('PWNED').touch()": 1}}
+    monkeypatch.chdir(tmp_path)
+    run_calibration(data, [["a.warc.gz"]], 1, 1, "--out")
+    assert "--configfile=--out/config.json" in calls[0]
+    assert load_configfile("--out/config.json")["sample"] == data["sample"]
+    assert not Path("PWNED").exists()
 
 
 def test_a_folder_that_no_run_has_filled_is_refused(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.common.config import bad_regex, option
+from pipeline.common.config import bad_language, bad_regex, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,8 @@ class Domain:
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        if problem := bad_language(self.language):
+            yield "language", problem
         if self.urls and (why := bad_regex(self.urls)):
             yield "urls", why
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.common.config import option
+from pipeline.common.config import bad_name, option
+from pipeline.workflow.layout import BACKBONE
 from train.runs.options import METHODS
-
-# Rows of figure 3 may be compared with the backbone's own gating matrices, and tables show its measures.
-BACKBONE = "backbone"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +70,7 @@ class Target:
         for key, numbers in ({"backbone": self.backbone} | rows).items():
             if numbers and len(numbers) != len(self.columns):
                 yield key, f"{len(numbers)} numbers for {len(self.columns)} columns {self.columns}"
+        # Rows of figure 3 may be compared with the backbone's own gating matrices.
         known = {*self.rows, BACKBONE} if self.spectrum else set(self.rows)
         for i, claim in enumerate(self.claims):
             for name in sorted(claim.names() - known):
@@ -87,3 +86,8 @@ class Grid:
     """Every table and figure, by its name: what stands behind `paper/` in `snakemake paper/table2`."""
 
     targets: dict[str, Target] = option(doc="tables and figures by name")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for name in self.targets:
+            if problem := bad_name(name):
+                yield f"targets.{name}", problem

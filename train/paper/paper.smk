@@ -15,6 +15,8 @@ rule paper:
     message:
         "The paper's tables and figures"
         + "".join(f"; left out: {name}, {why}" for name, why in PAPER.missing.items())
+        .replace("{", "{{")
+        .replace("}", "}}")
 
 
 rule paper_subset:
@@ -68,19 +70,22 @@ rule paper_table:
         learning=lambda wildcards: PAPER.grid.targets[wildcards.table].new
         or OPTIONS.evaluate.learning,
         # Mean accuracies in the old and in the new language, where tasks are asked.
-        tasks=lambda wildcards: (
-            f"--tasks {OUT.tasks} --languages {' '.join(task_languages(OPTIONS, PAPER.grid.targets[wildcards.table].new))}"
+        tasks=OUT.tasks if OPTIONS.evaluate.tasks else "",
+        languages=lambda wildcards: (
+            task_languages(OPTIONS, PAPER.grid.targets[wildcards.table].new)
             if OPTIONS.evaluate.tasks
-            else ""
+            else []
         ),
         output=OUT.paper("{table}"),
         code=fingerprint("train.paper.tables:write_table"),
     message:
         "Write {wildcards.table} of the paper"
     shell:
-        "python -m train table --grid {input.grid} --target {wildcards.table} --runs {params.runs}"
-        " --evaluations {params.evaluations} --base {input.base} --forgetting {params.forgetting}"
-        " --learning {params.learning} {params.tasks} --output {params.output} > {log} 2>&1"
+        "python -m train table --grid={input.grid:q} --target={wildcards.table:q}"
+        f" --runs {list_argument('params.runs')} --evaluations {list_argument('params.evaluations')}"
+        " --base={input.base:q} --forgetting={params.forgetting:q} --learning={params.learning:q}"
+        f" --tasks={{params.tasks:q}} --languages {list_argument('params.languages')}"
+        " --output={params.output:q} > {log:q} 2>&1"
 
 
 rule paper_spectrum:
@@ -105,5 +110,6 @@ rule paper_spectrum:
     message:
         "Write {wildcards.figure} of the paper"
     shell:
-        "python -m train spectrum --grid {input.grid} --target {wildcards.figure} --runs {params.runs}"
-        " --backbone {input.backbone} --output {params.output} > {log} 2>&1"
+        "python -m train spectrum --grid={input.grid:q} --target={wildcards.figure:q}"
+        f" --runs {list_argument('params.runs')}"
+        " --backbone={input.backbone:q} --output={params.output:q} > {log:q} 2>&1"

@@ -12,8 +12,9 @@ from safetensors import safe_open
 from pipeline.common.config import read_yaml
 from pipeline.common.files import write_text
 from pipeline.common.markdown import table_row
+from pipeline.workflow.layout import BACKBONE
 from train.paper.claims import verdicts
-from train.paper.grid import BACKBONE, Grid
+from train.paper.grid import Grid
 from train.paper.tables import by_row, csv_lines, heading, write_chart
 from train.report import charts
 

@@ -15,8 +15,9 @@ from pipeline.common.config import read_yaml
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, write_text
 from pipeline.common.markdown import table_row
+from pipeline.workflow.layout import BACKBONE
 from train.paper.claims import verdicts
-from train.paper.grid import BACKBONE, Grid, Target
+from train.paper.grid import Grid, Target
 from train.report.points import Points
 from train.runs.record import RunRecord, read_run
 from train.runs.results import TaskScores, read_evaluation, read_task_scores

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from pipeline.common.config import option
+from pipeline.common.config import bad_name, option
+from pipeline.workflow.layout import BACKBONE, BESIDE_RUNS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +133,7 @@ class Extend:
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.runs:
             yield "runs", "no run; give at least one, such as neutral: {method: neutral, learning_rate: 1e-2}"
-        for name in self.runs:
-            if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
-                yield f"runs.{name}", "a name is made of letters, digits, '-', '_' and '.'"
+        yield from bad_runs(self.runs)
         for name, run in self.runs.items():
             if run.base is not None and run.base not in self.runs:
                 yield f"runs.{name}.base", f"no run {run.base!r}; runs has {', '.join(self.runs)}"
@@ -145,6 +144,17 @@ class Extend:
                     f"runs.{name}.new",
                     f"{new_domain(self, name)!r} is already old here; name another new domain",
                 )
+
+
+def bad_runs(runs: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """(key, problem) of names that no run may have: those of other files of a result folder."""
+    for name in runs:
+        if problem := bad_name(name):
+            yield f"runs.{name}", problem
+        elif name == BACKBONE:
+            yield f"runs.{name}", "this is how the results call the backbone itself; choose another name"
+        elif name.endswith(BESIDE_RUNS):
+            yield f"runs.{name}", f"{' and '.join(BESIDE_RUNS)} end what is not finished; choose another name"
 
 
 def ancestors(extend: Extend, name: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.common.config import ConfigError, option
+from pipeline.common.config import ConfigError, bad_path, option
 
 # The options that decide nothing of what is measured.
 BOUNDS = ("tasks_seconds", "tasks_gb")
@@ -29,6 +29,9 @@ class Tasks:
         from train.tasks.task import read_task
 
         for number, name in enumerate(self.tasks):
+            if problem := bad_path(name):
+                yield f"tasks[{number}]", problem
+                continue
             try:
                 task = read_task(name)
             except ConfigError as error:

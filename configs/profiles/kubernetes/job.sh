@@ -7,6 +7,11 @@ action=$1
 shift
 case $action in
 submit)
+    # They stand in quotes below.
+    case $PWD$4${VOLUME-}${MOUNT-}${IMAGE-} in
+    *[\"\\]* | *"
+"*) printf '%s: no quotes, backslash or line break in the folder, VOLUME, MOUNT or IMAGE\n' "$PWD" >&2 && exit 1 ;;
+    esac
     # All of the limits are requests too. The workflow tries again; the cluster does not.
     kubectl create -o name -f - <<JOB | sed 's|.*/||'
 apiVersion: batch/v1
@@ -20,7 +25,7 @@ spec:
       restartPolicy: Never
       containers:
         - name: job
-          image: ${IMAGE:-neutral-residues:latest}
+          image: "${IMAGE:-neutral-residues:latest}"
           workingDir: "$PWD"
           command: [sh, "$4"]
           resources: {limits: {cpu: "$1", memory: "$2Mi", nvidia.com/gpu: "$3"}}

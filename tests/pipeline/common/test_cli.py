@@ -1,13 +1,17 @@
 """What a person sees first when something is wrong is the cure."""
 
-import shlex
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from snakemake.utils import format as snakemake_format
 
 from pipeline.__main__ import STAGES, main
+from pipeline.common.cli import list_argument
 
 
 def run(capsys, *arguments):
@@ -53,17 +57,31 @@ def test_every_stage_explains_itself(stage, capsys):
 def test_more_files_than_a_command_line_may_name_come_from_a_list(tmp_path, monkeypatch):
     """As the rules call it: bash hands on a list made by its builtin printf."""
     (tmp_path / "show.py").write_text(
-        "import sys\nfrom pipeline.common.cli import File, Stage, main\n"
+        "import json, sys\nfrom pipeline.common.cli import File, Stage, main\n"
         "stage = Stage('show', '', 'show:show', (File('files', '', many=True),))\n"
-        "def show(files): print(len(files), files[-1])\n"
+        "def show(files): print(json.dumps(files))\n"
         "if __name__ == '__main__': sys.exit(main('x', '', (stage,)))\n"
     )
     names = [f"{'folder' * 20}/{number} of a 'crawl'.arrow" for number in range(20_000)]  # 2.9 MB
-    script = f"{sys.executable} show.py show --files first @<(printf '%s\\n' {shlex.join(names)})"
+    names += ["two\nlines", " blanks ", "-x", "--files", "@x", '$(touch PWNED) `touch PWNED` "{names}" \\ é']
+    script = snakemake_format(f"python show.py show --files first {list_argument('names')}", names=names)
     (tmp_path / "script.sh").write_text(script)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     done = subprocess.run(["bash", "script.sh"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout == f"20001 {names[-1]}\n"
+    assert json.loads(done.stdout) == ["first", *names]
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_a_list_written_by_hand_has_a_name_a_line_and_an_empty_value_is_none(tmp_path, monkeypatch):
+    import pipeline.publish.card as module
+
+    seen = []
+    monkeypatch.setattr(module, "write_card", lambda **values: seen.append(values))
+    (tmp_path / "shards.txt").write_text("a b\r\n\n c\n")
+    files = [f"--shards=@{tmp_path}/shards.txt", "--ledgers", "d", "--decontamination=", "--card=e", "--stats=f"]
+    main("pipeline", "", STAGES, ["card", *files])
+    assert (seen[0]["shards"], seen[0]["ledgers"], seen[0]["decontamination"]) == (["a b", "c"], ["d"], None)
 
 
 def test_a_missing_list_is_named(capsys, tmp_path):

@@ -1,4 +1,5 @@
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -8,12 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from snakemake.utils import format as snakemake_format
 
-from pipeline.common.config import ConfigError, add_arguments, flags, option, read, read_yaml
+from pipeline.common.config import ConfigError, add_arguments, flags, option, read, read_yaml, to_data
 from pipeline.common.options_page import options_page
-from pipeline.corpus.options import Dedup, Quality
+from pipeline.corpus.options import Dedup, Positives, Quality
 from pipeline.extract.options import Extract
 from train.config import Config, write_schema
 from train.runs.options import Run
@@ -76,28 +78,76 @@ def test_each_wrong_value_names_its_key(change, message):
     assert message in str(caught.value)
 
 
+RUN = {"learning_rate": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        *(({"output": name}, "output") for name in ("", "{run}", "<logs>", "a\nb", "a\x1bb", "a\rb", "a\udcffb")),
+        *(({"extend": {"runs": {name: RUN}}}, f"extend.runs.{name}")
+          for name in ("..", ".", "", "-x", "@x", "a/b", "a b", "$(x)", "backbone", "a.part", "a.checkpoints")),
+        *(({"paper": {"runs": {name: RUN}}}, f"paper.runs.{name}") for name in ("..", "backbone")),
+        *(({"domains": DOMAINS | {name: {"language": "fr"}}}, f"domains.{name}")
+          for name in ("..", "-x", "a=b", "a/b", "backbone.txt", "runs.txt")),
+        *(({"extract": {"languages": ["en", "fr", name]}}, "extract.languages[2]")
+          for name in ("..", "--output", "a.b", "a/b", "", "fr")),
+        ({"domains": DOMAINS | {"x": {"language": "../fr", "corpus": "."}}}, "domains.x.language"),
+        ({"filter": {"decontaminate": {"sets": {"x": "{y}.txt"}}}}, "filter.decontaminate.sets"),
+        ({"quality": {"models": {"fr": "a\nb"}}}, "quality.models"),
+        ({"crawl": {"texts": [{"files": ["s3://a/b.jsonl"], "language": "-x"}]}}, "crawl.texts[0].language"),
+        ({"evaluate": {"tasks": ["{x}.yaml"]}}, "evaluate.tasks[0]"),
+        ({"evaluate": {"prompts": ["a\0b"]}}, "evaluate.prompts[0]"),
+        ({"report": {"title": "\x1b]0;x\7"}}, "report.title"),
+    ],
+)  # fmt: skip
+def test_a_name_or_text_that_would_be_something_else_is_refused_by_its_key(change, key):
+    with pytest.raises(ConfigError) as caught:
+        read(Config, GOOD | {"extract": {"languages": ["en", "fr"]}} | change)
+    wrong = [line for line in str(caught.value).splitlines() if line.startswith(f"config: {key}: ")]
+    assert wrong and all(line.isprintable() for line in wrong), caught.value
+
+
+def test_names_and_paths_that_look_odd_are_allowed(tmp_path):
+    odd = str(tmp_path / 'it\'s "$(touch x)" `y`; -z & @ * ~ \\ é')
+    Path(odd).mkdir()
+    (Path(odd) / "-x.txt").touch()
+    change = {
+        "output": odd,
+        "extract": {"languages": ["en", "fr", "zh-yue", "fra_Latn"], "language_model": odd},
+        "domains": DOMAINS | {"größe_1.5-x": {"language": "fra_Latn"}},
+        "extend": {"runs": {"größe_1.5-x": RUN, "_": RUN}},
+        "filter": {"decontaminate": {"sets": {"x": f"{odd}/-x.txt"}}},
+        "evaluate": {"prompts": ["two\nlines\t{x} <y>", ""]},
+    }
+    assert read(Config, GOOD | change).output == odd
+
+
 def test_missing_required_key_is_named():
     with pytest.raises(ConfigError, match=r"output: missing"):
         read(Config, {key: value for key, value in GOOD.items() if key != "output"})
 
 
-@given(
-    min_chars=st.integers(1, 10**6),
-    score=st.floats(0, 1),
-    languages=st.lists(
-        st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1), max_size=4
-    ),
-)
-def test_flags_give_back_the_same_options(min_chars, score, languages):
-    import shlex
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])) | st.text("-@'\"$(){}<>`\\\n\t *=x")
 
-    options = Extract(min_chars=min_chars, language_min_score=score, languages=["fr", *languages])
-    words = shlex.split(flags(options))
-    if any(word.startswith("-") for word in languages):
-        return  # argparse takes such words for flags; no language is called so
-    parser = argparse.ArgumentParser()
-    add_arguments(parser.add_argument_group(), Extract)
-    assert read(Extract, vars(parser.parse_args(words))) == options
+
+@settings(max_examples=60, deadline=None)
+@given(
+    model=TEXT,
+    score=st.floats(0, 1),
+    languages=st.lists(TEXT, max_size=4),
+    positives=st.dictionaries(TEXT, st.builds(Positives, files=st.lists(TEXT))),
+)
+def test_options_come_back_the_same_through_snakemake_bash_and_argparse(model, score, languages, positives):
+    """Whatever their texts are: empty, with quotes and line feeds, like a flag, a command or a wildcard."""
+    for options in (Extract(language_model=model, language_min_score=score, languages=languages),
+                    Quality(positives=positives)):  # fmt: skip
+        script = f"printf '%s\\0' {snakemake_format('{words:q}', words=flags(options))}"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, check=True)
+        parser = argparse.ArgumentParser()
+        add_arguments(parser.add_argument_group(), type(options))
+        given = vars(parser.parse_args(done.stdout.decode().split("\0")[:-1]))
+        assert all(given[key] == value for key, value in to_data(options).items() if value is not None)
 
 
 @pytest.mark.parametrize("cls", [Extract, Dedup, Quality, Config, Run])
@@ -139,7 +189,7 @@ def test_alpha_is_a_number_or_auto():
     parser = argparse.ArgumentParser()
     add_arguments(parser.add_argument_group(), Run)
     given = vars(parser.parse_args(["--learning-rate", "1", "--alpha", "auto"]))
-    assert "--alpha auto" in flags(read(Run, given))
+    assert "--alpha=auto" in flags(read(Run, given))
 
 
 def test_bool_is_no_number():
@@ -192,3 +242,17 @@ except SystemExit: pass
 print(sorted(set({heavy!r}) & set(sys.modules)))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_what_torch_compiles_is_kept_where_no_other_user_may_write(tmp_path):
+    code = """
+import os, runpy, sys
+sys.argv = ["x", "--help"]
+try: runpy.run_module("train", run_name="__main__")
+except SystemExit: pass
+print(os.environ.get("TORCHINDUCTOR_CACHE_DIR"))"""
+    for own, kept in (({}, f"{tmp_path}/.cache/torchinductor"), ({"TORCHINDUCTOR_CACHE_DIR": "mine"}, "mine")):
+        environment = {**os.environ, "HOME": str(tmp_path), **own}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True,
+                              env=environment)  # fmt: skip
+        assert done.stdout.splitlines()[-1] == kept

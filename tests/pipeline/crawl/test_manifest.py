@@ -1,5 +1,7 @@
 from itertools import chain
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,3 +86,20 @@ def test_without_a_size_an_entry_makes_a_bounded_number_of_batches_whatever_foll
     made = [batches([entry], None) for entry in entries]
     assert all(len(one) <= MOST_BATCHES for one in made)
     assert list(batches(entries, None).values()) == [warcs for one in made for warcs in one.values()]
+
+
+@pytest.mark.parametrize("name", [b"a\nb", b"a\rb", b"a\tb", b"{x}", b"<logs>", b"\xff", b"\x1b[2J"])
+def test_a_file_whose_name_would_be_something_else_is_refused_in_one_line(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path(f"in-{name.decode('utf-8', 'surrogateescape')}.gz").touch()
+    (problem,) = manifest(["in-*.gz"])[1]
+    assert problem.endswith("rename it")
+    assert problem.isprintable()
+
+
+def test_a_file_may_have_a_name_that_looks_odd(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["-x.gz", "--output.gz", "@x.gz", 'it\'s "$(touch x)" `y`; & * ~ \\.gz', "é.gz"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert manifest(["*.gz"]) == ([sorted(names)], [])
