@@ -85,7 +85,8 @@ if OPTIONS.crawl.index:
             "Find the wanted records in the index of the crawl"
         shell:
             "python -m pipeline index-plan {params.options} --output {output.plan} --report {output.report}"
-            " --cache {resources.cache:q} --connections {resources.connections} > {log} 2>&1"
+            " --cache {resources.cache:q} --connections {resources.connections} --memory-mb {resources.mem_mb}"
+            " > {log} 2>&1"
 
     rule fetch_records:
         input:
