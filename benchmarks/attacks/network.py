@@ -319,7 +319,7 @@ def _make_index(folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table(_index_rows(300)), folder / "index.parquet", row_group_size=100, compression="gzip")
+    pq.write_table(pa.table(_index_rows(300)), folder / "index.parquet", row_group_size=100, compression="none")
 
 
 def _read_index(folder: Path) -> str:
