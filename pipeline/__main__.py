@@ -57,6 +57,7 @@ STAGES = (
             CONNECTIONS,
             File("latency", "seconds of a request without its bytes, for the predicted time", False, float, 0.15),
             File("rate", "bytes a second of one connection, for the same", False, float, 8e6, metavar="N"),
+            File("memory_mb", "MB of memory that reading the index may take", kind=int, default=8000),
         ),
         Index,
         "crawl.index",

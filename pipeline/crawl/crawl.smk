@@ -88,7 +88,8 @@ if OPTIONS.crawl.index:
             "Find the wanted records in the index of the crawl"
         shell:
             "python -m pipeline index-plan {params.options:q} --output={output.plan:q} --report={output.report:q}"
-            " --cache={resources.cache:q} --connections={resources.connections:q} > {log:q} 2>&1"
+            " --cache={resources.cache:q} --connections={resources.connections:q}"
+            " --memory-mb={resources.mem_mb:q} > {log:q} 2>&1"
 
     rule fetch_records:
         input:

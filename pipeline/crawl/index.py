@@ -23,8 +23,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import xxhash
 
-from pipeline.common.errors import StageError
+from pipeline.common.errors import StageError, one_line
 from pipeline.common.files import read_arrow, stamp, write_batches, write_json
+from pipeline.common.memory import memory_limit
+from pipeline.common.shown import shown
 from pipeline.crawl.commoncrawl import PATH, listed
 from pipeline.crawl.manifest import manifest
 from pipeline.crawl.options import Index
@@ -48,16 +50,40 @@ GAPS = (0, 2**14, 2**17, 2**20)  # bytes; the plan gives the cost for each
 SHOWN = 20
 # Matching rows after which those beyond the limit are dropped.
 TRIM_ROWS = 2**20
+# What a sound index stays below by far: rows of a file of it, bytes of a record and of the file that holds it,
+# characters of a digest, and bytes that Parquet's reader asks for at once.
+ROWS_MAX, RECORD_MAX, FILE_MAX, DIGEST_CHARS, READ_MAX = 2**28, 2**27, 2**40, 64, 2**29
 
 
 def plan_records(
-    options: Index, output: str, report: str, cache: str, connections: int, latency: float, rate: float
+    options: Index,
+    output: str,
+    report: str,
+    cache: str,
+    connections: int,
+    latency: float,
+    rate: float,
+    memory_mb: int = 8000,
 ) -> None:
     """Write which records to fetch (Arrow) and what that costs (JSON); the predicted times go to the log.
 
     The parts are about equal in bytes and hold neighbouring records. `latency` is in seconds a request, `rate` in
-    bytes a second of one connection. Raises StageError where the index lacks a column or has no such record.
+    bytes a second of one connection. Raises StageError where the index lacks a column, has no such record, or
+    takes more than `memory_mb` MB of memory.
     """
+    try:
+        with memory_limit(memory_mb * 10**6):
+            _plan(options, output, report, cache, connections, latency, rate)
+    except MemoryError:
+        raise StageError(
+            f"crawl.index: it takes more than {memory_mb:,} MB of memory; set crawl.index.limit, or, if the index "
+            "is sound, raise --memory-mb (of the workflow: --set-resources index_plan:mem_mb=N)"
+        ) from None
+
+
+def _plan(
+    options: Index, output: str, report: str, cache: str, connections: int, latency: float, rate: float
+) -> None:
     client = Client(connections, Path(cache, "slots"))
     files = index_files(options, cache, connections)
     matches = map_in_threads(
@@ -70,10 +96,9 @@ def plan_records(
         asked = f"languages {options.languages}, tlds {options.tlds}, hosts {options.hosts}, mimes {options.mimes}"
         raise StageError(f"no record of {len(files)} index files has {asked}; widen crawl.index")
     warcs, offsets, lengths, digests, hosts = (records[name] for name in KEPT)
-    lengths = lengths.to_numpy().astype(np.int64)
+    lengths = lengths.to_numpy()
     ends = np.cumsum(lengths)
-    part = np.minimum((ends - 1) * options.files // ends[-1], options.files - 1).astype(np.int32)
-    columns = [pa.array(part), warcs, offsets.cast(pa.int64()), pa.array(lengths), digests]
+    columns = [pa.array(parts(ends, options.files)), warcs, offsets, pa.array(lengths), digests]
     table = pa.table(columns, schema=stamp(PLAN_SCHEMA, "index-plan", options))
     write_batches(output, table.schema, table.to_batches(max_chunksize=2**16))
     costs = {gap: cost(table, gap, options.max_range) for gap in sorted({*GAPS, options.gap})}
@@ -90,6 +115,17 @@ def plan_records(
     write_json(report, summary)
     for line in describe(summary, connections, latency, rate):
         logging.info("%s", line)
+
+
+def parts(ends: np.ndarray, files: int) -> np.ndarray:
+    """The part of each record, int32[records], where they end after so many bytes (int64[records], ascending).
+
+    >>> parts(np.array([4, 8, 9]), 2).tolist()
+    [0, 1, 1]
+    """
+    # Where parts 1, 2, … begin, in integers of any size.
+    begins = [-(-number * int(ends[-1]) // files) for number in range(1, files)]
+    return np.searchsorted(np.array(begins, np.int64), ends - 1, side="right").astype(np.int32)
 
 
 def describe(summary: dict[str, Any], connections: int, latency: float, rate: float) -> Iterator[str]:
@@ -133,9 +169,11 @@ def _matches(options: Index, client: Client, path: str) -> pa.Table:
             needed = {*KEPT, *FILTERED, *(HOSTS if options.hosts else ())}
             if missing := sorted(needed - set(fragment.physical_schema.names)):
                 raise StageError(
-                    f"{path}: no column {', '.join(missing)}; crawls before August 2018 have no languages: "
+                    f"{shown(path)}: no column {', '.join(missing)}; crawls before August 2018 have no languages: "
                     "take a later crawl"
                 )
+            if fragment.metadata.num_rows > ROWS_MAX:
+                raise StageError(f"{shown(path)}: more than {ROWS_MAX:,} rows; make several files of it")
             parts, rows = [], 0
             for batch in fragment.scanner(
                 columns=list(KEPT), filter=wanted(options), batch_readahead=2, fragment_readahead=1
@@ -147,19 +185,34 @@ def _matches(options: Index, client: Client, path: str) -> pa.Table:
                     rows = len(parts[0])
             empty = pa.RecordBatch.from_pylist([], schema=fragment.physical_schema).select(list(KEPT))
             table = pa.concat_tables([_compact(empty), *parts])
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StageError(f"{path}: not a Parquet file of the index, or a damaged one: {error}") from None
+    except MemoryError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        what = f"{shown(path)}: not a Parquet file of the index, or a damaged one"
+        raise StageError(f"{what}: {one_line(error)}") from None
     return first_records(table, options.limit, options.seed)
 
 
 def _compact(batch: pa.RecordBatch) -> pa.Table:
     """The rows in about 60 bytes each: names as codes of a dictionary."""
     table = pa.Table.from_batches([batch])
+    columns = {}
     for column in ("warc_filename", "url_host_name"):
         names = pc.fill_null(table[column].cast(pa.string()), "").combine_chunks().dictionary_encode()
-        table = table.set_column(table.schema.get_field_index(column), column, names)
-    place = table.schema.get_field_index("content_digest")
-    return table.set_column(place, "content_digest", table["content_digest"].cast(pa.large_string()))
+        columns[column] = pa.DictionaryArray.from_arrays(names.indices, _text(names.dictionary))
+    for column in ("warc_record_offset", "warc_record_length"):
+        columns[column] = table[column].cast(pa.int64())
+    columns["content_digest"] = table["content_digest"].cast(pa.large_string())
+    return pa.table({column: columns[column] for column in KEPT})
+
+
+def _text(words: pa.Array) -> pa.Array:
+    """The words, with U+FFFD for bytes that are no UTF-8, which Parquet does not look at."""
+    try:
+        words.validate(full=True)
+    except pa.ArrowInvalid:
+        return pa.array([word.decode("utf-8", "replace") for word in words.cast(pa.binary()).to_pylist()])
+    return words
 
 
 def _codes(names: Any) -> np.ndarray:
@@ -196,12 +249,20 @@ def _sound(table: pa.Table) -> tuple[pa.Table, dict[str, int]]:
         [bool(PATH.fullmatch(word)) and ".." not in word for word in _words(table["warc_filename"])], bool
     )
     offsets, lengths = (pc.fill_null(table[name], -1).to_numpy() for name in KEPT[1:3])
-    good = np.flatnonzero((offsets >= 0) & (lengths > 0) & (plain[codes] if len(plain) else False))
+    there = (offsets >= 0) & (offsets < FILE_MAX) & (lengths > 0) & (plain[codes] if len(plain) else False)
+    digests = table["content_digest"]
+    is_digest = pc.and_(pc.string_is_ascii(digests), pc.less_equal(pc.binary_length(digests), DIGEST_CHARS))
+    sound = there & (lengths <= RECORD_MAX) & pc.fill_null(is_digest, True).to_numpy()
+    good = np.flatnonzero(sound)
     # Equal records side by side, the first row of them first.
     order = good[np.lexsort((good, offsets[good], codes[good]))]
     first = np.ones(len(order), bool)
     first[1:] = (np.diff(codes[order]) != 0) | (np.diff(offsets[order]) != 0)
-    problems = {"no such place in a WARC": len(table) - len(good), "named twice": len(good) - int(first.sum())}
+    problems = {
+        "no such place in a WARC": len(table) - int(there.sum()),
+        "too long a record, or no digest": int(there.sum()) - len(good),
+        "named twice": len(good) - int(first.sum()),
+    }
     return table.take(pa.array(order[first])), {why: count for why, count in problems.items() if count}
 
 
@@ -297,6 +358,8 @@ class RemoteFile(io.RawIOBase):
         stop = self.length if size is None or size < 0 else min(self.length, self.place + size)
         if stop <= self.place:
             return b""
+        if self.place < 0 or stop - self.place > READ_MAX:
+            raise OSError(f"it has {stop - self.place:,} bytes in one piece, from {self.place:,} on")
         data = self.client.read(self.url, self.place, stop, self.validator)
         self.place = stop
         return data

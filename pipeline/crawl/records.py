@@ -25,7 +25,7 @@ import pyarrow as pa
 from pipeline.common.locks import resumed_folder
 from pipeline.common.progress import progress
 from pipeline.crawl.fetch import GONE, reason_of
-from pipeline.crawl.index import by_warc, coalesce, read_plan
+from pipeline.crawl.index import RECORD_MAX, by_warc, coalesce, read_plan
 from pipeline.crawl.options import Index
 from pipeline.crawl.origins import finish_folder, write_origins
 from pipeline.network.client import Client
@@ -33,7 +33,6 @@ from pipeline.network.threads import stream_in_threads
 from pipeline.network.transports import FetchError
 from pipeline.warc.encodings import BODY_MAX
 
-RECORD_MAX = 2**27  # of the crawl's file; CommonCrawl cuts pages at 5 MiB
 HEADERS_MAX = 2**16
 LENGTH = re.compile(rb"\r\nContent-Length:[ \t]*(\d{1,12})\r\n", re.IGNORECASE)
 DIGEST = re.compile(rb"\r\nWARC-Payload-Digest:[ \t]*sha1:([A-Z2-7]{32})\r\n", re.IGNORECASE)

@@ -132,7 +132,7 @@ class Client:
             nonlocal begun
             validator = known.read_text(encoding="utf-8") if known.exists() else ""
             have = path.stat().st_size if validator else 0
-            with self._open(url, have, None, validator) as answer, path.open("rb+") as file:
+            with self._open(url, have, None, validator) as answer, open(path, "rb+", opener=_no_link) as file:
                 if answer.start != have or (have and answer.validator != validator):
                     known.unlink(missing_ok=True)
                     file.truncate(0)
@@ -143,7 +143,8 @@ class Client:
                     raise FetchError(
                         f"{shown(url)}: began again {self.retries} times, since it changes; run again"
                     )
-                known.write_text(answer.validator, encoding="utf-8")
+                with open(known, "w", encoding="utf-8", opener=_no_link) as note:
+                    note.write(answer.validator)
                 file.truncate(answer.start)
                 file.seek(answer.start)
                 with self._keep(lambda: file.tell() - answer.start):
@@ -245,6 +246,11 @@ class Client:
             known.unlink(missing_ok=True)
             os.truncate(path, 0)
             raise Interrupted(f"its {algorithm} is {got.hex()}, the server says {expected.hex()}")
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Open no symbolic link, which another user of the cache may have put there."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _lack_of_room(folder: Path, need: int) -> str:

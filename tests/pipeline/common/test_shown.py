@@ -60,7 +60,8 @@ def test_what_is_printed_is_one_line_that_steers_nothing(text):
     line = printable(text)
     assert len(line.splitlines()) <= 1
     assert not set(map(ord, line)) & {
-        *(set(range(0x20)) - {ord("\t")}),
+        *range(9),
+        *range(10, 0x20),
         *range(0x7F, 0xA0),
         *range(0x202A, 0x202F),
         *range(0x2066, 0x206A),
@@ -93,14 +94,12 @@ def test_keys_with_secrets_lose_their_texts_and_others_do_not():
         "row_tokens": 4,
         "HF_TOKEN": "x",
         "a": [{"password": "x", "key": "y"}],
-        "api_key": "",
     }
     assert data_without_secrets(data) == {
         "tokens": {"n": 1},
         "row_tokens": 4,
         "HF_TOKEN": "***",
         "a": [{"password": "***", "key": "y"}],
-        "api_key": "",
     }
 
 

@@ -6,8 +6,11 @@ import gzip
 import itertools
 import json
 import re
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -20,7 +23,7 @@ from pipeline.common.cli import main
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json
 from pipeline.crawl import records as records_module
-from pipeline.crawl.index import coalesce, plan_records, read_plan
+from pipeline.crawl.index import coalesce, parts, plan_records, read_plan
 from pipeline.crawl.options import Index
 from pipeline.crawl.origins import read_folder, read_origins
 from pipeline.crawl.records import fetch_records, problem_of
@@ -237,6 +240,101 @@ def test_damage_and_lies_cost_their_record_and_are_counted_by_reason(server, cra
     assert reasons.pop("record_no_response") == 1
     assert sum(reasons.values()) == 4
     assert set(reasons) <= {"record_not_gzip", "record_not_at_this_place"}
+
+
+def hostile_index(tmp_path, **columns) -> str:
+    """An index of the rows 0, 1, … of one WARC, each of ten bytes, but for these columns."""
+    count = len(next(iter(columns.values())))
+    sound = {
+        "warc_filename": ["crawl-data/x/a.warc.gz"] * count,
+        "warc_record_offset": [10 * i for i in range(count)],
+        "warc_record_length": [10] * count,
+        "content_digest": ["A" * 32] * count,
+        "content_languages": ["fra"] * count,
+        "content_mime_detected": ["text/html"] * count,
+        "fetch_status": [200] * count,
+        "url_host_name": ["a.example"] * count,
+        "url_host_tld": ["example"] * count,
+    }
+    pq.write_table(pa.table(sound | columns), tmp_path / "hostile.parquet")
+    return str(tmp_path / "hostile.parquet")
+
+
+@pytest.mark.parametrize(
+    ("columns", "left_out"),
+    [
+        ({"warc_record_length": [10, 10**12, 2**63 - 1]}, {"too long a record, or no digest": 2}),
+        ({"warc_record_offset": [0, -(2**63), 2**63 - 1]}, {"no such place in a WARC": 2}),
+        ({"warc_record_length": [10, 0, -5]}, {"no such place in a WARC": 2}),
+        ({"warc_record_length": [10, None, None]}, {"no such place in a WARC": 2}),
+        ({"warc_filename": ["a/b", "../../etc/passwd", "a/\n"]}, {"no such place in a WARC": 2}),
+        ({"warc_filename": ["a/b", "/etc/passwd", None]}, {"no such place in a WARC": 2}),
+        ({"content_digest": ["A" * 32, "A" * 10**6, "é"]}, {"too long a record, or no digest": 2}),
+        ({"warc_filename": pa.array([b"a/b", b"a/\xff", b"\xfe"]).view("string")}, {"no such place in a WARC": 2}),
+        (
+            {"content_digest": pa.array([b"A", b"\xff", b"\xfe"]).view("string")},
+            {"too long a record, or no digest": 2},
+        ),
+        ({"url_host_name": pa.array([b"a", b"\xff", b"\xfe"]).view("string")}, {}),
+        ({"warc_record_offset": [0, 0, 0]}, {"named twice": 2}),
+    ],
+)
+def test_rows_that_cannot_be_are_left_out_and_counted(server, tmp_path, columns, left_out):
+    chosen = options(server, tables=[hostile_index(tmp_path, **columns)], files=3)
+    summary = make_plan(tmp_path, chosen)
+    assert summary["rows_left_out"] == left_out
+    assert summary["records"] == 3 - sum(left_out.values())
+    assert sum(len(read_plan(str(tmp_path / "plan.arrow"), part)) for part in range(3)) == summary["records"]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"warc_record_offset": ["x", "y"]},
+        {"warc_record_length": [1.5, 2.5]},
+        {"warc_record_length": pa.array([2**64 - 1, 1], pa.uint64())},
+        {"content_languages": [1, 2]},
+        {"content_languages": [["fra"], ["eng"]]},
+        {"warc_filename": [{"a": 1}, {"a": 2}]},
+        {"content_digest": [[1], [2]]},
+    ],
+)
+def test_columns_of_other_types_are_an_error_that_names_the_file(server, tmp_path, columns):
+    path = hostile_index(tmp_path, **columns)
+    with pytest.raises(StageError, match=r"hostile\.parquet: not a Parquet file of the index, or a damaged one"):
+        make_plan(tmp_path, options(server, tables=[path]))
+
+
+def test_an_index_that_unpacks_to_more_than_the_memory_is_an_error(server, tmp_path):
+    rows, name = 50_000, pa.array(["h" * 100_000])  # 40 kB in the file, 5 GB as strings
+    names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), name)
+    path = hostile_index(tmp_path, url_host_name=names)
+    with pytest.raises(
+        StageError, match=r"more than 500 MB of memory; set crawl\.index\.limit, or, .* --memory-mb"
+    ):
+        plan_records(options(server, tables=[path]), str(tmp_path / "plan"), str(tmp_path / "report"),
+                     str(tmp_path / "cache"), 3, 0.1, 1e6, 500)  # fmt: skip
+    assert not (tmp_path / "plan").exists()
+    np.empty(2**30, np.uint8)  # the bound is gone
+
+
+def test_an_index_of_more_rows_than_any_has_is_an_error(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.crawl.index.ROWS_MAX", 2)
+    with pytest.raises(StageError, match="more than 2 rows; make several files of it"):
+        make_plan(tmp_path, options(server, tables=[hostile_index(tmp_path, fetch_status=[200] * 3)]))
+
+
+def test_a_piece_of_the_index_that_is_larger_than_any_is_not_fetched(server, tmp_path, monkeypatch):
+    server.files["/index.parquet"] = Path(hostile_index(tmp_path, fetch_status=[200] * 3)).read_bytes()
+    monkeypatch.setattr("pipeline.crawl.index.READ_MAX", 100)
+    with pytest.raises(StageError, match=r"index\.parquet: not a Parquet file .* bytes in one piece"):
+        make_plan(tmp_path, options(server, tables=[f"{server.url}/index.parquet"]))
+
+
+@given(st.lists(st.integers(1, 2**27), min_size=1, max_size=50), st.integers(1, 60))
+def test_parts_share_the_bytes_evenly_at_any_size(lengths, files):
+    ends = list(itertools.accumulate(lengths))
+    assert parts(np.array(ends), files).tolist() == [(end - 1) * files // ends[-1] for end in ends]
 
 
 def member(bodies, row):

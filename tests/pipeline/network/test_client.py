@@ -87,6 +87,15 @@ def test_a_dropped_transfer_goes_on_where_it_stopped_in_this_process_and_in_the_
     assert server.sent == len(BODY) + 2  # and the "no" of the 404
 
 
+@pytest.mark.parametrize("name", ["part", "part.json"])
+def test_a_planted_symbolic_link_is_not_written_through(server, client, tmp_path, name):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / name).symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match="symbolic link"):
+        client.download(f"{server.url}/a.warc.gz", tmp_path / "part")
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
 def test_waits_double_within_bounds_and_heed_retry_after(server, client, waits, tmp_path):
     server.faults["/a.warc.gz"] = [
         *["status 503"] * 3,
