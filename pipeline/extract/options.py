@@ -28,7 +28,9 @@ class Extract:
     )
     page_seconds: int = option(10, "processor time that a page may take to extract", unit="seconds", low=1)
     min_chars: int = option(200, "drop pages with less text", unit="characters", low=1)
-    max_html_bytes: int = option(10_000_000, "drop longer pages", unit="bytes", low=1000)
+    max_html_bytes: int = option(
+        10_000_000, "drop longer pages; of plain text, longer lines and rows", unit="bytes", low=1000
+    )
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for number, language in enumerate(self.languages):

@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.extract.html import decode, paragraphs
+from pipeline.warc.encodings import BODY_MAX
 
 COMMAND = [sys.executable, "-m", "pipeline.extract.sandbox"]
 REQUEST = struct.Struct("<II")  # bytes of the codec's name, bytes of the body
 ANSWER = struct.Struct("<?I")  # whether it is a text or a failure; its bytes
 MEMORY_MAX = 4 * 2**30  # address space of a helper
+ANSWER_MAX = 4 * BODY_MAX  # bytes of a text; a helper that says more is no longer to be believed
 PAGES_PER_HELPER = 20_000  # then a new helper, which bounds memory leaks
 WAITS = 20  # an answer may take this many times a page's processor time, on a busy machine
 FAILURES = ("extractor_crashed", "extractor_hung", "extractor_error", "extractor_memory", "undecodable")
@@ -45,6 +47,7 @@ class Extractor:
         self.helper: subprocess.Popen[bytes] | None = None
         self.socket: socket.socket
         self.pages = 0
+        atexit.register(self.kill)  # and waits for it, so that its processor time counts as ours
 
     def extract(self, body: bytes, codec: str) -> Extraction:
         """The main text of a page in a charset, or why there is none."""
@@ -67,11 +70,16 @@ class Extractor:
         # In one piece, so that the helper wakes once for it.
         self.socket.sendall(b"".join((REQUEST.pack(len(name), len(body)), name, body)))
         has_text, size = ANSWER.unpack(_receive(self.socket, ANSWER.size))
-        answer = _receive(self.socket, size).decode()
+        if size > ANSWER_MAX:
+            self.kill()
+            return Extraction("", "extractor_crashed")
+        answer = _receive(self.socket, size).decode("utf-8", "replace")
         self.pages += 1
         if self.pages == PAGES_PER_HELPER:
             self.stop()
-        return Extraction(answer) if has_text else Extraction("", answer)
+        if has_text:
+            return Extraction(answer)
+        return Extraction("", answer if answer in FAILURES else "extractor_crashed")
 
     def _start(self) -> subprocess.Popen[bytes]:
         self.socket, other = socket.socketpair()
@@ -84,7 +92,6 @@ class Extractor:
                 stderr=subprocess.DEVNULL,  # the message of a panic; the ledger has the reason
             )
         self.pages = 0
-        atexit.register(self.kill)  # and waits for it, so that its processor time counts as ours
         return self.helper
 
     def kill(self) -> None:

@@ -9,26 +9,29 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import itertools
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import stamp, write_arrow, write_list
 from pipeline.common.ledger import Ledger
 from pipeline.common.schemas import PAGE_SCHEMA
+from pipeline.common.unpacking import Spend, UnpacksTooFar, allowance
 from pipeline.crawl.origins import InputFile, input_files
 from pipeline.extract.html import clean_lines
 from pipeline.extract.language import identify, load_model
 from pipeline.extract.options import Extract
+from pipeline.extract.pages import UNFIT, fit_page, fit_text
+from pipeline.extract.parquet import OUT_OF_MEMORY, start
 
-ROWS, LINE_MAX = 256, 2**26  # rows read at a time; bytes of a line
+PIECE = 2**20
+LINE_COST = 1000  # bytes that a line counts as besides its own, for the time that it takes
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,15 @@ class TextRow:
     number: int
     text: Any
     url: Any
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Rows of a file that cannot be had, for a reason, and their bytes, as far as these are known."""
+
+    reason: str
+    documents: int = 1
+    bytes: int = 0
 
 
 def read_texts(
@@ -72,25 +84,32 @@ def read_texts(
 def _pages(
     options: Extract, file: InputFile, text: str, url: str, language: str | None, model: Any, book: Ledger
 ) -> Iterator[dict[str, Any]]:
-    for row in _rows(file.path, text, url, book):
+    rows = _parquet_rows if ".parquet" in Path(file.path).suffixes else _json_rows
+    for row in rows(file.path, text, url, options.max_html_bytes):
+        if isinstance(row, Unread):
+            book.fail_unread(row.reason, documents=row.documents, bytes=row.bytes)
+            continue
         size = len(row.text.encode("utf-8", "replace")) if isinstance(row.text, str) else 0
         book.enter(documents=1, bytes=size)
         page = _page(options, row.text, language, model)
+        if not isinstance(page, str):
+            address = row.url if isinstance(row.url, str) and row.url else f"{file.source}#{row.number}"
+            place = {"url": address, "date": None, "warc": file.source, "offset": row.number, "record_id": ""}
+            page = fit_page(page | place)
         if isinstance(page, str):
-            (book.fail if page == "no_text" else book.drop)(page, documents=1, bytes=size)
+            (book.fail if page in ("no_text", *UNFIT) else book.drop)(page, documents=1, bytes=size)
             continue
-        address = row.url if isinstance(row.url, str) and row.url else f"{file.source}#{row.number}"
         book.language(page["language"], documents=1)
         book.keep(documents=1, bytes=size)
-        book.sample("kept", address, page["text"])
-        yield page | {"url": address, "date": None, "warc": file.source, "offset": row.number, "record_id": ""}
+        book.sample("kept", page["url"], page["text"])
+        yield page
 
 
 def _page(options: Extract, content: Any, language: str | None, model: Any) -> dict[str, Any] | str:
     """The page, or the reason why there is none."""
     if not isinstance(content, str):
         return "no_text"
-    content = "\n".join(clean_lines(content.encode("utf-8", "replace").decode()))
+    content = "\n".join(clean_lines(fit_text(content)))
     if len(content) < options.min_chars:
         return "text_too_short"
     label, score = (language, 1.0) if language else identify(model, content, options.language_chars)
@@ -103,65 +122,84 @@ def _page(options: Extract, content: Any, language: str | None, model: Any) -> d
     return {"text": content, "language": label, "language_score": score, "charset": "utf-8", "digest": digest}
 
 
-def _rows(path: str, text: str, url: str, book: Ledger) -> Iterator[TextRow]:
-    if ".parquet" in Path(path).suffixes:
-        yield from _parquet_rows(path, text, url, book)
-    else:
-        yield from _json_rows(path, text, url, book)
+def _parquet_rows(path: str, text: str, url: str, longest: int) -> Iterator[TextRow | Unread]:
+    """The rows of a Parquet file. Raises StageError where it has no such column for the text."""
+    size = Path(path).stat().st_size
+    rows, number, too_far = 1, 0, False
+    with start(path, text, url, longest) as process:
+        assert process.stdout is not None  # noqa: S101 - for mypy
+        try:
+            for line in _lines(process.stdout, 6 * longest + 100, allowance(size)):  # JSON has 6 bytes for U+0001
+                row = json.loads(line) if isinstance(line, bytes) else {}
+                if isinstance(row, list):
+                    yield TextRow(number, *row)
+                elif "rows" in row:
+                    rows = row["rows"]
+                    if text not in row["columns"]:
+                        names = ", ".join(row["columns"])
+                        raise StageError(f"{path}: no column {text!r}; it has {names}: set crawl.texts.text")
+                    continue
+                else:
+                    yield Unread(row["problem"], bytes=row["bytes"])
+                number += 1
+            process.wait()
+        except UnpacksTooFar:
+            too_far = True
+        except (ValueError, TypeError, KeyError):  # it ended in the middle of a line
+            pass
+        finally:
+            process.kill()
+    if number < rows:
+        too_far = too_far or process.returncode in (OUT_OF_MEMORY, -signal.SIGXCPU)
+        # The file says how many rows it has; it is not believed to have more than bytes.
+        lost = min(rows - number, max(size, 1))
+        yield Unread("unpacks_too_far" if too_far else "damaged_file", documents=lost)
 
 
-def _parquet_rows(path: str, text: str, url: str, book: Ledger) -> Iterator[TextRow]:
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if text not in names:
-                raise StageError(f"{path}: no column {text!r}; it has {', '.join(names)}: set crawl.texts.text")
-            columns = [text, *([url] if url in names else [])]
-            for batch in file.iter_batches(batch_size=ROWS, columns=columns):
-                for row in batch.to_pylist():
-                    yield TextRow(number, row[text], row.get(url))
-                    number += 1
-    except (pa.ArrowException, OSError):
-        rest = max(1, (pq.read_metadata(path).num_rows if _is_parquet(path) else 1) - number)
-        book.fail_unread("damaged_file", documents=rest)
-
-
-def _is_parquet(path: str) -> bool:
-    try:
-        pq.read_metadata(path)
-    except (pa.ArrowException, OSError):
-        return False
-    return True
-
-
-def _json_rows(path: str, text: str, url: str, book: Ledger) -> Iterator[TextRow]:
-    with_text = 0
-    with _lines(path) as lines:
-        for number in itertools.count():
-            try:
-                line = lines.readline(LINE_MAX)
-            except (OSError, EOFError):  # all that follows is lost too
-                book.fail_unread("truncated_file", documents=1)
-                break
-            if not line:
-                break
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                row = None
-            if not isinstance(row, dict):
-                book.fail_unread("bad_json", documents=1, bytes=len(line))
-                continue
-            with_text += text in row
-            yield TextRow(number, row.get(text), row.get(url))
-    if not with_text and number:
+def _json_rows(path: str, text: str, url: str, longest: int) -> Iterator[TextRow | Unread]:
+    """The rows of a file of JSON lines. Raises StageError where none of them has the key for the text."""
+    found = with_text = 0
+    with _open(path) as stream:
+        try:
+            for number, line in enumerate(_lines(stream, longest, allowance(Path(path).stat().st_size))):
+                if isinstance(line, int):
+                    yield Unread("row_too_long", bytes=line)
+                    continue
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                    found += 1
+                except (ValueError, RecursionError):
+                    row = None
+                if not isinstance(row, dict):
+                    yield Unread("bad_json", bytes=len(line))
+                    continue
+                with_text += text in row
+                yield TextRow(number, row.get(text), row.get(url))
+        except (OSError, EOFError):  # all that follows is lost too
+            yield Unread("truncated_file")
+        except UnpacksTooFar:
+            yield Unread("unpacks_too_far")
+    if found and not with_text:
         raise StageError(f"{path}: no line has a key {text!r}; set crawl.texts.text")
 
 
-def _lines(path: str) -> Any:
+def _open(path: str) -> IO[bytes]:
     kind = {".gz": "gzip", ".zst": "zstd"}.get(Path(path).suffix)
     source = pa.OSFile(path, "rb")
     return io.BufferedReader(pa.CompressedInputStream(source, kind) if kind else source)
+
+
+def _lines(stream: IO[bytes], longest: int, spend: Spend) -> Iterator[bytes | int]:
+    """The lines of a stream; of one longer than `longest` bytes only its size. Raises UnpacksTooFar."""
+    while line := stream.readline(longest):
+        spend(LINE_COST + len(line))
+        if len(line) < longest or line.endswith(b"\n"):
+            yield line
+            continue
+        size = len(line)
+        while not line.endswith(b"\n") and (line := stream.readline(PIECE)):
+            spend(len(line))
+            size += len(line)
+        yield size

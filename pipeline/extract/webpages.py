@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from pipeline.extract.cascade import guess
 from pipeline.extract.html import charset_column, charset_of, is_html, plain_text
 from pipeline.extract.language import identify, load_model
 from pipeline.extract.options import Extract
+from pipeline.extract.pages import UNFIT, fit_page
 from pipeline.extract.sandbox import FAILURES, Extraction, Extractor
 from pipeline.warc.reader import Damage, Response, responses
 from pipeline.workflow.fingerprint import fingerprint
@@ -115,14 +115,16 @@ def _pages(
         size = len(record.body)
         ledger.enter(documents=1, bytes=size)
         page = _page(options, record, model, extractor, ledger)
+        if not isinstance(page, str):
+            warc, offset = origins.get(record.offset, (archive.source, record.offset))
+            page = fit_page(page | {"warc": warc, "offset": offset})
         if isinstance(page, str):
-            count = ledger.fail if page in FAILURES or page == record.problem else ledger.drop
+            count = ledger.fail if page in (*FAILURES, *UNFIT, record.problem) else ledger.drop
             count(page, documents=1, bytes=size)
             continue
         ledger.keep(documents=1, bytes=size)
-        ledger.sample("kept", record.url, page["text"])
-        warc, offset = origins.get(record.offset, (archive.source, record.offset))
-        yield page | {"warc": warc, "offset": offset}
+        ledger.sample("kept", page["url"], page["text"])
+        yield page
 
 
 def _page(
@@ -137,7 +139,7 @@ def _page(
         return "html_too_long"
     if record.kind == "conversion":  # WET: the text of the page as the crawl gives it
         codec, decided_by = "utf-8", "WET"
-        extraction = Extraction(plain_text(record.body, codec))
+        extraction = Extraction(plain_text(record.body))
     elif not is_html(record.content_type, record.body):
         return "not_html"
     else:
@@ -165,17 +167,10 @@ def _page(
     return {
         "text": text,
         "url": record.url,
-        "date": _date(record.date),
+        "date": record.date,
         "language": language,
         "language_score": score,
         "charset": charset_column(codec, decided_by),
         "record_id": record.record_id,
         "digest": record.digest,
     }
-
-
-def _date(value: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(value)
-    except ValueError:
-        return None

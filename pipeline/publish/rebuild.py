@@ -175,7 +175,7 @@ def _kept_text(record: Response, row: RecipeRow, extractor: Extractor) -> Extrac
         return Extraction("", "digest_differs")
     codec, decided_by = read_charset_column(row["charset"])
     if decided_by == "WET":
-        extraction = Extraction(plain_text(record.body, "utf-8"))
+        extraction = Extraction(plain_text(record.body))
     else:
         extraction = extractor.extract(record.body, codec)
     if extraction.failure:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
+import json
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,9 +15,11 @@ from conftest import jsonl, prose
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.common import unpacking
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, read_json
 from pipeline.common.schemas import PAGE_SCHEMA
+from pipeline.extract import parquet, texts
 from pipeline.extract.options import Extract
 from pipeline.extract.texts import read_texts
 
@@ -108,3 +113,107 @@ def test_no_such_column_is_an_error_that_names_those_there_are(tmp_path):
         make_pages([write(tmp_path / "a.parquet")], "no/model", "fr", text="body")
     with pytest.raises(StageError, match="no line has a key 'body'"):
         make_pages([write(tmp_path / "a.jsonl")], "no/model", "fr", text="body")
+
+
+def failed(ledger):
+    return {reason: counts["documents"] for reason, counts in ledger["failed"].items()}
+
+
+def repeated(path, text, times):
+    """A small Parquet file of one long text many times, which stands in it once."""
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * times, pa.int32()), pa.array([text]))
+    pq.write_table(pa.table({"text": column}), path, compression="zstd")
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.jsonl.gz"])
+def test_a_row_that_is_too_long_costs_only_itself(tmp_path, name):
+    documents = [DOCUMENTS[0], {"text": "x" * 3000, "url": ""}, DOCUMENTS[1], {"text": "x", "url": "y" * 3000},
+                 *DOCUMENTS[2:4], {"text": "z" * 3000}]  # fmt: skip
+    pages, ledger = make_pages([write(tmp_path / name, documents)], "no/model", "fr", max_html_bytes=2000)
+    assert [page["url"] for page in pages] == [d["url"] for d in DOCUMENTS[:4]]
+    assert [page["offset"] for page in pages] == [0, 2, 4, 5]
+    assert failed(ledger) == {"row_too_long": 3}
+    assert ledger["failed"]["row_too_long"]["bytes"] >= 9000
+
+
+def test_text_in_any_type_of_column_and_none_in_others(tmp_path):
+    strings = [DOCUMENTS[0]["text"], None, DOCUMENTS[1]["text"]]
+    columns = {str(kind): pa.array(strings, kind) for kind in (pa.string(), pa.large_string(), pa.string_view())}
+    columns["dictionary"] = columns["string"].dictionary_encode()
+    columns["json"] = pa.ExtensionArray.from_storage(pa.json_(), columns["string"])
+    columns |= {"binary": columns["string"].cast(pa.binary()), "list": pa.array([[s] for s in strings])}
+    pq.write_table(pa.table(columns | {"number": pa.array([1, 2, 3])}), tmp_path / "a.parquet")
+    for name in (*columns, "number"):
+        lines = io.BytesIO()
+        parquet.write_lines(str(tmp_path / "a.parquet"), name, "nothing", 10_000, lines)
+        head, *rows = map(json.loads, lines.getvalue().splitlines())
+        assert head == {"columns": [name], "rows": 3}
+        texts_ = [None] * 3 if name in ("binary", "list", "number") else strings
+        assert rows == [[text, None] for text in texts_]
+
+
+def test_a_row_that_is_no_utf8_costs_only_itself(tmp_path):
+    good = DOCUMENTS[0]["text"].encode()
+    column = pa.Array.from_buffers(pa.string(), 3, pa.array([good, b"\xff" * 300, good]).buffers())
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    pages, ledger = make_pages([tmp_path / "a.parquet"], "no/model", "fr")
+    assert [page["offset"] for page in pages] == [0, 2]
+    assert failed(ledger) == {"not_utf8": 1}
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.zst", "blank.jsonl.zst"])
+def test_a_file_that_unpacks_too_far_is_read_up_to_there(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(unpacking, "UNPACKED_MIN", 100 * texts.LINE_COST)
+    text = "Une phrase. " * 2000
+    if name == "a.parquet":
+        path = repeated(tmp_path / name, text, 1000)
+    else:
+        path = tmp_path / name
+        with pa.CompressedOutputStream(str(path), "zstd") as file:
+            file.write(jsonl([{"text": text}]) * 1000 if name == "a.jsonl.zst" else b"\n" * 10**6)
+    pages, ledger = make_pages([path, write(tmp_path / "b.jsonl")], "no/model", "fr")
+    assert [page["warc"] for page in pages].count("b.jsonl") == len(DOCUMENTS)
+    assert len(pages) < len(DOCUMENTS) + 50
+    assert list(failed(ledger)) == ["unpacks_too_far"]
+
+
+HELPER = """
+import os, signal, sys
+from pipeline.extract import parquet
+{change}
+sys.exit(parquet.main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("parquet.MEMORY_MAX = 2**29", "unpacks_too_far"),
+        ("parquet.SECONDS_MIN = 1; parquet._line = lambda *a: sum(iter(int, 1))", "unpacks_too_far"),
+        ("parquet._line = lambda *a: os.kill(os.getpid(), signal.SIGSEGV)", "damaged_file"),
+        ("parquet._line = lambda *a: os.write(1, b'[nothing') and os._exit(0)", "damaged_file"),
+        ("parquet._line = lambda *a: {'x': '\\ud800'}", "damaged_file"),
+    ],
+)
+def test_a_file_that_crashes_or_hangs_its_reader_costs_only_itself(tmp_path, monkeypatch, change, reason):
+    monkeypatch.setattr(parquet, "COMMAND", [sys.executable, "-c", HELPER.format(change=change)])
+    bomb = repeated(tmp_path / "a.parquet", "x" * (8_000_000 if "MEMORY" in change else 20_000), 200)
+    pages, ledger = make_pages([bomb, write(tmp_path / "b.jsonl")], "no/model", "fr", max_html_bytes=10_000)
+    assert len(pages) == len(DOCUMENTS)
+    assert failed(ledger) == {reason: 200}
+
+
+def test_a_file_is_not_believed_to_have_more_rows_than_bytes(tmp_path):
+    pq.write_table(pa.table({"text": pa.nulls(10**6, pa.string())}), tmp_path / "a.parquet")
+    content = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(b"PAR1" + bytes(len(content) // 2) + content[len(content) // 2 + 4 :])
+    _, ledger = make_pages([tmp_path / "a.parquet"], "no/model", "fr")
+    assert failed(ledger) == {"damaged_file": len(content)}
+
+
+def test_a_file_of_garbage_is_no_wrong_key(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"<html>not found</html>\n" * 3)
+    pages, ledger = make_pages([tmp_path / "a.jsonl", write(tmp_path / "b.jsonl")], "no/model", "fr")
+    assert len(pages) == len(DOCUMENTS)
+    assert failed(ledger) == {"bad_json": 3}
