@@ -25,7 +25,16 @@ from pipeline.common.ledger import Ledger, merge
 from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.extract.html import plain_text, read_charset_column
 from pipeline.extract.sandbox import Extraction, Extractor
-from pipeline.publish.publish import SHARD_SUMS, SUMS, code_version, corpus_shards, read_sums, sha256, text_hash
+from pipeline.publish.publish import (
+    RECIPE_SCHEMA,
+    SHARD_SUMS,
+    SUMS,
+    code_version,
+    corpus_shards,
+    read_sums,
+    sha256,
+    text_hash,
+)
 from pipeline.warc.reader import Response, responses
 from pipeline.workflow.layout import shard_parts
 
@@ -107,7 +116,7 @@ def _schema(recipe: str, shard: str) -> pa.Schema:
 
 
 def _rows(recipe: str, shard: str) -> Iterator[RecipeRow]:
-    for batch in read_arrow(Path(recipe, shard)):
+    for batch in read_arrow(Path(recipe, shard), RECIPE_SCHEMA):
         yield from batch.to_pylist()
 
 
