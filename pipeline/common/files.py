@@ -8,10 +8,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from pipeline.common.arrow import read_batches
+from pipeline.common.arrow import read_schema as read_schema
 from pipeline.common.errors import StageError
 from pipeline.common.locks import own_folder
 from pipeline.common.shown import data_without_secrets
@@ -237,14 +239,15 @@ def write_list(path: str | Path, files: Iterable[str]) -> None:
     write_json(path, {"files": [str(Path(file).relative_to(folder)) for file in files]})
 
 
-def read_arrow(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The record batches of an Arrow IPC stream, or of all streams that a list (.json) names, in its order.
+def read_arrow(path: str | Path, schema: pa.Schema | None = None) -> Iterator[pa.RecordBatch]:
+    """The checked record batches of an Arrow file, or of all files that a list (.json) names, in its order.
 
-    One batch is in memory at a time; only `columns` are read, if given. Raises FileNotFoundError where a listed
-    file is missing, with what to do; StageError where the list is none.
+    One batch is in memory at a time. With a `schema` only its columns are read, in its order and of its types.
+    Raises FileNotFoundError where a listed file is missing, with what to do, StageError where the list is none,
+    and as `read_batches` does.
     """
     if Path(path).suffix != ".json":
-        yield from _read_stream(path, columns)
+        yield from read_batches(path, schema)
         return
     listed = read_json(path)
     if not (isinstance(listed, dict) and isinstance(listed.get("files"), list)):
@@ -254,26 +257,7 @@ def read_arrow(path: str | Path, columns: Sequence[str] | None = None) -> Iterat
         if not file.exists():
             cure = f"listed file is missing; delete {path} and run again, which makes both"
             raise FileNotFoundError(errno.ENOENT, cure, str(file))
-        yield from _read_stream(file, columns)
-
-
-def _read_stream(path: str | Path, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-
-    options = pa.ipc.IpcReadOptions()
-    if columns is not None:
-        schema = read_schema(path)
-        options.included_fields = [schema.get_field_index(name) for name in columns]
-    with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source, options=options) as reader:
-        yield from reader
-
-
-def read_schema(path: str | Path) -> pa.Schema:
-    """The schema of an Arrow IPC stream, with its metadata; no rows are read."""
-    import pyarrow as pa
-
-    with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
-        return reader.schema
+        yield from read_batches(file, schema)
 
 
 def stamp(schema: pa.Schema, stage: str, options: Any) -> pa.Schema:

@@ -20,3 +20,8 @@ PAGE_SCHEMA = pa.schema(
 )
 DOCUMENT_SCHEMA = PAGE_SCHEMA.append(pa.field("paragraphs", pa.list_(pa.int32())))
 SHARD_SCHEMA = DOCUMENT_SCHEMA.insert(5, pa.field("quality_score", pa.float32()))
+
+
+def some_columns(*names: str) -> pa.Schema:
+    """The schema of some columns of a shard, to read these alone."""
+    return pa.schema([SHARD_SCHEMA.field(name) for name in names])

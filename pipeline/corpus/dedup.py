@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,12 +28,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from pipeline.common.arrow import map_table, read_metadata
 from pipeline.common.engine import map_items
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, stamp, write_batches
 from pipeline.common.ledger import SAMPLES_PER_REASON, Ledger
 from pipeline.common.locks import own_folder
-from pipeline.common.schemas import DOCUMENT_SCHEMA, PAGE_SCHEMA
+from pipeline.common.schemas import DOCUMENT_SCHEMA, PAGE_SCHEMA, some_columns
 from pipeline.corpus.options import Dedup
 
 INDEX_SCHEMA = pa.schema([("hash", pa.uint64())])
@@ -69,13 +69,13 @@ def hash_paragraphs(options: Dedup, pages: str, output: str) -> None:
 
 
 def _plain_keys(pages: str) -> Iterator[list[bytes]]:
-    for batch in read_arrow(pages):
+    for batch in read_arrow(pages, some_columns("text")):
         for text in batch.column("text").cast(pa.binary()).to_pylist():
             yield text.split(b"\n")
 
 
 def _folded_keys(pages: str) -> Iterator[list[bytes]]:
-    for batch in read_arrow(pages):
+    for batch in read_arrow(pages, some_columns("text")):
         pending: list[str] = []
         chars = 0
         for text in batch.column("text").to_pylist():
@@ -129,7 +129,7 @@ def reduce_hashes(
     """
     for path in (*hashes, *options.against):
         _check_keys(options, path)
-    size = sum(len(_map_file(path)) for path in (*hashes, *options.against))
+    size = sum(len(map_table(path, INDEX_SCHEMA)) for path in (*hashes, *options.against))
     count = -(-size // HASHES_PER_BUCKET) or 1
     # The bounds are Python integers, since the last is 2**64.
     bounds = [(number << 64) // count for number in range(count + 1)]
@@ -145,7 +145,7 @@ def reduce_hashes(
             # The buckets of a hash file, one after the other, are the file.
             own = [v[end[position] : end[position + 1]] for v, end in zip(verdicts, ends, strict=True)]
             # Mapped one at a time, so that memory does not grow with the crawl.
-            _write_verdicts(str(Path(output, Path(path).name)), _map_file(path), np.concatenate(own))
+            _write_verdicts(str(Path(output, Path(path).name)), map_table(path, HASH_SCHEMA), np.concatenate(own))
         schema = stamp(INDEX_SCHEMA, "dedup-reduce", {"normalize": options.normalize})
         unique = (pa.record_batch([np.load(bucket.unique)], schema=INDEX_SCHEMA) for bucket in buckets)
         write_batches(index, schema, unique, compression=None)
@@ -196,7 +196,7 @@ def _contains(ordered: np.ndarray, hashes: np.ndarray) -> np.ndarray:
 def _slice(path: str, low: int, high: int) -> np.ndarray:
     """The hashes of a sorted file in [low, high)."""
     slices = [np.empty(0, np.uint64)]
-    for chunk in _map_file(path).column("hash").chunks:
+    for chunk in map_table(path, INDEX_SCHEMA).column("hash").chunks:
         hashes = chunk.to_numpy()
         first = np.searchsorted(hashes, np.uint64(low))
         last = np.searchsorted(hashes, np.uint64(high - 1), side="right")
@@ -204,18 +204,11 @@ def _slice(path: str, low: int, high: int) -> np.ndarray:
     return np.concatenate(slices)
 
 
-def _map_file(path: str) -> pa.Table:
-    """An Arrow stream without compression, mapped: pages are read when they are used."""
-    with pa.memory_map(path) as source, pa.ipc.open_stream(source) as reader:
-        return reader.read_all()
-
-
 def _check_keys(options: Dedup, path: str) -> None:
     """Raises StageError unless the hashes were made with the normalisation of `options`."""
     try:
-        with pa.OSFile(path) as source, pa.ipc.open_stream(source) as reader:
-            made = json.loads(reader.schema.metadata[b"pipeline"])["options"]["normalize"]
-    except (pa.ArrowInvalid, KeyError, TypeError):
+        made = read_metadata(path, "pipeline")["options"]["normalize"]
+    except (StageError, KeyError, TypeError):
         raise StageError(
             f"{path}: not a file of hashes; dedup.against names the hashes/index.arrow of earlier crawls"
         ) from None
@@ -244,7 +237,7 @@ def apply_duplicates(options: Dedup, pages: str, duplicates: str, output: str, l
     Raises StageError unless there is a verdict for each paragraph of the file.
     """
     book = Ledger("dedup")
-    verdicts = pa.Table.from_batches(read_arrow(duplicates), VERDICT_SCHEMA)
+    verdicts = pa.Table.from_batches(read_arrow(duplicates, VERDICT_SCHEMA), VERDICT_SCHEMA)
     batches = _documents(options, pages, verdicts, duplicates, book)
     write_batches(output, stamp(DOCUMENT_SCHEMA, "dedup", options), batches)
     book.write(ledger)
@@ -254,7 +247,7 @@ def _documents(
     options: Dedup, pages: str, verdicts: pa.Table, duplicates: str, ledger: Ledger
 ) -> Iterator[pa.RecordBatch]:
     place = 0
-    for batch in read_arrow(pages):
+    for batch in read_arrow(pages, PAGE_SCHEMA):
         paragraphs = pc.split_pattern(batch.column("text"), "\n")
         count = len(paragraphs.flatten())
         drops = {name: verdicts.column(name)[place : place + count].to_numpy() for name in VERDICT_SCHEMA.names}

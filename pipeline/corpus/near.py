@@ -29,6 +29,7 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, read_arrow, write_text
 from pipeline.common.ledger import Ledger
 from pipeline.common.progress import progress
+from pipeline.common.schemas import some_columns
 from pipeline.corpus.options import Near
 from pipeline.corpus.select import select_documents
 from pipeline.corpus.words import MULTIPLIER, hash_ngrams, hash_words, split_words
@@ -41,9 +42,11 @@ def hash_documents(options: Near, documents: str, output: str) -> None:
     """Write the signatures of a document file: uint32[documents, permutations]."""
     from datasketch import MinHash
 
-    count = sum(batch.num_rows for batch in read_arrow(documents, ["language"]))
+    count = sum(batch.num_rows for batch in read_arrow(documents, some_columns("language")))
     empty = MinHash(options.permutations, seed=options.seed, hashfunc=int, scheme=SCHEME)
-    texts = (text for batch in read_arrow(documents, ["text"]) for text in batch.column("text").to_pylist())
+    texts = (
+        text for batch in read_arrow(documents, some_columns("text")) for text in batch.column("text").to_pylist()
+    )
     with atomic(output) as part:
         signatures = np.lib.format.open_memmap(part, "w+", np.uint32, (count, options.permutations))
         for row, text in enumerate(texts):
@@ -186,7 +189,7 @@ def _urls(numbers: list[int], bounds: np.ndarray, documents: list[str]) -> Itera
     """The URLs of the documents with these numbers, ascending."""
     for path, (low, high) in zip(documents, pairwise(bounds.tolist()), strict=True):
         first = low
-        for batch in read_arrow(path, ["url"]):
+        for batch in read_arrow(path, some_columns("url")):
             inside = slice(bisect_left(numbers, first), bisect_left(numbers, first + batch.num_rows))
             yield from (batch.column("url")[number - first].as_py() for number in numbers[inside])
             first += batch.num_rows

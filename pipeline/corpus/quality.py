@@ -19,6 +19,7 @@ import xxhash
 from pipeline.common.classifiers import fasttext_line
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, read_arrow, write_json
+from pipeline.common.schemas import some_columns
 from pipeline.corpus.options import Quality
 
 GOOD, RANDOM = "__label__good", "__label__random"
@@ -137,9 +138,9 @@ def _train(options: Quality, positives: list[str], negatives: list[str], output:
 def _language_rows(documents: Iterable[str], language: str) -> Iterator[tuple[str, str]]:
     """(URL, text) of every document in the language, one record batch in memory at a time."""
     for path in documents:
-        for batch in read_arrow(path, ["url", "text", "language"]):
-            columns = (batch.column(name).to_pylist() for name in ("url", "text", "language"))
-            yield from ((url, text) for url, text, code in zip(*columns, strict=True) if code == language)
+        for batch in read_arrow(path, some_columns("url", "text", "language")):
+            rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+            yield from ((url, text) for url, text, code in rows if code == language)
 
 
 def _positives(options: Quality, documents: list[str], language: str) -> Iterator[str]:

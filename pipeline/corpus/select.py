@@ -26,7 +26,7 @@ def select_documents(
 
 def _kept(documents: str, reason: Reason, book: Ledger) -> Iterator[pa.RecordBatch]:
     row = 0
-    for batch in read_arrow(documents):
+    for batch in read_arrow(documents, DOCUMENT_SCHEMA):
         urls, texts, languages = (batch.column(name).to_pylist() for name in ("url", "text", "language"))
         paragraphs = pc.list_value_length(batch.column("paragraphs")).to_pylist()
         sizes = pc.binary_length(batch.column("text")).to_pylist()

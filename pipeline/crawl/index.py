@@ -330,7 +330,9 @@ def _largest(names: Any, lengths: np.ndarray) -> list[dict[str, Any]]:
 def read_plan(path: str, part: int) -> pa.Table:
     """The records of one part of a plan, PLAN_SCHEMA."""
     return (
-        pa.Table.from_batches(read_arrow(path), PLAN_SCHEMA).filter(pc.field("part") == part).unify_dictionaries()
+        pa.Table.from_batches(read_arrow(path, PLAN_SCHEMA), PLAN_SCHEMA)
+        .filter(pc.field("part") == part)
+        .unify_dictionaries()
     )
 
 

@@ -132,7 +132,7 @@ def write_origins(path: Path, origins: Iterable[tuple[int, str, int]]) -> None:
 def read_origins(path: str | Path) -> dict[int, tuple[str, int]]:
     """For each record, by its offset in our file, (the crawl's file that it comes from, its offset there)."""
     origins: dict[int, tuple[str, int]] = {}
-    for batch in read_arrow(path):
+    for batch in read_arrow(path, ORIGIN_SCHEMA):
         offsets, warcs, places = (column.to_pylist() for column in batch.columns)
         origins.update(zip(offsets, zip(warcs, places, strict=True), strict=True))
     return origins

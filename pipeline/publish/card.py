@@ -10,6 +10,7 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, read_json, write_json, write_text
 from pipeline.common.ledger import merge
 from pipeline.common.markdown import escaped, front_matter, table_row
+from pipeline.common.schemas import some_columns
 from pipeline.corpus.decontaminate import contaminated_reason
 from pipeline.workflow.layout import shard_parts
 
@@ -25,7 +26,7 @@ def write_card(shards: list[str], ledgers: list[str], decontamination: str | Non
         language, split, _ = shard_parts(path)
         total = counts[language].setdefault(split, {"shards": 0, "documents": 0, "paragraphs": 0, "bytes": 0})
         total["shards"] += 1
-        for batch in read_arrow(path):
+        for batch in read_arrow(path, some_columns("text", "paragraphs")):
             total["documents"] += batch.num_rows
             total["bytes"] += sum(len(text.encode()) for text in batch.column("text").to_pylist())
             total["paragraphs"] += len(batch.column("paragraphs").flatten())

@@ -160,7 +160,7 @@ def _recipe_schema(shard: str) -> pa.Schema:
 
 
 def _recipe_rows(shard: str) -> Iterator[pa.RecordBatch]:
-    for batch in read_arrow(shard):
+    for batch in read_arrow(shard, SHARD_SCHEMA):
         hashes = [text_hash(text) for text in batch.column("text").to_pylist()]
         columns = [batch.column(name) for name in RECIPE_SCHEMA.names[:-1]]
         yield pa.record_batch([*columns, pa.array(hashes, pa.uint64())], schema=RECIPE_SCHEMA)

@@ -25,7 +25,7 @@ from pipeline.common.ledger import Ledger, merge
 from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.extract.html import plain_text, read_charset_column
 from pipeline.extract.sandbox import Extraction, Extractor
-from pipeline.publish.publish import code_version, sha256, text_hash
+from pipeline.publish.publish import RECIPE_SCHEMA, code_version, sha256, text_hash
 from pipeline.publish.recipe import Recipe, check_shards, read_recipe
 from pipeline.warc.reader import Response, responses
 
@@ -98,7 +98,7 @@ def _schema(recipe: str, shard: str) -> pa.Schema:
 
 
 def _rows(recipe: str, shard: str) -> Iterator[RecipeRow]:
-    for batch in read_arrow(Path(recipe, shard)):
+    for batch in read_arrow(Path(recipe, shard), RECIPE_SCHEMA):
         yield from batch.to_pylist()
 
 

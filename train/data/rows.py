@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.common.arrow import map_table, read_metadata
 from pipeline.common.errors import StageError
 
 
@@ -33,8 +35,17 @@ class Rows:
         return int(self.metadata["row_tokens"])
 
     def tokens(self, indices: np.ndarray) -> np.ndarray:
-        """The rows' tokens_NT1 (int64), in the order of `indices`."""
-        return self._take(indices, 0).reshape(len(indices), self.row_tokens + 1).astype(np.int64)
+        """tokens_NT1 (int64) of rows, in the order of `indices`.
+
+        Raises StageError where one is not in the vocabulary.
+        """
+        tokens_NT1 = self._take(indices, 0).reshape(len(indices), self.row_tokens + 1).astype(np.int64)
+        if tokens_NT1.max(initial=0) >= self.metadata["vocabulary"]:
+            raise StageError(
+                f"{self.path}: token {tokens_NT1.max()} in a vocabulary of {self.metadata['vocabulary']} entries; "
+                "make it again"
+            )
+        return tokens_NT1
 
     def bytes(self, indices: np.ndarray) -> np.ndarray:
         """UTF-8 bytes of the text that each row predicts."""
@@ -72,14 +83,16 @@ def open_rows(path: str) -> Rows:
     if not Path(path).is_file():
         raise StageError(f"{path}: no such rows file; make it with `python -m train tokenize`")
     try:
-        source = pa.memory_map(path)
-        is_file = source.read(6) == b"ARROW1"
-        source.seek(0)
-        table = (pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)).read_all()
-        metadata = json.loads((table.schema.metadata or {})[b"rows"])
-        batches = [_views(batch, metadata["row_tokens"] + 1) for batch in table.to_batches() if len(batch)]
-    except (pa.ArrowInvalid, KeyError, ValueError) as error:
-        raise StageError(f"{path}: not a file of packed rows ({error}); make it again") from None
+        metadata = read_metadata(path, "rows")
+        _check_metadata(metadata)
+        width = metadata["row_tokens"] + 1
+        token = pa.uint16() if metadata["vocabulary"] <= 2**16 else pa.uint32()
+        columns = [("tokens", pa.list_(token, width)), ("bytes", pa.int32()), ("document", pa.int64())]
+        table = map_table(path, pa.schema(columns))
+        batches = [_views(batch, width) for batch in table.to_batches() if len(batch)]
+    except (ValueError, StageError) as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise StageError(f"{path}: not a file of packed rows ({reason}); make it again") from None
     if not batches:
         raise StageError(f"{path}: no rows in it; the domain has too little text for even one row")
     starts = np.cumsum([0, *(len(documents) for _, _, documents in batches)])
@@ -99,7 +112,37 @@ def join_rows(files: list[Rows]) -> Rows:
     return Rows(", ".join(rows.path for rows in files), files[0].metadata, batches, starts, paths)
 
 
+def _check_metadata(metadata: dict[str, Any]) -> None:
+    """Raises ValueError for metadata of rows that are not as docs/formats.md has them."""
+    names, numbers = ("tokenizer_sha256", "domain"), ("row_tokens", "vocabulary")
+    wrong = [name for name in names if not isinstance(metadata.get(name), str)]
+    wrong += [name for name in numbers if not _is_count(metadata.get(name)) or not metadata[name]]
+    special = metadata.get("special_ids")
+    if not isinstance(special, list) or not all(map(_is_count, special)):
+        wrong.append("special_ids")
+    if not _is_count(metadata.get("separator", 0)):
+        wrong.append("separator")
+    if "sites" in metadata and not _are_sites(metadata["sites"]):
+        wrong.append("sites")
+    if wrong:
+        raise ValueError(f"metadata: wrong or missing {', '.join(wrong)}")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _are_sites(sites: Any) -> bool:
+    try:
+        names, documents = sites["names"], base64.b64decode(sites["documents"])
+        return bool(documents) and max(documents) < len(names) and all(isinstance(name, str) for name in names)
+    except (TypeError, KeyError, ValueError):
+        return False
+
+
 def _views(batch: pa.RecordBatch, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if any(column.null_count for column in batch.columns):
+        raise ValueError("a row has a null")
     tokens = batch.column("tokens").flatten().to_numpy(zero_copy_only=True)
     numbers = [batch.column(name).to_numpy(zero_copy_only=True) for name in ("bytes", "document")]
     return tokens.reshape(-1, width), numbers[0], numbers[1]

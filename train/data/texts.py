@@ -47,7 +47,7 @@ def _are_rows(path: str) -> bool:
     """Whether an Arrow file holds packed rows; True also for what is no Arrow file: open_rows() says so."""
     try:
         return b"rows" in (read_schema(path).metadata or {})
-    except pa.ArrowInvalid:
+    except StageError:
         return True
 
 

@@ -21,6 +21,7 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, atomic_folder, read_arrow, write_json
 from pipeline.common.locks import own_folder
 from pipeline.common.progress import progress
+from pipeline.common.schemas import some_columns
 from train.data.options import Domain, Tokens
 from train.data.rows import Rows
 from train.data.sites import count_sites, host
@@ -36,11 +37,16 @@ LONGEST_WORD = 1000  # in the training of a tokenizer, whose time is quadratic i
 
 
 def documents(shards: list[str], urls: str | None) -> Iterator[tuple[str, str]]:
-    """Text and URL ("" where there is none) of a domain's documents: those of the shards whose URL matches."""
+    """Text and URL ("" where there is none) of a domain's documents: those of the shards whose URL matches.
+
+    Raises StageError where a shard, which may be another corpus's, is damaged or has other columns.
+    """
     pattern = re.compile(urls or "")
     for path in shards:
-        for batch in read_arrow(path, ["text", "url"]):
-            for text, url in zip(batch.column("text").to_pylist(), batch.column("url").to_pylist(), strict=True):
+        for batch in read_arrow(path, some_columns("text", "url")):
+            if batch.column("text").null_count:
+                raise StageError(f"{path}: a document has no text (null); take it out")
+            for text, url in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 if pattern.search(url or ""):
                     yield text, url or ""
 

@@ -1,4 +1,7 @@
+import contextlib
+import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +34,52 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes | None, message:
         (tmp_path / "rows.arrow").write_bytes(content)
     with pytest.raises(StageError, match=message):
         open_rows(str(tmp_path / "rows.arrow"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"row_tokens": LENGTH - 1},
+        {"row_tokens": 10**12},
+        {"row_tokens": "8"},
+        {"vocabulary": 0},
+        {"vocabulary": 2**20},  # its tokens would be uint32
+        {"special_ids": ["a"]},
+        {"separator": -1},
+        {"tokenizer_sha256": None},
+        {"sites": {"names": ["a"], "documents": "AAAB"}},  # the third is of a site without a name
+        {"sites": {"names": [1], "documents": "AAAA"}},
+        {"sites": "a"},
+    ],
+    ids=str,
+)
+def test_rows_that_are_not_as_their_metadata_say_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(StageError, match=r"rows\.arrow: not a file of packed rows \(") as error:
+        open_rows(write_rows(tmp_path / "rows.arrow", language(1, 20), **changes))
+    assert "\n" not in str(error.value)
+
+
+def test_a_token_beyond_the_vocabulary_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    tokens = language(1, 20)
+    tokens[12, 3] = 200
+    rows = open_rows(write_rows(tmp_path / "rows.arrow", tokens, vocabulary=100))
+    assert rows.tokens(np.arange(12)).max() < 100
+    with pytest.raises(StageError, match=r"rows\.arrow: token 200 in a vocabulary of 100 entries"):
+        rows.tokens(np.array([3, 12]))
+
+
+def test_rows_that_are_cut_off_or_damaged_are_refused_or_read(tmp_path: Path) -> None:
+    """Their columns have no offsets, so that a changed value can only be another token."""
+    path = Path(write_rows(tmp_path / "rows.arrow", language(1, 20)))
+    data, rng = path.read_bytes(), random.Random(0)
+    for number in range(300):
+        changed = bytearray(data)
+        place = rng.randrange(len(data))
+        changed[place : place + 4] = rng.choice([rng.randbytes(4), b"\xff" * 4, b"\0\0\0\x7f"])
+        path.write_bytes(changed if number % 3 else data[:place])
+        with contextlib.suppress(StageError):
+            rows = open_rows(str(path))
+            assert number % 3 and rows.tokens(np.arange(len(rows))).max() < rows.metadata["vocabulary"]
 
 
 def test_rows_without_rows_are_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pipeline.common.schemas import SHARD_SCHEMA
 from train.data import tokens
 from train.data.options import Domain, Tokens
 from train.data.rows import open_rows
-from train.data.tokens import CHARS_AT_ONCE, _batched, token_bytes, tokenize, train_tokenizer
+from train.data.tokens import CHARS_AT_ONCE, _batched, documents, token_bytes, tokenize, train_tokenizer
 
 
 def shard(folder: Path, texts: list[str]) -> list[str]:
@@ -109,6 +109,22 @@ def test_rows_are_mapped_and_not_copied(tokenizer):
     rows, _, _ = rows_of(["text " * 400], tokenizer)
     assert not rows.batches[0][0].flags.owndata
     assert rows.batches[0][0].dtype == pa.uint16().to_pandas_dtype()
+
+
+@pytest.mark.parametrize(
+    "columns, message",
+    [
+        ({"text": ["a", None], "url": ["u", "v"]}, "a document has no text"),
+        ({"text": ["a"]}, r"expected one column url \(string\); found text"),
+        ({"text": [b"a"], "url": ["u"]}, r"expected one column text \(string\); found text \(binary\)"),
+    ],
+)
+def test_shards_of_others_without_the_columns_are_refused(tmp_path, columns, message):
+    batch = pa.record_batch(columns)
+    with pa.ipc.new_stream(tmp_path / "a.arrow", batch.schema) as writer:
+        writer.write_batch(batch)
+    with pytest.raises(StageError, match=f"a.arrow: {message}"):
+        list(documents([str(tmp_path / "a.arrow")], None))
 
 
 def test_training_a_tokenizer_on_a_word_without_end_takes_linear_time(tmp_path):  # quadratic would take minutes
