@@ -55,7 +55,7 @@ def locked(path: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_folder(path: str | Path) -> Iterator[Path]:
-    """A folder `path`.part, empty but for its lock, deleted at the end; while others have it, one with a number."""
+    """A folder `path`.part, empty but for its lock, deleted at the end; with a number, while others have it."""
     names = itertools.chain([f"{path}.part"], (f"{path}.{number}.part" for number in itertools.count(1)))
     folder, lock = next(found for name in names if (found := _take(Path(name))))
     for name in itertools.takewhile(os.path.lexists, names):  # left by writers that were killed together
