@@ -55,14 +55,21 @@ def locked(path: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_folder(path: str | Path) -> Iterator[Path]:
-    """An empty folder `path`.part, deleted at the end; while others have it, one with a number in its name."""
+    """A folder `path`.part, empty but for its lock, deleted at the end; with a number, while others have it."""
     names = itertools.chain([f"{path}.part"], (f"{path}.{number}.part" for number in itertools.count(1)))
     folder, lock = next(found for name in names if (found := _take(Path(name))))
+    for name in itertools.takewhile(os.path.lexists, names):  # left by writers that were killed together
+        if found := _take(Path(name)):
+            _delete(*found)
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        _delete(folder, lock)
+
+
+def _delete(folder: Path, lock: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
 
 
 def _take(folder: Path) -> tuple[Path, int] | None:

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from pipeline.common.files import atomic, atomic_folder, link_or_copy
-from pipeline.common.locks import locked, own_folder, resumed_folder
+from pipeline.common.locks import LOCK, locked, own_folder, resumed_folder
 
 KILLED = """
 import os, signal, sys
@@ -189,6 +189,20 @@ def test_a_link_or_copy_takes_the_place_of_what_is_there(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "link", no_link)
         (tmp_path / "a").unlink()
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_what_writers_left_that_were_killed_together_goes_and_what_is_written_stays(tmp_path):
+    for name in ("a.part", "a.1.part", "a.3.part"):
+        (tmp_path / name / "a").mkdir(parents=True)
+    with own_folder(tmp_path / "a"):
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.3.part", "a.part"]
+        with own_folder(tmp_path / "a") as second, own_folder(tmp_path / "a") as third:
+            assert [second.name, third.name] == ["a.1.part", "a.2.part"]
+            (third / "x").touch()
+            with own_folder(tmp_path / "a") as fourth:
+                assert (fourth.name, list(fourth.iterdir())) == ("a.3.part", [fourth / LOCK])
+            assert (third / "x").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_writers_in_one_place_have_a_folder_each(tmp_path):
