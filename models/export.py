@@ -9,6 +9,7 @@ Shapes: N samples, D width of the model.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,13 @@ from torch import Tensor, nn
 
 from models import modeling_neutral
 from models.adapter import SavedExtension
-from models.backbone import EXPORTED, EXPORTED_CLASS, make_readable
+from models.backbone import make_readable
 from models.block import NeutralBlock
 from models.extend import ACTIVATIONS, ExtendedFFN, decoder_layers, merge_lora, plain_ffn, post_norm
+
+# An export's code, and the entry of its config that leads there.
+EXPORTED = "modeling_neutral.py"
+EXPORTED_CLASS = {"AutoModelForCausalLM": "modeling_neutral.ExtendedForCausalLM"}
 
 
 @dataclass(frozen=True)
@@ -170,9 +175,9 @@ def _card(card: Card, plain: bool) -> str:
         **({"language": languages} if languages else {}),
         "tags": ["neutral-residues"],
     }
-    header = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items())
+    header = "\n".join(f"{key}: {_yaml(value)}" for key, value in front.items())
     trust = "" if plain else ", trust_remote_code=True"
-    revision = f" (revision `{card.revision}`)" if card.revision else ""
+    backbone = _code(card.backbone) + (f" (revision {_code(card.revision)})" if card.revision else "")
     code = (
         "It is a plain model of its architecture, and needs no code of its own."
         if plain
@@ -183,9 +188,9 @@ def _card(card: Card, plain: bool) -> str:
 {header}
 ---
 
-# {card.name}
+# {_text(card.name)}
 
-`{card.backbone}`{revision}, extended to another language as in *Neutral Residues: Revisiting Adapters for Model
+{backbone}, extended to another language as in *Neutral Residues: Revisiting Adapters for Model
 Extension* (Signe Talla, Jégou, Grave). {code}
 
 ```python
@@ -203,6 +208,41 @@ The license of the backbone and the terms of the training text apply.
 """
 
 
+def _text(value: Any) -> str:
+    """A value as words of one line of Markdown, whatever it says.
+
+    >>> _text("a | <b>\\n[c](d)")
+    'a \\\\| \\\\<b\\\\> \\\\[c\\\\](d)'
+    """
+    return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", _line(value))
+
+
+def _code(value: Any) -> str:
+    """A value as a span of code of one line, between more backticks than it has.
+
+    >>> _code("a`b"), _code("a")
+    ('``a`b``', '`a`')
+    """
+    line = _line(value)
+    fence = "`" * (max(map(len, re.findall("`+", line)), default=0) + 1)
+    space = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{fence}{space}{line}{space}{fence}"
+
+
+def _line(value: Any) -> str:
+    """Without line breaks, control characters and halves of characters."""
+    return "".join(filter(str.isprintable, " ".join(str(value).split())))
+
+
+def _yaml(value: Any) -> str:
+    """Text, or a list of texts, in YAML: in quotes, so that the language `no` is none of its truth values."""
+    import yaml
+
+    text = [_line(item) for item in value] if isinstance(value, list) else _line(value)
+    style: Any = {"default_style": '"', "default_flow_style": True, "allow_unicode": True, "width": 2**31}
+    return str(yaml.safe_dump(text, **style)).strip()
+
+
 def _languages(extension: SavedExtension) -> list[str]:
     """The languages of the text that it was trained on: the old ones, and last the new one."""
     languages = extension.about.get("languages") or {}
@@ -217,14 +257,14 @@ def _row(number: int, extension: SavedExtension) -> str:
     share = f"{training['true_fraction']:.1%}" if training.get("true_fraction") else ""
     cells = [number, method, gate, share, ", ".join(old), new]
     cells += [options.get("learning_rate", ""), options.get("steps", ""), f"{training.get('tokens', 0):,}"]
-    return f"| {' | '.join(map(str, cells))} |"
+    return f"| {' | '.join(map(_text, cells))} |"
 
 
 def _measures(measures: dict[str, tuple[float, float]]) -> str:
     if not measures:
         return ""
     rows = "\n".join(
-        f"| {name} | {before:.3f} | {after:.3f} | {after - before:+.3f} |"
+        f"| {_text(name)} | {before:.3f} | {after:.3f} | {after - before:+.3f} |"
         for name, (before, after) in measures.items()
     )
     return f"""
