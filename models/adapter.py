@@ -12,14 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.backbone import COMPUTE, load_backbone, make_readable, unique_parameters, weights_digest
-from models.extend import ExtendError, Extension, extend, load_trainable
+from models.block import GATES, INITS
+from models.extend import (
+    METHODS,
+    PLACEMENTS,
+    ExtendError,
+    Extension,
+    backbone_parameters,
+    extend,
+    load_trainable,
+)
+from models.foreign import as_data
 
 FORMAT = 1
+MOST = 10  # times the backbone's weights that an extension may add
 
 
 class AdapterError(ValueError):
@@ -46,12 +56,22 @@ def attach(model: Any, saved: list[SavedExtension], dtype: torch.dtype = COMPUTE
     """
     extensions: list[Extension] = []
     for one in saved:
+        _check_amount(model, one)
         extensions.append(extend(model, **one.extend_options))
         load_trainable(model, one.weights)
         _round(model, dtype)
     _round(model, dtype)
     model.requires_grad_(False).eval()
     return extensions
+
+
+def _check_amount(model: Any, one: SavedExtension) -> None:
+    """Raises ExtendError where the recipe asks for far more weights than there are: they would be made first."""
+    held = sum(weight.numel() for weight in one.weights.values())
+    asked = one.extend_options.get("fraction", 0) * backbone_parameters(model)
+    # A width is rounded to a whole number of at least 1, and so gives at least two thirds of what is asked.
+    if one.extend_options["method"] != "finetune" and asked > 2 * held:
+        raise ExtendError(f"its fraction asks for {asked:,.0f} weights, and it has {held:,}")
 
 
 def _round(model: Any, dtype: torch.dtype) -> None:
@@ -103,19 +123,42 @@ def save_adapter(
 def read_adapter(folder: str | Path) -> tuple[dict[str, Any], list[SavedExtension]]:
     """The backbone's description, and what was added to it. Raises AdapterError where the folder is no adapter."""
     try:
-        content = json.loads((Path(folder) / "adapter.json").read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise AdapterError(f"{folder}: format {content['format']}, but this program reads {FORMAT}; update it")
-        tensors = load_file(Path(folder) / "adapter.safetensors")
-        saved = []
-        for number, entry in enumerate(content["additions"]):
-            prefix = f"{number}."
-            weights = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            about = {key: value for key, value in entry.items() if key != "how"}
-            saved.append(SavedExtension(entry["how"], weights, about))
-        return content["backbone"], saved
-    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise AdapterError(f"{folder}: not a saved adapter, or a damaged one ({error})") from None
+        with as_data("not a saved adapter, or a damaged one"):
+            content = json.loads((Path(folder) / "adapter.json").read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']}, but this program reads {FORMAT}; update it")
+            tensors = load_file(Path(folder) / "adapter.safetensors")
+            saved = []
+            for number, entry in enumerate(content["additions"]):
+                prefix = f"{number}."
+                weights = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+                about = {key: value for key, value in entry.items() if key != "how"}
+                saved.append(SavedExtension(_checked_recipe(entry["how"]), weights, about))
+            backbone = content["backbone"]
+            if not (isinstance(backbone["source"], str) and isinstance(backbone["revision"], str | None)):
+                raise ValueError("its backbone has no name")
+            return backbone, saved
+    except OSError as error:
+        raise AdapterError(f"{folder}: not a saved adapter ({error})") from None
+    except ValueError as error:
+        raise AdapterError(f"{folder}: {error}") from None
+
+
+def _checked_recipe(how: dict[str, Any]) -> dict[str, Any]:
+    """The recipe as it is. Raises ValueError unless it is what extend() takes, by name, type and range."""
+    known = {
+        "method": how["method"] in METHODS,
+        "fraction": isinstance(how.get("fraction", 1), int | float) and 0 < how.get("fraction", 1) <= MOST,
+        "gate": how.get("gate", "elu") in GATES,
+        "gate_bias": isinstance(how.get("gate_bias", True), bool),
+        "init": how.get("init", "he") in INITS,
+        "placement": how.get("placement", PLACEMENTS[0]) in PLACEMENTS,
+        "seed": isinstance(how.get("seed", 0), int) and 0 <= how.get("seed", 0) < 2**63,
+    }
+    wrong = [key for key, right in known.items() if not right] + sorted(how.keys() - known.keys())
+    if wrong:
+        raise ValueError(f"how.{wrong[0]} is none that this program knows; update it")
+    return how
 
 
 def load_adapter(
@@ -137,7 +180,7 @@ def load_adapter(
     check_backbone(folder, about, model, source)
     try:
         attach(model, saved, dtype)
-    except (ExtendError, TypeError) as error:
+    except ExtendError as error:
         raise AdapterError(f"{folder}: does not fit {source}: {error}") from None
     return model
 

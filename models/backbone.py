@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import re
-import struct
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
+
+from models.foreign import as_data, check_counts, read_decoder, read_tokenizer
 
 # Products are in bf16 wherever it is fast: on a CPU with AVX512-BF16 five times as fast as fp32.
 COMPUTE = torch.bfloat16
-# An export's code, and the entry of its config that leads there.
-EXPORTED = "modeling_neutral.py"
-EXPORTED_CLASS = {"AutoModelForCausalLM": "modeling_neutral.ExtendedForCausalLM"}
 
 
 def attention_on(device: torch.device) -> str:
@@ -79,50 +75,15 @@ def create_llama(
 def load_backbone(
     path: str, revision: str | None = None, dtype: torch.dtype = COMPUTE, attention: str = "eager"
 ) -> Any:
-    """A decoder of the hub or of a folder, in eval mode. Safetensors only; no code is run but an export's own.
+    """A decoder of the hub or of a folder, in eval mode. Safetensors only, and all of it is data: no code is run.
 
     attention: attention_on() of the device that it will be on.
-    Raises ValueError or OSError of transformers where the path holds no decoder, and ValueError where weights
-    are missing, which transformers would draw at random.
+    Raises ValueError or OSError of transformers where the path holds no decoder that foreign.read_decoder() takes.
     """
-    from transformers import AutoModelForCausalLM
-
-    # Of main, if it has no safetensors, transformers asks a bot of the hub to make some; of a commit it does not.
+    # Of a commit, all files belong together.
     commit = find_commit(path, revision)
-    try:
-        with network_errors():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                path,
-                revision=commit or "main",
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=is_own_export(path),
-                attn_implementation=attention,
-                output_loading_info=True,
-            )
-    except SafetensorError as error:
-        raise ValueError(f"damaged weights ({error}); delete them, also from the hub's cache") from None
-    model, missing = loaded[0], loaded[1]["missing_keys"]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} weights of a {type(model).__name__} are not there, such as "
-            f"{min(missing)}; an export whose code is not this version's is tried by its run, or by transformers"
-        )
-    return model.eval()
-
-
-def is_own_export(folder: str | Path) -> bool:
-    """Whether the folder is an export with code (models/export.py), and that code is ours to the letter.
-
-    Nothing else is fit to be run: a folder may come from anybody.
-    """
-    folder = Path(folder)
-    if not (folder / EXPORTED).is_file():
-        return False
-    code = re.sub(r"import \w+ as Decoder", "import LlamaForCausalLM as Decoder", (folder / EXPORTED).read_text())
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    own = Path(__file__).with_name(EXPORTED).read_text(encoding="utf-8")
-    return code == own and config.get("auto_map") == EXPORTED_CLASS
+    with network_errors():
+        return read_decoder(path, commit, dtype, attention).eval()
 
 
 def find_commit(path: str, revision: str | None = None) -> str | None:
@@ -154,37 +115,44 @@ def network_errors() -> Iterator[None]:
         raise
 
 
-def load_gguf(path: str | Path) -> tuple[Any, Any]:
-    """The decoder of a GGUF file, dequantised to bf16, in eval mode, and its tokenizer.
+def convert_gguf(path: str, folder: str) -> None:
+    """Write the decoder of a GGUF file, dequantised to bf16, and its tokenizer as a folder of load_backbone().
 
-    Raises ValueError or OSError of transformers where it is no GGUF file of an architecture it reads.
+    Raises ValueError or OSError of transformers where it is no GGUF file of an architecture it reads. Its reader
+    believes what a file says of its sizes: give it files from elsewhere in a process of its own.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    where: dict[str, Any] = {"pretrained_model_name_or_path": str(Path(path).parent), "gguf_file": Path(path).name}
-    plain: dict[str, Any] = {
-        "dtype": COMPUTE,
-        "quantization_config": GgufConfig(dequantize=True),
-        "attn_implementation": "eager",
-    }
-    try:
-        model = AutoModelForCausalLM.from_pretrained(**where, **plain)
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-    except (struct.error, LookupError, RuntimeError) as error:
-        raise ValueError(f"a damaged GGUF file, or one that transformers does not read ({error})") from None
+    damaged = as_data("a damaged GGUF file, or one that transformers does not read")
+    with tempfile.TemporaryDirectory() as alone, damaged:
+        # Beside other files in its folder, transformers would follow those.
+        Path(alone, "model.gguf").symlink_to(Path(path).resolve())
+        where: dict[str, Any] = {"gguf_file": "model.gguf", "trust_remote_code": False}
+        plain: dict[str, Any] = {
+            "dtype": COMPUTE,
+            "quantization_config": GgufConfig(dequantize=True),
+            "attn_implementation": "eager",
+        }
+        check_counts(AutoConfig.from_pretrained(alone, **where).to_dict())
+        model = AutoModelForCausalLM.from_pretrained(alone, **where, **plain)
+        tokenizer = AutoTokenizer.from_pretrained(alone, **where)
     # What is saved is a plain model.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    return model.eval(), tokenizer
+    save_backbone(model, tokenizer, folder)
 
 
 def save_backbone(model: Any, tokenizer: Any, folder: str | Path) -> None:
-    """Model (in bf16, as it will be loaded) and tokenizer as a folder that transformers loads."""
+    """Model (in bf16, as it will be loaded) and tokenizer as a folder that transformers loads.
+
+    Raises ValueError where config, generation_config or tokenizer are none that transformers saves.
+    """
     state = {name: weight.detach().to(COMPUTE) for name, weight in model.state_dict().items()}
     model.config.dtype = COMPUTE
-    model.save_pretrained(folder, state_dict=state)
-    make_readable(folder)
-    tokenizer.save_pretrained(folder)
+    with as_data("it cannot be saved"):
+        model.save_pretrained(folder, state_dict=state)
+        make_readable(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def make_readable(folder: str | Path) -> None:
@@ -195,10 +163,8 @@ def make_readable(folder: str | Path) -> None:
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:
     """The tokenizer of a hub id or a folder."""
-    from transformers import AutoTokenizer
-
     with network_errors():
-        return AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
+        return read_tokenizer(path, revision)
 
 
 def unique_parameters(model: nn.Module) -> int:

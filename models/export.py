@@ -19,9 +19,13 @@ from torch import Tensor, nn
 
 from models import modeling_neutral
 from models.adapter import SavedExtension
-from models.backbone import EXPORTED, EXPORTED_CLASS, make_readable
+from models.backbone import make_readable
 from models.block import NeutralBlock
 from models.extend import ACTIVATIONS, ExtendedFFN, decoder_layers, merge_lora, plain_ffn, post_norm
+
+# An export's code, and the entry of its config that leads there.
+EXPORTED = "modeling_neutral.py"
+EXPORTED_CLASS = {"AutoModelForCausalLM": "modeling_neutral.ExtendedForCausalLM"}
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ def _card(card: Card, plain: bool) -> str:
         **({"language": languages} if languages else {}),
         "tags": ["neutral-residues"],
     }
-    header = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items())
+    header = "\n".join(f"{key}: {_yaml(value)}" for key, value in front.items())
     trust = "" if plain else ", trust_remote_code=True"
     backbone = _code(card.backbone) + (f" (revision {_code(card.revision)})" if card.revision else "")
     code = (
@@ -204,6 +208,41 @@ The license of the backbone and the terms of the training text apply.
 """
 
 
+def _text(value: Any) -> str:
+    """A value as words of one line of Markdown, whatever it says.
+
+    >>> _text("a | <b>\\n[c](d)")
+    'a \\\\| \\\\<b\\\\> \\\\[c\\\\](d)'
+    """
+    return re.sub(r"([\\`*\[\]<>|&])", r"\\\1", _line(value))
+
+
+def _code(value: Any) -> str:
+    """A value as a span of code of one line, between more backticks than it has.
+
+    >>> _code("a`b"), _code("a")
+    ('``a`b``', '`a`')
+    """
+    line = _line(value)
+    fence = "`" * (max(map(len, re.findall("`+", line)), default=0) + 1)
+    space = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{fence}{space}{line}{space}{fence}"
+
+
+def _line(value: Any) -> str:
+    """Without line breaks, control characters and halves of characters."""
+    return "".join(filter(str.isprintable, " ".join(str(value).split())))
+
+
+def _yaml(value: Any) -> str:
+    """Text, or a list of texts, in YAML: in quotes, so that the language `no` is none of its truth values."""
+    import yaml
+
+    text = [_line(item) for item in value] if isinstance(value, list) else _line(value)
+    style: Any = {"default_style": '"', "default_flow_style": True, "allow_unicode": True, "width": 2**31}
+    return str(yaml.safe_dump(text, **style)).strip()
+
+
 def _languages(extension: SavedExtension) -> list[str]:
     """The languages of the text that it was trained on: the old ones, and last the new one."""
     languages = extension.about.get("languages") or {}
@@ -219,16 +258,6 @@ def _row(number: int, extension: SavedExtension) -> str:
     cells = [number, method, gate, share, ", ".join(old), new]
     cells += [options.get("learning_rate", ""), options.get("steps", ""), f"{training.get('tokens', 0):,}"]
     return f"| {' | '.join(map(_text, cells))} |"
-
-
-def _text(value: object) -> str:
-    """A value of an adapter, which may be somebody else's, as text in Markdown: no HTML, link, code or cell."""
-    return re.sub(r"[\\`<>|*]|(?<!\w)_|_(?!\w)|(?<=\])[(\[]", r"\\\g<0>", " ".join(str(value).split()))
-
-
-def _code(value: object) -> str:
-    text = " ".join(str(value).split()).replace("`", "'")
-    return f"`{text}`"
 
 
 def _measures(measures: dict[str, tuple[float, float]]) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from models.backbone import unique_parameters
 from models.block import NeutralBlock
 from models.local_losses import Context
+from models.modeling_neutral import ACTIVATIONS, POST_NORMS
 
 
 class ExtendError(ValueError):
@@ -65,11 +66,9 @@ class ExtendedNorm(nn.Module):
         return normed_BTD + self.take_residue()
 
 
+METHODS = ("finetune", "lora", "adapter", "neutral")
 # Where a block's output is added, in layers that norm what comes out of their FFN (Gemma 2 and 3, OLMo2, GLM 4).
 PLACEMENTS = ("before_norm", "after_norm")
-POST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm")
-# What FFNs call their activation.
-ACTIVATIONS = ("act_fn", "act", "activation_fn", "activation")
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def extend(
         make = partial(NeutralBlock, gate=gate, init=init, context=context, bias=gate_bias)
         width = _add_blocks(model, layers, fraction * backbone, make, placement)
     else:
-        raise ExtendError(f"no method {method!r}; choose finetune, lora, adapter or neutral")
+        raise ExtendError(f"no method {method!r}; choose one of {', '.join(METHODS)}")
     return Extension(method, backbone, unique_parameters(model) - before, width, context)
 
 

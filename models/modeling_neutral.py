@@ -6,6 +6,7 @@ Self-contained: it needs torch and transformers alone. Load the folder that this
 Shapes: B rows, T tokens of a row, D width of the model.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM as Decoder
 
 GATES: dict[str, Any] = {"sigmoid": torch.sigmoid, "elu": functional.elu, "relu": functional.relu}
+# What FFNs call their activation, and decoder layers the norm that follows the FFN (Gemma 2 and 3, OLMo2, GLM 4).
+ACTIVATIONS = ("act_fn", "act", "activation_fn", "activation")
+POST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm")
 
 
 class Block(nn.Module):
@@ -69,12 +73,15 @@ class ExtendedNorm(nn.Module):
         return normed_BTD + self.take_residue()
 
 
-class ExtendedForCausalLM(Decoder):
-    """The decoder, with the blocks that `neutral_residues` in its config describes."""
+class Extended(nn.Module):
+    """A decoder becomes one with the blocks that `neutral_residues` in its config describes."""
+
+    post_init: Any
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         about = config.neutral_residues
+        check(about)
         size = config.get_text_config().hidden_size
         layers: Any = self.get_submodule(about["layers"])
         for layer in layers:
@@ -86,3 +93,29 @@ class ExtendedForCausalLM(Decoder):
                     norm = getattr(layer, one["norm"])
                     setattr(layer, one["norm"], ExtendedNorm(norm, layer.mlp.take_residue))
         self.post_init()
+
+
+def check(about: Any) -> None:
+    """Raises ValueError unless `neutral_residues` of a config names what blocks are made of, and nothing else."""
+    known = (
+        isinstance(about, dict)
+        and isinstance(about["layers"], str)
+        and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)*", about["layers"])
+        and about["activation"] in ACTIVATIONS
+        and isinstance(about["blocks"], list)
+        and len(about["blocks"]) <= 100
+        and all(
+            type(one["width"]) is int
+            and one["width"] > 0
+            and (one["gate"] == "none" or one["gate"] in GATES)
+            and isinstance(one["bias"], bool)
+            and (one["norm"] is None or one["norm"] in POST_NORMS)
+            for one in about["blocks"]
+        )
+    )
+    if not known:
+        raise ValueError("neutral_residues in config.json does not describe blocks; export the model again")
+
+
+class ExtendedForCausalLM(Extended, Decoder):
+    """The decoder, with the blocks that `neutral_residues` in its config describes."""

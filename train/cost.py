@@ -11,6 +11,7 @@ import torch
 from models.backbone import create_llama, network_errors, unique_parameters
 from models.cost import H100_FLOPS, activation_bytes, flops_per_token, state_bytes
 from models.extend import extend
+from models.foreign import as_data, parse_config, read_config, sketch_decoder
 from pipeline.common.config import read_yaml
 from pipeline.common.errors import StageError
 from pipeline.common.markdown import table_row
@@ -75,12 +76,10 @@ def _row(
 
 def sketch(config: Config, configfile: str) -> Any:
     """The backbone on the `meta` device: sizes without weights."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     beside = Path(configfile).with_suffix(".json")
     pretrain = config.backbone.pretrain
-    with torch.device("meta"):
-        if pretrain:
+    if pretrain:
+        with torch.device("meta"):
             return create_llama(
                 hidden_size=pretrain.hidden_size,
                 layers=pretrain.layers,
@@ -89,14 +88,14 @@ def sketch(config: Config, configfile: str) -> Any:
                 vocabulary=config.tokens.vocabulary,
                 row_tokens=config.tokens.row_tokens,
             )
-        try:
-            if beside.is_file():
-                sizes = json.loads(beside.read_text(encoding="utf-8"))
-                return AutoModelForCausalLM.from_config(AutoConfig.for_model(**sizes))
-            source = str(config.backbone.source)
+    try:
+        if beside.is_file():
+            with as_data(f"{beside} cannot be read"):
+                known = parse_config(json.loads(beside.read_text(encoding="utf-8")))
+        else:
             with network_errors():
-                known = AutoConfig.from_pretrained(source, revision=config.backbone.revision or "main")
-            return AutoModelForCausalLM.from_config(known)
-        except (OSError, ValueError) as error:
-            cure = f"put its config.json beside the config, as {beside}"
-            raise StageError(f"backbone.source {config.backbone.source}: {error}; {cure}") from None
+                known = read_config(str(config.backbone.source), config.backbone.revision)
+        return sketch_decoder(known)
+    except (OSError, ValueError) as error:
+        cure = f"put its config.json beside the config, as {beside}"
+        raise StageError(f"backbone.source {config.backbone.source}: {error}; {cure}") from None

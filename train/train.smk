@@ -304,7 +304,8 @@ rule tasks_model:
         gpu=gpus(OPTIONS.evaluate.device),
     params:
         options=exactly(flags(task_options(OPTIONS.evaluate), without=BOUNDS)),
-        bounds=lambda wildcards, threads: flags(
+        # Not recorded: other bounds ask nothing again.
+        others=lambda wildcards, threads: flags(
             task_options(OPTIONS.evaluate), only=BOUNDS
         ),
         run=lambda wildcards: run_folder(OUT, wildcards.model),
@@ -312,7 +313,7 @@ rule tasks_model:
     message:
         "Ask {wildcards.model} the tasks"
     shell:
-        "python -m train tasks {params.options:q} {params.bounds:q} --backbone={input.backbone:q}"
+        "python -m train tasks {params.options:q} {params.others:q} --backbone={input.backbone:q}"
         " --run={params.run:q} --output={output:q} > {log:q} 2>&1"
 
 

@@ -96,6 +96,8 @@ def _naming(path: str | Path) -> Iterator[None]:
 
     try:
         yield
+    except MemoryError:  # in a process with bounds
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name that is not UTF-8
         if isinstance(error, OSError) and error.errno is not None:  # of the system: no such file
             raise

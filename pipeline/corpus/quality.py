@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from pipeline.common.classifiers import fasttext_line
+from pipeline.common.classifiers import fasttext_line, load_fasttext
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, read_arrow, write_json
 from pipeline.common.schemas import some_columns
@@ -49,14 +49,12 @@ def train_classifier(options: Quality, documents: list[str], language: str, outp
     A share of the examples is held out: its random texts give the threshold for a kept share, both classes the
     one for a precision. Raises StageError with too few examples, or where no threshold is precise enough.
     """
-    import fasttext
-
     negatives = _draw((text for _, text in _language_rows(documents, language)), options)
     if language in options.models:
         model_path, label = options.models[language], options.label
         positives: list[str] = []
         held_positives, held_negatives = positives, negatives
-        model = fasttext.load_model(model_path)
+        model = load_fasttext(model_path)
         with atomic(output) as part:
             part.write_bytes(Path(model_path).read_bytes())
     else:

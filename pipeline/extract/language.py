@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from pipeline.common.classifiers import fasttext_line
+from pipeline.common.classifiers import fasttext_line, load_fasttext
 
 CERTAIN = 0.9  # with a lower score for the first characters, the whole text decides
 WHOLE_CHARS = 200_000
@@ -13,10 +13,8 @@ WHOLE_CHARS = 200_000
 
 @functools.cache
 def load_model(path: str) -> Any:
-    """The fastText language identification model in a file; loaded once."""
-    import fasttext
-
-    return fasttext.load_model(path)
+    """The fastText language identification model in a file; loaded once. Raises StageError for a damaged one."""
+    return load_fasttext(path)
 
 
 def identify(model: Any, text: str, chars: int) -> tuple[str, float]:

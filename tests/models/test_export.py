@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from markdown_it import MarkdownIt
 from safetensors.torch import load_file, save_file
 from tiny import ARCHITECTURES, POST_NORMED, logits, make, rounded, shake, tokens
 
 from models.adapter import AdapterError, SavedExtension, attach, load_adapter, save_adapter
-from models.backbone import EXPORTED
-from models.export import Card, describe_blocks, export, fold
+from models.export import EXPORTED, Card, _card, describe_blocks, export, fold
 from models.extend import decoder_layers, extend, trainable_state
 
 GATED = ("Llama", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3", "Mistral", "Olmo2")
@@ -154,6 +156,21 @@ def test_exports_run_elsewhere_to_the_same_tokens(tmp_path: Path) -> None:
     assert "trust_remote_code" not in (folders[11] / "README.md").read_text()
 
 
+def test_names_in_the_card_are_text() -> None:
+    name = "x`\n<script>y</script>\n[link](javascript:z) | \u2028--- \x00"
+    about = {"languages": {"old": ["no", name], "new": "fr"}}
+    one = SavedExtension({"method": "neutral", "gate": "elu"}, {}, about)
+    text = _card(Card(name, name, name, [one], {name: (1.0, 2.0)}), plain=True)
+    header, body = text.removeprefix("---\n").split("\n---\n", 1)
+    line = "x` <script>y</script> [link](javascript:z) | --- "
+    front = yaml.safe_load(header)
+    assert front["language"] == ["no", line, "fr"] and front["base_model"] == line
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render(body)
+    assert "<script" not in html and "<a " not in html and "<h2" not in html and html.count("<h1>") == 1
+    assert html.count("<tr>") == 4 and html.count("<td") == 9 + 4
+    assert html.count("&lt;script&gt;y&lt;/script&gt;") == 5
+
+
 # Saved small --------------------------------------------------------------------------------------
 
 
@@ -192,6 +209,49 @@ def test_the_backbone_may_lie_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"its backbone .*/backbone cannot be loaded .*say where it is"):
         load_adapter(folder)
     load_adapter(folder, str(tmp_path / "moved"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fraction": 1e5}, "how.fraction is none that this program knows"),
+        ({"fraction": 9}, "its fraction asks for 49,680 weights, and it has"),
+        ({"fraction": float("nan")}, "how.fraction"),
+        ({"fraction": "0.5"}, "how.fraction"),
+        ({"method": "exec"}, "how.method"),
+        ({"method": ["lora"]}, "how.method"),
+        ({"gate": "exec"}, "how.gate"),
+        ({"gate_bias": 1}, "how.gate_bias"),
+        ({"init": None}, "how.init"),
+        ({"placement": "forward"}, "how.placement"),
+        ({"seed": -1}, "how.seed"),
+        ({"seed": 2**64}, "how.seed"),
+        ({"model": None}, "how.model is none that this program knows; update it"),
+    ],
+)
+def test_a_recipe_is_data(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path, addition("Llama", "neutral"))
+    about = json.loads((folder / "adapter.json").read_text())
+    about["additions"][0]["how"] |= changes
+    (folder / "adapter.json").write_text(json.dumps(about))
+    with pytest.raises(AdapterError, match=re.escape(message)):
+        load_adapter(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[", "[]", "{}", "[" * 10**5, '{"format": 1, "additions": 3}', '{"format": 1, "additions": [3]}',
+        '{"format": 1, "additions": [{"how": 3}]}', '{"format": 1, "additions": [], "backbone": 3}',
+        '{"format": 1, "additions": [], "backbone": {"source": 3, "revision": null}}',
+    ],
+)  # fmt: skip
+def test_a_damaged_description_is_named(content: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path, addition("Llama", "neutral"))
+    (folder / "adapter.json").write_text(content)
+    with pytest.raises(AdapterError, match="not a saved adapter, or a damaged one") as error:
+        load_adapter(folder)
+    assert "\n" not in str(error.value)
 
 
 def test_what_does_not_fit_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from models.foreign import as_data, read_fast_tokenizer
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, atomic_folder, read_arrow, write_json
 from pipeline.common.locks import own_folder
@@ -100,12 +101,13 @@ def tokenize(
     validation rows say which site each document is of.
     Raises StageError where the domain has no document in this split.
     """
-    from transformers import PreTrainedTokenizerFast
-
-    # Of tokenizer.json alone, whatever the model: AutoTokenizer takes ten seconds to import.
-    encoder = PreTrainedTokenizerFast.from_pretrained(tokenizer)
+    try:
+        encoder = read_fast_tokenizer(tokenizer)
+    except ValueError as error:
+        raise StageError(f"{tokenizer}: {error}") from None
     before, after = separators(encoder)
-    dtype = np.dtype(np.uint16 if len(encoder) <= 2**16 else np.uint32)
+    vocabulary = max(encoder.get_vocab().values()) + 1
+    dtype = np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
     held_out = split == "validation"
     hosts: list[str] = []
     pairs = documents(shards, options.urls)
@@ -131,7 +133,7 @@ def tokenize(
             fill,
             {
                 "row_tokens": row_tokens,
-                "vocabulary": len(encoder),
+                "vocabulary": vocabulary,
                 "special_ids": sorted(encoder.all_special_ids),
                 "separator": before[0],
                 "tokenizer_sha256": tokenizer_digest(tokenizer),
@@ -214,8 +216,7 @@ def _spool(
         progress(None, "tokenize", "documents") as bar,
     ):
         for batch in _batched(texts):
-            encoded = encoder(batch, add_special_tokens=False, return_offsets_mapping=True)
-            for text, ids, offsets in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            for text, (ids, offsets) in zip(batch, encode(encoder, batch), strict=True):
                 sizes = token_bytes(text, offsets)
                 np.array([*before, *ids, *after], dtype).tofile(ids_file)
                 np.array([0] * len(before) + sizes + [0] * len(after), np.uint32).tofile(sizes_file)
@@ -223,6 +224,52 @@ def _spool(
                 count += 1
             bar.update(len(batch))
     return count
+
+
+def encode(tokenizer: Any, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    """Tokens of each text, without a beginning or an end, and their character spans.
+
+    The name of a special token in a text is text, not the token. Where a tokenizer makes it the token all the same
+    (one of its own vocabulary, or one that it does not call special), it is cut behind its first character.
+    Raises StageError where the tokenizer fails, which a damaged one does in its own ways.
+    """
+    if not texts:
+        return []
+    try:
+        with as_data("the tokenizer cannot encode a text"):
+            encoded = tokenizer(
+                texts, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+            )
+    except ValueError as error:
+        raise StageError(str(error)) from None
+    control = control_ids(tokenizer)
+    whole = list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+    return [
+        one if control.isdisjoint(one[0]) else _encode_cut(tokenizer, text, *one, control)
+        for text, one in zip(texts, whole, strict=True)
+    ]
+
+
+def _encode_cut(
+    tokenizer: Any, text: str, ids: list[int], spans: list[tuple[int, int]], control: frozenset[int]
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """encode() of the parts of a text, which is cut inside the names of `control` tokens, as one."""
+    names = [span for token, span in zip(ids, spans, strict=True) if token in control]
+    cuts = [start + 1 for start, end in names if end > start + 1]
+    if not cuts:  # names of one character
+        return ids, spans
+    starts = [0, *cuts]
+    parts = encode(tokenizer, [text[a:b] for a, b in zip(starts, [*cuts, len(text)], strict=True)])
+    return (
+        [token for part, _ in parts for token in part],
+        [(start + a, start + b) for start, (_, part) in zip(starts, parts, strict=True) for a, b in part],
+    )
+
+
+def control_ids(tokenizer: Any) -> frozenset[int]:
+    """The tokens that no text may make: special ones, but for the one of what is not in the vocabulary."""
+    named = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
+    return frozenset(named.union(tokenizer.all_special_ids) - {tokenizer.unk_token_id})
 
 
 def token_bytes(text: str, offsets: list[tuple[int, int]]) -> list[int]:

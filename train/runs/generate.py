@@ -9,7 +9,7 @@ import torch
 from models.backbone import compute
 from pipeline.common.errors import StageError
 from pipeline.common.shown import without_steering
-from train.data.tokens import separators
+from train.data.tokens import encode, separators
 from train.runs.export import open_model
 from train.runs.load import measuring_device
 from train.runs.options import Generate
@@ -39,7 +39,8 @@ def write(model: Any, tokenizer: Any, prompt: str, options: Generate) -> str:
     prompt alone does.
     """
     before, _ = separators(tokenizer)
-    ids = torch.tensor([[*before, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]], device=model.device)
+    tokens, _ = encode(tokenizer, [prompt])[0]
+    ids = torch.tensor([[*before, *tokens]], device=model.device)
     room = min(options.tokens, model.config.get_text_config().max_position_embeddings - ids.shape[1])
     if room <= 0:
         raise StageError(f"the prompt {prompt!r} leaves no room to continue; shorten it")

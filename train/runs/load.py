@@ -16,7 +16,7 @@ from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
 from pipeline.workflow.layout import WEIGHTS
 from train.runs.options import Run
-from train.runs.record import read_run, record_data
+from train.runs.record import RunRecord, read_run, record_data
 
 
 def pick_device(name: str) -> torch.device:
@@ -76,19 +76,33 @@ def load_run(backbone: str, run_folder: str | None, device: torch.device, stays:
 def saved_extensions(run_folder: str | Path) -> list[SavedExtension]:
     """What the run added to the backbone, behind what was added by the runs that it goes on from.
 
-    Raises StageError where a folder is not a finished run's.
+    Raises StageError where a folder is not a finished run's, or a run goes on from itself.
     """
-    folder = Path(run_folder)
-    record = read_run(folder)
+    return [_saved_extension(folder, record) for folder, record in _chain(Path(run_folder))]
+
+
+def _chain(folder: Path) -> list[tuple[Path, RunRecord]]:
+    """The run and those that it goes on from, the first of them first."""
+    chain: list[tuple[Path, RunRecord]] = []
+    following: Path | None = folder
+    while following is not None:
+        if following.resolve() in {known.resolve() for known, _ in chain}:
+            raise StageError(f"{folder}: goes on from itself, by way of {following}; train it again with `extend`")
+        record = read_run(following)
+        chain.insert(0, (following, record))
+        base = record.options.base
+        following = base_folder(following, base) if base else None
+    return chain
+
+
+def _saved_extension(folder: Path, record: RunRecord) -> SavedExtension:
     try:
         state = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise StageError(f"{folder}: not a finished run ({error}); train it with `extend`") from None
     about = {"languages": to_data(record.languages), "training": record_data(record)}
     del about["training"]["languages"], about["training"]["backbone"]
-    base = record.options.base
-    own = SavedExtension(extend_options(record.options), state, about)
-    return [*(saved_extensions(base_folder(folder, base)) if base else []), own]
+    return SavedExtension(extend_options(record.options), state, about)
 
 
 def base_folder(folder: Path, base: str) -> Path:

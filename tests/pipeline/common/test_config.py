@@ -252,7 +252,8 @@ try: runpy.run_module("train", run_name="__main__")
 except SystemExit: pass
 print(os.environ.get("TORCHINDUCTOR_CACHE_DIR"))"""
     for own, kept in (({}, f"{tmp_path}/.cache/torchinductor"), ({"TORCHINDUCTOR_CACHE_DIR": "mine"}, "mine")):
-        environment = {**os.environ, "HOME": str(tmp_path), **own}
+        others = {key: value for key, value in os.environ.items() if key != "TORCHINDUCTOR_CACHE_DIR"}
+        environment = {**others, "HOME": str(tmp_path), **own}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True,
                               env=environment)  # fmt: skip
         assert done.stdout.splitlines()[-1] == kept

@@ -1,6 +1,7 @@
 import base64
 import json
 import random
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from conftest import prose
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import write_arrow
@@ -17,7 +20,16 @@ from pipeline.common.schemas import SHARD_SCHEMA
 from train.data import tokens
 from train.data.options import Domain, Tokens
 from train.data.rows import open_rows
-from train.data.tokens import CHARS_AT_ONCE, _batched, documents, token_bytes, tokenize, train_tokenizer
+from train.data.tokens import (
+    CHARS_AT_ONCE,
+    SEPARATOR,
+    _batched,
+    documents,
+    encode,
+    token_bytes,
+    tokenize,
+    train_tokenizer,
+)
 
 
 def shard(folder: Path, texts: list[str]) -> list[str]:
@@ -53,7 +65,14 @@ def rows_of(texts, tokenizer, split="train", row_tokens=16, urls=None):
     return open_rows(str(folder / "rows.arrow")), AutoTokenizer.from_pretrained(tokenizer), folder
 
 
-TEXTS = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=120), min_size=1, max_size=6)
+def documents_of(tokens_NT1, encoder):
+    stream = np.concatenate([tokens_NT1[:1, 0], tokens_NT1[:, 1:].ravel()])
+    begins = np.flatnonzero(stream == encoder.eos_token_id)
+    return [encoder.decode(part[1:]) for part in np.split(stream, begins)[1:]]
+
+
+NAMES = st.sampled_from([SEPARATOR, f"a{SEPARATOR}é{SEPARATOR}", SEPARATOR[:-1], SEPARATOR * 3])
+TEXTS = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=120) | NAMES, min_size=1, max_size=6)
 
 
 @settings(max_examples=40, deadline=None)
@@ -64,9 +83,9 @@ def test_validation_rows_predict_every_byte_once(tokenizer, texts):
     tokens = rows.tokens(everything)
     assert (tokens[1:, 0] == tokens[:-1, -1]).all()
     assert rows.bytes(everything).sum() == sum(len(text.encode()) for text in texts)
-    stream = np.concatenate([tokens[:1, 0], tokens[:, 1:].ravel()])
-    documents = encoder.decode(stream).split(encoder.eos_token)
-    assert [d for d in documents if d] == texts or any(encoder.eos_token in t for t in texts)
+    documents = documents_of(tokens, encoder)
+    assert documents[: len(texts)] == texts  # behind them the row is filled up
+    assert not any(documents[len(texts) :])
 
 
 @given(
@@ -83,6 +102,49 @@ def test_token_bytes_sum_to_the_text(case):
     offsets = list(zip([0, *cuts], [*cuts, len(text)], strict=True))
     assert sum(token_bytes(text, offsets)) == size
     assert min(token_bytes(text, offsets)) >= 0
+
+
+def unusual_tokenizers():
+    """Tokenizers that make the name of a special token the token, though asked to split it."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    plain = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    plain.decoder = decoders.ByteLevel()
+    plain.add_tokens([AddedToken("<｜fin▁de▁phrase｜>", special=False), "    "])  # not called special
+    pieces = Tokenizer(models.Unigram([("<unk>", 0.0), ("</s>", 0.0)] + [(c, -5.0) for c in "▁abc</s>"], unk_id=0))
+    pieces.pre_tokenizer, pieces.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    yield PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<｜fin▁de▁phrase｜>")  # noqa: S106
+    yield PreTrainedTokenizerFast(tokenizer_object=pieces, eos_token="</s>", unk_token="<unk>")  # noqa: S106
+
+
+def test_no_text_makes_a_special_token():
+    for tokenizer in unusual_tokenizers():
+        name = tokenizer.eos_token
+        for text in (name, f"ab{name}c", f"{name}{name}", f"a {name[:-1]}{name}", ""):
+            ids, spans = encode(tokenizer, [text])[0]
+            assert tokenizer.eos_token_id in tokenizer(name)["input_ids"]
+            assert tokenizer.eos_token_id not in ids
+            assert sum(token_bytes(text, spans)) == len(text.encode())
+            assert "".join(tokenizer.decode(ids).split()) == "".join(text.split())
+
+
+def test_added_tokens_that_are_text_stay_whole():
+    tokenizer = next(unusual_tokenizers())
+    assert len(encode(tokenizer, ["a    b"])[0][0]) == 3
+
+
+def test_a_tokenizer_trained_on_the_name_of_its_separator_does_not_make_it(tmp_path):
+    texts = [f"{SEPARATOR} {number} a{SEPARATOR}" for number in range(400)]
+    train_tokenizer(Tokens(vocabulary=300), shard(tmp_path, texts), None, str(tmp_path / "t"))
+    rows, encoder, _ = rows_of(texts[:3], str(tmp_path / "t"), split="validation")
+    assert documents_of(rows.tokens(np.arange(len(rows))), encoder)[:3] == texts[:3]
+
+
+def test_a_damaged_tokenizer_is_named(tokenizer, tmp_path):
+    shutil.copytree(tokenizer, tmp_path / "t")
+    (tmp_path / "t" / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "BPE"}}')
+    with pytest.raises(StageError, match=r"/t: tokenizer\.json cannot be read \("):
+        rows_of(["a" * 40], str(tmp_path / "t"))
 
 
 def test_unfinished_training_rows_are_left_out_and_counted(tokenizer):

@@ -2,8 +2,9 @@ import pytest
 import torch
 from helpers import write_tokenizer
 
-from models.backbone import create_llama, load_backbone, load_tokenizer, save_backbone
-from pipeline.common.errors import StageError
+from models.backbone import convert_gguf, create_llama, load_backbone, load_tokenizer, save_backbone
+from pipeline.common.errors import StageError, one_line
+from train.runs import backbone
 from train.runs.backbone import fetch_backbone, needs_gguf, origin
 
 
@@ -66,11 +67,18 @@ def write_gguf(path, model, tokenizer):
     writer.close()
 
 
-def test_a_gguf_file_is_dequantised_once(tmp_path):
+@pytest.fixture
+def model(tmp_path):
+    """A model that lies in tmp_path / "tiny.gguf" too."""
     pytest.importorskip("accelerate")
     tokenizer = load_tokenizer(write_tokenizer(tmp_path / "tokenizer"))
-    model = create_llama(hidden_size=32, layers=2, heads=2, ffn_size=64, vocabulary=64, row_tokens=16, seed=3)
-    write_gguf(tmp_path / "tiny.gguf", model, tokenizer)
+    made = create_llama(hidden_size=32, layers=2, heads=2, ffn_size=64, vocabulary=64, row_tokens=16, seed=3)
+    write_gguf(tmp_path / "tiny.gguf", made, tokenizer)
+    return made
+
+
+@pytest.mark.slow
+def test_a_gguf_file_is_dequantised_once(tmp_path, model):
     fetch_backbone(str(tmp_path / "tiny.gguf"), None, "downloads", str(tmp_path / "copy"))
     assert "quantization" not in (tmp_path / "copy" / "config.json").read_text()
     assert origin(str(tmp_path / "copy")) == {"source": str(tmp_path / "tiny.gguf"), "revision": None}
@@ -79,14 +87,28 @@ def test_a_gguf_file_is_dequantised_once(tmp_path):
     for name, weight in model.state_dict().items():
         largest = weight.abs().max()
         assert (loaded.state_dict()[name].float() - weight).abs().max() < 0.01 * largest, name
+
+
+@pytest.mark.usefixtures("model")
+def test_a_damaged_gguf_file_is_refused_in_a_line(tmp_path, monkeypatch):
+    def in_this_process(function, *arguments, **limits):  # where torch is loaded already
+        try:
+            convert_gguf(*arguments)
+        except Exception as error:
+            raise StageError(one_line(error)) from None
+
+    monkeypatch.setattr(backbone, "guarded", in_this_process)
     with pytest.raises(StageError, match="no such file"):
         fetch_backbone(str(tmp_path / "none.gguf"), None, "downloads", str(tmp_path / "copy"))
     content = (tmp_path / "tiny.gguf").read_bytes()
-    for damage in (b"", content[:40], content[:900], content[:-2000], b"GGML" + content[4:]):
+    layers = content.index(b"llama.block_count") + len(b"llama.block_count") + 4
+    many = content[:layers] + (10**5).to_bytes(4, "little") + content[layers + 4 :]
+    for damage in (b"", content[:40], content[:900], content[:-2000], b"GGML" + content[4:], many):
         (tmp_path / "bad.gguf").write_bytes(damage)
-        with pytest.raises(StageError, match=r"bad\.gguf: "):
-            fetch_backbone(str(tmp_path / "bad.gguf"), None, "downloads", str(tmp_path / "copy2"))
-    assert not (tmp_path / "copy2").exists()
+        with pytest.raises(StageError, match=r"bad\.gguf: .*a damaged GGUF file") as error:
+            fetch_backbone(str(tmp_path / "bad.gguf"), None, "downloads", str(tmp_path / "copy"))
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("copy*"))
 
 
 def test_readers_of_gguf_that_are_missing_are_named(monkeypatch):

@@ -1,6 +1,7 @@
 """From the command line: save, export and try a run."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,18 @@ def test_models_write_side_by_side(world: Path, tmp_path: Path, capsys: pytest.C
         assert texts[models[1]] != texts[models[0]]
 
 
+def test_a_run_that_goes_on_from_itself_is_refused(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, base in (("one", "two"), ("two", "one")):
+        shutil.copytree(world / "lora", tmp_path / name)
+        record = json.loads((tmp_path / name / "run.json").read_text())
+        record["options"]["base"] = base
+        (tmp_path / name / "run.json").write_text(json.dumps(record))
+    assert shell(f"save --run {tmp_path}/one --output {tmp_path}/small") == 1
+    assert f"{tmp_path}/one: goes on from itself, by way of " in capsys.readouterr().err
+
+
 def test_draws_follow_the_seed(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = []
     for seed in (1, 1, 2):
@@ -86,20 +99,23 @@ def test_an_export_writes_what_its_run_writes(
     assert run == whole
 
 
-@pytest.mark.parametrize("changed", ["code", "entry"])
-def test_no_code_is_run_but_our_own(
+@pytest.mark.parametrize("changed", ["modeling_neutral.py", "other.py", "custom_generate/generate.py"])
+def test_no_code_of_an_export_is_run(
     changed: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without it, transformers would draw the FFNs' weights at random, and only warn."""
+    """Not that of an earlier version either, whose model is loaded all the same."""
     assert shell(f"export --run {world}/neutral --output {tmp_path}/whole") == 0
-    evil = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
-    code, config = tmp_path / "whole" / "modeling_neutral.py", tmp_path / "whole" / "config.json"
-    (code if changed == "code" else code.with_name("other.py")).write_text(code.read_text() + evil)
-    if changed == "entry":
+    code, config = tmp_path / "whole" / changed, tmp_path / "whole" / "config.json"
+    code.parent.mkdir(exist_ok=True)
+    code.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef generate(model, ids, **kwargs): return ids\n")
+    if changed == "other.py":
         config.write_text(config.read_text().replace('"modeling_neutral.', '"other.'))
-    assert shell(f"generate --model {tmp_path}/whole --prompt 3") == 1
-    assert "an export whose code is not this version's" in capsys.readouterr().err
+    capsys.readouterr()
+    words = f"--model {world}/neutral {tmp_path}/whole --tokens 6 --device cpu --prompt 3"
+    assert shell(f"generate {words}") == 0
     assert not (tmp_path / "ran").exists()
+    run, whole = (part.split("]\n")[1].strip() for part in capsys.readouterr().out.split("\n[")[1:])
+    assert run == whole
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_damaged_weights_are_named(place, tmp_path):
     server.push(name, files | {WEIGHTS: files[WEIGHTS][:5000]})
     done = backbone(shell, tmp_path / "out", name)
     assert done.code == 1
-    assert "damaged weights (" in done.err.splitlines()[-1]
+    assert "damaged weights; delete them, also from the hub's cache (" in done.err.splitlines()[-1]
 
 
 # Question sets -------------------------------------------------------------------------------------

@@ -150,26 +150,31 @@ def test_context_and_continuation_are_the_whole_cut_once(tokenizer: Any, context
         assert after == whole[len(before) :] or after == tokenizer(answer)["input_ids"]
 
 
-class Llama2Like:
-    """A tokenizer of characters that puts its beginning token before every text."""
+def characters(begins: bool) -> Any:
+    """A tokenizer of characters that puts its beginning token before every text, as Llama 2's, or does not."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
 
-    bos_token_id, eos_token_id, adds = 1, 2, True
-
-    def __call__(self, texts: Any, add_special_tokens: bool = True) -> dict[str, Any]:
-        if isinstance(texts, str):
-            return {"input_ids": self([texts], add_special_tokens)["input_ids"][0]}
-        first = [self.bos_token_id] if self.adds and add_special_tokens else []
-        return {"input_ids": [[*first, *map(ord, text)] for text in texts]}
+    words = Tokenizer(models.WordLevel({"<s>": 1, "</s>": 2} | {chr(i): i for i in range(32, 127)}))
+    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    single = "<s> $A" if begins else "$A"
+    words.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>")  # noqa: S106
 
 
 def test_only_models_that_know_a_beginning_token_get_one(tokenizer: Any) -> None:
-    with_one = Llama2Like()
+    with_one = characters(begins=True)
     assert beginning(with_one) == [1]
     assert encode_pairs(with_one, [("ab ", "c"), ("", "c")]) == [([1, 97, 98], [32, 99]), ([1], [99])]
-    without = Llama2Like()
-    without.adds = False
+    without = characters(begins=False)
     assert beginning(without) == beginning(tokenizer) == []
     assert encode_pairs(without, [("ab", " c"), ("", "c")]) == [([97, 98], [32, 99]), ([1], [99])]
+
+
+def test_the_name_of_a_special_token_in_a_question_is_text() -> None:
+    tokenizer = characters(begins=True)
+    [(context, answer)] = encode_pairs(tokenizer, [("a</s>", "<s>b")])
+    assert context == [1, *b"a</s>"] and answer == list(b"<s>b")
 
 
 def test_what_is_too_long_loses_its_beginning() -> None:
