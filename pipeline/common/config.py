@@ -228,6 +228,8 @@ def bad_texts(data: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """(key, problem) of each text in plain JSON data that no command line can have, or that steers a terminal."""
     if isinstance(data, str) and (match := CONTROLS.search(data)):
         yield key, f"{data[:100]!r} has the character {match[0]!r}; take it out"
+    elif data == "--":  # argparse drops it, even as a value
+        yield key, "'--' is no text that a command line can have; write another"
     elif isinstance(data, dict):
         for name, value in data.items():
             yield from bad_texts(name, f"{key}.{name!r}" if CONTROLS.search(name) else key)

@@ -58,7 +58,7 @@ DIMENSIONS, LOSS, DICTIONARY = 8, 32, 64  # places in the file: magic, version, 
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fasttext")
     (folder / "text").write_text("__label__fr le chat dort\n__label__en the cat sleeps\n" * 20)
     trained = fasttext.train_supervised(str(folder / "text"), dim=4, bucket=10, thread=1, verbose=0)
@@ -66,10 +66,10 @@ def model(tmp_path_factory):
     return folder / "model.bin"
 
 
-def test_a_sound_model_is_loaded_after_its_trial(model, monkeypatch):
+def test_a_sound_model_is_loaded_after_its_trial(model_file, monkeypatch):
     tried = []
     monkeypatch.setattr(classifiers, "guarded", lambda *a, **k: tried.append(guarded(*a, **k)))
-    assert load_fasttext(str(model)).predict("le chat dort")[0] == ("__label__fr",)
+    assert load_fasttext(str(model_file)).predict("le chat dort")[0] == ("__label__fr",)
     assert tried == [2]
 
 
@@ -90,15 +90,15 @@ def test_known_models_need_no_trial(language_id, monkeypatch):
         (lambda body: b"", "wrong file format"),
     ],
 )
-def test_a_damaged_model_costs_this_process_nothing(model, tmp_path, damage, message):
+def test_a_damaged_model_costs_this_process_nothing(model_file, tmp_path, damage, message):
     path = tmp_path / "model.bin"
-    path.write_bytes(damage(model.read_bytes()))
+    path.write_bytes(damage(model_file.read_bytes()))
     with pytest.raises(StageError, match=message) as error:
         load_fasttext(str(path))
     assert "\n" not in str(error.value)
 
 
-def test_reading_without_end_ends(model, tmp_path):
-    (tmp_path / "cut.bin").write_bytes(model.read_bytes()[: DICTIONARY + 40])
+def test_reading_without_end_ends(model_file, tmp_path):
+    (tmp_path / "cut.bin").write_bytes(model_file.read_bytes()[: DICTIONARY + 40])
     with pytest.raises(StageError, match="takes more than"):
         guarded("pipeline.common.classifiers:ask", str(tmp_path / "cut.bin"), seconds=1, memory=2**30)

@@ -245,12 +245,12 @@ def test_an_archive_that_comes_up_again_and_again_is_refused(recipe, again):
 
 
 def test_a_shard_that_unpacks_to_gigabytes_ends_at_the_bound_of_memory(recipe, again, monkeypatch):
-    monkeypatch.setattr("pipeline.publish.recipe.MEMORY", 2**29)
+    monkeypatch.setattr("pipeline.publish.recipe.MEMORY", 2**28)
     table = pa.ipc.open_stream((recipe / SHARD).read_bytes()).read_all()
     row = table.slice(0, 1).to_pylist()[0] | {"url": "a" * 300_000_000}
     write_table(recipe, pa.Table.from_pylist([row], RECIPE_SCHEMA))
     assert (recipe / SHARD).stat().st_size < 50_000
-    with pytest.raises(StageError, match=rf"to read {SHARD} takes more than 0.5 GB of memory"):
+    with pytest.raises(StageError, match=rf"to read {SHARD} takes more than 0.25 GB of memory"):
         again()
 
 
