@@ -11,7 +11,7 @@ from pipeline.crawl.sample import choose, write_crawl
 FRENCH = {"fiches-travail": 269, "libreoffice-help-fr": 280, "lilypond-doc-fr": 100, "debian-guides": 110}
 OTHERS = {
     "debian-handbook-translations": 2921,
-    "web-pages": 368,
+    "web-pages": 318,
     "python-doc": 300,
     "postgresql-doc": 600,
     **{

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.common.files import write_json, write_text
-from pipeline.common.markdown import table_row
 
 Result = TypeVar("Result")
 PACKAGES = (
@@ -71,6 +70,8 @@ def write(path: str, title: str, rows: Sequence[dict[str, Any]], notes: Sequence
 
     Numbers stay whole in the JSON; the table shows three digits, or all of a whole number.
     """
+    from pipeline.common.markdown import table_row  # not where a process of an attack has an earlier version
+
     about = machine()
     write_json(f"{path}.json", {"title": title, "machine": about, "rows": list(rows), "notes": list(notes)})
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())

@@ -19,7 +19,7 @@ class Tasks:
     tasks_languages: list[str] = option([], "languages to ask in; empty: all that a task has")
     tasks_limit: int | None = option(None, "questions of a task and language, evenly spread; null: all", low=1)
     tasks_seconds: int = option(
-        60, "processor time that it may take to read a task's questions in a language", unit="seconds", low=1
+        30, "processor time that it may take to read a task's questions in a language", unit="seconds", low=1
     )
     tasks_gb: int = option(4, "memory that it may take", unit="GB", low=1)
     device: str = option("auto", "where to evaluate", choices=("auto", "cpu", "cuda"))
