@@ -16,7 +16,8 @@ from pipeline.common.unpacking import Spend, unlimited
 BODY_MAX = 64 * 2**20  # no body is read further than this, nor unpacked, all its encodings together
 ENCODINGS_MAX = 5  # of one body; servers apply one or two
 PIECE = 2**20
-FEED = 2**16
+FEED, FIRST_FEED = 2**16, 2**9
+PIECE_COST = 2**10  # a piece, such as a chunk of one byte, counts as so many bytes more
 GZIP_MEMBERS_MAX, CHUNKS_MAX = 10_000, 1_000_000  # of one body, so that a hostile one costs seconds
 CHUNK_HEADER = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*+(?:;[^\n]*+)?\r?\n")
 CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # in no text but UTF-16
@@ -54,7 +55,7 @@ def undo(body: bytes, encodings: Iterable[str], spend: Spend = unlimited) -> tup
         pieces, problem = [], ""
         try:
             for piece in DECODERS[name](body):
-                spend(len(piece))
+                spend(PIECE_COST + len(piece))
                 pieces.append(piece)
                 size += len(piece)
                 if size > BODY_MAX:
@@ -101,11 +102,13 @@ def _inflate(body: bytes, wbits: int) -> Iterator[bytes]:
     place = 0
     for _ in range(GZIP_MEMBERS_MAX):
         inflater = zlib.decompressobj(wbits)
+        feed = FIRST_FEED
         while not inflater.eof:
             packed = inflater.unconsumed_tail
             if not packed:
-                packed = body[place : place + FEED]
+                packed = body[place : place + feed]
                 place += len(packed)
+                feed = min(2 * feed, FEED)
             try:
                 piece = inflater.decompress(packed, PIECE)
             except zlib.error as error:

@@ -184,6 +184,27 @@ def test_all_encodings_of_a_body_together_unpack_to_a_bound(monkeypatch):
     assert len(body) <= sum(spent) < 2**21 + 2**20 + 1
 
 
+class Counted(bytes):
+    """Bytes that count how many of them are copied."""
+
+    copied = 0
+
+    def __getitem__(self, key):
+        Counted.copied += len(piece := bytes(self)[key])
+        return piece
+
+
+def test_small_pieces_of_a_body_count_as_more_and_are_not_copied_with_what_follows():
+    spent = []
+    assert undo(b"1\r\na\r\n" * 1000 + b"0\r\n\r\n", ["chunked"], spent.append) == (b"a" * 1000, "")
+    assert sum(spent) > 1000 * 1000
+    spent.clear()
+    members = gzip.compress(b"") * 2000
+    assert undo(Counted(members), ["gzip"], spent.append) == (b"", "")
+    assert sum(spent) > 2000 * 1000
+    assert Counted.copied < 2000 * 2**10
+
+
 def test_a_response_without_http_headers_says_so(tmp_path):
     records = [
         record(url_of(0), b"<html>0.9</html>"),
