@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and Arrow streams written that way."""
+"""Files that appear whole or not at all, and Arrow streams written that way; reading them again."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.common.arrow import read_batches
 from pipeline.common.arrow import read_schema as read_schema
+from pipeline.common.errors import StageError, one_line
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 
@@ -108,6 +110,27 @@ def write_json(path: str | Path, data: Any) -> None:
 def read_json(path: str | Path) -> Any:
     """The data of a JSON file. Raises json.JSONDecodeError where it is none."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def read_array(path: str | Path, kind: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """A .npy file, mapped. Raises StageError unless it is whole and of this type and shape; None is any length."""
+    import numpy as np
+
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except OSError:
+        raise
+    except Exception as error:  # numpy evaluates the header as Python data, and then maps what it says
+        raise StageError(f"{path}: not a sound .npy file ({one_line(error)}); make it again") from None
+    if (
+        array.dtype != kind
+        or len(array.shape) != len(shape)
+        or any(want not in (None, size) for want, size in zip(shape, array.shape, strict=True))
+    ):
+        raise StageError(
+            f"{path}: expected {kind} of shape {shape}, found {array.dtype} {array.shape}; make it again"
+        )
+    return array
 
 
 # A record batch ends after so many rows or characters: small enough to stream, large enough to compress well.
