@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and Arrow streams written that way."""
+"""Files that appear whole or not at all, and Arrow streams written that way; reading them again."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.common.arrow import read_batches
 from pipeline.common.arrow import read_schema as read_schema
-from pipeline.common.errors import StageError
+from pipeline.common.errors import StageError, one_line
 from pipeline.common.locks import own_folder
 from pipeline.common.shown import data_without_secrets
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
 JSON_BYTES = 2**26  # that are read; the parsed data may take thirty times as much
@@ -142,6 +143,27 @@ def inside(folder: str | Path, name: object) -> Path:
         except (OSError, ValueError, RuntimeError):  # too long, not to be encoded, links in a circle
             problem = "is no name of a file"
     raise StageError(f"{folder}: {name!r:.200} {problem}; whoever made the folder has to mend it")
+
+
+def read_array(path: str | Path, kind: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """A .npy file, mapped. Raises StageError unless it is whole and of this type and shape; None is any length."""
+    import numpy as np
+
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except OSError:
+        raise
+    except Exception as error:  # numpy evaluates the header as Python data, and then maps what it says
+        raise StageError(f"{path}: not a sound .npy file ({one_line(error)}); make it again") from None
+    if (
+        array.dtype != kind
+        or len(array.shape) != len(shape)
+        or any(want not in (None, size) for want, size in zip(shape, array.shape, strict=True))
+    ):
+        raise StageError(
+            f"{path}: expected {kind} of shape {shape}, found {array.dtype} {array.shape}; make it again"
+        )
+    return array
 
 
 # A record batch ends after so many rows or characters: small enough to stream, large enough to compress well.

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+LONGEST_HOST = 253  # characters (RFC 1035)
 # Of a longer address only the end of the part with the host is split: urlsplit normalises that part, which takes
-# quadratic time, and keeps addresses that it has split. A host has at most 253 characters (RFC 1035).
+# quadratic time, and keeps addresses that it has split.
 LONGEST = 2048
 AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 

@@ -15,12 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.common.errors import StageError
-from pipeline.common.files import atomic, write_json
+from pipeline.common.arrow import read_batches
+from pipeline.common.errors import StageError, one_line
+from pipeline.common.files import atomic, read_array, write_json
+from pipeline.common.guard import BeyondBounds, guarded
+from pipeline.common.lines import read_lines
 from pipeline.corpus.options import Decontaminate
 from pipeline.corpus.words import hash_ngrams, hash_words, split_words
 
 SHORTEST = 8  # words
+SECONDS, MEMORY = 3600, 8 * 2**30  # that the reading of all sets may take: of processor time, and bytes
 
 # A table of the hashes' upper bits rules out nearly every n-gram that no set has, several times as fast as a
 # search of the hashes.
@@ -48,22 +52,32 @@ def build_index(options: Decontaminate, output: str, report: str) -> None:
     """Write the n-grams of the sets, uint64[3, n-grams]: hash, length in words, number of the set; sorted.
 
     The report gives for each set its number of different n-grams, of texts, of short texts that count whole, and
-    of ignored texts. Raises StageError where nothing of a set is left.
+    of ignored texts. Raises StageError where nothing of a set is left, where a file is damaged, or where what it
+    unpacks to is too much: others made the files, so that they are read in a process with bounds.
     """
+    arguments = (options.sets, options.ngram, output, report)
+    try:
+        guarded("pipeline.corpus.decontaminate:write_index", *arguments, seconds=SECONDS, memory=MEMORY)
+    except BeyondBounds as error:
+        raise StageError(f"filter.decontaminate.sets: to read them {error}; give smaller files") from None
+
+
+def write_index(sets: dict[str, str], ngram: int, output: str, report: str) -> None:
+    """`build_index` in this process."""
     parts, counts = [], []
-    for number, (name, path) in enumerate(options.sets.items()):
-        part, count = _set_ngrams(read_strings(path), options.ngram, number)
+    for number, (name, path) in enumerate(sets.items()):
+        part, count = _set_ngrams(read_strings(path), ngram, number)
         if not part.shape[1]:
             raise StageError(
-                f"filter.decontaminate.sets.{name}: {path} has no text of {_shortest(options.ngram)} words or "
-                "more; give the file with the questions"
+                f"filter.decontaminate.sets.{name}: {path} has no text of {_shortest(ngram)} words or more; give "
+                "the file with the questions"
             )
         parts.append(part)
         counts.append({"name": name, "ngrams": part.shape[1], **count})
     table = np.concatenate([np.zeros((3, 0), np.uint64), *parts], axis=1)
     with atomic(output) as saved, saved.open("wb") as file:
         np.save(file, table[:, np.lexsort((table[2], table[0], table[1]))])
-    write_json(report, {"ngram": options.ngram, "sets": counts})
+    write_json(report, {"ngram": ngram, "sets": counts})
 
 
 def _shortest(ngram: int) -> int:
@@ -90,7 +104,7 @@ def _set_ngrams(texts: Iterator[str], ngram: int, number: int) -> tuple[np.ndarr
 
 def load_index(path: str) -> NgramIndex:
     """The index, and the names of its sets from the report beside it."""
-    hashes, lengths, numbers = np.load(path)
+    hashes, lengths, numbers = np.array(read_array(path, "uint64", (3, None)))
     by_length = {}
     for length in np.unique(lengths):
         low, high = np.searchsorted(lengths, length), np.searchsorted(lengths, length, side="right")
@@ -127,42 +141,34 @@ def read_strings(path: str) -> Iterator[str]:
 
     Raises StageError where the file cannot be read.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     kind = Path(path).suffix
     try:
         if kind == ".json":
             yield from _strings(json.loads(Path(path).read_text(encoding="utf-8")))
         elif kind in (".jsonl", ".txt"):
-            with Path(path).open(encoding="utf-8") as file:
-                for line in file:
-                    yield from _strings(json.loads(line) if kind == ".jsonl" and line.strip() else line)
+            for line in read_lines(path):
+                yield from _strings(json.loads(line) if kind == ".jsonl" and line.strip() else line)
         else:
-            for batch in _record_batches(path):
+            batches = pq.ParquetFile(path).iter_batches() if kind == ".parquet" else read_batches(path)
+            for batch in batches:
                 yield from _strings(batch.to_pylist())
-    except ValueError as error:  # not JSON, not UTF-8, not Arrow
-        raise StageError(f"{path}: not a readable {kind} file: {error}") from None
-
-
-def _record_batches(path: str) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if path.endswith(".parquet"):
-        yield from pq.ParquetFile(path).iter_batches()
-        return
-    with pa.OSFile(path, "rb") as source:
-        try:
-            yield from pa.ipc.open_stream(source)
-        except pa.ArrowInvalid:  # the file format of Arrow, where the stream was expected
-            file = pa.ipc.open_file(source)
-            yield from (file.get_batch(i) for i in range(file.num_record_batches))
+    except (ValueError, RecursionError, OSError, pa.ArrowException) as error:  # not JSON, not UTF-8, no Parquet
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+            raise
+        raise StageError(f"{path}: not a readable {kind} file: {one_line(error)}") from None
 
 
 def _strings(data: Any) -> Iterator[str]:
-    if isinstance(data, str):
-        yield data
-    elif isinstance(data, dict):
-        for value in data.values():
-            yield from _strings(value)
-    elif isinstance(data, list):
-        for value in data:
-            yield from _strings(value)
+    """The strings in JSON data, in their order."""
+    pending = [data]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            pending.extend(reversed(value.values()))
+        elif isinstance(value, list):
+            pending.extend(reversed(value))

@@ -129,10 +129,7 @@ def reduce_hashes(
     """
     for path in (*hashes, *options.against):
         _check_keys(options, path)
-    size = sum(len(map_table(path, INDEX_SCHEMA)) for path in (*hashes, *options.against))
-    count = -(-size // HASHES_PER_BUCKET) or 1
-    # The bounds are Python integers, since the last is 2**64.
-    bounds = [(number << 64) // count for number in range(count + 1)]
+    bounds = _bucket_bounds([*hashes, *options.against])
     with own_folder(f"{index}.buckets") as parts:
         buckets = [
             Bucket(low, high, parts / f"{number:05d}.verdicts.npy", parts / f"{number:05d}.unique.npy")
@@ -149,6 +146,30 @@ def reduce_hashes(
         schema = stamp(INDEX_SCHEMA, "dedup-reduce", {"normalize": options.normalize})
         unique = (pa.record_batch([np.load(bucket.unique)], schema=INDEX_SCHEMA) for bucket in buckets)
         write_batches(index, schema, unique, compression=None)
+
+
+def _bucket_bounds(paths: list[str]) -> list[int]:
+    """Where the ranges of hashes begin, from 0, and 2**64, where the last ends: Python integers.
+
+    Hashes are spread evenly, so that ranges of equal width hold about HASHES_PER_BUCKET each. Where paragraphs
+    were made up to fall into one range, it is cut in two until none holds more than twice as many.
+    """
+    files = [chunk.to_numpy() for path in paths for chunk in map_table(path, INDEX_SCHEMA).column("hash").chunks]
+
+    def count(low: int, high: int) -> int:
+        first, last = np.uint64(low), np.uint64(high - 1)
+        return sum(int(np.searchsorted(f, last, "right") - np.searchsorted(f, first)) for f in files)
+
+    ranges = -(-sum(map(len, files)) // HASHES_PER_BUCKET) or 1
+    bounds = [(number << 64) // ranges for number in range(ranges + 1)]
+    place = 0
+    while place + 1 < len(bounds):
+        low, high = bounds[place : place + 2]
+        if high - low > 1 and count(low, high) > 2 * HASHES_PER_BUCKET:
+            bounds.insert(place + 1, (low + high) // 2)
+        else:
+            place += 1
+    return bounds
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ numbers of its released code); FineWeb (Penedo et al. 2024, section 3.6).
 
 from __future__ import annotations
 
-import gzip
+import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from pipeline.common.hosts import host_of, with_parents
+from pipeline.common.hosts import LONGEST_HOST, host_of, with_parents
 from pipeline.common.ledger import Ledger
+from pipeline.common.lines import read_lines
 from pipeline.corpus.decontaminate import NgramIndex, contaminated_reason, find_set, load_index
 from pipeline.corpus.options import Filter
 from pipeline.corpus.select import select_documents
@@ -33,6 +34,7 @@ SENTENCE_END = re.compile(r"(?<![.!?。！？؟।])[.!?。！？؟।]++(?=[\"�
 PARAGRAPH_GAP = re.compile(r"\n\s*\n")
 STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
 SHORT_LINE = 30  # characters, FineWeb
+LONGEST_LINE = 2**16  # characters, of a block list
 LINE_WORDS = 5  # at least so many in a line that C4 keeps
 
 
@@ -267,7 +269,7 @@ def filter_documents(options: Filter, documents: str, contaminated: str | None, 
 def _checks(options: Filter, contaminated: str | None) -> Iterator[Callable[[Document], str | None]]:
     """Functions from a document to the reason it is dropped for, in the order they are asked, cheap ones first."""
     if options.url_blocklists:
-        domains = read_domains(options.url_blocklists)
+        domains = read_domains(options)
         yield lambda document: "blocked_url" if is_blocked(document.url, domains) else None
     if options.min_chars:
         yield lambda document: "few_characters" if len(document.text) < options.min_chars else None
@@ -288,14 +290,24 @@ def _contaminated(index: NgramIndex, document: Document) -> str | None:
     return contaminated_reason(name) if name else None
 
 
-def read_domains(paths: list[str]) -> frozenset[str]:
-    """The domains in block lists: one a line, `#` begins a comment; files named .gz are unpacked."""
+def read_domains(options: Filter) -> frozenset[str]:
+    """The domains in block lists: one a line, `#` begins a comment; files named .gz are unpacked.
+
+    A longer name than a host has is left out, with a warning. Raises StageError for a list without an end.
+    """
     domains = set()
-    for path in paths:
-        open_text = gzip.open if path.endswith(".gz") else open
-        with open_text(path, "rt", encoding="utf-8", errors="replace") as file:
-            domains |= {line.partition("#")[0].strip().lower().strip(".") for line in file}
-    return frozenset(domains - {""})
+    for path in options.url_blocklists:
+        too_long = 0
+        key = "filter.max_blocklist_chars"
+        for line in read_lines(path, "replace", LONGEST_LINE, options.max_blocklist_chars, key):
+            domain = line.partition("#")[0].strip().lower().strip(".")
+            if len(domain) > LONGEST_HOST:
+                too_long += 1
+            elif domain:
+                domains.add(domain)
+        if too_long:
+            logging.warning("%s: %s of its lines are no hosts, and are left out", path, f"{too_long:,}")
+    return frozenset(domains)
 
 
 def is_blocked(url: str, domains: frozenset[str]) -> bool:

@@ -10,9 +10,12 @@ The bands are narrow enough that LSH misses nothing: of p hashes, two signatures
 most (1 - t) p, so with more bands than that one is equal in both. The candidates are compared by the whole
 signature. The price: the lower the threshold, the more candidates.
 
-Memory of `reduce`: about 30 bytes a document to find those that share a band with another, and 360 a band (12 kB
-with the default 32 bands) for each of these that is kept; the signatures are mapped into memory. It is one
-process.
+So that pages made up to share bands cost little more than others, a band's bucket takes the first MOST_KEPT kept
+documents. Only where so many share a band and are no near-duplicates of each other can one be missed, and then
+only if this is so in all other bands that it shares with the kept one.
+
+Memory of `reduce`: about 30 bytes a document to find those that share a band with another, and 20 a band (0.6 kB
+with the default 32 bands) for each of these; the signatures are mapped into memory. It is one process.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.common.errors import StageError
-from pipeline.common.files import atomic, read_arrow, write_text
+from pipeline.common.files import atomic, read_array, read_arrow, write_text
 from pipeline.common.ledger import Ledger
 from pipeline.common.progress import progress
 from pipeline.common.schemas import some_columns
@@ -35,6 +38,7 @@ from pipeline.corpus.select import select_documents
 from pipeline.corpus.words import MULTIPLIER, hash_ngrams, hash_words, split_words
 
 SCHEME = "affine32"  # datasketch's permutations since 2.0, 32 bits each
+MOST_KEPT = 2000  # kept documents in a bucket
 SHINGLES_AT_ONCE = 2**12  # of a document: the hashes of one step, 4 bytes times permutations each, stay in cache
 
 
@@ -103,7 +107,7 @@ def reduce_signatures(
     `clusters` has a line of JSON for each kept document with near-duplicates: its URL, file and row, and those of
     the dropped ones with their estimated similarity. Files are in manifest order.
     """
-    files = [np.load(path, mmap_mode="r") for path in signatures]
+    files = [read_array(path, "uint32", (None, options.permutations)) for path in signatures]
     bounds = np.cumsum([0, *map(len, files)])
     duplicates = find_near(options, files)
     numbers = np.array(sorted(duplicates), np.int64)
@@ -118,46 +122,86 @@ def find_near(options: Near, files: list[np.ndarray]) -> dict[int, tuple[int, fl
 
     `files` are signatures, uint32[documents, permutations] each.
     """
-    from datasketch import LeanMinHash, MinHashLSH
-
     width = band_size(options.threshold, options.permutations)
-    index = MinHashLSH(num_perm=options.permutations, params=(options.permutations // width, width))
+    bands = [(first, first + width) for first in range(0, options.permutations - width + 1, width)]
     needed = needed_matches(options.threshold, options.permutations)
+    # Each hash that differs makes at most one band differ. Whoever shares so many bands is in at least one of the
+    # others, whichever are left out: the largest are, since text that many pages have in common fills them.
+    looked_in = options.permutations - needed + 1
     bounds = np.cumsum([0, *map(len, files)])
     duplicates: dict[int, tuple[int, float]] = {}
-    active = np.flatnonzero(share_a_band(files, index.hashranges))
+    active = np.flatnonzero(share_a_band(files, bands))
+    begin = _bucket_places(files, bands, active)
+    members, sizes = np.zeros(begin.size, np.int64), np.zeros(begin.size, np.int32)
     with progress(len(active), "near-duplicates", "documents") as bar:
-        for number in active.tolist():
-            signature = _signature(files, bounds, number)
-            minhash = LeanMinHash(seed=options.seed, hashvalues=signature, scheme=SCHEME)
-            for candidate in sorted(index.query(minhash)):
-                matches = int(np.count_nonzero(_signature(files, bounds, candidate) == signature))
-                if matches >= needed:
-                    duplicates[number] = (candidate, matches / options.permutations)
-                    break
+        for number, places in zip(active.tolist(), begin, strict=True):
+            kept = sizes[places]
+            smallest = np.argsort(kept, kind="stable")[:looked_in]
+            buckets = [members[places[band] : places[band] + kept[band]] for band in smallest]
+            candidates = _union(buckets)
+            equal = _signatures(files, bounds, candidates) == _signatures(files, bounds, np.array([number]))
+            matches = equal.view(np.uint8).sum(
+                1, dtype=np.int32
+            )  # several times as fast as a count of truth values
+            found = np.flatnonzero(matches >= needed)
+            if len(found):
+                first = found[0]
+                duplicates[number] = (int(candidates[first]), int(matches[first]) / options.permutations)
             else:
-                index.insert(number, minhash, check_duplication=False)
+                room = kept < MOST_KEPT
+                members[places[room] + kept[room]] = number
+                sizes[places[room]] += 1
             bar.update()
     return duplicates
 
 
-def _signature(files: list[np.ndarray], bounds: np.ndarray, number: int) -> np.ndarray:
-    """That of the document with this number over all files, which begin at `bounds`."""
-    place = int(np.searchsorted(bounds, number, side="right")) - 1
-    return np.asarray(files[place][number - bounds[place]])
+def _bucket_places(files: list[np.ndarray], bands: list[tuple[int, int]], active: np.ndarray) -> np.ndarray:
+    """Where the bucket of each document in each band begins: int64[active, bands]; it has room for all in it.
+
+    All buckets lie one after the other, those of a band together.
+    """
+    places = np.empty((len(active), len(bands)), np.int64)
+    for band, (first, last) in enumerate(bands):
+        keys = _band_keys(files, first, last)[active]
+        _, bucket, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+        places[:, band] = (band * len(active) + np.cumsum(sizes) - sizes)[bucket]
+    return places
+
+
+def _union(buckets: list[np.ndarray]) -> np.ndarray:
+    """The different numbers in some buckets, each of which ascends, ascending."""
+    numbers = np.sort(np.concatenate(buckets), kind="stable")  # which merges runs
+    new = np.ones(len(numbers), bool)
+    new[1:] = numbers[1:] != numbers[:-1]
+    return numbers[new]
+
+
+def _signatures(files: list[np.ndarray], bounds: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Those of the documents with these numbers over all files, which begin at `bounds`."""
+    signatures = np.empty((len(numbers), files[0].shape[1]), np.uint32)
+    places = np.searchsorted(bounds, numbers, side="right") - 1
+    for place in np.unique(places):
+        inside = places == place
+        signatures[inside] = files[place][numbers[inside] - bounds[place]]
+    return signatures
 
 
 def share_a_band(files: list[np.ndarray], bands: list[tuple[int, int]]) -> np.ndarray:
     """Whether a document has a band in common with another one: bool[documents]. The others need no index."""
     shared = np.zeros(sum(map(len, files)), bool)
     for first, last in bands:
-        keys = np.concatenate([_hash_rows(file[:, first:last]) for file in files])
+        keys = _band_keys(files, first, last)
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
         equal = keys[1:] == keys[:-1]
         shared[order[1:][equal]] = True
         shared[order[:-1][equal]] = True
     return shared
+
+
+def _band_keys(files: list[np.ndarray], first: int, last: int) -> np.ndarray:
+    """A hash of the band of each document: uint64[documents]."""
+    return np.concatenate([_hash_rows(file[:, first:last]) for file in files])
 
 
 def _hash_rows(rows: np.ndarray) -> np.ndarray:
@@ -202,7 +246,7 @@ def _urls(numbers: list[int], bounds: np.ndarray, documents: list[str]) -> Itera
 
 def apply_near(options: Near, documents: str, duplicates: str, position: int, output: str, ledger: str) -> None:
     """Write the documents of the file at `position` in the manifest that are not near-duplicates."""
-    places, rows = np.load(duplicates)
+    places, rows = read_array(duplicates, "int64", (2, None))
     dropped = frozenset(rows[places == position].tolist())
 
     def reason(row: int, *_: str) -> str | None:

@@ -78,6 +78,9 @@ class Filter:
     url_blocklists: list[str] = option(
         [], "files of domains, one a line, .gz or not: drop documents from these and below them", exists=True
     )
+    max_blocklist_chars: int = option(
+        200_000_000, "refuse block lists that are longer when unpacked", unit="characters", low=1
+    )
     decontaminate: Decontaminate = option(Decontaminate(), "evaluation sets to keep out of the corpus")
 
     @property

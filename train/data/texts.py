@@ -12,6 +12,7 @@ import pyarrow as pa
 from models.backbone import load_tokenizer
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_schema, write_arrow
+from pipeline.common.lines import read_lines
 from train.data.options import Domain
 from train.data.rows import Rows, open_rows
 from train.data.tokens import tokenize
@@ -57,10 +58,9 @@ def _texts(path: str) -> Iterator[str]:
         if path.endswith(".txt"):
             yield Path(path).read_text(encoding="utf-8")
             return
-        with Path(path).open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):  # noqa: B007 - the number is for the error
-                yield str(json.loads(line)["text"])
+        for number, line in enumerate(read_lines(path), 1):  # noqa: B007 - the number is for the error
+            yield str(json.loads(line)["text"]).encode("utf-8", "replace").decode()  # half a surrogate pair is "?"
     except UnicodeDecodeError as error:
         raise StageError(f"{path}: not UTF-8 ({error}); convert it") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StageError(f"{path}, line {number}: no JSON with a `text` ({error}); correct it") from None

@@ -1,5 +1,7 @@
 import json
+import struct
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -10,6 +12,7 @@ from pipeline.common.files import (
     atomic,
     atomic_folder,
     inside,
+    read_array,
     read_arrow,
     read_json,
     write_arrow,
@@ -102,6 +105,41 @@ def test_several_files_filled_in_one_pass_have_the_bytes_of_each_written_alone(t
     for name, part in (("even", rows[::2]), ("odd", rows[1::2])):
         write_arrow(tmp_path / f"{name}-alone", SCHEMA, part)
         assert (tmp_path / name).read_bytes() == (tmp_path / f"{name}-alone").read_bytes()
+
+
+def header(text, version=1):
+    size = struct.pack("<H" if version == 1 else "<I", len(text))
+    return b"\x93NUMPY" + bytes([version, 0]) + size + text.encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x03\x04" + b"x" * 100,  # an .npz, which numpy would open
+        b"\x80\x04N.",  # a pickle
+        header("{'descr': '<u4', 'fortran_order': False, 'shape': (1000000000000000000,)}"),
+        header("{'descr': '<u4', 'fortran_order': False, 'shape': (100000000000000000000000,)}"),
+        header("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}"),
+        header("(" * 9000),
+        header("__import__('os').abort()"),
+        header("{'descr': '<u4', 'fortran_order': False, 'shape': (2,)}", version=3) + b"1234567",
+    ],
+)
+def test_an_array_that_is_not_whole_is_refused(tmp_path, content):
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(StageError, match=r"a\.npy: not a sound \.npy file"):
+        read_array(tmp_path / "a.npy", "uint32", (None,))
+
+
+def test_an_array_of_another_type_or_shape_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((2, 5), np.int64))
+    assert read_array(tmp_path / "a.npy", "int64", (2, None)).shape == (2, 5)
+    for kind, shape in (("uint64", (2, None)), ("int64", (3, None)), ("int64", (None,)), ("int64", (2, 5, None))):
+        with pytest.raises(StageError, match=r"a\.npy: expected .* found int64 \(2, 5\)"):
+            read_array(tmp_path / "a.npy", kind, shape)
+    with pytest.raises(FileNotFoundError):
+        read_array(tmp_path / "b.npy", "int64", (2, None))
 
 
 def test_a_reader_takes_only_the_columns_it_asks_for(tmp_path):

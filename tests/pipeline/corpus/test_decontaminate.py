@@ -11,7 +11,8 @@ from test_filters import write_documents
 from pipeline.common.config import ConfigError, read
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow
-from pipeline.corpus.decontaminate import build_index, find_set, load_index, read_strings
+from pipeline.corpus import decontaminate
+from pipeline.corpus.decontaminate import build_index, find_set, load_index, read_strings, write_index
 from pipeline.corpus.filters import filter_documents
 from pipeline.corpus.options import Decontaminate, Filter
 from pipeline.corpus.words import hash_words, split_words
@@ -26,8 +27,7 @@ def make_index(folder, sets, ngram=13):
     for name, texts in sets.items():
         (folder / f"{name}.json").write_text(json.dumps(texts))
         paths[name] = str(folder / f"{name}.json")
-    options = Decontaminate(sets=paths, ngram=ngram)
-    build_index(options, str(folder / "index.npy"), str(folder / "index.json"))
+    write_index(paths, ngram, str(folder / "index.npy"), str(folder / "index.json"))
     return load_index(str(folder / "index.npy")), json.loads((folder / "index.json").read_text())["sets"]
 
 
@@ -105,8 +105,49 @@ def test_every_text_in_every_kind_of_file(tmp_path):
 @pytest.mark.parametrize("name", ["s.json", "s.jsonl", "s.parquet", "s.arrow"])
 def test_a_broken_file_is_named(tmp_path, name):
     (tmp_path / name).write_bytes(b"\xff{not a file")
-    with pytest.raises(StageError, match=rf"{name}: not a readable"):
+    with pytest.raises(StageError, match=rf"{name}: not (a readable|a sound|UTF-8)"):
         list(read_strings(str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("content", ["[" * 10**6, '{"a":' * 10**6, "1" * 10_000, '[["a"]'])
+@pytest.mark.parametrize("name", ["s.json", "s.jsonl"])
+def test_hostile_json_is_refused_in_one_line(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(StageError, match=f"{name}: not a readable {name[1:]} file: ") as error:
+        list(read_strings(str(tmp_path / name)))
+    assert "\n" not in str(error.value)
+
+
+def test_strings_as_deep_as_json_goes_are_found_in_their_order(tmp_path):
+    deep = "x"
+    for number in range(400):
+        deep = [str(number), {"key": deep}]
+    (tmp_path / "s.json").write_text(json.dumps(deep))
+    assert list(read_strings(str(tmp_path / "s.json"))) == [*map(str, range(399, -1, -1)), "x"]
+
+
+def test_sets_that_unpack_to_too_much_are_refused(tmp_path, monkeypatch):
+    """Less than 2 kB of Parquet that hold 60,000 texts of a megabyte."""
+    words = pa.DictionaryArray.from_arrays(pa.array([0] * 60_000, pa.int32()), pa.array(["mot " * 2**18]))
+    pq.write_table(pa.table({"text": words}), tmp_path / "s.parquet", compression="zstd")
+    assert (tmp_path / "s.parquet").stat().st_size < 2000
+    monkeypatch.setattr(decontaminate, "MEMORY", 2**31)
+    with pytest.raises(StageError, match=r"filter\.decontaminate\.sets: .*takes more than 2 GB of memory"):
+        build_index(
+            Decontaminate(sets={"s": str(tmp_path / "s.parquet")}),
+            str(tmp_path / "i.npy"),
+            str(tmp_path / "i.json"),
+        )
+    assert not (tmp_path / "i.npy").exists()
+
+
+def test_the_index_of_a_process_with_bounds_is_that_of_this_one(tmp_path):
+    _, report = make_index(tmp_path, {"s": [" ".join(PROSE)]})
+    own = (tmp_path / "index.npy").read_bytes()
+    sets = {"s": str(tmp_path / "s.json")}
+    build_index(Decontaminate(sets=sets), str(tmp_path / "index.npy"), str(tmp_path / "index.json"))
+    assert (tmp_path / "index.npy").read_bytes() == own
+    assert json.loads((tmp_path / "index.json").read_text())["sets"] == report
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ import tempfile
 import unicodedata
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import xxhash
 from hypothesis import given, settings
@@ -12,9 +14,9 @@ from hypothesis import strategies as st
 
 import pipeline.corpus.dedup
 from pipeline.common.errors import StageError
-from pipeline.common.files import read_arrow, write_arrow
+from pipeline.common.files import read_arrow, stamp, write_arrow, write_batches
 from pipeline.common.schemas import PAGE_SCHEMA
-from pipeline.corpus.dedup import apply_duplicates, fold, hash_paragraphs, reduce_hashes
+from pipeline.corpus.dedup import HASH_SCHEMA, apply_duplicates, fold, hash_paragraphs, reduce_hashes
 from pipeline.corpus.options import Dedup
 
 # Few different paragraphs, so that most crawls have duplicates within and across pages and files.
@@ -106,6 +108,38 @@ def test_a_crawl_against_an_earlier_ones_index_keeps_what_both_together_would(fi
         for reason in ("seen_in_earlier_crawl", "duplicate_paragraph")
     ]
     assert dropped == [len(own & earlier), count - len(own)]
+
+
+def write_hashes(path, hashes):
+    columns = {"hash": pa.array(hashes, pa.uint64()), "place": pa.array(range(len(hashes)), pa.uint64())}
+    schema = stamp(HASH_SCHEMA, "dedup-hash", {"normalize": "none"})
+    schema = schema.with_metadata(schema.metadata | {b"paragraphs": str(len(hashes)).encode()})
+    write_batches(path, schema, [pa.record_batch(columns, schema=HASH_SCHEMA)], compression=None)
+    return str(path)
+
+
+def test_paragraphs_made_up_for_one_bucket_are_spread_over_many(tmp_path, small_buckets):
+    """All hashes in a hundredth of the range, and most of these next to each other; some in all files."""
+    small_buckets(50)
+    base = 2**64 // 100 * 37
+    crowds = [[base + i * 2**40 for i in range(200)], [base + 7 + i for i in range(1000)], [2**64 - 1, 0]]
+    files = [sorted(sum(crowds, [file])) for file in (5, 9)]
+    paths = [write_hashes(tmp_path / "hashes" / f"{i}.arrow", hashes) for i, hashes in enumerate(files)]
+    bounds = pipeline.corpus.dedup._bucket_bounds(paths)
+    sizes = np.histogram(np.array(files[0] + files[1], object), np.array(bounds, object))[0]
+    assert bounds[0] == 0 and bounds[-1] == 2**64 and bounds == sorted(set(bounds))
+    assert max(sizes) <= 100 and sum(sizes) == sum(map(len, files))
+    reduce_hashes(Dedup(), paths, str(tmp_path / "out"), str(tmp_path / "index.arrow"), 1, None)
+    later = [row["duplicate_paragraph"] for b in read_arrow(tmp_path / "out/1.arrow") for row in b.to_pylist()]
+    assert later == [hash_ in files[0] for hash_ in files[1]]
+    index = [row["hash"] for b in read_arrow(tmp_path / "index.arrow") for row in b.to_pylist()]
+    assert index == sorted({*files[0], *files[1]})
+
+
+def test_hashes_that_are_spread_evenly_are_cut_into_ranges_of_equal_width(tmp_path, small_buckets):
+    small_buckets(100)
+    path = write_hashes(tmp_path / "a.arrow", [i * (2**64 // 1000) for i in range(1000)])
+    assert pipeline.corpus.dedup._bucket_bounds([path]) == [(i << 64) // 10 for i in range(11)]
 
 
 @pytest.mark.slow

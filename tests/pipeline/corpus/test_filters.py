@@ -10,9 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.common.config import ConfigError, read
+from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, write_arrow
 from pipeline.common.schemas import DOCUMENT_SCHEMA
-from pipeline.corpus.filters import RULES, Document, filter_documents, is_blocked, repeated_ngrams, top_ngram
+from pipeline.corpus.filters import (
+    RULES,
+    Document,
+    filter_documents,
+    is_blocked,
+    read_domains,
+    repeated_ngrams,
+    top_ngram,
+)
 from pipeline.corpus.options import RULE_NAMES, Filter
 from pipeline.corpus.words import split_words
 
@@ -143,6 +152,40 @@ def test_words_of_any_script(text, expected):
 )
 def test_block_lists_match_a_host_and_what_is_below_it(url, blocked):
     assert is_blocked(url, frozenset(["bad.example"])) is blocked
+
+
+def test_a_block_list_without_an_end_is_refused(tmp_path):
+    """20 kB that unpack to 20 MB."""
+    with gzip.open(tmp_path / "many.gz", "wt") as file:
+        file.write("a.example\n" * 2_000_000)
+    with gzip.open(tmp_path / "long.gz", "wt") as file:
+        file.write("a" * 20_000_000)
+    lists = {
+        name: Filter(url_blocklists=[str(tmp_path / name)], max_blocklist_chars=10**6)
+        for name in ("many.gz", "long.gz")
+    }
+    with pytest.raises(
+        StageError, match=r"many\.gz: more than 1,000,000 characters; raise filter\.max_blocklist_chars"
+    ):
+        read_domains(lists["many.gz"])
+    with pytest.raises(StageError, match=r"long\.gz, line 1: longer than 65,536 characters"):
+        read_domains(lists["long.gz"])
+
+
+def test_a_block_list_that_is_cut_off_is_refused(tmp_path):
+    with gzip.open(tmp_path / "a.gz", "wt") as file:
+        file.write("".join(f"{word}.example\n" for word in WORDS))
+    (tmp_path / "a.gz").write_bytes((tmp_path / "a.gz").read_bytes()[:-100])
+    with pytest.raises(StageError, match=r"a\.gz: not a whole \.gz file"):
+        read_domains(Filter(url_blocklists=[str(tmp_path / "a.gz")]))
+
+
+def test_names_that_no_host_has_are_left_out_of_a_block_list_with_a_warning(tmp_path, caplog):
+    longest = ".".join(["a" * 49] * 5) + ".exa"
+    (tmp_path / "a.txt").write_text(f"{'b' * 254}\r\n{longest} # the longest\n\n.Bad.example.\n")
+    assert len(longest) == 253
+    assert read_domains(Filter(url_blocklists=[str(tmp_path / "a.txt")])) == {longest, "bad.example"}
+    assert "a.txt: 1 of its lines are no hosts, and are left out" in caplog.text
 
 
 def write_documents(path, texts):

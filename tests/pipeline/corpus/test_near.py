@@ -11,6 +11,7 @@ from test_filters import write_documents
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow
+from pipeline.corpus import near
 from pipeline.corpus.near import (
     apply_near,
     band_size,
@@ -97,6 +98,24 @@ def test_lsh_drops_what_a_comparison_of_all_pairs_drops(seed, threshold, permuta
     signatures = np.stack(rows)
     options = Near(threshold=threshold, permutations=permutations)
     assert find_near(options, np.split(signatures, sorted(cuts))) == reference(signatures, threshold)
+
+
+def test_documents_made_up_to_share_bands_are_compared_with_few(monkeypatch):
+    """1,500 that share 20 of 32 bands, and then a near-duplicate of the last of them, and one of the first."""
+    monkeypatch.setattr(near, "MOST_KEPT", 30)
+    read = []
+    gather = near._signatures
+    monkeypatch.setattr(
+        near, "_signatures", lambda *arguments: read.append(len(arguments[2])) or gather(*arguments)
+    )
+    draw = np.random.default_rng(0)
+    signatures = draw.integers(0, 2**32, (1502, 128), np.uint32)
+    signatures[:1500, :80] = signatures[0, :80]
+    for copy, original in ((1500, 1499), (1501, 0)):
+        signatures[copy] = signatures[original]
+        signatures[copy, ::9] += 1  # 15 of 128
+    assert find_near(Near(), [signatures]) == {1500: (1499, 113 / 128), 1501: (0, 113 / 128)}
+    assert sum(read) < 1502 * 40  # each with 751, without a bound
 
 
 @settings(deadline=None)

@@ -11,7 +11,7 @@ from helpers import write_tokenizer
 from models.backbone import create_llama, load_tokenizer, save_backbone
 from pipeline.common.errors import StageError
 from pipeline.common.files import write_arrow
-from train.data.texts import SCHEMA, open_corpus
+from train.data.texts import SCHEMA, _texts, open_corpus
 from train.evaluation.bits_per_byte import bootstrap
 from train.evaluation.evaluate import evaluate
 from train.evaluation.options import Evaluate
@@ -98,3 +98,15 @@ def test_rows_of_a_document_are_drawn_together() -> None:
     narrow = bootstrap(np.repeat(rate, 25), np.ones(1000), np.arange(1000))
     wide = bootstrap(np.repeat(rate, 25), np.ones(1000), np.repeat(np.arange(40), 25))
     assert np.diff(wide) > 3 * np.diff(narrow)
+
+
+@pytest.mark.parametrize("line", ['{"text": ' + "[" * 10**6, '{"text": 1e', '["text"]', "1" * 10_000])
+def test_hostile_lines_are_named(tmp_path, line):
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "un"}}\n{line}\n')
+    with pytest.raises(StageError, match=r"a\.jsonl, line 2: no JSON with a `text`"):
+        list(_texts(str(tmp_path / "a.jsonl")))
+
+
+def test_half_a_surrogate_pair_is_no_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "un \\ud800 deux"}\n')
+    assert list(_texts(str(tmp_path / "a.jsonl"))) == ["un ? deux"]
