@@ -30,7 +30,8 @@ def load_fasttext(path: str) -> Any:
         size = Path(path).stat().st_size
         try:
             # fastText itself takes 120 MB for its table of words.
-            guarded(f"{__name__}:ask", path, seconds=20 + size // 2**23, memory=2**30 + 2 * size)
+            limits = {"seconds": 20 + size // 2**23, "memory": 2**30 + 2 * size}
+            guarded("pipeline.common.fasttext_models:ask", path, **limits)
         except StageError as error:
             raise StageError(f"{path}: no fastText model, or a damaged one ({error}); fetch it again") from None
     return fasttext.load_model(path)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 import torch
 
 from models.backbone import compute
+from models.foreign import as_data
 from pipeline.common.errors import StageError
 from train.data.tokens import encode, separators
 from train.runs.export import open_model
@@ -28,7 +30,7 @@ def generate(options: Generate, model: list[str], prompt: list[str]) -> None:
     for number, beginning in enumerate(prompt):
         print(f"\n> {beginning}")
         for path in model:
-            print(f"\n[{path}]\n{beginning}{written[path][number]}")
+            print(f"\n[{path}]\n{beginning}{visible(written[path][number])}")
 
 
 def write(model: Any, tokenizer: Any, prompt: str, options: Generate) -> str:
@@ -47,12 +49,27 @@ def write(model: Any, tokenizer: Any, prompt: str, options: Generate) -> str:
     if options.temperature > 0:
         draws = {"do_sample": True, "temperature": options.temperature, "top_p": options.top_p, "top_k": 0}
     torch.manual_seed(options.seed)
-    with torch.no_grad(), compute(model.device, model):
-        out = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=room,
-            repetition_penalty=options.repetition_penalty,
-            **draws,
-        )
+    try:
+        # What the model's folder says of generating may make no sense, or ask for a million beams.
+        with torch.no_grad(), compute(model.device, model), as_data("the model cannot continue a text"):
+            out = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=room,
+                num_beams=1,
+                num_return_sequences=1,
+                repetition_penalty=options.repetition_penalty,
+                **draws,
+            )
+    except ValueError as error:
+        raise StageError(str(error)) from None
     return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def visible(text: str) -> str:
+    """A text for the terminal, which no model steers.
+
+    >>> visible(chr(27) + "[2Jone")
+    '�[2Jone'
+    """
+    return "".join("\ufffd" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
