@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,7 +232,7 @@ def _code(value: Any) -> str:
 
 def _line(value: Any) -> str:
     """Without line breaks, control characters and halves of characters."""
-    return "".join(filter(str.isprintable, " ".join(str(value).split())))
+    return "".join(c for c in " ".join(str(value).split()) if unicodedata.category(c) not in ("Cc", "Cs"))
 
 
 def _yaml(value: Any) -> str:

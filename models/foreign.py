@@ -33,15 +33,17 @@ SHARD = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)
 def as_data(what: str) -> Iterator[None]:
     """Turns what libraries raise on a hostile file into a ValueError of one line; OSError keeps its own words.
 
-    A library that takes a file at its word fails in any way, and a panic of native code is no Exception.
+    A library that takes a file at its word fails in any way, and a panic of native code is no Exception. The line
+    may quote the file: what would steer a terminal is left out.
     """
     try:
         yield
     except (OSError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise ValueError(f"{what} ({kind}{' '.join(str(error).split())[:500]})") from None
+        kind = "" if isinstance(error, ValueError) or type(error) is Exception else f"{type(error).__name__}: "
+        said = " ".join(str(error).split())[:500]
+        raise ValueError(f"{what} ({kind}{''.join(filter(str.isprintable, said))})") from None
 
 
 def check_folder(folder: str | Path) -> None:

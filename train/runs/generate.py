@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from models.backbone import compute
+from models.foreign import as_data
 from pipeline.common.errors import StageError
 from pipeline.common.shown import without_steering
 from train.data.tokens import encode, separators
@@ -48,12 +49,18 @@ def write(model: Any, tokenizer: Any, prompt: str, options: Generate) -> str:
     if options.temperature > 0:
         draws = {"do_sample": True, "temperature": options.temperature, "top_p": options.top_p, "top_k": 0}
     torch.manual_seed(options.seed)
-    with torch.no_grad(), compute(model.device, model):
-        out = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=room,
-            repetition_penalty=options.repetition_penalty,
-            **draws,
-        )
+    try:
+        # What the model's folder says of generating may make no sense, or ask for a million beams.
+        with torch.no_grad(), compute(model.device, model), as_data("the model cannot continue a text"):
+            out = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=room,
+                num_beams=1,
+                num_return_sequences=1,
+                repetition_penalty=options.repetition_penalty,
+                **draws,
+            )
+    except ValueError as error:
+        raise StageError(str(error)) from None
     return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))

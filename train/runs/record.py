@@ -104,7 +104,7 @@ def read_metrics(folder: str | Path) -> list[Line]:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except OSError as error:
         raise StageError(f"{path}: {error.strerror}; do the training again") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StageError(f"{path}: damaged JSON ({error}); do the training again") from None
 
 

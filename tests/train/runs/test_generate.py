@@ -118,6 +118,22 @@ def test_no_code_of_an_export_is_run(
     assert run == whole
 
 
+def test_a_models_own_way_of_generating_is_bounded(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(world / "backbone", tmp_path / "model")
+    path = tmp_path / "model" / "generation_config.json"
+    sound = json.loads(path.read_text())
+    words = f"generate --model {world}/backbone {tmp_path}/model --tokens 4 --device cpu --prompt 3"
+    path.write_text(json.dumps(sound | {"num_beams": 10**7, "num_return_sequences": 10**7}))
+    assert shell(words) == 0
+    one, other = (part.split("]\n")[1].strip() for part in capsys.readouterr().out.split("\n[")[1:])
+    assert one == other
+    path.write_text(json.dumps(sound | {"no_repeat_ngram_size": "x"}))
+    assert shell(words) == 1
+    assert "train generate: the model cannot continue a text (" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -45,5 +45,8 @@ def test_a_wrong_file_is_refused_with_its_name_the_key_and_the_cure(tmp_path: Pa
     path.write_text("{")
     with pytest.raises(StageError, match=r"run\.json: damaged JSON .*; train the run again"):
         read_run(tmp_path)
+    path.write_text("[" * 10**5)
+    with pytest.raises(StageError, match=r"run\.json: damaged JSON .*; train the run again"):
+        read_run(tmp_path)
     with pytest.raises(StageError, match=r"none\.json: No such file or directory; measure the model again"):
         read_evaluation(tmp_path / "none.json")
