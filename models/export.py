@@ -22,7 +22,9 @@ from models import modeling_neutral
 from models.adapter import SavedExtension
 from models.backbone import make_readable
 from models.block import NeutralBlock
-from models.extend import ACTIVATIONS, ExtendedFFN, decoder_layers, merge_lora, plain_ffn, post_norm
+from models.extend import ExtendedFFN, decoder_layers, merge_lora, plain_ffn, post_norm
+from models.foreign import as_data
+from models.modeling_neutral import ACTIVATIONS
 
 # An export's code, and the entry of its config that leads there.
 EXPORTED = "modeling_neutral.py"
@@ -43,16 +45,18 @@ class Card:
 def export(model: Any, tokenizer: Any, folder: str | Path, card: Card) -> bool:
     """Write an extended model (models.adapter.attach) to an empty folder; the model itself is changed.
 
-    Returns whether it is a plain one, that needs no code of its own.
+    Returns whether it is a plain one, that needs no code of its own. Raises ValueError where the config or the
+    tokenizer of the backbone are none that transformers saves.
     """
     merge_lora(model)
     plain = fold(model)
     about = {} if plain else describe_blocks(model)
     class_name = type(model).__name__
-    # Names as they are in memory: the renaming to a hub's older names is undone for native classes alone.
-    model.save_pretrained(folder, save_original_format=plain)
-    make_readable(folder)
-    tokenizer.save_pretrained(folder)
+    with as_data("it cannot be saved"):
+        # Names as they are in memory: the renaming to a hub's older names is undone for native classes alone.
+        model.save_pretrained(folder, save_original_format=plain)
+        make_readable(folder)
+        tokenizer.save_pretrained(folder)
     if not plain:
         source = Path(modeling_neutral.__file__).read_text(encoding="utf-8")
         code = source.replace("import LlamaForCausalLM as", f"import {class_name} as")

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from models.backbone import load_tokenizer
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_schema, write_arrow
 from pipeline.common.lines import read_lines
 from train.data.options import Domain
 from train.data.rows import Rows, open_rows
-from train.data.tokens import tokenize
+from train.data.tokens import open_tokenizer, tokenize
 
 ROW_TOKENS = 1024
 SCHEMA = pa.schema([("text", pa.string()), ("url", pa.string())])
@@ -38,7 +37,8 @@ def open_corpus(path: str, backbone: str, folder: str) -> Rows:
     if suffix != ".arrow":
         shards = [f"{folder}/text.arrow"]
         write_arrow(shards[0], SCHEMA, ({"text": text, "url": None} for file in files for text in _texts(file)))
-    length = min(ROW_TOKENS, load_tokenizer(backbone).model_max_length)
+    longest = open_tokenizer(backbone).model_max_length
+    length = int(min(ROW_TOKENS, longest)) if isinstance(longest, int | float) and longest >= 1 else ROW_TOKENS
     rows, ledger = f"{folder}/rows.arrow", f"{folder}/ledger.json"
     tokenize(Domain(language=f"{path}:"), shards, backbone, "validation", length, rows, ledger)
     return open_rows(rows)

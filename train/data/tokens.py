@@ -158,6 +158,16 @@ def tokenize(
         )
 
 
+def open_tokenizer(path: str) -> Any:
+    """The tokenizer that a model asks for. Raises StageError where there is none, or a damaged one."""
+    from models.backbone import load_tokenizer
+
+    try:
+        return load_tokenizer(path)
+    except (OSError, ValueError) as error:
+        raise StageError(f"{path}: {error}") from None
+
+
 def tokenizer_digest(source: str | Path) -> str:
     """sha256 of the tokenizer.json of a folder or a hub id. Raises StageError where there is none."""
     from transformers.utils import cached_file

@@ -8,10 +8,9 @@ import tempfile
 
 import torch
 
-from models.backbone import load_tokenizer
 from pipeline.common.progress import progress
 from train.data.texts import open_corpus
-from train.data.tokens import check_tokenizer
+from train.data.tokens import check_tokenizer, open_tokenizer
 from train.evaluation.bits_per_byte import score_rows
 from train.evaluation.change import measure_change
 from train.evaluation.options import Evaluate
@@ -48,7 +47,7 @@ def evaluate(
             if run is not None:
                 change[name] = measure_change(plain, model, domain, device)
             bar.update()
-    tokenizer, sampling = load_tokenizer(backbone), Generate(tokens=options.generated_tokens)
+    tokenizer, sampling = open_tokenizer(backbone), Generate(tokens=options.generated_tokens)
     texts = [Generation(prompt=x, continuation=write(model, tokenizer, x, sampling)) for x in options.prompts]
     if speed:
         models = {"backbone": plain} | ({} if run is None else {"run": model})

@@ -12,6 +12,7 @@ from models.export import Card, export
 from models.extend import ExtendError
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder
+from train.data.tokens import open_tokenizer
 from train.runs.backbone import origin
 from train.runs.load import load_for, pick_device, saved_extensions
 from train.runs.record import is_run, read_run
@@ -52,7 +53,10 @@ def export_run(run: str, backbone: str | None, evaluations: list[str], output: s
     name = f"{Path(known['source']).name}-{Path(run).name}"
     card = Card(name, known["source"], known["revision"], added, _measures(evaluations))
     with atomic_folder(output) as folder:
-        plain = export(model, load_tokenizer(path), folder, card)
+        try:
+            plain = export(model, open_tokenizer(path), folder, card)
+        except ValueError as error:
+            raise StageError(f"{path}: {error}") from None
     trust = "" if plain else ", trust_remote_code=True"
     log.info("%s: load it with AutoModelForCausalLM.from_pretrained(%r%s)", output, output, trust)
 

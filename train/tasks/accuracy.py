@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.backbone import load_tokenizer, weights_digest
+from models.backbone import weights_digest
 from pipeline.common.locks import locked
 from pipeline.common.progress import progress
 from pipeline.workflow.fingerprint import fingerprint
+from train.data.tokens import open_tokenizer
 from train.runs.load import load_run, measuring_device
 from train.runs.results import Group, TaskScore, TaskScores, write_result
 from train.tasks.loglikelihood import Request, encode_pairs, make_request, score
@@ -50,7 +51,7 @@ def measure_tasks(options: Tasks, backbone: str, run: str | None, downloads: str
     """
     torch.set_num_threads(options.threads)
     asked, skipped = load_tasks(options, downloads)
-    tokenizer = load_tokenizer(backbone)
+    tokenizer = open_tokenizer(backbone)
     model = load_run(backbone, run, measuring_device(options.device))
     requests = make_requests(asked, tokenizer, model.config.get_text_config().max_position_embeddings)
     with (

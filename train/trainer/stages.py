@@ -18,7 +18,6 @@ from models.backbone import (
     attention_on,
     compute_dtype,
     create_llama,
-    load_tokenizer,
     make_readable,
     save_backbone,
     unique_parameters,
@@ -29,7 +28,7 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder
 from pipeline.workflow.fingerprint import fingerprint
 from train.data.rows import Rows, join_rows, open_rows
-from train.data.tokens import check_tokenizer
+from train.data.tokens import check_tokenizer, open_tokenizer
 from train.distributed import processes, rank, trained_weights, world
 from train.runs.load import extend_for, load_run, pick_device
 from train.runs.options import Pretrain, Run, Training
@@ -51,7 +50,7 @@ def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str
     train_rows, held_out = open_rows(rows), open_validation(validation)
     check_rows([train_rows, *held_out.values()], options)
     check_tokenizer(train_rows, tokenizer)
-    encoder = load_tokenizer(tokenizer)
+    encoder = open_tokenizer(tokenizer)
     with processes(device):
         model = create_llama(
             hidden_size=options.hidden_size,

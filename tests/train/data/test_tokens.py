@@ -26,6 +26,7 @@ from train.data.tokens import (
     _batched,
     documents,
     encode,
+    open_tokenizer,
     token_bytes,
     tokenize,
     train_tokenizer,
@@ -145,6 +146,8 @@ def test_a_damaged_tokenizer_is_named(tokenizer, tmp_path):
     (tmp_path / "t" / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "BPE"}}')
     with pytest.raises(StageError, match=r"/t: tokenizer\.json cannot be read \("):
         rows_of(["a" * 40], str(tmp_path / "t"))
+    with pytest.raises(StageError, match=r"/t: its tokenizer cannot be read \("):
+        open_tokenizer(str(tmp_path / "t"))
 
 
 def test_unfinished_training_rows_are_left_out_and_counted(tokenizer):
