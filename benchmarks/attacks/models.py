@@ -203,7 +203,7 @@ def a_billion_wide(folder: Path) -> Outcome:
     return _quick(folder / "model", "a width of 10^9")
 
 
-def a_million_layers(folder: Path) -> Outcome:
+def many_layers(folder: Path) -> Outcome:
     """A config of 100,000 layers beside weights of two."""
     _model(folder / "model")
     _change(folder / "model" / "config.json", num_hidden_layers=10**5)
@@ -224,7 +224,7 @@ def labels_without_end(folder: Path) -> Outcome:
     return seconds < 10, f"loaded after {seconds:.1f} s"
 
 
-def adapter_of_a_thousand_times(folder: Path) -> Outcome:
+def adapter_of_many_times(folder: Path) -> Outcome:
     """A saved adapter of a few weights, whose recipe adds 10^5 times the backbone."""
     from models.adapter import AdapterError, SavedExtension, load_adapter, save_adapter
     from models.backbone import load_backbone
@@ -393,7 +393,7 @@ def separators_in_a_page(folder: Path) -> Outcome:
     tokenize(Domain(language="en"), ["shard.arrow"], str(folder / "t"), "train", 16, "rows.arrow", "ledger.json")
     rows = open_rows("rows.arrow")
     count = int((rows.tokens(np.arange(len(rows)))[:, :-1] == 0).sum())
-    return count == 1, f"{count} documents instead of 1"
+    return count == 1, f"{count} documents of 1 page"
 
 
 def a_name_in_a_model_card(folder: Path) -> Outcome:
