@@ -6,6 +6,7 @@ reason. A WARC made of single records has an Arrow file beside it that says for 
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,9 +16,13 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
+from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, read_json, write_batches, write_json
 
 LIST = "fetched.json"
+NO_NAME = re.compile(
+    r"[\x00-\x1f\x7f\ud800-\udfff]"
+)  # Python has half surrogate pairs for bytes that are no UTF-8
 ORIGIN_SCHEMA = pa.schema(
     [("offset", pa.int64()), ("warc", pa.dictionary(pa.int32(), pa.string())), ("warc_offset", pa.int64())]
 )
@@ -40,8 +45,12 @@ class InputFile:
 def input_files(paths: list[str]) -> tuple[list[InputFile], list[dict[str, Any]]]:
     """The files that `paths` name, those of fetched folders in their place, and what could not be fetched.
 
-    A failure is {reason, documents, bytes}, as `finish_folder` was given it.
+    A failure is {reason, documents, bytes}, as `finish_folder` was given it. Raises StageError for a name that no
+    table can hold.
     """
+    for name in paths:
+        if NO_NAME.search(name):
+            raise StageError(f"{name!r}: its name is not UTF-8, or has control characters; rename the file")
     files: list[InputFile] = []
     failures: list[dict[str, Any]] = []
     for path in map(Path, paths):
