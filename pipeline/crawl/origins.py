@@ -7,6 +7,7 @@ reason. A WARC made of single records has an Arrow file beside it that says for 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from pipeline.network.urls import SHORT, digest
 
 LIST = "fetched.json"
 NAME_BYTES = 190  # of a name, so that with its hash and what stages add it has less than 255
+# Python has half surrogate pairs for bytes that are no UTF-8.
+NO_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 ORIGIN_SCHEMA = pa.schema(
     [("offset", pa.int64()), ("warc", pa.dictionary(pa.int32(), pa.string())), ("warc_offset", pa.int64())]
 )
@@ -66,8 +69,12 @@ class InputFile:
 def input_files(paths: list[str]) -> tuple[list[InputFile], list[dict[str, Any]]]:
     """The files that `paths` name, those of fetched folders in their place, and what could not be fetched.
 
-    A failure is {reason, documents, bytes}, as `finish_folder` was given it.
+    A failure is {reason, documents, bytes}, as `finish_folder` was given it. Raises StageError for a name that no
+    table can hold.
     """
+    for name in paths:
+        if NO_NAME.search(name):
+            raise StageError(f"{name!r}: its name is not UTF-8, or has control characters; rename the file")
     files: list[InputFile] = []
     failures: list[dict[str, Any]] = []
     for path in map(Path, paths):

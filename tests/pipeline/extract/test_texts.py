@@ -217,3 +217,10 @@ def test_a_file_of_garbage_is_no_wrong_key(tmp_path):
     pages, ledger = make_pages([tmp_path / "a.jsonl", write(tmp_path / "b.jsonl")], "no/model", "fr")
     assert len(pages) == len(DOCUMENTS)
     assert failed(ledger) == {"bad_json": 3}
+
+
+@pytest.mark.parametrize("name", ["a\udcff.jsonl", "a\nb.jsonl"])
+def test_a_name_that_no_table_can_hold_is_an_error(tmp_path, name):
+    assert make_pages([write(tmp_path / "é 漢\u3000\u00a0.jsonl")], "no/model", "fr")[0]
+    with pytest.raises(StageError, match=r"its name is not UTF-8, or has control characters; rename the file"):
+        make_pages([write(tmp_path / name)], "no/model", "fr")
