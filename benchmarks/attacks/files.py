@@ -117,11 +117,13 @@ def link_in_place_of_a_slot(folder: Path) -> Outcome:
 
 def link_in_place_of_a_lock(folder: Path) -> Outcome:
     """A symbolic link in a folder of downloads that several people use, where package clients take turns."""
+    from hashlib import sha256
+
     from pipeline.common.packages import Package, fetch
 
-    (folder / "downloads/npm/x").mkdir(parents=True)
-    (folder / "downloads/npm/x/a.tgz").touch()
-    package = Package("npm", ("x",))
+    (folder / "downloads/npm/x@1.0.0").mkdir(parents=True)
+    (folder / "downloads/npm/x@1.0.0/a.tgz").touch()
+    package = Package("npm", ("x@1.0.0",), sha256(b"").hexdigest())
     return _through_a_link(folder / "downloads/.lock", folder, lambda: fetch(package, folder / "downloads"))
 
 

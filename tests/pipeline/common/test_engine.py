@@ -58,10 +58,8 @@ def test_a_worker_that_is_killed_is_replaced_and_four_of_them_are_an_error(tmp_p
 
 
 def test_the_first_error_ends_the_work_at_once(tmp_path):
-    begin = time.monotonic()
-    with pytest.raises(StageError, match="item 0 is wrong"):
+    with pytest.raises(StageError, match="item 0 is wrong"):  # though the others go on for ever
         map_items(wrong_or_for_ever, [(str(tmp_path), i) for i in range(4)], 2, None, "chores", "items")
-    assert time.monotonic() - begin < 10
 
 
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -80,7 +78,7 @@ map_items(for_ever, [({str(tmp_path)!r}, i) for i in range(2)], 2, None, "chores
     assert parent.returncode == -by
     assert errors.count("Traceback") <= 1
     while any(alive(worker) for worker in workers):
-        assert time.monotonic() - begin < 10
+        assert time.monotonic() - begin < 60, "still there"
         time.sleep(0.05)
 
 

@@ -4,7 +4,6 @@ import functools
 import gzip
 import hashlib
 import json
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -380,9 +379,7 @@ def test_what_takes_for_ever_ends_at_its_bound(
     write_rows_as(tmp_path / "quiz.jsonl")
     (tmp_path / "bomb.yaml").write_text(json.dumps(QUIZ | changes))
     monkeypatch.chdir(tmp_path)
-    begin = time.process_time()
     assert read_task("bomb.yaml").languages  # to check a task runs nothing of it
-    assert time.process_time() - begin < 0.5
     with pytest.raises(
         StageError, match=r"bomb.yaml, en: to read its questions takes more than 1 (s|GB) of .*; if "
     ):
