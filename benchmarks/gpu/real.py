@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.toys import SIZES, random_rows
-from models.backbone import create_llama, load_gguf, load_tokenizer, save_backbone
+from models.backbone import convert_gguf, create_llama, load_backbone, load_tokenizer, save_backbone
 from pipeline.common.files import read_json
 from train.evaluation.evaluate import evaluate
 from train.evaluation.options import Evaluate
@@ -46,8 +46,9 @@ def settle(job: dict[str, Any]) -> dict[str, Any]:
         backbone = str(given / "backbone")
     else:
         backbone = str(work / "instruct")
-        model, _ = load_gguf(next(given.glob("*.gguf")))
-        save_backbone(model, load_tokenizer(str(given / "tokenizer")), backbone)
+        convert_gguf(str(next(given.glob("*.gguf"))), str(work / "gguf"))
+        # Versions of transformers write tokenizer.json differently; the rows were made with the given one.
+        save_backbone(load_backbone(str(work / "gguf")), load_tokenizer(str(given / "tokenizer")), backbone)
     tokens = min(SETTLE_TOKENS, job["tokens"])
     run = options(job, tokens, {"method": "finetune", "learning_rate": 1e-4}, old_rate=0.0)
     rows = str(given / "rows/en-settle/train.arrow")

@@ -72,6 +72,14 @@ def _delete(folder: Path, lock: int) -> None:
     os.close(lock)
 
 
+def clear(path: str | Path) -> None:
+    """Delete what a writer of `path` left that was killed behind its last byte; what one is writing stays."""
+    folder = Path(f"{path}.part")
+    if folder.is_dir() and (found := _take(folder)):
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(found[1])
+
+
 def _take(folder: Path) -> tuple[Path, int] | None:
     """The folder, made or emptied, and its lock; None where another writer or another user has it."""
     try:

@@ -20,6 +20,7 @@ import xxhash
 from pipeline.common.engine import map_items
 from pipeline.common.files import read_schema, stamp, write_arrow, write_list
 from pipeline.common.ledger import Ledger, merge_files
+from pipeline.common.locks import clear
 from pipeline.common.schemas import PAGE_SCHEMA
 from pipeline.crawl.origins import InputFile, input_files, read_origins
 from pipeline.extract.cascade import guess
@@ -74,6 +75,7 @@ def _extract_archive(options: Extract, language_id: str, folder: Path, code: str
     size, digest = _size_and_digest(archive.path)
     key = f"{code} {options} {Path(language_id).name} {Path(archive.path).name} {size} {digest}"
     if output.exists() and (read_schema(output).metadata or {}).get(b"key") == key.encode():
+        clear(output)
         return
     ledger = Ledger("extract")
     extractor = _extractor(options.page_seconds, threading.get_ident())

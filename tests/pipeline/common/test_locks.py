@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from pipeline.common.files import atomic, atomic_folder, link_or_copy
-from pipeline.common.locks import LOCK, locked, own_folder, resumed_folder
+from pipeline.common.locks import LOCK, clear, locked, own_folder, resumed_folder
 
 KILLED = """
 import os, signal, sys
@@ -209,3 +209,16 @@ def test_writers_in_one_place_have_a_folder_each(tmp_path):
     with own_folder(tmp_path / "a") as first, own_folder(tmp_path / "a") as second:
         assert [first.name, second.name] == ["a.part", "a.1.part"]
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_writer_left_is_cleared_and_what_one_is_writing_stays(tmp_path):
+    path = tmp_path / "a"
+    clear(path)
+    killed_while_writing(path, "files", "atomic", "part")
+    assert list(tmp_path.iterdir())
+    clear(path)
+    assert not list(tmp_path.iterdir())
+    with atomic(path) as part:
+        part.write_text("whole")
+        clear(path)
+    assert path.read_text() == "whole" and list(tmp_path.iterdir()) == [path]
