@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import random
 import zlib
 
-from benchmarks.attacks.mutants import mutate, row
-from benchmarks.attacks.run import attacks, run
+import pytest
+
+from benchmarks.attacks.mutants import KINDS, mutate, read_all, row
+from benchmarks.attacks.run import ROOT, attacks, run
 
 
 def test_every_attack_says_what_it_is_and_has_a_name_of_its_own():
@@ -61,3 +64,18 @@ def test_the_table_counts_each_way_that_a_mutant_ends():
         line[name] for name in ("read", "refused in a line", "Python errors", "crashes", "written outside")
     ] == [1] * 5
     assert line["peak MB"] == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_file_can_be_made_and_read(kind):
+    module = importlib.import_module(f"benchmarks.attacks.{KINDS[kind][0]}")
+    assert callable(getattr(module, f"_make_{kind}")) and callable(getattr(module, f"_read_{kind}"))
+
+
+@pytest.mark.slow
+def test_mutants_are_read_in_processes_of_their_own():
+    results = read_all("shard", 6, ROOT)
+    assert [result["number"] for result in results] == list(range(6))
+    assert row("shard", results) | {"longest s": 0, "peak MB": 0} == row("shard", results) | {
+        "Python errors": 0, "crashes": 0, "written outside": 0, "longest s": 0, "peak MB": 0
+    }  # fmt: skip
