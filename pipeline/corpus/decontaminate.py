@@ -24,7 +24,9 @@ from pipeline.corpus.options import Decontaminate
 from pipeline.corpus.words import hash_ngrams, hash_words, split_words
 
 SHORTEST = 8  # words
-SECONDS, MEMORY = 3600, 8 * 2**30  # that the reading of all sets may take: of processor time, and bytes
+SECONDS = 3600  # of processor time that the reading of all sets may take
+CHARS_PER_GB = 2**27  # characters of all sets together, for each GiB that they may take
+ROWS, BUFFER = 256, 2**20  # rows and bytes of Parquet read at a time
 
 # A table of the hashes' upper bits rules out nearly every n-gram that no set has, several times as fast as a
 # search of the hashes.
@@ -55,18 +57,26 @@ def build_index(options: Decontaminate, output: str, report: str) -> None:
     of ignored texts. Raises StageError where nothing of a set is left, where a file is damaged, or where what it
     unpacks to is too much: others made the files, so that they are read in a process with bounds.
     """
-    arguments = (options.sets, options.ngram, output, report)
+    arguments = (options.sets, options.ngram, options.sets_gb, output, report)
     try:
-        guarded("pipeline.corpus.decontaminate:write_index", *arguments, seconds=SECONDS, memory=MEMORY)
+        guarded(
+            "pipeline.corpus.decontaminate:write_index",
+            *arguments,
+            seconds=SECONDS,
+            memory=options.sets_gb * 2**30,
+        )
     except BeyondBounds as error:
-        raise StageError(f"filter.decontaminate.sets: to read them {error}; give smaller files") from None
+        cure = "give smaller files, or raise filter.decontaminate.sets_gb"
+        raise StageError(f"filter.decontaminate.sets: to read them {error}; {cure}") from None
 
 
-def write_index(sets: dict[str, str], ngram: int, output: str, report: str) -> None:
+def write_index(sets: dict[str, str], ngram: int, sets_gb: int, output: str, report: str) -> None:
     """`build_index` in this process."""
     parts, counts = [], []
+    left = sets_gb * CHARS_PER_GB
     for number, (name, path) in enumerate(sets.items()):
-        part, count = _set_ngrams(read_strings(path), ngram, number)
+        part, count = _set_ngrams(read_strings(path), ngram, number, left)
+        left -= count.pop("chars")
         if not part.shape[1]:
             raise StageError(
                 f"filter.decontaminate.sets.{name}: {path} has no text of {_shortest(ngram)} words or more; give "
@@ -84,10 +94,14 @@ def _shortest(ngram: int) -> int:
     return min(SHORTEST, ngram)
 
 
-def _set_ngrams(texts: Iterator[str], ngram: int, number: int) -> tuple[np.ndarray, dict[str, int]]:
+def _set_ngrams(texts: Iterator[str], ngram: int, number: int, most: int) -> tuple[np.ndarray, dict[str, int]]:
+    """The columns of the index for a set, and its counts. Raises MemoryError for more than `most` characters."""
     by_length: dict[int, list[np.ndarray]] = {}
-    count = {"texts": 0, "short_texts": 0, "ignored_texts": 0}
+    count = {"texts": 0, "short_texts": 0, "ignored_texts": 0, "chars": 0}
     for text in texts:
+        count["chars"] += len(text)
+        if count["chars"] > most:
+            raise MemoryError
         hashes = hash_words(split_words(text))
         length = min(len(hashes), ngram)
         count["texts"] += 1
@@ -152,7 +166,11 @@ def read_strings(path: str) -> Iterator[str]:
             for line in read_lines(path):
                 yield from _strings(json.loads(line) if kind == ".jsonl" and line.strip() else line)
         else:
-            batches = pq.ParquetFile(path).iter_batches() if kind == ".parquet" else read_batches(path)
+            batches = (
+                pq.ParquetFile(path, buffer_size=BUFFER).iter_batches(batch_size=ROWS, use_threads=False)
+                if kind == ".parquet"
+                else read_batches(path)
+            )
             for batch in batches:
                 yield from _strings(batch.to_pylist())
     except (ValueError, RecursionError, OSError, pa.ArrowException) as error:  # not JSON, not UTF-8, no Parquet

@@ -53,6 +53,7 @@ class Decontaminate:
         {}, f"files of evaluation sets by name ({', '.join(SET_KINDS)}); every text in them counts", path=True
     )
     ngram: int = option(13, "words in a row that make a document contaminated", unit="words", low=5, high=100)
+    sets_gb: int = option(2, "memory that reading the sets may take", unit="GiB", low=1)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for name, path in self.sets.items():

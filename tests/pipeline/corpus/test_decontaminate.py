@@ -11,7 +11,6 @@ from test_filters import write_documents
 from pipeline.common.config import ConfigError, read
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow
-from pipeline.corpus import decontaminate
 from pipeline.corpus.decontaminate import build_index, find_set, load_index, read_strings, write_index
 from pipeline.corpus.filters import filter_documents
 from pipeline.corpus.options import Decontaminate, Filter
@@ -27,7 +26,7 @@ def make_index(folder, sets, ngram=13):
     for name, texts in sets.items():
         (folder / f"{name}.json").write_text(json.dumps(texts))
         paths[name] = str(folder / f"{name}.json")
-    write_index(paths, ngram, str(folder / "index.npy"), str(folder / "index.json"))
+    write_index(paths, ngram, 1, str(folder / "index.npy"), str(folder / "index.json"))
     return load_index(str(folder / "index.npy")), json.loads((folder / "index.json").read_text())["sets"]
 
 
@@ -126,18 +125,14 @@ def test_strings_as_deep_as_json_goes_are_found_in_their_order(tmp_path):
     assert list(read_strings(str(tmp_path / "s.json"))) == [*map(str, range(399, -1, -1)), "x"]
 
 
-def test_sets_that_unpack_to_too_much_are_refused(tmp_path, monkeypatch):
-    """Less than 2 kB of Parquet that hold 60,000 texts of a megabyte."""
-    words = pa.DictionaryArray.from_arrays(pa.array([0] * 60_000, pa.int32()), pa.array(["mot " * 2**18]))
+def test_sets_that_unpack_to_too_much_are_refused(tmp_path):
+    """Some kilobytes of Parquet that hold three texts of 300 MB."""
+    words = pa.DictionaryArray.from_arrays(pa.array([0] * 3, pa.int32()), pa.array(["mot " * 75_000_000]))
     pq.write_table(pa.table({"text": words}), tmp_path / "s.parquet", compression="zstd")
-    assert (tmp_path / "s.parquet").stat().st_size < 2000
-    monkeypatch.setattr(decontaminate, "MEMORY", 2**31)
-    with pytest.raises(StageError, match=r"filter\.decontaminate\.sets: .*takes more than 2 GB of memory"):
-        build_index(
-            Decontaminate(sets={"s": str(tmp_path / "s.parquet")}),
-            str(tmp_path / "i.npy"),
-            str(tmp_path / "i.json"),
-        )
+    assert (tmp_path / "s.parquet").stat().st_size < 100_000
+    sets = Decontaminate(sets={"s": str(tmp_path / "s.parquet")}, sets_gb=1)
+    with pytest.raises(StageError, match=r"takes more than 1 GB of memory; .* filter\.decontaminate\.sets_gb"):
+        build_index(sets, str(tmp_path / "i.npy"), str(tmp_path / "i.json"))
     assert not (tmp_path / "i.npy").exists()
 
 
