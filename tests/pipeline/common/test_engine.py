@@ -64,7 +64,10 @@ def test_the_first_error_ends_the_work_at_once(tmp_path):
 
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_end_with_their_parent_however_that_ends(tmp_path, by):
-    call = f"""from chores import for_ever
+    # A shell's background jobs, and what they start, ignore SIGINT unless they say otherwise.
+    call = f"""import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from chores import for_ever
 from pipeline.common.engine import map_items
 map_items(for_ever, [({str(tmp_path)!r}, i) for i in range(2)], 2, None, "chores", "items")"""
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests/pipeline")])
