@@ -13,7 +13,7 @@ from pipeline.common.yaml_file import load_yaml
 from pipeline.common.shown import printable_lines
 from pipeline.workflow.fingerprint import fingerprint
 from pipeline.workflow.layout import Layout
-from pipeline.workflow.words import exactly, unsafe_in_scripts
+from pipeline.workflow.quoting import exactly, unsafe_in_scripts
 from pipeline.workflow.records import keep, restore
 from train.config import Config, eval_domains
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.arrow import read_schema
 from pipeline.common.config import read
 from pipeline.common.engine import Engine
 from pipeline.common.errors import StageError
-from pipeline.common.files import read_json, read_schema, write_json
+from pipeline.common.files import inside, read_json, write_json
 from pipeline.common.yaml_file import load_yaml
 from pipeline.corpus.options import Filter, Near, Quality
 from pipeline.crawl.commoncrawl import RECORDS, archives
@@ -161,7 +162,7 @@ def archive_bytes(folder: str) -> int:
     out, total = Layout(folder), 0
     for batch in out.files(out.pages("*")):
         for name in read_json(batch).get("files", ()):
-            total += int((read_schema(batch.parent / name).metadata or {}).get(b"archive_bytes", 0))
+            total += int((read_schema(inside(batch.parent, name)).metadata or {}).get(b"archive_bytes", 0))
     if not total:
         raise StageError(f"{folder}: no pages/*.json, or of empty archives; name the output folder of a whole run")
     return total

@@ -13,7 +13,6 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from pipeline.common.arrow import read_batches
-from pipeline.common.arrow import read_schema as read_schema
 from pipeline.common.errors import StageError, one_line
 from pipeline.common.locks import own_folder
 from pipeline.common.shown import data_without_secrets

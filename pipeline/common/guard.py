@@ -77,7 +77,7 @@ def main(function: str, seconds: str, memory: str) -> int:
         os.dup2(2, 1)  # what the function prints is no result
         module, name = function.split(":")
         call = getattr(importlib.import_module(module), name)
-        _bound(int(seconds), int(memory))
+        bound(int(seconds), int(memory))
         try:
             try:
                 done = {"value": call(*json.load(sys.stdin.buffer))}
@@ -93,7 +93,11 @@ def main(function: str, seconds: str, memory: str) -> int:
     return 0
 
 
-def _bound(seconds: int, memory: int) -> None:
+def bound(seconds: int, memory: int) -> None:
+    """Bound this process to so many seconds of processor time and bytes of memory beyond those it has taken.
+
+    At the end of its time SIGXCPU ends it; what would take more memory raises MemoryError.
+    """
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     seconds += math.ceil(time.process_time())
     resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))

@@ -26,6 +26,7 @@ from pipeline.corpus.words import hash_ngrams, hash_words, split_words
 SHORTEST = 8  # words
 SECONDS = 3600  # of processor time that the reading of all sets may take
 CHARS_PER_GB = 2**27  # characters of all sets together, for each GiB that they may take
+CURE = "give smaller files, or raise filter.decontaminate.sets_gb"
 ROWS, BUFFER = 256, 2**20  # rows and bytes of Parquet read at a time
 
 # A table of the hashes' upper bits rules out nearly every n-gram that no set has, several times as fast as a
@@ -66,8 +67,7 @@ def build_index(options: Decontaminate, output: str, report: str) -> None:
             memory=options.sets_gb * 2**30,
         )
     except BeyondBounds as error:
-        cure = "give smaller files, or raise filter.decontaminate.sets_gb"
-        raise StageError(f"filter.decontaminate.sets: to read them {error}; {cure}") from None
+        raise StageError(f"filter.decontaminate.sets: to read them {error}; {CURE}") from None
 
 
 def write_index(sets: dict[str, str], ngram: int, sets_gb: int, output: str, report: str) -> None:
@@ -95,13 +95,13 @@ def _shortest(ngram: int) -> int:
 
 
 def _set_ngrams(texts: Iterator[str], ngram: int, number: int, most: int) -> tuple[np.ndarray, dict[str, int]]:
-    """The columns of the index for a set, and its counts. Raises MemoryError for more than `most` characters."""
+    """The columns of the index for a set, and its counts. Raises StageError for more than `most` characters."""
     by_length: dict[int, list[np.ndarray]] = {}
     count = {"texts": 0, "short_texts": 0, "ignored_texts": 0, "chars": 0}
     for text in texts:
         count["chars"] += len(text)
         if count["chars"] > most:
-            raise MemoryError
+            raise StageError(f"filter.decontaminate.sets: more text than {most:,} characters; {CURE}")
         hashes = hash_words(split_words(text))
         length = min(len(hashes), ngram)
         count["texts"] += 1

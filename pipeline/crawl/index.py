@@ -25,10 +25,10 @@ import xxhash
 
 from pipeline.common.errors import StageError, one_line
 from pipeline.common.files import read_arrow, stamp, write_batches, write_json
-from pipeline.common.memory import memory_limit
 from pipeline.common.shown import shown
 from pipeline.crawl.commoncrawl import PATH, listed
 from pipeline.crawl.manifest import manifest
+from pipeline.crawl.memory import memory_limit
 from pipeline.crawl.options import Index
 from pipeline.network.client import Client
 from pipeline.network.threads import map_in_threads

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -19,12 +18,11 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.common.guard import bound
+
 COMMAND = [sys.executable, "-m", "pipeline.extract.parquet"]
-MEMORY_MAX = 4 * 2**30  # address space
-SECONDS_MIN, BYTES_PER_SECOND = (
-    60,
-    2**18,
-)  # of processor time: at least, and one more for so many bytes of the file
+MEMORY = 4 * 2**30  # bytes of address space
+SECONDS, BYTES_PER_SECOND = 60, 2**18  # of processor time; one more for so many bytes of the file
 ROWS, BUFFER = 64, 2**20  # rows and bytes read at a time
 NAMES, NAME_CHARS = 20, 100  # columns that are named where the wanted one is missing
 DAMAGED, OUT_OF_MEMORY = 1, 2  # exit status
@@ -93,10 +91,7 @@ def _line(text: bytes | None, url: bytes | None, longest: int) -> list[str | Non
 
 def main(path: str, text: str, url: str, longest: str) -> int:
     """The process: its exit status is 0 where all rows were written."""
-    seconds = SECONDS_MIN + Path(path).stat().st_size // BYTES_PER_SECOND
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_MAX, MEMORY_MAX))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))  # at the second limit it would be SIGKILL
+    bound(SECONDS + Path(path).stat().st_size // BYTES_PER_SECOND, MEMORY)
     try:
         with os.fdopen(os.dup(1), "wb") as out:
             write_lines(path, text, url, int(longest), out)

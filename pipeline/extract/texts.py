@@ -22,13 +22,13 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import stamp, write_arrow, write_list
 from pipeline.common.ledger import Ledger
 from pipeline.common.schemas import PAGE_SCHEMA
-from pipeline.common.unpacking import Spend, UnpacksTooFar, allowance
 from pipeline.crawl.origins import InputFile, input_files
 from pipeline.extract.html import clean_lines
 from pipeline.extract.language import identify, load_model
 from pipeline.extract.options import Extract
 from pipeline.extract.pages import UNFIT, fit_page, fit_text
 from pipeline.extract.parquet import OUT_OF_MEMORY, start
+from pipeline.warc.unpacking import Spend, UnpacksTooFar, allowance
 
 PIECE = 2**20
 LINE_COST = 1000  # bytes that a line counts as besides its own, for the time that it takes

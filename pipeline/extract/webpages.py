@@ -17,8 +17,9 @@ from typing import Any
 
 import xxhash
 
+from pipeline.common.arrow import read_schema
 from pipeline.common.engine import map_items
-from pipeline.common.files import read_schema, stamp, write_arrow, write_list
+from pipeline.common.files import stamp, write_arrow, write_list
 from pipeline.common.ledger import Ledger, merge_files
 from pipeline.common.locks import clear
 from pipeline.common.schemas import PAGE_SCHEMA

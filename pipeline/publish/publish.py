@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
+from pipeline.common.arrow import read_schema
 from pipeline.common.config import ConfigError, option, read
 from pipeline.common.errors import StageError
 from pipeline.common.files import (
@@ -26,7 +27,6 @@ from pipeline.common.files import (
     link_or_copy,
     read_arrow,
     read_json,
-    read_schema,
     write_batches,
     write_json,
     write_text,

@@ -18,9 +18,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.common.arrow import read_schema
 from pipeline.common.engine import map_items
 from pipeline.common.errors import StageError
-from pipeline.common.files import arrow_rows, read_arrow, read_schema
+from pipeline.common.files import arrow_rows, read_arrow
 from pipeline.common.ledger import Ledger, merge
 from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.extract.html import plain_text, read_charset_column

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pipeline.common.arrow import read_schema
 from pipeline.common.errors import StageError
-from pipeline.common.files import ROWS_PER_BATCH, read_arrow, read_json, read_schema
+from pipeline.common.files import ROWS_PER_BATCH, read_arrow, read_json
 from pipeline.common.guard import BeyondBounds, guarded
 from pipeline.publish.publish import RECIPE_SCHEMA, SHARD_SUMS, SUMS, corpus_shards, read_sums, sha256
 from pipeline.workflow.layout import shard_parts

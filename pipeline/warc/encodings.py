@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 
-from pipeline.common.unpacking import Spend, unlimited
+from pipeline.warc.unpacking import Spend, unlimited
 
 BODY_MAX = 64 * 2**20  # no body is read further than this, nor unpacked, all its encodings together
 ENCODINGS_MAX = 5  # of one body; servers apply one or two

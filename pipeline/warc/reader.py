@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.unpacking import Spend, UnpacksTooFar, allowance
 from pipeline.warc import resync
 from pipeline.warc.encodings import BODY_MAX, undo
 from pipeline.warc.frames import GZIP, LZ4, ZSTD, dictionary
+from pipeline.warc.unpacking import Spend, UnpacksTooFar, allowance
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def responses(path: str | Path) -> Iterator[Response | Damage]:
     """Every response and conversion record of an archive in order, and every damage between them.
 
     WARC files, plain or with gzip, zstd or lz4, and ARC files, plain or with gzip, are recognised by their
-    content. What is behind the point where a file has unpacked too far (`pipeline.common.unpacking`) is damage.
+    content. What is behind the point where a file has unpacked too far (`pipeline.warc.unpacking`) is damage.
     Raises OSError if the file cannot be opened at all.
     """
     with Path(path).open("rb") as file:

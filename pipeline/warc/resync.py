@@ -14,9 +14,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from pipeline.common.unpacking import Spend, UnpacksTooFar, unlimited
 from pipeline.warc.encodings import BODY_MAX
 from pipeline.warc.frames import CHUNK, GZIP, SUFFIXES, Part, magic_of, open_frame
+from pipeline.warc.unpacking import Spend, UnpacksTooFar, unlimited
 
 HEADER_MAX = 2**15  # FastWARC's own limit
 AFTER = 2**12  # bytes behind a record in which the next one must begin

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pipeline.common.arrow import read_schema
 from pipeline.common.errors import StageError
-from pipeline.common.files import read_schema, write_arrow
+from pipeline.common.files import write_arrow
 from pipeline.common.lines import read_lines
 from train.data.options import Domain
 from train.data.rows import Rows, open_rows

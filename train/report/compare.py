@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.arrow import read_schema
 from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
-from pipeline.common.files import read_json, read_schema
+from pipeline.common.files import read_json
 from pipeline.common.markdown import code, escaped
 from pipeline.workflow.layout import Layout
 from train.data.rows import open_rows

@@ -15,13 +15,13 @@ from conftest import jsonl, prose
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.common import unpacking
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, read_json
 from pipeline.common.schemas import PAGE_SCHEMA
 from pipeline.extract import parquet, texts
 from pipeline.extract.options import Extract
 from pipeline.extract.texts import read_texts
+from pipeline.warc import unpacking
 
 DOCUMENTS = [
     {"text": "\n\n".join(prose("fr" if i % 4 else "en", i)), "url": f"https://w.example/{i}", "id": i}
@@ -189,8 +189,8 @@ sys.exit(parquet.main(*sys.argv[1:]))
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("parquet.MEMORY_MAX = 2**29", "unpacks_too_far"),
-        ("parquet.SECONDS_MIN = 1; parquet._line = lambda *a: sum(iter(int, 1))", "unpacks_too_far"),
+        ("parquet.MEMORY = 2**28", "unpacks_too_far"),
+        ("parquet.SECONDS = 1; parquet._line = lambda *a: sum(iter(int, 1))", "unpacks_too_far"),
         ("parquet._line = lambda *a: os.kill(os.getpid(), signal.SIGSEGV)", "damaged_file"),
         ("parquet._line = lambda *a: os.write(1, b'[nothing') and os._exit(0)", "damaged_file"),
         ("parquet._line = lambda *a: {'x': '\\ud800'}", "damaged_file"),

@@ -4,7 +4,8 @@ import sys
 import pytest
 from conftest import page, prose, write_warc
 
-from pipeline.common.files import read_arrow, read_schema
+from pipeline.common.arrow import read_schema
+from pipeline.common.files import read_arrow
 from pipeline.extract import sandbox
 from pipeline.extract import webpages as module
 from pipeline.extract.options import Extract

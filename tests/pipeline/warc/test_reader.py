@@ -13,8 +13,7 @@ from fastwarc import stream_io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.common import unpacking
-from pipeline.warc import resync
+from pipeline.warc import resync, unpacking
 from pipeline.warc.encodings import BODY_MAX, ENCODINGS_MAX, undo
 from pipeline.warc.frames import DICTIONARY_MAX, Part
 from pipeline.warc.reader import Damage, Response, responses

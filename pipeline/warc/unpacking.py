@@ -25,7 +25,7 @@ def allowance(size: int) -> Spend:
     >>> spend(2**30)
     >>> spend(100_001)
     Traceback (most recent call last):
-    pipeline.common.unpacking.UnpacksTooFar
+    pipeline.warc.unpacking.UnpacksTooFar
     """
     left = UNPACKED_MIN + UNPACKED_PER_BYTE * size
 
