@@ -6,6 +6,7 @@ in = kept + dropped + failed in each unit, so nothing vanishes without a reason.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ class Ledger:
         _add(self.languages.setdefault(code, dict.fromkeys(UNITS, 0)), counts)
 
     def write(self, path: str | Path) -> None:
-        """Write the ledger as JSON. Raises LedgerError where a unit does not balance."""
+        """Write the ledger as JSON, and log what failed. Raises LedgerError where a unit does not balance."""
         for unit in UNITS:
             out = self.kept[unit] + sum(c[unit] for r in (self.dropped, self.failed) for c in r.values())
             if self.entered[unit] != out:
@@ -82,6 +83,11 @@ class Ledger:
                     f"this is a bug in the stage: {self.data()}"
                 )
         write_json(path, self.data())
+        if self.failed:
+            reasons = ", ".join(f"{counts['documents']} {why}" for why, counts in sorted(self.failed.items()))
+            logging.warning(
+                "%s: documents lost to damage: %s; fetch the files again, or see %s", self.stage, reasons, path
+            )
 
     def data(self) -> dict[str, Any]:
         """The ledger as it is written, with sorted reasons and languages."""

@@ -70,6 +70,22 @@ def test_a_list_reads_as_its_files_in_order(tmp_path):
     assert rows == ["b", "a"]
 
 
+def test_what_is_lost_to_damage_is_said_with_its_reasons_and_where_they_stand(tmp_path, caplog):
+    ledger = Ledger("extract")
+    ledger.enter(documents=1)
+    ledger.drop("text_too_short", documents=1)
+    ledger.write(tmp_path / "a.json")
+    assert not caplog.messages
+    ledger.fail_unread("truncated_file", documents=2)
+    ledger.fail_unread("damaged_record", documents=1)
+    ledger.write(tmp_path / "a.json")
+    (line,) = caplog.messages
+    assert line == (
+        "extract: documents lost to damage: 1 damaged_record, 2 truncated_file; fetch the files again, or see "
+        f"{tmp_path}/a.json"
+    )
+
+
 def test_a_ledger_that_does_not_balance_is_refused(tmp_path):
     ledger = Ledger("stage")
     ledger.enter(documents=2, bytes=10)
