@@ -1,7 +1,8 @@
 """A web server as a crawl's: ranges, ETags, redirects, and the faults that a long transfer meets.
 
 `files` maps paths to bytes. `faults` maps a path to faults, one for each request in order; after the last one the
-file is served as it should be.
+file is served as it should be. What is counted (`sent`; `open`, the requests that wait for their answer) is counted
+before the bytes go out, since a client may have them before this thread goes on.
 """
 
 from __future__ import annotations
@@ -63,11 +64,9 @@ class Handler(BaseHTTPRequestHandler):
             server.open += 1
             server.most_open = max(server.most_open, server.open)
         time.sleep(server.latency)
-        try:
-            self._serve(fault)
-        finally:
-            with server.lock:
-                server.open -= 1
+        with server.lock:
+            server.open -= 1
+        self._serve(fault)
 
     def _serve(self, fault: str) -> None:
         kind, _, value = fault.partition(" ")
@@ -124,9 +123,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(body[i : i + max(1, len(body) // 20)])
                 time.sleep(float(value))
         else:
-            self.wfile.write(sent)
             with self.server.lock:
                 self.server.sent += len(sent)
+            self.wfile.write(sent)
         if kind == "drop":
             self.wfile.flush()
             self.close_connection = True
