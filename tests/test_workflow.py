@@ -186,8 +186,10 @@ def with_config(folder: Path, changes: dict[str, Any]) -> str:
 
 TRAINED = {"pretrain", "extend_run"}
 CORPUS = {"sample_crawl", "extract", "dedup_hash", "dedup_reduce", "dedup_apply", "filter"}
+RUNS = "extend.runs.neutral", "backbone.pretrain"
 OTHERS = {"evaluate_every": 7, "evaluate_rows": 9, "checkpoint_every": 3, "threads": 2, "device": "cpu",
           "micro_batch_rows": 4, "compile": True, "activation_checkpointing": True}  # fmt: skip
+NOTHING = {"engine.workers": 2} | {f"{run}.{key}": value for run in RUNS for key, value in OTHERS.items()}
 
 
 @pytest.mark.parametrize(
@@ -197,9 +199,7 @@ OTHERS = {"evaluate_every": 7, "evaluate_rows": 9, "checkpoint_every": 3, "threa
         ({"evaluate.generated_tokens": 3}, {"evaluate_model", "report"}, TRAINED),
         ({"dedup.min_chars": 300}, {"dedup_apply", "shards"}, {"extract", "language_model"}),
         ({"extract.min_chars": 300}, {"extract"}, {"sample_crawl", "language_model"}),
-        ({"engine.workers": 2}, set(), {"extract", "dedup_reduce"}),
-        ({f"extend.runs.neutral.{key}": value for key, value in OTHERS.items()}, set(), {"extend_run"}),
-        ({f"backbone.pretrain.{key}": value for key, value in OTHERS.items()}, set(), TRAINED),
+        (NOTHING, set(), {"extract", "dedup_reduce", *TRAINED}),
         ({"backbone.pretrain.flat_below": 0.1}, {"pretrain", "extend_run"}, CORPUS),
         ({"domains.fr.urls": "travail"}, {"tokenize", "extend_run", "evaluate_model"}, {"pretrain", "shards"}),
         (
@@ -224,6 +224,7 @@ def test_a_change_of_the_config_reruns_only_what_it_can_change(checkout, changes
             [
                 ("pipeline/extract/options.py", "languages to keep", "languages that stay"),
                 ("pipeline/corpus/near.py", "import numpy", "# a remark\nimport numpy"),
+                ("pipeline/corpus/near.py", "def hash_documents(", "LIMIT = 1\n\n\ndef hash_documents("),
                 ("train/report/report.py", "def write_report(", "def write_report(  # a remark"),
             ],
             set(),
@@ -232,11 +233,6 @@ def test_a_change_of_the_config_reruns_only_what_it_can_change(checkout, changes
         ([("train/report/options.py", "A language added", "A language added here")], {"report"}, TRAINED),
         ([("pipeline/crawl/catalogue.py", "travail-emploi.gouv.fr", "travail.example")], CORPUS, set()),
         (
-            [("pipeline/corpus/near.py", "def hash_documents(", "LIMIT = 1\n\n\ndef hash_documents(")],
-            set(),
-            CORPUS,
-        ),
-        (
             [("pipeline/corpus/near.py", "signatures.flush()", "signatures.flush(), True")],
             {"shards", "pretrain"},
             CORPUS,
@@ -244,7 +240,7 @@ def test_a_change_of_the_config_reruns_only_what_it_can_change(checkout, changes
         ([("train/report/report.py", "    import vl_convert", "    import vl_convert  \n    assert True")],
          {"report"}, {"evaluate_model", *TRAINED}),
     ],
-    ids=["help text and comments", "a default of the report", "the sample's catalogue", "what near does not use",
+    ids=["help text, comments, what near does not use", "a default of the report", "the sample's catalogue",
          "near", "the report"],
 )  # fmt: skip
 def test_an_edit_of_the_code_reruns_only_what_it_can_change(copy, edits, reruns, spares):
