@@ -259,6 +259,7 @@ def run_calibration(data: dict[str, Any], entries: list[list[str]], count: int, 
     write_json(config, calibration(data, entries, count, output))
     snakemake = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--nolock", f"--configfile={config}"]
     done = subprocess.run([*snakemake, "--", Layout(output).stats], stdout=sys.stderr, check=False)
+    config.unlink()  # it has the signatures of signed URLs
     if done.returncode:
         raise StageError(f"the calibration in {output} failed (see above); try more WARCs, or give --measured")
     return output

@@ -375,7 +375,33 @@ def panic_in_the_tokenizer(folder: Path) -> Outcome:
     return said.startswith("refused"), said.split(":")[0]
 
 
+def codes_in_the_config(folder: Path) -> Outcome:
+    """A config.json with terminal codes in a value that transformers warns of."""
+    _model(folder / "model")
+    _change(folder / "model" / "config.json", rope_scaling={"type": "\x1b]0;owned\x07", "factor": 2})
+    done = stage("train", "backbone", f"--source={folder}/model", "--output=copy")
+    raw = "\x1b" in done.stderr
+    return not raw and "owned" in done.stderr, "printed as they are" if raw else "printed without effect"
+
+
 # Text -----------------------------------------------------------------------------------------------
+
+
+def white_space_before_a_name(folder: Path) -> Outcome:
+    """A page of 3,000 blanks and the name of a separator that takes the white space before it."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from train.data.tokens import encode
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    plain = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
+    plain.pre_tokenizer, plain.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    plain.add_tokens([AddedToken(SEPARATOR, special=False, lstrip=True)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, eos_token=SEPARATOR)
+    ids, _ = encode(tokenizer, [" " * 3000 + SEPARATOR])[0]
+    held = tokenizer.eos_token_id not in ids
+    return held, f"{len(ids):,} tokens" if held else "the separator is among its tokens"
 
 
 def separators_in_a_page(folder: Path) -> Outcome:

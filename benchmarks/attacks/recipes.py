@@ -219,6 +219,23 @@ def yaml_key_twice(folder: Path) -> Outcome:
         return "twice" in str(error), _short(error)
 
 
+def long_word_in_a_task(folder: Path) -> Outcome:
+    """A task whose expression is one wrong word of 200,000 letters."""
+    from train.tasks.task import read_task
+
+    where = f"{{path: a.json, where: '{'a' * 200_000} ('}}"
+    fields = "fields: {choices: a, answer: a}"
+    Path("task.yaml").write_text(f"prompt: x\nmetric: raw\n{fields}\nlanguages: {{fr: {{sources: [{where}]}}}}\n")
+    begin = time.perf_counter()
+    try:
+        read_task("task.yaml")
+        what = "read"
+    except Exception as error:
+        what = type(error).__name__
+    seconds = time.perf_counter() - begin
+    return what == "ConfigError" and seconds < 10, f"{what} after {seconds:.1f} s"
+
+
 # Recipes and fetched folders ----------------------------------------------------------------------
 
 

@@ -69,28 +69,32 @@ def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | Non
     except StageError as error:  # the message of a library in it may have many lines
         problem = " ".join(str(error).splitlines())
     except OSError as error:  # full disk, missing file, read-only folder: the system's words say it best
-        problem = f"{error.strerror or error}: {error.filename or ''}"
+        problem = " ".join(f"{error.strerror or error}: {error.filename or ''}".splitlines())
     else:
         return 0
     print(f"{wing} {stage.name}: {printable_lines(problem)}", file=sys.stderr)
     return 1
 
 
-class Printable(logging.Formatter):
-    """Lines of a log in which no message moves a cursor or begins a line of its own, and none has secrets."""
+class Printable(logging.LogRecord):
+    """What is logged: no message moves a cursor or begins a line of its own, and none has secrets.
 
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return printable(super().formatMessage(record))
+    A record and no formatter, since libraries such as transformers have handlers of their own.
+    """
 
-    def formatException(self, info: Any) -> str:
-        return printable_lines(super().formatException(info))
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        if self.exc_info:
+            self.exc_text = printable_lines(logging.Formatter().formatException(self.exc_info))
+
+    def getMessage(self) -> str:
+        return printable(super().getMessage())
 
 
 def start_logging() -> None:
     """How this process and its workers log."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(Printable("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.setLogRecordFactory(Printable)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for chatty in ("distributed", "httpx", "httpx2", "filelock", "datasets"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
 

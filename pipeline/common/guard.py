@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.cli import start_logging
 from pipeline.common.errors import StageError, one_line
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +74,7 @@ def guarded(function: str, *arguments: Any, seconds: int, memory: int) -> Any:
 
 def main(function: str, seconds: str, memory: str) -> int:
     """The process: arguments on the standard input, the result on the standard output; returns its exit status."""
+    start_logging()
     with os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)  # what the function prints is no result
         module, name = function.split(":")

@@ -10,8 +10,10 @@ from typing import Any
 
 HIDDEN = "***"
 LINE_CHARS = 4000
-# In a text, an address goes on up to white space, quotes or brackets, and ends in no punctuation.
-ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>]*[^\s"'<>:;,.)\]]""")
+# In a text, an address goes on up to white space, quotes or brackets, and ends in no punctuation. It may have
+# apostrophes (RFC 3986), as in `filename*=UTF-8''a.gz`. A scheme is short, so that a long word takes linear time.
+ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]{0,29}://(?:[^\s"'<>]|'+(?=[\w%&=]))*(?<![:;,.)\]])""")
+WHOLE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*")
 # A name and password before the host; or what may be one, not quoted as it should be: behind ':' is no port.
 USER = re.compile(r"[^/?#]*@|[^/?#@\[:]*:(?!\d*(?:[/?#]|$)).*@", re.DOTALL)
 SECRET_KEY = re.compile(
@@ -56,18 +58,20 @@ def without_secrets(text: str) -> str:
 def data_without_secrets(data: Any) -> Any:
     """The same for JSON data; also without the texts of keys such as `password`.
 
+    What `urls` says is a regular expression of the config: in it `?` begins no query.
+
     >>> data_without_secrets({"warcs": ["https://data.example/a?sig=1"], "hf_token": "hf_1", "tokens": {"n": 1}})
     {'warcs': ['https://data.example/a?sig=***'], 'hf_token': '***', 'tokens': {'n': 1}}
     """
     if isinstance(data, str):
-        return without_secrets(data)
+        return shown(data) if WHOLE.fullmatch(data) else without_secrets(data)
     if isinstance(data, list):
         return [data_without_secrets(item) for item in data]
     if isinstance(data, dict):
         return {
             key: HIDDEN
             if isinstance(value, str) and value and SECRET_KEY.fullmatch(str(key))
-            else data_without_secrets(value)
+            else (value if key == "urls" and isinstance(value, str) else data_without_secrets(value))
             for key, value in data.items()
         }
     return data

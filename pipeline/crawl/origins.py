@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pipeline.common.files import inside, read_arrow, read_json, replace_folder,
 from pipeline.network.urls import SHORT, digest
 
 LIST = "fetched.json"
+SOURCE_CHARS = 2**14
 NAME_BYTES = 190  # of a name, so that with its hash and what stages add it has less than 255
 # Python has half surrogate pairs for bytes that are no UTF-8.
 NO_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
@@ -35,6 +36,10 @@ class _File:
     source: str = option(doc="where it comes from")
     origins: str | None = option(None, "the name of the file with the origins of its records")
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if len(self.source) > SOURCE_CHARS:  # each of its pages has it
+            yield "source", f"longer than {SOURCE_CHARS:,} characters"
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Failure:
@@ -42,6 +47,10 @@ class _Failure:
     documents: int = option(doc="how many are lost", low=0)
     bytes: int = option(doc="how long they are", low=0)
     source: str | None = option(None, "the file, where a whole one is missing")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not re.fullmatch(r"\w{1,100}", self.reason, re.ASCII):  # it goes into ledgers, cards and reports
+            yield "reason", f"{self.reason!r:.200} is no word"
 
 
 @dataclass(frozen=True, kw_only=True)

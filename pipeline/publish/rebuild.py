@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import groupby, pairwise
 from operator import itemgetter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +27,7 @@ from pipeline.common.ledger import Ledger, merge
 from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.extract.html import plain_text, read_charset_column
 from pipeline.extract.sandbox import Extraction, Extractor
+from pipeline.network.urls import is_url
 from pipeline.publish.publish import RECIPE_SCHEMA, code_version, sha256, text_hash
 from pipeline.publish.recipe import Recipe, check_shards, read_recipe
 from pipeline.warc.reader import Response, responses
@@ -86,8 +88,17 @@ def _rebuild_batch(
         extractor = Extractor(PAGE_SECONDS)
         stack.callback(extractor.stop)
         for name, rows in _by_archive(recipe.folder, left):
-            _rebuild_rows(files.get(name, []), rows, write, extractor, book)
+            _rebuild_rows(files.get(_file_name(name), []), rows, write, extractor, book)
     return book.data(), [shard for shard in left if not _is_right(Path(output, shard), recipe.sums[shard])]
+
+
+def _file_name(warc: str) -> str:
+    """The name of an archive's file: of what was fetched a row has CommonCrawl's path, or the URL.
+
+    >>> _file_name("crawl-data/CC-MAIN-2026-30/a.warc.gz"), _file_name("https://h/x/a.warc.gz?sig=***")
+    ('a.warc.gz', 'a.warc.gz')
+    """
+    return PurePosixPath(re.split("[?#]", warc)[0] if is_url(warc) else warc).name
 
 
 def _is_right(path: Path, digest: str) -> bool:

@@ -41,7 +41,10 @@ def keep(output: str) -> dict[str, dict[str, Any]]:
     kept = _kept(output)
     own_path = re.compile(rf"(?<![\w./-]){re.escape(_inside(output))}(?=[/'\" ]|$)")
     changed = False
+    fetched = Layout(output).fetched("")  # goes when it has been read; its records have the signatures of URLs
     for path, record in _snakemake_records(output):
+        if path.startswith(fetched):
+            continue
         written = record.stat().st_mtime_ns
         if kept.get(path, {}).get("recorded") == written or not os.path.lexists(path):
             continue

@@ -110,13 +110,19 @@ def test_a_calibration_takes_warcs_from_all_of_the_crawl_one_a_job(tmp_path):
 def test_a_calibration_runs_no_python_that_a_config_has(tmp_path, monkeypatch):
     (tmp_path / "a.warc.gz").touch()
     calls = []
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: calls.append(command) or mock.Mock(returncode=0))
+
+    def snakemake(command, **_):
+        calls.extend([command, load_configfile("--out/config.json")])
+        return mock.Mock(returncode=0)
+
+    monkeypatch.setattr(subprocess, "run", snakemake)
     data = {"__use_yte__": True, "sample": {"?__import__('pathlib').Path('PWNED').touch()": 1}}
     monkeypatch.chdir(tmp_path)
     run_calibration(data, [["a.warc.gz"]], 1, 1, "--out")
     assert "--configfile=--out/config.json" in calls[0]
-    assert load_configfile("--out/config.json")["sample"] == data["sample"]
+    assert calls[1]["sample"] == data["sample"]
     assert not Path("PWNED").exists()
+    assert not Path("--out/config.json").exists()  # a signed URL in it would stay with the results
 
 
 def test_a_folder_that_no_run_has_filled_is_refused(tmp_path):

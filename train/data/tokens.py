@@ -265,7 +265,9 @@ def _encode_cut(
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """encode() of the parts of a text, which is cut inside the names of `control` tokens, as one."""
     names = [span for token, span in zip(ids, spans, strict=True) if token in control]
-    cuts = [start + 1 for start, end in names if end > start + 1]
+    # Some tokens take the white space before their name, of any length.
+    begins = [(end - len(text[start:end].lstrip() or text[start:end]), end) for start, end in names]
+    cuts = [begin + 1 for begin, end in begins if end > begin + 1]
     if not cuts:  # names of one character
         return ids, spans
     starts = [0, *cuts]
@@ -277,9 +279,10 @@ def _encode_cut(
 
 
 def control_ids(tokenizer: Any) -> frozenset[int]:
-    """The tokens that no text may make: special ones, but for the one of what is not in the vocabulary."""
+    """The tokens that no text may make: special ones, but for that of unknown words if it is no separator too."""
     named = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
-    return frozenset(named.union(tokenizer.all_special_ids) - {tokenizer.unk_token_id})
+    ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    return frozenset(named.union(tokenizer.all_special_ids) - ({tokenizer.unk_token_id} - ends))
 
 
 def token_bytes(text: str, offsets: list[tuple[int, int]]) -> list[int]:

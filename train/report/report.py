@@ -19,7 +19,8 @@ from urllib.parse import quote
 
 from pipeline.common.config import to_data
 from pipeline.common.files import atomic, read_json, write_text
-from pipeline.common.shown import without_secrets
+from pipeline.common.shown import data_without_secrets, without_secrets
+from pipeline.common.yaml_file import load_yaml
 from pipeline.plan import compare_with_real
 from pipeline.workflow.layout import Layout
 from train.report.options import Report
@@ -85,7 +86,7 @@ def write_report(
             "generations": results.generations(base, models),
             "runs": models,
             "training": read_pretraining(out.backbone),
-            "configs": {path: without_secrets(Path(path).read_text(encoding="utf-8")) for path in config_files},
+            "configs": {path: config_text(path) for path in config_files},
             "times": times,
             "plan": compare_with_real(read_json(out.plan), folder) if Path(out.plan).exists() else [],
             "versions": versions(),
@@ -130,6 +131,18 @@ def write_page(output: str, content: dict[str, Any], figures: dict[str, Figure])
         hashes=[base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts],
     )
     write_text(output, page)
+
+
+def config_text(path: str) -> str:
+    """A config as it was written; where it has secrets, what it says without them, as JSON.
+
+    A text may hide them from those who look for addresses: by escapes, or by a line that goes on in the next.
+    """
+    text, data = Path(path).read_text(encoding="utf-8"), load_yaml(path)
+    known = data_without_secrets(data)
+    if known == data and without_secrets(text) == text:
+        return text
+    return json.dumps(known, ensure_ascii=False, indent=1)
 
 
 def data_link(rows: Points) -> str:

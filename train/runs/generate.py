@@ -28,9 +28,9 @@ def generate(options: Generate, model: list[str], prompt: list[str]) -> None:
         loaded, tokenizer = open_model(path, device)
         written[path] = [write(loaded, tokenizer, beginning, options) for beginning in prompt]
     for number, beginning in enumerate(prompt):
-        print(f"\n> {beginning}")
+        print(without_steering(f"\n> {beginning}"))
         for path in model:
-            print(f"\n[{path}]\n{without_steering(beginning + written[path][number])}")
+            print(without_steering(f"\n[{path}]\n{beginning}{written[path][number]}"))
 
 
 def write(model: Any, tokenizer: Any, prompt: str, options: Generate) -> str:

@@ -84,6 +84,6 @@ def test_a_list_written_by_hand_has_a_name_a_line_and_an_empty_value_is_none(tmp
     assert (seen[0]["shards"], seen[0]["ledgers"], seen[0]["decontamination"]) == (["a b", "c"], ["d"], None)
 
 
-def test_a_missing_list_is_named(capsys, tmp_path):
-    status, line = run(capsys, "dedup-reduce", "--hashes", f"@{tmp_path}/none", "--output", "x", "--index", "y")
-    assert (status, line) == (1, f"pipeline dedup-reduce: No such file or directory: {tmp_path}/none")
+def test_a_missing_list_is_named_in_one_line(capsys, tmp_path):
+    status, line = run(capsys, "dedup-reduce", "--hashes", f"@{tmp_path}/no\nne", "--output", "x", "--index", "y")
+    assert (status, line) == (1, f"pipeline dedup-reduce: No such file or directory: {tmp_path}/no ne")

@@ -6,13 +6,14 @@ from pipeline.common.errors import StageError
 from pipeline.common.guard import BeyondBounds, guarded
 
 CODE = """
-import os, re, sys
+import logging, os, re, sys
 from pipeline.common.errors import StageError
 
 class Panic(BaseException): pass
 
 def same(*values):
     print("on the standard output")
+    logging.warning("\x1b[2J")
     return values
 
 def fails(): raise StageError("no such thing; take another")
@@ -39,9 +40,10 @@ def call(tmp_path, monkeypatch):
     return call
 
 
-def test_arguments_and_results_are_json(call):
+def test_arguments_and_results_are_json(call, capfd):
     values = [1, "é\ud800", None, {"a": [True, 0.5]}]
     assert call("same", *values) == values
+    assert r"\x1b[2J" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

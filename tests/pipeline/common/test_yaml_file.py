@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from conftest import ROOT
 
@@ -36,6 +38,16 @@ def test_aliases_and_merges_of_ordinary_size_are_those_of_yaml(load):
     assert load(text) == {"runs": {"a": a, "b": a | {"steps": 3}, "c": a}}
     assert load("") == {}
     assert len(load(f"a: [{'1, ' * 20_000}]")["a"]) == 20_000
+
+
+def test_json_is_read_as_json(tmp_path):
+    data = {"report": {"title": "\N{GRINNING FACE}"}}
+    (tmp_path / "my.json").write_text(json.dumps(data, indent="\t"))
+    assert load_yaml(tmp_path / "my.json") == data
+    for text, problem in (("[1]", "my.json: expected keys and values, found a list"), ("{", "my.json: damaged")):
+        (tmp_path / "my.json").write_text(text)
+        with pytest.raises(ConfigError, match=problem):
+            load_yaml(tmp_path / "my.json")
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,8 @@ def test_a_name_that_is_none_in_the_folder_is_refused(key, name, tmp_path):
         ([FILE], [FAILURE | {"documents": -1}], r"failed\[0\].documents: -1 is too small"),
         ([FILE], [FAILURE | {"bytes": 2**70}], r"failed\[0\].bytes: expected whole number"),
         ([FILE], [FAILURE | {"reason": None}], r"failed\[0\].reason: expected text, found None"),
+        ([FILE], [FAILURE | {"reason": '=LINK("https://x")'}], r"failed\[0\].reason: .* is no word"),
+        ([FILE | {"source": "a" * 100_000}], [], r"files\[0\].source: longer than 16,384 characters"),
         ([FILE], None, "failed: expected list"),
     ],
 )

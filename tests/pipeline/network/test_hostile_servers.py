@@ -14,7 +14,7 @@ import pytest
 from server import answering, serving
 
 from pipeline.__main__ import STAGES
-from pipeline.common.cli import Printable, main
+from pipeline.common.cli import main, start_logging
 from pipeline.network import client as client_module
 from pipeline.network import connections, transports
 from pipeline.network.client import Client
@@ -375,15 +375,18 @@ def test_what_a_server_says_does_not_steer_the_terminal(capsys, tmp_path, monkey
 
 
 def test_a_log_line_is_one_line_without_secrets_and_terminal_codes():
-    formatter = Printable("%(message)s")
+    before = logging.getLogRecordFactory()
+    start_logging()
+    printed = io.StringIO()
+    library = logging.Logger("a library with a handler of its own")
+    library.addHandler(logging.StreamHandler(printed))
     try:
         raise ValueError("\x1b[2J https://h/?sig=0f1e")
-    except ValueError as error:
-        info = (ValueError, error, error.__traceback__)
-    record = logging.LogRecord(
-        "x", logging.INFO, "", 0, "a\n12:00:00 all is well\x1b[2J %s", ("s3://k:pw@b/",), info
-    )
-    first, *rest = formatter.format(record).split("\n")
+    except ValueError:
+        library.exception("a\n12:00:00 all is well\x1b[2J %s", "s3://k:pw@b/")
+    finally:
+        logging.setLogRecordFactory(before)
+    first, *rest = printed.getvalue().strip().split("\n")
     assert first == r"a\n12:00:00 all is well\x1b[2J s3://***@b/"
     assert rest[0] == "Traceback (most recent call last):"
     assert rest[-1] == r"ValueError: \x1b[2J https://h/?sig=***"

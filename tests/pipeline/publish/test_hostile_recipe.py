@@ -197,7 +197,7 @@ def test_paragraphs_that_the_page_does_not_have_are_no_text(places, recipe, agai
     [
         ({"offset": -1}, "missing_record"),
         ({"offset": 2**63 - 1}, "missing_record"),
-        ({"warc": "../../a.warc.gz"}, "missing_archive"),
+        ({"warc": "../../b.warc.gz"}, "missing_archive"),
         ({"warc": ""}, "missing_archive"),
         ({"digest": "x"}, "digest_differs"),
         ({"charset": "zlib_codec (http)"}, "extractor_error"),
@@ -211,6 +211,14 @@ def test_rows_that_fit_no_record_are_counted(values, reason, recipe, again):
     new_rows(recipe, lambda row: values)
     with pytest.raises(StageError, match=rf"20 documents could not be made again \({reason} 20\)"):
         again()
+
+
+@pytest.mark.parametrize("warc", ["crawl-data/CC-MAIN-2026-30/a.warc.gz", "https://[/x/a.warc.gz?sig=***"])
+def test_archives_that_were_fetched_are_found_by_the_name_of_their_file(warc, recipe, again, tmp_path):
+    new_rows(recipe, lambda row: {"warc": warc})
+    with pytest.raises(StageError, match="1 of 1 shards are not the recipe's"):  # whose checksum has the old name
+        again()
+    assert read_json(tmp_path / "ledger.json")["kept"]["documents"] == 20
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPE_SCHEMA.names if name not in ("date", "quality_score")])

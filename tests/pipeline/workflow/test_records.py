@@ -96,6 +96,17 @@ def test_folders_and_long_paths(folder):
     assert Path(f"{path}/.snakemake_timestamp").stat().st_mtime_ns == date
 
 
+def test_the_signatures_of_urls_do_not_stay_with_the_results(folder):
+    make("out/fetched/00000/fetched.json", record=None)
+    record_of("out/fetched/00000").parent.mkdir(parents=True, exist_ok=True)
+    record_of("out/fetched/00000").write_text(json.dumps({"params": ["['https://h/a.warc.gz?sig=SECRET']"]}))
+    make("out/a")
+    keep("out")
+    assert "SECRET" not in Path("out", FILE).read_text()
+    restore("out")
+    assert "SECRET" in record_of("out/fetched/00000").read_text()
+
+
 def test_results_of_which_nothing_is_known_are_named(folder, caplog):
     make("out/a", record=None)
     restore("out")

@@ -111,17 +111,20 @@ def unusual_tokenizers():
     plain = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
     plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     plain.decoder = decoders.ByteLevel()
-    plain.add_tokens([AddedToken("<｜fin▁de▁phrase｜>", special=False), "    "])  # not called special
+    # Not called special.
+    plain.add_tokens([AddedToken("<｜fin▁de▁phrase｜>", special=False, lstrip=True), "    "])
     pieces = Tokenizer(models.Unigram([("<unk>", 0.0), ("</s>", 0.0)] + [(c, -5.0) for c in "▁abc</s>"], unk_id=0))
     pieces.pre_tokenizer, pieces.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     yield PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<｜fin▁de▁phrase｜>")  # noqa: S106
+    same = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<｜fin▁de▁phrase｜>")
+    yield PreTrainedTokenizerFast(tokenizer_object=plain, **same)
     yield PreTrainedTokenizerFast(tokenizer_object=pieces, eos_token="</s>", unk_token="<unk>")  # noqa: S106
 
 
 def test_no_text_makes_a_special_token():
     for tokenizer in unusual_tokenizers():
         name = tokenizer.eos_token
-        for text in (name, f"ab{name}c", f"{name}{name}", f"a {name[:-1]}{name}", ""):
+        for text in (name, f"ab{name}c", f"{name}{name}", f"a {name[:-1]}{name}", f"a{' ' * 2000}{name}", ""):
             ids, spans = encode(tokenizer, [text])[0]
             assert tokenizer.eos_token_id in tokenizer(name)["input_ids"]
             assert tokenizer.eos_token_id not in ids

@@ -15,7 +15,7 @@ from pipeline.common.ledger import Ledger
 from pipeline.workflow.layout import Layout
 from train.report.options import Report
 from train.report.points import RunResult, trade_off_points
-from train.report.report import data_link, write_report
+from train.report.report import config_text, data_link, write_report
 from train.report.results import markdown_table, results_table, summary
 from train.runs.record import write_record
 from train.runs.results import Site, TaskScores, write_result
@@ -120,6 +120,24 @@ def test_every_figure_has_its_specification_its_words_and_its_data(page):
         rows = list(csv.DictReader(io.StringIO(unquote(link.split(",", 1)[1]))))
         assert rows
         assert re.search(rf'id="{name}" role="img" aria-label="[^"]+"', page)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: https://h/x  # as it is\n", None),
+        ("a: https://h/x?sig=SECRET\n", "https://h/x?sig=***"),
+        ('a: "https://h/x?b=1\\\n  &sig=SECRET"\n', "https://h/x?b=***&sig=***"),
+        ('{"a": "https:\\/\\/h\\/x?sig=SECRET"}', "https://h/x?sig=***"),
+        ("a: b  # https://me:SECRET@h/x\n", "b"),
+        ("urls: https://h/\\?page=.*\n", r"https://h/\?page=.*"),
+    ],
+)
+def test_a_config_is_shown_as_it_is_but_without_secrets(text, said, tmp_path):
+    (tmp_path / "config.yaml").write_text(text)
+    shown = config_text(str(tmp_path / "config.yaml"))
+    assert "SECRET" not in shown
+    assert shown == text if said is None else said in json.loads(shown).values()
 
 
 def test_data_links_give_back_the_rows():

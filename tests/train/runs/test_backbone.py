@@ -27,6 +27,13 @@ def test_a_missing_model_names_the_key(tmp_path):
     assert not (tmp_path / "copy").exists()
 
 
+@pytest.mark.parametrize("text", ["[]", "{", '{"source": 5, "revision": null}', '{"source": "a"}'])
+def test_a_damaged_origin_is_named(text, tmp_path):
+    (tmp_path / "origin.json").write_text(text)
+    with pytest.raises(StageError, match=r"(?s)origin\.json: .*fetch the backbone again"):
+        origin(str(tmp_path))
+
+
 def write_gguf(path, model, tokenizer):
     """A Llama as a GGUF file, its matrices in 8 bits (Q8_0), as llama.cpp would name and order them."""
     gguf = pytest.importorskip("gguf")

@@ -66,6 +66,16 @@ def test_models_write_side_by_side(world: Path, tmp_path: Path, capsys: pytest.C
         assert texts[models[1]] != texts[models[0]]
 
 
+def test_nothing_printed_steers_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("train.runs.generate.open_model", lambda *_: (None, None))
+    monkeypatch.setattr("train.runs.generate.write", lambda *_: "written\x1b[2J")
+    assert shell("generate --device cpu --model", "mo\x1b[2Jdel", "--prompt", "a page's text\x1b[2J") == 0
+    printed = capsys.readouterr().out
+    assert printed.count(r"\x1b[2J") == 4 and "\x1b" not in printed
+
+
 def test_a_run_that_goes_on_from_itself_is_refused(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
