@@ -84,9 +84,11 @@ RUN = {"learning_rate": 1e-3}
 @pytest.mark.parametrize(
     ("change", "key"),
     [
-        *(({"output": name}, "output") for name in ("", "{run}", "<logs>", "a\nb", "a\x1bb", "a\rb", "a\udcffb")),
+        *(({"output": name}, "output") for name in ("", "{run}", "<logs>", "a\nb", "a\x1bb", "a\rb", "a\udcffb",
+                                                       "a/" + "é" * 128)),
         *(({"extend": {"runs": {name: RUN}}}, f"extend.runs.{name}")
-          for name in ("..", ".", "", "-x", "@x", "a/b", "a b", "$(x)", "backbone", "a.part", "a.checkpoints")),
+          for name in ("..", ".", "", "-x", "@x", "a/b", "a b", "$(x)", "backbone", "a.part", "a.checkpoints",
+                       "é" * 101, False, None, 1.1)),
         *(({"paper": {"runs": {name: RUN}}}, f"paper.runs.{name}") for name in ("..", "backbone")),
         *(({"domains": DOMAINS | {name: {"language": "fr"}}}, f"domains.{name}")
           for name in ("..", "-x", "a=b", "a/b", "backbone.txt", "runs.txt")),
@@ -99,6 +101,8 @@ RUN = {"learning_rate": 1e-3}
         ({"evaluate": {"tasks": ["{x}.yaml"]}}, "evaluate.tasks[0]"),
         ({"evaluate": {"prompts": ["a\0b"]}}, "evaluate.prompts[0]"),
         ({"report": {"title": "\x1b]0;x\7"}}, "report.title"),
+        ({"domains": DOMAINS | {"fr": {"language": "fr", "urls": "é" * 2**15 + "x"}}}, "domains.fr.urls"),
+        ({"crawl": {"texts": [{"files": ["x" * 256 + ".jsonl"]}]}}, "File name too long"),
     ],
 )  # fmt: skip
 def test_a_name_or_text_that_would_be_something_else_is_refused_by_its_key(change, key):
