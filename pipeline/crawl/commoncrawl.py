@@ -147,6 +147,10 @@ def own_sizes(files: list[str], own: bool) -> list[int]:
 
 
 def text_flags(entry: Texts) -> list[str]:
-    """Where the text is in the files of an entry of `texts`, and its language, as words of a command line."""
+    """Where the text is in the files of an entry of `texts`, and its language, as words of a command line.
+
+    >>> text_flags(Texts(files=[], text="body", url=""))
+    ['--text=body', '--url=']
+    """
     known = {"text": entry.text, "url": entry.url, "language": entry.language}
-    return [f"--{key}={value}" for key, value in known.items() if value]
+    return [f"--{key}={value}" for key, value in known.items() if value is not None]
