@@ -538,3 +538,6 @@ def test_only_the_newest_checkpoints_are_kept(world: dict[str, str], tmp_path: P
         "step-000006.safetensors",
         "step-000008.safetensors",
     ]
+    for step in (999_999, 1_000_000):
+        (tmp_path / f"step-{step:06d}.safetensors").touch()
+    assert checkpoint.newest(tmp_path) == tmp_path / "step-1000000.safetensors"
