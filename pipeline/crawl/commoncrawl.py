@@ -70,7 +70,7 @@ def listed(base_url: str, crawl: str, kind: str, cache: str, connections: int) -
     """
     url = f"{base_url.rstrip('/')}/crawl-data/{crawl}/{kind}.paths.gz"
     kept = Path(cache, "lists", f"{digest(url)}.paths.gz")
-    data = kept.read_bytes() if kept.exists() else _client(cache, connections).read_whole(url, LIST_BYTES)
+    data = kept.read_bytes() if kept.is_file() else _client(cache, connections).read_whole(url, LIST_BYTES)
     try:
         with gzip.open(io.BytesIO(data)) as file:
             lines = [line for line in list_lines(file) if line]
@@ -83,7 +83,7 @@ def listed(base_url: str, crawl: str, kind: str, cache: str, connections: int) -
     paths = list(dict.fromkeys(lines))
     if len(paths) < len(lines):
         logging.warning("%s: %d paths stand there more than once", shown(url), len(lines) - len(paths))
-    if not kept.exists():
+    if not kept.is_file():
         with atomic(kept) as part:
             part.write_bytes(data)
     return paths
@@ -104,7 +104,7 @@ def _expanded(pattern: str, crawl: Crawl) -> Iterator[str]:
         yield from manifest([pattern])[0][0]
         return
     kept = Path(crawl.cache, "lists", f"{digest(pattern)}.txt")
-    if not kept.exists():
+    if not kept.is_file():
         try:
             matching = _client(crawl.cache, crawl.connections).find(pattern)
         except FetchError as error:
