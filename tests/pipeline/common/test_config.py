@@ -99,6 +99,7 @@ RUN = {"learning_rate": 1e-3}
         ({"quality": {"models": {"fr": "a\nb"}}}, "quality.models"),
         ({"crawl": {"texts": [{"files": ["s3://a/b.jsonl"], "language": "-x"}]}}, "crawl.texts[0].language"),
         ({"evaluate": {"tasks": ["{x}.yaml"]}}, "evaluate.tasks[0]"),
+        ({"evaluate": {"tasks": ["mmlu", "x/mmlu.yaml"]}}, "evaluate.tasks[1]: x/mmlu.yaml"),
         ({"evaluate": {"prompts": ["a\0b"]}}, "evaluate.prompts[0]"),
         ({"report": {"title": "\x1b]0;x\7"}}, "report.title"),
         ({"domains": DOMAINS | {"fr": {"language": "fr", "urls": "é" * 2**15 + "x"}}}, "domains.fr.urls"),
