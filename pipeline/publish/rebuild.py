@@ -13,8 +13,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import groupby, pairwise
 from operator import itemgetter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
@@ -26,6 +27,7 @@ from pipeline.common.ledger import Ledger, merge
 from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.extract.html import plain_text, read_charset_column
 from pipeline.extract.sandbox import Extraction, Extractor
+from pipeline.network.urls import is_url
 from pipeline.publish.publish import RECIPE_SCHEMA, code_version, sha256, text_hash
 from pipeline.publish.recipe import Recipe, check_shards, read_recipe
 from pipeline.warc.reader import Response, responses
@@ -86,8 +88,17 @@ def _rebuild_batch(
         extractor = Extractor(PAGE_SECONDS)
         stack.callback(extractor.stop)
         for name, rows in _by_archive(recipe.folder, left):
-            _rebuild_rows(files.get(name, []), rows, write, extractor, book)
+            _rebuild_rows(files.get(name) or files.get(_file_name(name), []), rows, write, extractor, book)
     return book.data(), [shard for shard in left if not _is_right(Path(output, shard), recipe.sums[shard])]
+
+
+def _file_name(archive: str) -> str:
+    """The name of the file of an archive that the rows name by its path in the crawl, or by its URL.
+
+    >>> _file_name("crawl-data/CC-MAIN-2026-30/a.warc.gz"), _file_name("https://data.example/b.warc.gz?sig=***")
+    ('a.warc.gz', 'b.warc.gz')
+    """
+    return PurePosixPath(urlsplit(archive).path if is_url(archive) else archive).name
 
 
 def _is_right(path: Path, digest: str) -> bool:

@@ -197,7 +197,7 @@ def test_paragraphs_that_the_page_does_not_have_are_no_text(places, recipe, agai
     [
         ({"offset": -1}, "missing_record"),
         ({"offset": 2**63 - 1}, "missing_record"),
-        ({"warc": "../../a.warc.gz"}, "missing_archive"),
+        ({"warc": "../../x.warc.gz"}, "missing_archive"),
         ({"warc": ""}, "missing_archive"),
         ({"digest": "x"}, "digest_differs"),
         ({"charset": "zlib_codec (http)"}, "extractor_error"),
