@@ -263,3 +263,8 @@ print(os.environ.get("TORCHINDUCTOR_CACHE_DIR"))"""
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True,
                               env=environment)  # fmt: skip
         assert done.stdout.splitlines()[-1] == kept
+    environment = {**others, "HOME": f"{tmp_path}/none", "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True,
+                          env=environment)  # fmt: skip
+    assert Path(done.stdout.splitlines()[-1]).parent == tmp_path
+    assert not list(tmp_path.iterdir())
