@@ -27,7 +27,7 @@ from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder
 from pipeline.workflow.fingerprint import fingerprint
-from train.data.rows import Rows, join_rows, open_rows
+from train.data.rows import Rows, join_rows, open_rows, paths_by_name
 from train.data.tokens import check_tokenizer, open_tokenizer
 from train.distributed import processes, rank, trained_weights, world
 from train.runs.load import extend_for, load_run, pick_device
@@ -163,11 +163,7 @@ def prepare(options: Training) -> torch.device:
 
 def open_validation(named: list[str]) -> dict[str, Rows]:
     """Rows files by name, from 'name=path'. Raises StageError on anything else."""
-    pairs = [text.partition("=") for text in named]
-    for text, (name, _, path) in zip(named, pairs, strict=True):
-        if not (name and path):
-            raise StageError(f"--validation {text}: expected DOMAIN=PATH, such as fr=rows/fr/validation.arrow")
-    return {name: open_rows(path) for name, _, path in pairs}
+    return {name: open_rows(path) for name, path in paths_by_name("--validation", named).items()}
 
 
 def check_rows(files: list[Rows], options: Training) -> None:
