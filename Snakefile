@@ -66,7 +66,8 @@ onstart:
         files = (
             file for job in workflow.dag.jobs for file in (*job.input, *job.output)
         )
-        if problem := unsafe_in_scripts([Path.cwd(), *CONFIG_FILES, *files]):
+        words = workflow.config_settings.config_args or ()
+        if problem := unsafe_in_scripts([Path.cwd(), *CONFIG_FILES, *words, *files]):
             raise WorkflowError(problem)
 
 

@@ -175,7 +175,8 @@ def unique_parameters(model: nn.Module) -> int:
 def weights_digest(model: nn.Module) -> str:
     """A hash of names, shapes and samples of all weights: two different backbones have different ones.
 
-    No sums, whose last bits would depend on the number of threads.
+    Of the weights in COMPUTE, whatever they are loaded in. No sums, whose last bits would depend on the number of
+    threads.
     """
     import hashlib
 
@@ -187,4 +188,4 @@ def weights_digest(model: nn.Module) -> str:
 
 def _sketch(weight: Tensor) -> list[float]:
     flat = weight.detach().flatten()
-    return flat[:: max(1, len(flat) // 256)].double().tolist()
+    return flat[:: max(1, len(flat) // 256)].to(COMPUTE).double().tolist()

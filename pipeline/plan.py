@@ -7,6 +7,7 @@ the WARCs. Each stage's work is taken to be in proportion to the archives' bytes
 from __future__ import annotations
 
 import csv
+import glob
 import math
 import subprocess
 import sys
@@ -274,4 +275,5 @@ def calibration(data: dict[str, Any], entries: list[list[str]], count: int, outp
         )
     step = max(1.0, len(warcs) / count)
     chosen = [warcs[int(i * step)] for i in range(min(count, len(warcs)))]
+    chosen = [warc if is_url(warc) else glob.escape(warc) for warc in chosen]
     return data | {"output": output, "crawl": {"warcs": chosen, "warcs_per_job": 1}}

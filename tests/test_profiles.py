@@ -92,10 +92,13 @@ def test_a_kubernetes_job_asks_for_its_resources_and_runs(config, tmp_path):
     assert job["volumes"][0]["persistentVolumeClaim"] == {"claimName": "claim"}
 
 
-def test_a_path_that_the_script_of_a_job_would_run_is_refused(config, tmp_path):
+@pytest.mark.parametrize("where", ["output", "--config"])
+def test_what_the_script_of_a_job_would_run_is_refused(config, tmp_path, where):
     data = yaml.safe_load(config.read_text())
-    data["output"] = f"{tmp_path}/out'$(touch {tmp_path}/PWNED)'"
+    command = f"it's $(touch {tmp_path}/PWNED)"
+    words = ["--config", f"report={{title: {command}}}"] if where == "--config" else []
+    data["output"] = f"{tmp_path}/out" if words else f"{tmp_path}/{command}"
     config.write_text(yaml.safe_dump(data))
-    output = snakemake("kubernetes", "--configfile", str(config), "--", "corpus", fails=True)
-    assert "no quotes, `, $ or backslash in a path on a cluster, whose scripts would run it; rename it" in output
+    output = snakemake("kubernetes", *words, "--configfile", str(config), "--", "corpus", fails=True)
+    assert "invisible characters on a cluster, whose scripts would run them; rename it" in output
     assert not (tmp_path / "PWNED").exists()

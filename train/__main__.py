@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from pathlib import Path
+import tempfile
 
 from pipeline.common.cli import File, Stage, main
 from train.data.options import Domain, Tokens
@@ -253,7 +254,15 @@ example:
 )
 
 if __name__ == "__main__":
-    # By default torch keeps what it compiles, to run it again, in a folder of /tmp that any user may have made.
-    if os.access(Path.home(), os.W_OK):
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path.home() / ".cache" / "torchinductor"))
-    sys.exit(main("train", __doc__ or "", STAGES))
+    with contextlib.ExitStack() as stack:
+        # By default torch keeps what it compiles, to run it again, in a folder of /tmp that anyone may have made.
+        if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+            home = os.path.expanduser("~")  # noqa: PTH111 - where nobody has one, pathlib raises
+            own = os.access(home, os.W_OK) and os.path.isabs(home)  # noqa: PTH117
+            kept = (
+                f"{home}/.cache/torchinductor"
+                if own
+                else stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+            )
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = kept
+        sys.exit(main("train", __doc__ or "", STAGES))

@@ -66,7 +66,11 @@ def read(cls: type[T], data: Any, source: str = "config") -> T:
     Raises ConfigError that lists all errors, one a line, as `source: key: problem; cure`.
     """
     errors: list[str] = []
-    value = _build(cls, data, "", errors)
+    value: Any = None
+    try:
+        value = _build(cls, data, "", errors)
+    except OSError as error:  # of a path at which the system will not even look
+        errors.append(f"{error.strerror}: {str(error.filename)[:LONGEST_NAME]}; give a path that can be read")
     if errors:
         more = [f"and {len(errors) - MOST_ERRORS} more"] if len(errors) > MOST_ERRORS else []
         raise ConfigError("\n".join(f"{source}: {error}" for error in errors[:MOST_ERRORS] + more))
@@ -103,6 +107,9 @@ def _build(kind: Any, data: Any, path: str, errors: list[str]) -> Any:
         items = [_build(arguments[0], item, f"{path}[{i}]", errors) for i, item in enumerate(data)]
         return _BROKEN if _BROKEN in items else items
     if origin is dict and isinstance(data, Mapping):
+        for name in data:  # to YAML 1.1 `no` and `off` are one key, and 1.10 is 1.1
+            if isinstance(name, bool) or not isinstance(name, str | int):
+                errors.append(f"{path}.{name}: a name that YAML takes for something else; put it in quotes")
         pairs = {str(k): _build(arguments[1], v, f"{path}.{k}", errors) for k, v in data.items()}
         return _BROKEN if _BROKEN in pairs.values() else pairs
     if kind is float and isinstance(data, int | str) and not isinstance(data, bool):
@@ -182,6 +189,9 @@ def bad_regex(pattern: str) -> str | None:
     return None
 
 
+# Bytes of a name of a file or folder, which may have 255; of one that gets endings, such as `.checkpoints`, fewer.
+LONGEST_PART, LONGEST_NAME = 255, 200
+WORD_BYTES = 2**16  # of a text; one word of a command line may have twice as many
 NAME = r"\w[\w.-]*"  # of a run, a domain, a set: part of a path, and one word on a command line
 LANGUAGE = r"\w[\w-]*"
 # What Snakemake replaces in a path: {wildcards} and <variables>.
@@ -196,6 +206,8 @@ def bad_name(name: str) -> str | None:
     >>> bad_name("neutral-1.5"), bad_name("../x")
     (None, "a name is made of letters, digits, '_', '.' and '-', and begins with none of the last two")
     """
+    if len(name.encode(errors="replace")) > LONGEST_NAME:
+        return f"a name has at most {LONGEST_NAME} bytes, since files are called after it; shorten it"
     if re.fullmatch(NAME, name):
         return None
     return "a name is made of letters, digits, '_', '.' and '-', and begins with none of the last two"
@@ -217,6 +229,8 @@ def bad_path(path: str) -> str | None:
     """
     if not path:
         return "an empty path; name a file or folder"
+    if max(len(part.encode(errors="replace")) for part in path.split("/")) > LONGEST_PART:
+        return f"{path[:LONGEST_NAME]!r}…: a name of more than {LONGEST_PART} bytes in a path; shorten it"
     if CONTROLS.search(path) or "\n" in path or "\t" in path:
         return f"{path!r}: no line breaks, other controls or broken UTF-8 in a path; rename it"
     if REPLACED.search(path):
@@ -228,6 +242,8 @@ def bad_texts(data: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """(key, problem) of each text in plain JSON data that no command line can have, or that steers a terminal."""
     if isinstance(data, str) and (match := CONTROLS.search(data)):
         yield key, f"{data[:100]!r} has the character {match[0]!r}; take it out"
+    elif isinstance(data, str) and len(data.encode()) > WORD_BYTES:
+        yield key, f"{len(data):,} characters are more than a command line can have in a text; shorten it"
     elif data == "--":  # argparse drops it, even as a value
         yield key, "'--' is no text that a command line can have; write another"
     elif isinstance(data, dict):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.common.arrow import read_batches
 from pipeline.common.errors import StageError, one_line
-from pipeline.common.locks import own_folder
+from pipeline.common.locks import delete, own_folder
 from pipeline.common.shown import data_without_secrets
 
 if TYPE_CHECKING:
@@ -66,13 +66,29 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def replace_folder(part: Path, path: str | Path) -> None:
-    """Move a folder to `path`, in place of what is there, when its bytes are on the disk."""
+    """Move a folder to `path`, in place of what is there, when its bytes are on the disk.
+
+    An earlier folder is moved out of the way, to beside `part`, before it is deleted: a kill leaves no half of it.
+    """
+    path, old = Path(path), part.with_name(".old")
     for file in filter(Path.is_file, part.rglob("*")):
         with file.open("rb+") as opened:
             os.fsync(opened.fileno())
-    shutil.rmtree(path, ignore_errors=True)
-    part.replace(path)
-    _sync_folder(Path(path).parent)
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            delete(old)
+        with contextlib.suppress(FileNotFoundError):  # another writer has just moved it
+            if path.is_dir():
+                path.replace(old)
+        try:
+            part.replace(path)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another writer was quicker
+                raise
+    with contextlib.suppress(OSError):
+        delete(old)
+    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -23,9 +23,12 @@ def hold(path: str | Path, wait: bool = True) -> int | None:
     """A descriptor that has the lock of the file `path` until it is closed; the file is made where there is none.
 
     None where another has the lock and `wait` is false, or where the file was deleted while we waited. Raises
-    OSError for a symbolic link, whose target is nobody's lock.
+    OSError for a symbolic link, whose target is nobody's lock, and for a pipe, which would be read for ever.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file; remove it and run again", str(path))
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -94,11 +97,17 @@ def _take(folder: Path) -> tuple[Path, int] | None:
     if lock is None:
         return None
     for left in folder.iterdir():
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left)
-        elif left.name != LOCK:
-            left.unlink()
+        if left.name != LOCK or left.is_dir():
+            delete(left)
     return folder, lock
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a link or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 @contextlib.contextmanager

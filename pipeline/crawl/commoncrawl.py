@@ -70,7 +70,7 @@ def listed(base_url: str, crawl: str, kind: str, cache: str, connections: int) -
     """
     url = f"{base_url.rstrip('/')}/crawl-data/{crawl}/{kind}.paths.gz"
     kept = Path(cache, "lists", f"{digest(url)}.paths.gz")
-    data = kept.read_bytes() if kept.exists() else _client(cache, connections).read_whole(url, LIST_BYTES)
+    data = kept.read_bytes() if kept.is_file() else _client(cache, connections).read_whole(url, LIST_BYTES)
     try:
         with gzip.open(io.BytesIO(data)) as file:
             lines = [line for line in list_lines(file) if line]
@@ -83,7 +83,7 @@ def listed(base_url: str, crawl: str, kind: str, cache: str, connections: int) -
     paths = list(dict.fromkeys(lines))
     if len(paths) < len(lines):
         logging.warning("%s: %d paths stand there more than once", shown(url), len(lines) - len(paths))
-    if not kept.exists():
+    if not kept.is_file():
         with atomic(kept) as part:
             part.write_bytes(data)
     return paths
@@ -104,7 +104,7 @@ def _expanded(pattern: str, crawl: Crawl) -> Iterator[str]:
         yield from manifest([pattern])[0][0]
         return
     kept = Path(crawl.cache, "lists", f"{digest(pattern)}.txt")
-    if not kept.exists():
+    if not kept.is_file():
         try:
             matching = _client(crawl.cache, crawl.connections).find(pattern)
         except FetchError as error:
@@ -147,6 +147,10 @@ def own_sizes(files: list[str], own: bool) -> list[int]:
 
 
 def text_flags(entry: Texts) -> list[str]:
-    """Where the text is in the files of an entry of `texts`, and its language, as words of a command line."""
+    """Where the text is in the files of an entry of `texts`, and its language, as words of a command line.
+
+    >>> text_flags(Texts(files=[], text="body", url=""))
+    ['--text=body', '--url=']
+    """
     known = {"text": entry.text, "url": entry.url, "language": entry.language}
-    return [f"--{key}={value}" for key, value in known.items() if value]
+    return [f"--{key}={value}" for key, value in known.items() if value is not None]

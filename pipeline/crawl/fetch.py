@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.common.files import link_or_copy, naming_full_disk
-from pipeline.common.locks import locked, resumed_folder
+from pipeline.common.locks import delete, locked, resumed_folder
 from pipeline.crawl.origins import finish_folder
 from pipeline.network.client import Client
 from pipeline.network.threads import map_in_threads
@@ -39,7 +39,7 @@ def fetch_files(sources: list[str], output: str, cache: str, cache_gb: int, conn
     with resumed_folder(output) as folder:
         names = {source: f"{digest(source)[:SHORT]}-{file_name(source)}" for source in sources}
         for stray in {path.name for path in folder.iterdir()} - set(names.values()):
-            (folder / stray).unlink()
+            delete(folder / stray)
 
         def fetch(source: str) -> FetchError | None:
             # The cache has all of the hash and nothing else, so that what lies there is of this very URL.
@@ -93,6 +93,8 @@ def _fetch_one(client: Client, source: str, target: Path, part: Path, kept: Path
 
 
 def _take(kept: Path, target: Path) -> bool:
+    if not kept.is_file():
+        return False
     try:
         os.utime(kept)
         link_or_copy(kept, target)

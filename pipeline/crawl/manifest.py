@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import itertools
 import os
@@ -111,9 +112,17 @@ def _names(folder: str) -> set[str]:
 
 
 def expand(pattern: str) -> Iterator[Path]:
-    """The paths that match a glob, which may be absolute and may contain `**`."""
-    path = Path(pattern)
-    return Path(path.anchor or ".").glob(str(path.relative_to(path.anchor)))
+    """The paths that match a glob, which may be absolute and may contain `**`.
+
+    Where none does, the path of this very name: a name may have brackets.
+    """
+    path, found = Path(pattern), False
+    with contextlib.suppress(IndexError, ValueError):  # what pathlib takes for no pattern: "", ".", "a**"
+        for match in Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))):
+            found = True
+            yield match
+    if not found:
+        yield path
 
 
 def batches(entries: list[list[str]], size: int | None) -> dict[str, list[str]]:

@@ -74,7 +74,7 @@ def _extract_archive(options: Extract, language_id: str, folder: Path, code: str
     """Write the file of an archive's pages and its ledger, unless they are there from the same code and input."""
     output = pages_path(folder, archive)
     size, digest = _size_and_digest(archive.path)
-    key = f"{code} {options} {Path(language_id).name} {Path(archive.path).name} {size} {digest}"
+    key = f"{code} {options} {_size_and_digest(language_id)} {Path(archive.path).name} {size} {digest}"
     if output.exists() and (read_schema(output).metadata or {}).get(b"key") == key.encode():
         clear(output)
         return

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 Value = TypeVar("Value")
 
-# Snakemake and its executors write paths into the scripts of a cluster's jobs, some inside quotes of either kind.
+# Snakemake and its executors write paths, and the words of `--config`, into the scripts of a cluster's jobs, some
+# inside quotes of either kind, and as Python would show them: what is not printable as its number.
 UNSAFE_IN_SCRIPTS = re.compile(r"""['"`$\\]""")
 
 
@@ -21,12 +22,15 @@ def exactly(value: Value) -> Callable[[object], Value]:
     return lambda wildcards: value
 
 
-def unsafe_in_scripts(paths: Iterable[object]) -> str | None:
-    """What is wrong with the first path that a script of a cluster's job cannot have, or None.
+def unsafe_in_scripts(words: Iterable[object]) -> str | None:
+    """What is wrong with the first path, or word of `--config`, that a script of a cluster's job cannot have.
 
-    >>> unsafe_in_scripts(["results/a b", "$(here)/x"])
-    "'$(here)/x': no quotes, `, $ or backslash in a path on a cluster, whose scripts would run it; rename it"
+    >>> unsafe_in_scripts(["results/a b", "$(here)/x"]).split(";")[0]
+    "'$(here)/x': no quotes, `, $, backslash or invisible characters on a cluster, whose scripts would run them"
+    >>> bool(unsafe_in_scripts(["a\N{NO-BREAK SPACE}b"]))
+    True
     """
-    wrong = (str(path) for path in paths if UNSAFE_IN_SCRIPTS.search(str(path)))
-    cure = "no quotes, `, $ or backslash in a path on a cluster, whose scripts would run it; rename it"
-    return next((f"{path!r}: {cure}" for path in wrong), None)
+    wrong = (word for word in map(str, words) if UNSAFE_IN_SCRIPTS.search(word) or not word.isprintable())
+    why = "no quotes, `, $, backslash or invisible characters on a cluster, whose scripts would run them"
+    cure = "rename it, or write the words of --config into the file"
+    return next((f"{word!r}: {why}; {cure}" for word in wrong), None)

@@ -126,7 +126,10 @@ def _snakemake_records(output: str) -> Iterator[tuple[str, Path]]:
         for name in names:
             file = Path(folder, name)
             encoded = "".join(part.removeprefix("@") for part in file.relative_to(METADATA).parts)
-            path = urlsafe_b64decode(encoded).decode()
+            try:
+                path = urlsafe_b64decode(encoded).decode()
+            except ValueError:  # no record: a network file system puts names of its own there
+                continue
             if path.startswith(f"{output}/"):
                 yield path, file
 

@@ -13,6 +13,7 @@ from snakemake.common.configfile import load_configfile
 
 from pipeline.common.config import read
 from pipeline.common.errors import StageError
+from pipeline.crawl.manifest import manifest
 from pipeline.crawl.options import Crawl
 from pipeline.extract.options import Extract
 from pipeline.extract.webpages import extract
@@ -105,6 +106,10 @@ def test_a_calibration_takes_warcs_from_all_of_the_crawl_one_a_job(tmp_path):
     assert data["crawl"]["warcs"] == [str(paths[i]) for i in (0, 3, 6)]
     assert (data["output"], data["near"], data["crawl"]["warcs_per_job"]) == ("out", {"enabled": True}, 1)
     assert read(Crawl, data["crawl"]).warcs_per_job == 1
+    for name in ("[0].warc.gz", "0.warc.gz"):
+        (tmp_path / name).touch()
+    data = calibration({}, [[f"{tmp_path}/[0].warc.gz"]], 1, "out")
+    assert manifest(data["crawl"]["warcs"]) == ([[f"{tmp_path}/[0].warc.gz"]], [])
 
 
 def test_a_calibration_runs_no_python_that_a_config_has(tmp_path, monkeypatch):

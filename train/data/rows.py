@@ -75,6 +75,19 @@ class Rows:
         return hashlib.sha256(content).hexdigest()[:16]
 
 
+def paths_by_name(flag: str, named: list[str]) -> dict[str, str]:
+    """The paths of 'name=path' by name. Raises StageError on anything else, and where a name stands for two."""
+    paths: dict[str, str] = {}
+    for text in named:
+        name, _, path = text.partition("=")
+        if not (name and path):
+            raise StageError(f"{flag} {text}: expected DOMAIN=PATH, such as fr=rows/fr/validation.arrow")
+        if name in paths:
+            raise StageError(f"{flag} {text}: {name} is {paths[name]} already; give it another name")
+        paths[name] = path
+    return paths
+
+
 def open_rows(path: str) -> Rows:
     """Map a rows file: Arrow IPC (file or stream, uncompressed), columns `tokens`, `bytes`, `document`.
 

@@ -29,6 +29,8 @@ def open_corpus(path: str, backbone: str, folder: str) -> Rows:
     take, if less. Raises StageError where there is no such file, or no text in it.
     """
     files = sorted(glob.glob(path))  # noqa: PTH207 - the pattern may be absolute
+    if not files and Path(path).is_file():  # its name has brackets
+        files = [path]
     suffix = Path(path).suffix
     if suffix not in (".txt", ".jsonl") and (not files or _are_rows(files[0])):
         return open_rows(path)

@@ -9,6 +9,7 @@ import tempfile
 import torch
 
 from pipeline.common.progress import progress
+from train.data.rows import paths_by_name
 from train.data.texts import open_corpus
 from train.data.tokens import check_tokenizer, open_tokenizer
 from train.evaluation.bits_per_byte import score_rows
@@ -32,9 +33,9 @@ def evaluate(
     """
     torch.set_num_threads(options.threads)
     device = measuring_device(options.device)
+    paths = paths_by_name("--rows", rows)
     with tempfile.TemporaryDirectory() as folder:  # what is mapped stays when it is gone
-        pairs = (pair.split("=", 1) for pair in rows)
-        opened = {name: open_corpus(path, backbone, f"{folder}/{name}") for name, path in pairs}
+        opened = {name: open_corpus(path, backbone, f"{folder}/{name}") for name, path in paths.items()}
     for domain in opened.values():
         check_tokenizer(domain, backbone)
     model = load_run(backbone, run, device)

@@ -60,6 +60,10 @@ def plan(config: Config, grid_path: str | Path) -> Plan:
                 known = (other for other, settings in config.extend.runs.items() if settings == run)
                 own_name = next(known, None) or run_name(base, run)
                 names[name][key].append(own_name)
+                if (config.extend.runs | runs).get(own_name, run) != run:
+                    raise ConfigError(
+                        f"extend.runs.{own_name}: the paper's grid has another run of this name; rename it"
+                    )
                 if own_name not in config.extend.runs:
                     runs[own_name] = run
     return Plan(grid, names, runs, missing)

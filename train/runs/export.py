@@ -14,7 +14,7 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder
 from train.data.tokens import open_tokenizer
 from train.runs.backbone import origin
-from train.runs.load import load_for, pick_device, saved_extensions
+from train.runs.load import check_trained_on, load_for, pick_device, saved_extensions
 from train.runs.record import is_run, read_run
 from train.runs.results import read_evaluation
 
@@ -29,6 +29,7 @@ def save(run: str, backbone: str | None, output: str) -> None:
     added = saved_extensions(run)
     path = backbone or backbone_of(run)
     model, known = load_for(path, pick_device("cpu"), dtype=COMPUTE), origin(path)
+    check_trained_on(run, model, path)
     with atomic_folder(output) as folder:
         try:
             save_adapter(folder, known["source"], known["revision"], model, added)
@@ -46,6 +47,7 @@ def export_run(run: str, backbone: str | None, evaluations: list[str], output: s
     added = saved_extensions(run)
     path = backbone or backbone_of(run)
     model, known = load_for(path, pick_device("cpu"), dtype=COMPUTE), origin(path)
+    check_trained_on(run, model, path)
     try:
         attach(model, added)
     except ExtendError as error:

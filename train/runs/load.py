@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from models.adapter import SavedExtension, attach
-from models.backbone import attention_on, compute_dtype, load_backbone
+from models.backbone import attention_on, compute_dtype, load_backbone, weights_digest
 from models.extend import ExtendError, Extension, extend
 from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
@@ -66,11 +66,24 @@ def load_run(backbone: str, run_folder: str | None, device: torch.device, stays:
     backbone or its folder is not a run's.
     """
     model = load_for(backbone, device, stays)
+    if run_folder is not None:
+        check_trained_on(run_folder, model, backbone)
     try:
         attach(model, saved_extensions(run_folder) if run_folder is not None else [], compute_dtype(device))
     except ExtendError as error:
         raise StageError(f"{run_folder}: does not fit the backbone {backbone}: {error}") from None
     return model
+
+
+def check_trained_on(run_folder: str | Path, model: Any, backbone: str) -> None:
+    """Raises StageError where the model is another backbone than the run was trained on.
+
+    Other weights may lie at its path by now, or lie there for another copy of the results.
+    """
+    for folder, record in _chain(Path(run_folder)):
+        if record.backbone_digest not in (None, weights_digest(model)):
+            why = f"trained on other weights than those of {backbone}"
+            raise StageError(f"{folder}: {why}; give the place of its own backbone, or train it again")
 
 
 def saved_extensions(run_folder: str | Path) -> list[SavedExtension]:
@@ -101,7 +114,8 @@ def _saved_extension(folder: Path, record: RunRecord) -> SavedExtension:
     except (OSError, SafetensorError) as error:
         raise StageError(f"{folder}: not a finished run ({error}); train it with `extend`") from None
     about = {"languages": to_data(record.languages), "training": record_data(record)}
-    del about["training"]["languages"], about["training"]["backbone"]
+    for name in ("languages", "backbone", "backbone_digest"):
+        del about["training"][name]
     return SavedExtension(extend_options(record.options), state, about)
 
 

@@ -48,6 +48,7 @@ class RunRecord(Costs):
     options: Run = option(doc="every option of the run")
     method: str = option(doc="finetune, lora, adapter or neutral")
     backbone: str = option(doc="the folder or hub id that it was trained on")
+    backbone_digest: str | None = option(None, doc="a hash of its weights; null: of a run that has none")
     languages: Languages = option(doc="the languages that it was trained on")
     backbone_parameters: int = option(doc="N, tied weights once", unit="weights")
     extra_parameters: int = option(doc="A, what was added; 0 for finetune", unit="weights")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.common.config import ConfigError, bad_path, option
 
@@ -28,9 +29,17 @@ class Tasks:
     def problems(self) -> Iterator[tuple[str, str]]:
         from train.tasks.task import read_task
 
+        known: dict[str, str] = {}
         for number, name in enumerate(self.tasks):
             if problem := bad_path(name):
                 yield f"tasks[{number}]", problem
+                continue
+            first = known.setdefault(Path(name).stem, name)
+            if first != name:
+                yield (
+                    f"tasks[{number}]",
+                    f"{name}: the results would call it as they call {first}; rename its file",
+                )
                 continue
             try:
                 task = read_task(name)

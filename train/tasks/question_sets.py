@@ -187,7 +187,8 @@ def _files(source: SetSource, downloads: str) -> Iterator[tuple[str, bytes]]:
     """Name and content of each file, by name."""
     pattern = str(source.path)
     if source.package is None:
-        paths = [path for path in sorted(map(Path, glob.glob(pattern))) if path.is_file()]  # noqa: PTH207 - may be absolute
+        found = glob.glob(pattern) or [pattern]  # noqa: PTH207 - may be absolute; a name may have brackets
+        paths = [path for path in sorted(map(Path, found)) if path.is_file()]
         if not paths:
             raise MissingSet(f"{pattern}: no such file; put it there")
         yield from ((str(path), path.read_bytes()) for path in paths)

@@ -58,7 +58,7 @@ def save(folder: str | Path, identity: str, model: Any, optimizer: Optimizer, st
     with atomic(path) as part:
         save_file(tensors, part, metadata={"header": json.dumps(header)})
     for old in _newest_first(folder)[KEPT:]:
-        old.unlink()
+        old.unlink(missing_ok=True)  # another process that trains the same may delete it too
     return path
 
 
@@ -90,7 +90,8 @@ def newest(folder: str | Path) -> Path | None:
 
 
 def _newest_first(folder: str | Path) -> list[Path]:
-    return sorted(Path(folder).glob("step-*.safetensors"), reverse=True)
+    files = Path(folder).glob("step-*.safetensors")
+    return sorted(files, key=lambda path: (len(path.name), path.name), reverse=True)  # a million has seven digits
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

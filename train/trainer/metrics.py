@@ -25,7 +25,7 @@ def metrics_log(folder: str | Path, lines: list[Line]) -> Iterator[Callable[[Lin
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("events.out.tfevents.*"):
-        old.unlink()
+        old.unlink(missing_ok=True)
     with (
         (folder / "metrics.jsonl").open("w", encoding="utf-8", buffering=1) as file,
         SummaryWriter(str(folder)) as events,

@@ -27,12 +27,12 @@ from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder
 from pipeline.workflow.fingerprint import fingerprint
-from train.data.rows import Rows, join_rows, open_rows
+from train.data.rows import Rows, join_rows, open_rows, paths_by_name
 from train.data.tokens import check_tokenizer, open_tokenizer
 from train.distributed import processes, rank, trained_weights, world
 from train.runs.load import extend_for, load_run, pick_device
 from train.runs.options import Pretrain, Run, Training
-from train.runs.record import Costs, Languages, PretrainingRecord, RunRecord, write_record
+from train.runs.record import Costs, Languages, PretrainingRecord, RunRecord, read_run, write_record
 from train.trainer import checkpoint
 from train.trainer.decisive import other_options, stops_early
 from train.trainer.loop import TrainingJob, train
@@ -108,6 +108,7 @@ def extend(
         model = load_run(backbone, options.base, device, stays=options.shard)
         check_vocabulary(model, new, backbone)
         check_tokenizer(new, backbone)
+        digest = read_run(options.base).backbone_digest if options.base else weights_digest(model)
         extension = extend_for(model, options)
         job = TrainingJob(
             title=f"extend {Path(output).name}",
@@ -128,6 +129,7 @@ def extend(
                 options=options,
                 method=options.method,
                 backbone=backbone,
+                backbone_digest=digest,
                 languages=Languages(old=[language_of(rows) for rows in olds], new=language_of(new)),
                 backbone_parameters=extension.backbone_parameters,
                 extra_parameters=extension.extra_parameters,
@@ -163,11 +165,7 @@ def prepare(options: Training) -> torch.device:
 
 def open_validation(named: list[str]) -> dict[str, Rows]:
     """Rows files by name, from 'name=path'. Raises StageError on anything else."""
-    pairs = [text.partition("=") for text in named]
-    for text, (name, _, path) in zip(named, pairs, strict=True):
-        if not (name and path):
-            raise StageError(f"--validation {text}: expected DOMAIN=PATH, such as fr=rows/fr/validation.arrow")
-    return {name: open_rows(path) for name, _, path in pairs}
+    return {name: open_rows(path) for name, path in paths_by_name("--validation", named).items()}
 
 
 def check_rows(files: list[Rows], options: Training) -> None:

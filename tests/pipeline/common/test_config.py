@@ -84,9 +84,11 @@ RUN = {"learning_rate": 1e-3}
 @pytest.mark.parametrize(
     ("change", "key"),
     [
-        *(({"output": name}, "output") for name in ("", "{run}", "<logs>", "a\nb", "a\x1bb", "a\rb", "a\udcffb")),
+        *(({"output": name}, "output") for name in ("", "{run}", "<logs>", "a\nb", "a\x1bb", "a\rb", "a\udcffb",
+                                                       "a/" + "é" * 128)),
         *(({"extend": {"runs": {name: RUN}}}, f"extend.runs.{name}")
-          for name in ("..", ".", "", "-x", "@x", "a/b", "a b", "$(x)", "backbone", "a.part", "a.checkpoints")),
+          for name in ("..", ".", "", "-x", "@x", "a/b", "a b", "$(x)", "backbone", "a.part", "a.checkpoints",
+                       "é" * 101, False, None, 1.1)),
         *(({"paper": {"runs": {name: RUN}}}, f"paper.runs.{name}") for name in ("..", "backbone")),
         *(({"domains": DOMAINS | {name: {"language": "fr"}}}, f"domains.{name}")
           for name in ("..", "-x", "a=b", "a/b", "backbone.txt", "runs.txt")),
@@ -97,8 +99,11 @@ RUN = {"learning_rate": 1e-3}
         ({"quality": {"models": {"fr": "a\nb"}}}, "quality.models"),
         ({"crawl": {"texts": [{"files": ["s3://a/b.jsonl"], "language": "-x"}]}}, "crawl.texts[0].language"),
         ({"evaluate": {"tasks": ["{x}.yaml"]}}, "evaluate.tasks[0]"),
+        ({"evaluate": {"tasks": ["mmlu", "x/mmlu.yaml"]}}, "evaluate.tasks[1]: x/mmlu.yaml"),
         ({"evaluate": {"prompts": ["a\0b"]}}, "evaluate.prompts[0]"),
         ({"report": {"title": "\x1b]0;x\7"}}, "report.title"),
+        ({"domains": DOMAINS | {"fr": {"language": "fr", "urls": "é" * 2**15 + "x"}}}, "domains.fr.urls"),
+        ({"crawl": {"texts": [{"files": ["x" * 256 + ".jsonl"]}]}}, "File name too long"),
     ],
 )  # fmt: skip
 def test_a_name_or_text_that_would_be_something_else_is_refused_by_its_key(change, key):
@@ -258,3 +263,8 @@ print(os.environ.get("TORCHINDUCTOR_CACHE_DIR"))"""
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True,
                               env=environment)  # fmt: skip
         assert done.stdout.splitlines()[-1] == kept
+    environment = {**others, "HOME": f"{tmp_path}/none", "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True,
+                          env=environment)  # fmt: skip
+    assert Path(done.stdout.splitlines()[-1]).parent == tmp_path
+    assert not list(tmp_path.iterdir())

@@ -1,4 +1,5 @@
 import json
+import shutil
 import struct
 
 import numpy as np
@@ -44,6 +45,20 @@ def test_a_full_disk_leaves_the_old_folder_and_is_named(tmp_path):
     assert caught.value.filename == str(path)
     assert (path / "file").read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_writer_that_is_killed_while_it_deletes_the_old_folder_leaves_the_new_one_whole(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    with atomic_folder(path) as folder:
+        (folder / "file").write_text("old")
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), atomic_folder(path) as folder:
+        (folder / "file").write_text("new")
+        monkeypatch.setattr(shutil, "rmtree", killed)
+    assert (path / "file").read_text() == "new"
 
 
 def test_rows_come_back_in_order_and_in_batches(tmp_path):

@@ -241,6 +241,8 @@ def test_a_stage_that_fails_keeps_what_came_and_fetches_only_the_rest(server, tm
         with pytest.raises(StageError, match="forbidden"):
             fetch(tmp_path, sources, gigabytes, f"{gigabytes}")
         assert not (tmp_path / f"{gigabytes}").exists()
+        # What a writer has beside its file, and leaves where it is killed.
+        (tmp_path / f"{gigabytes}.part" / f"{gigabytes}" / "fetched.json.part").mkdir()
         assert len(contents(fetch(tmp_path, sources, gigabytes, f"{gigabytes}"))) == 4
         asked = [part for path, part in server.requests if path == sources[3].removeprefix(server.url)]
         assert asked == ["", "bytes=1000-", "bytes=1000-"]
@@ -262,6 +264,11 @@ def test_another_run_takes_files_from_the_cache_and_a_batch_keeps_its_own(server
     os.utime(oldest, (1, 1))
     trim(kept, tmp_path / "cache/parts", newest.stat().st_size)
     assert list(kept.iterdir()) == [newest]
+    newest.unlink()
+    os.mkfifo(newest)  # by another user of the cache
+    folder = fetch(tmp_path, sources, name="c")
+    assert all(path.is_file() for path in folder.iterdir())
+    assert contents(folder) == first
 
 
 def test_names_that_were_one_are_two(server, tmp_path):

@@ -103,3 +103,12 @@ def test_a_file_may_have_a_name_that_looks_odd(tmp_path, monkeypatch):
     for name in names:
         (tmp_path / name).touch()
     assert manifest(["*.gz"]) == ([sorted(names)], [])
+    (tmp_path / "x[1].gz").touch()
+    assert manifest(["x[1].gz"]) == ([["x[1].gz"]], [])
+    (tmp_path / "x1.gz").touch()
+    assert manifest(["x[1].gz", "x[[]1].gz"]) == ([["x1.gz"], ["x[1].gz"]], [])
+
+
+@pytest.mark.parametrize("pattern", ["", ".", "/", "a**.gz", "a\0.gz"])
+def test_what_is_no_pattern_matches_nothing(pattern):
+    assert manifest([pattern])[1][0].startswith(f"no file matches {pattern};")

@@ -1,5 +1,7 @@
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import page, prose, write_warc
@@ -62,10 +64,11 @@ def test_workers_do_not_change_a_byte(tmp_path, make_warc, language_id):
     assert one == two
 
 
-def test_pages_are_used_again_unless_the_warc_or_the_options_changed(
+def test_pages_are_used_again_unless_the_warc_the_model_or_the_options_changed(
     tmp_path, make_warc, language_id, monkeypatch
 ):
     warcs = [make_warc(f"{i}.warc.gz", first=10 * i, count=10) for i in range(3)]
+    language_id = shutil.copy(language_id, f"{tmp_path}/model.ftz")
     first, _, _ = run(tmp_path, warcs[::2], language_id)
     read = []
     monkeypatch.setattr(module, "responses", lambda path: read.append(path) or responses(path))
@@ -78,6 +81,10 @@ def test_pages_are_used_again_unless_the_warc_or_the_options_changed(
     assert read[1:] == [str(w) for w in warcs]
     make_warc("0.warc.gz", first=90, count=10)
     assert run(tmp_path, warcs, language_id, min_chars=100)[0][0]["url"] == "https://site.example/90"
+    Path(language_id).write_bytes(Path(language_id).read_bytes() + b"x")  # another one in its place
+    read.clear()
+    run(tmp_path, warcs, language_id, min_chars=100)
+    assert read == [str(w) for w in warcs]
 
 
 def test_pages_that_are_listed_and_gone_say_how_to_make_them_again(tmp_path, make_warc, language_id):

@@ -17,6 +17,7 @@ from pipeline.common.files import read_json
 from pipeline.corpus.dedup import apply_duplicates, hash_paragraphs, reduce_hashes
 from pipeline.corpus.options import Dedup, Shards
 from pipeline.corpus.shards import SPLITS, write_shards
+from pipeline.crawl.origins import finish_folder
 from pipeline.extract.options import Extract
 from pipeline.extract.webpages import extract
 from pipeline.publish.card import write_card
@@ -31,7 +32,7 @@ KINDS = ("text/html; charset=utf-8", "text/html; charset=windows-1252")
 
 @pytest.fixture(scope="module")
 def crawl(tmp_path_factory, language_id) -> Path:
-    """A corpus of three WARCs in two batches, two of one name; half of each page's paragraphs are duplicates."""
+    """A corpus of three WARCs in two batches, two of one name, one fetched; half of the text is duplicates."""
     root = tmp_path_factory.mktemp("crawl")
     warcs = [root / "b/x.warc.gz", root / "a/x.warc.gz", root / "a/y.warc.gz"]
     for number, path in enumerate(warcs):
@@ -44,7 +45,11 @@ def crawl(tmp_path_factory, language_id) -> Path:
             records.append((f"https://site.example/{number}/{i}", body, charset))
         write_warc(path, records)
     out, corpus, ledgers = root / "out", root / "out/corpus", []
-    for batch, part in enumerate((warcs[:2], warcs[2:])):
+    (root / "part").mkdir()
+    shutil.copy(warcs[2], root / "part/00-y.warc.gz")
+    listed = {"file": "00-y.warc.gz", "source": "crawl-data/CC-MAIN-2026-30/y.warc.gz"}
+    finish_folder(root / "part", str(root / "fetched"), [listed], [])
+    for batch, part in enumerate((warcs[:2], [root / "fetched"])):
         ledgers.append(f"{out}/pages/{batch}.ledger.json")
         extract(Extract(languages=LANGUAGES, min_chars=1), list(map(str, part)), language_id,
                 f"{out}/pages/{batch}.json", ledgers[-1], 1, None)  # fmt: skip

@@ -68,6 +68,20 @@ def test_a_wrong_text_says_where(backbone: str, tmp_path: Path) -> None:
             open_corpus(str(tmp_path / name), backbone, str(tmp_path / "made"))
 
 
+def test_a_file_with_brackets_in_its_name_is_found_by_it(backbone: str, tmp_path: Path) -> None:
+    Path(write(tmp_path, "jsonl")).rename(tmp_path / "a[1].jsonl")
+    assert len(open_corpus(f"{tmp_path}/a[1].jsonl", backbone, str(tmp_path / "made")))
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [(["a.jsonl"], "--rows a.jsonl: expected DOMAIN=PATH"), (["a=b", "a=c"], "--rows a=c: a is b already")],
+)
+def test_texts_without_a_name_of_their_own_are_refused(rows: list[str], problem: str) -> None:
+    with pytest.raises(StageError, match=problem):
+        evaluate(Evaluate(), "none", None, rows, "none", None)
+
+
 def test_a_text_is_evaluated_with_an_interval(backbone: str, tmp_path: Path) -> None:
     texts = write(tmp_path, "txt")
     for name in ("a", "b"):

@@ -4,6 +4,8 @@ import csv
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,6 +56,15 @@ def test_every_row_of_the_grid_is_planned_once_a_seed_and_equal_rows_are_one_run
     assert found.names["table8"] == found.names["figure1"]
     assert found.names["table1"]["p0.1"] == found.names["table6"]["adapter"] == found.names["table2"]["adapter"]
     assert found.names["table7"]["a0"] == found.names["table6"]["elu"]
+
+
+def test_a_run_of_the_config_that_has_the_name_of_another_one_of_the_grid_is_refused() -> None:
+    config = demo()
+    name, run = next(iter(plan(config, GRID).runs.items()))
+    for own, refused in ((run, False), (replace(run, steps=run.steps + 1), True)):
+        extend = replace(config.extend, runs=config.extend.runs | {name: own})
+        with pytest.raises(ConfigError, match=f"extend.runs.{name}: .*another run") if refused else nullcontext():
+            plan(replace(config, extend=extend), GRID)
 
 
 def test_a_target_that_the_config_cannot_make_says_why_and_the_others_stay() -> None:

@@ -14,7 +14,10 @@ def test_a_folder_becomes_the_workflows_own_copy(tmp_path):
         hidden_size=16, layers=2, heads=2, ffn_size=24, vocabulary=len(tokenizer), row_tokens=16, seed=3
     )
     save_backbone(model, tokenizer, tmp_path / "source")
+    (tmp_path / "copy.gguf.part").mkdir()  # as a killed run leaves it
+    (tmp_path / "copy.gguf.part/model.safetensors").touch()
     fetch_backbone(str(tmp_path / "source"), None, "downloads", str(tmp_path / "copy"))
+    assert not (tmp_path / "copy.gguf.part").exists()
     ours, theirs = (load_backbone(str(tmp_path / name)).state_dict() for name in ("copy", "source"))
     assert ours.keys() == theirs.keys()
     assert all(ours[name].equal(theirs[name]) for name in ours)

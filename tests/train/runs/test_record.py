@@ -16,7 +16,7 @@ def test_a_record_is_read_as_it_was_written_and_its_costs_come_last(tmp_path: Pa
     write_record(tmp_path, record)
     assert read_run(tmp_path) == record
     keys = list(json.loads((tmp_path / "run.json").read_text()))
-    assert (keys[0], keys[8], keys[9], keys[-1]) == ("options", "alpha", "tokens", "versions")
+    assert (keys[0], keys[9], keys[10], keys[-1]) == ("options", "alpha", "tokens", "versions")
 
 
 def test_what_may_be_missing_is_left_out_and_what_may_be_null_stays(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -417,6 +418,11 @@ def test_inputs_that_do_not_fit_are_refused(world: dict[str, str], tmp_path: Pat
         extend_in(world | {"backbone": str(tmp_path)}, run(), tmp_path / "run")
     with pytest.raises(StageError, match="not a finished run"):
         load_run(world["backbone"], str(tmp_path), CPU)
+    extend_in(world, run(steps=1), tmp_path / "run")
+    record = tmp_path / "run/run.json"
+    record.write_text(re.sub(r'"backbone_digest": "\w', '"backbone_digest": "x', record.read_text()))
+    with pytest.raises(StageError, match=r"/run: trained on other weights than those of .*/backbone; give"):
+        load_run(world["backbone"], str(tmp_path / "run"), CPU)
 
 
 # Checkpoints --------------------------------------------------------------------------------------
@@ -538,3 +544,6 @@ def test_only_the_newest_checkpoints_are_kept(world: dict[str, str], tmp_path: P
         "step-000006.safetensors",
         "step-000008.safetensors",
     ]
+    for step in (999_999, 1_000_000):
+        (tmp_path / f"step-{step:06d}.safetensors").touch()
+    assert checkpoint.newest(tmp_path) == tmp_path / "step-1000000.safetensors"
