@@ -1,7 +1,7 @@
 """A web server as a crawl's: ranges, ETags, redirects, and the faults that a long transfer meets.
 
 `files` maps paths to bytes. `faults` maps a path to faults, one for each request in order; after the last one the
-file is served as it should be. What is counted (`sent`; `open`, the requests that wait for their answer) is counted
+file is served as it should be. What is counted (`sent`; `open`, the requests that wait for an answer) is counted
 before the bytes go out, since a client may have them before this thread goes on.
 """
 

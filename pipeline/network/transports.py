@@ -124,13 +124,14 @@ def _finish(response: Any) -> None:
 
 def _answer(url: str, response: Any, start: int, asked: str) -> Answer:
     status, headers = response.status, response.headers
-    match = re.fullmatch(r"bytes (?:(\d{1,19})-\d{1,19}|\*)/(\d{1,19}|\*)", headers.get("Content-Range", ""))
+    # Arrow counts bytes in 64 bits, into which each number of 18 digits fits.
+    match = re.fullmatch(r"bytes (?:(\d{1,18})-\d{1,18}|\*)/(\d{1,18}|\*)", headers.get("Content-Range", ""))
     total = int(match[2]) if match and match[2] != "*" else None
     etag = headers.get("ETag", "")
     validator = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
     digest = _stated_digest(headers)
     if status == 200:
-        length = re.fullmatch(r"[0-9]{1,19}", headers.get("Content-Length", ""))
+        length = re.fullmatch(r"[0-9]{1,18}", headers.get("Content-Length", ""))
         return Answer(0, int(length[0]) if length else None, validator, digest, _pieces(response))
     if status == 206 and match and match[1]:
         if int(match[1]) != start:
@@ -174,7 +175,7 @@ def _failing(why: str) -> Iterator[bytes]:
 
 def _stated_digest(headers: Any) -> tuple[str, bytes] | None:
     """(algorithm, digest) of the whole file: from Repr-Digest (RFC 9530), or the ETag of S3 where it is an MD5."""
-    if match := re.search(r"sha-256=:([A-Za-z0-9+/=]{44}):", headers.get("Repr-Digest", "")):
+    if match := re.search(r"sha-256=:([A-Za-z0-9+/]{43}=):", headers.get("Repr-Digest", "")):
         return "sha256", base64.b64decode(match[1])
     match = re.fullmatch(r'"([0-9a-f]{32})"', headers.get("ETag", ""))
     encrypted = "x-amz-server-side-encryption-aws-kms-key-id" in headers

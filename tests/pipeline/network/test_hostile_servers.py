@@ -213,6 +213,8 @@ def test_more_bytes_than_the_file_has_are_not_written(tmp_path):
         b"HTTP/1.1 503 Busy\r\nRetry-After: " + b"9" * 5000,
         b"HTTP/1.1 503 Busy\r\nRetry-After: 1" + b"0" * 400,
         b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-0/" + b"9" * 5000,
+        b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-0/" + b"9" * 19,
+        b"HTTP/1.1 200 OK\r\nRepr-Digest: sha-256=:" + b"A" + b"=" * 43 + b":",
         b"HTTP/1.1 302 Found\r\nLocation: http://[",
         b"HTTP/1.1 302 Found\r\nLocation: http://" + b"a" * 70 + b".example/",
         b"HTTP/9.9 xx\r\nA",
