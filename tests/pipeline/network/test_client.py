@@ -239,6 +239,8 @@ def test_object_stores_are_read_with_fsspec_and_resume_as_well(tmp_path, monkeyp
     assert (tmp_path / "part").read_bytes() == BODY
     assert client.read("s3://bucket/a.warc.gz", 7, 250_000) == BODY[7:250_000]
     assert Store.failures == 0
+    Store().pipe({"/bucket/a": b"other", "/bucket/a::b*": b"this"})  # for fsspec a chain of two, and a glob
+    assert client.read("s3://bucket/a::b*", 0, 4) == b"this"
     with pytest.raises(FetchError, match="no such file") as caught:
         client.read("s3://bucket/b", 0, 1)
     assert caught.value.status == 404

@@ -198,6 +198,22 @@ def test_what_is_not_there_is_said_at_once_in_a_line(place, url, message):
         assert not list((folder / "cache").glob("lists/*"))
 
 
+def test_a_hub_that_answers_by_and_by_is_left(place):
+    """Its own client waits for each byte, and has no bound for all of them."""
+    server, shell, folder = place
+    commit = server.push("datasets/owner/name", {"a.parquet": BODY})
+    slow = "/api/datasets/owner/name", f"/api/datasets/owner/name/revision/{commit}"
+    server.files |= dict.fromkeys(slow, bytes(20))
+    server.faults = {path: ["slow 0.3"] * 9 for path in slow}
+    less = "import pipeline.network.transports as t; t.HEAD_SECONDS = t.LIST_SECONDS = 0.01\n"
+    pattern = f"hf://datasets/owner/name@{commit}/*.parquet"
+    found = shell("-c", less + LOOK.format(pattern=pattern, cache=f"{folder}/cache"))
+    assert f"{pattern}: no answer within 0 s, 4 times; check the network" in found.err
+    source = {"url": FILE, "output": f"{folder}/out", "cache": f"{folder}/cache"}
+    done = shell("-c", less + FETCH.format(**source))
+    assert f"{FILE}: no answer within 0 s, 9 times; check the network" in done.err
+
+
 def test_a_hub_that_is_away_is_asked_some_times(place):
     server, shell, folder = place
     server.push("datasets/owner/name", {"a.parquet": BODY})
