@@ -31,6 +31,7 @@ T = TypeVar("T")
 RETRIES = 8
 FIRST_WAIT, LONGEST_WAIT = 1.0, 120.0  # seconds; they double, less a random half
 RETRY_AFTER_MAX = 600.0
+NAP = 0.2  # seconds, after which a wait looks whether it is broken off
 PROGRESS = 2**20  # after so many more bytes, a failure counts as the first one again
 UNSTATED_MAX = 2**34  # bytes of a file whose length the server does not say
 SPARE_DISK, ROOM_BYTES = 2**27, 2**26  # bytes left free on the disk, which is looked at after so many more
@@ -45,10 +46,10 @@ class Client:
         self,
         connections: int,
         slots: str | Path | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] | None = None,
         retries: int = RETRIES,
     ) -> None:
-        self.connections, self.sleep, self.retries = connections, sleep, retries
+        self.connections, self.sleep, self.retries = connections, sleep or self._nap, retries
         self.stopped = threading.Event()  # set it to break off all transfers
         self.slots = Path(slots) if slots else None
         if self.slots:
@@ -172,8 +173,17 @@ class Client:
     def _until_stopped(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         for piece in pieces:
             yield piece
-            if self.stopped.is_set():
-                raise FetchError("broken off")
+            self._check_stopped()
+
+    def _check_stopped(self) -> None:
+        if self.stopped.is_set():
+            raise FetchError("broken off")
+
+    def _nap(self, seconds: float) -> None:
+        """Sleep, unless all transfers are broken off meanwhile."""
+        while seconds > 0 and not self.stopped.is_set():
+            time.sleep(min(NAP, seconds))
+            seconds -= NAP
 
     @contextlib.contextmanager
     def _keep(self, gained: Callable[[], int]) -> Iterator[None]:
@@ -188,8 +198,7 @@ class Client:
         """Try until it succeeds, or has failed `retries` times without progress, with waits between the tries."""
         failures = 0
         while True:
-            if self.stopped.is_set():
-                raise FetchError("broken off")
+            self._check_stopped()
             try:
                 return attempt()
             except Interrupted as error:
@@ -216,6 +225,7 @@ class Client:
                     return
                 finally:
                     os.close(lock)
+            self._check_stopped()
             time.sleep(0.05)
 
     def _write(self, file: BinaryIO, path: Path, url: str, answer: Answer) -> None:

@@ -14,6 +14,7 @@ from server import serving
 from pipeline.network import client as client_module
 from pipeline.network import connections
 from pipeline.network.client import Client
+from pipeline.network.threads import map_in_threads, stream_in_threads
 from pipeline.network.transports import FetchError
 from pipeline.network.urls import file_name, redirected, source_name, url_problem
 
@@ -207,6 +208,17 @@ def test_all_clients_that_share_a_folder_share_its_connections(server, tmp_path)
         thread.join()
     assert server.most_open <= 2
     assert len(server.requests) == 15
+
+
+@pytest.mark.parametrize("in_threads", [map_in_threads, stream_in_threads])
+def test_an_error_does_not_wait_for_those_that_still_try(server, in_threads):
+    server.files |= {"/first": b"", "/second": b""}
+    server.faults = {"/first": ["status 503 Retry-After: 30"] * 9, "/second": ["status 403"]}
+    client, more = Client(2), ("title", "files") if in_threads is map_in_threads else ()
+    paths = ["/first", "/second"]
+    with pytest.raises(FetchError, match="/second: HTTP 403"):
+        list(in_threads(client, lambda path: client.read_whole(server.url + path, 9), paths, *more))
+    assert len([path for path, _ in server.requests if path == "/first"]) <= 1
 
 
 def test_object_stores_are_read_with_fsspec_and_resume_as_well(tmp_path, monkeypatch):

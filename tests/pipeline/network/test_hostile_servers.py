@@ -353,7 +353,7 @@ def test_a_refused_password_is_not_printed(url, capsys, tmp_path, caplog):
 
 def test_what_a_server_says_does_not_steer_the_terminal(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(client_module, "RETRIES", 0)
-    monkeypatch.setattr(Client.__init__, "__defaults__", (None, time.sleep, 0))
+    monkeypatch.setattr(Client.__init__, "__defaults__", (None, None, 0))
     answers = [
         b"HTTP/1.1 503 \x1b[2J\x1b]0;owned\x07 busy\r\n\r\n",
         "HTTP/1.1 302 Found\r\nLocation: ftp://x/\x1b[31m\u202e\x9b2J\r\n\r\n".encode("utf-8"),
