@@ -94,11 +94,17 @@ def _take(folder: Path) -> tuple[Path, int] | None:
     if lock is None:
         return None
     for left in folder.iterdir():
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left)
-        elif left.name != LOCK:
-            left.unlink()
+        if left.name != LOCK:
+            remove(left)
     return folder, lock
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 @contextlib.contextmanager

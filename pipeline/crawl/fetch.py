@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.common.files import link_or_copy, naming_full_disk
-from pipeline.common.locks import locked, resumed_folder
+from pipeline.common.locks import locked, remove, resumed_folder
 from pipeline.crawl.origins import finish_folder
 from pipeline.network.client import Client
 from pipeline.network.threads import map_in_threads
@@ -39,7 +39,7 @@ def fetch_files(sources: list[str], output: str, cache: str, cache_gb: int, conn
     with resumed_folder(output) as folder:
         names = {source: f"{digest(source)[:SHORT]}-{file_name(source)}" for source in sources}
         for stray in {path.name for path in folder.iterdir()} - set(names.values()):
-            (folder / stray).unlink()
+            remove(folder / stray)  # a folder, where a run was killed while it copied from another disk
 
         def fetch(source: str) -> FetchError | None:
             # The cache has all of the hash and nothing else, so that what lies there is of this very URL.

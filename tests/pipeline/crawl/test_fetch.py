@@ -347,6 +347,7 @@ def test_a_cache_on_another_disk_is_copied_from(server, tmp_path, monkeypatch):
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", no_link)
+    (tmp_path / "a.part/a/x.warc.gz.part").mkdir(parents=True)  # a run was killed while it copied
     first = contents(fetch(tmp_path, urls(server, 2), name="a"))
     assert contents(fetch(tmp_path, urls(server, 2), name="b")) == first
     assert len(server.requests) == 2
