@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import groupby, pairwise
 from operator import itemgetter
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ import pyarrow as pa
 from pipeline.common.arrow import read_schema
 from pipeline.common.engine import map_items
 from pipeline.common.errors import StageError
-from pipeline.common.files import arrow_rows, read_arrow
+from pipeline.common.files import arrow_rows, inside, read_arrow
 from pipeline.common.ledger import Ledger, merge
 from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.extract.html import plain_text, read_charset_column
@@ -42,6 +43,7 @@ def rebuild(recipe: str, warcs: list[str], output: str, ledger: str, workers: in
     A shard that is there with the right checksum is kept. Raises StageError where the recipe is damaged, and,
     after all is written, where a document or a shard is not that of the recipe; the ledger has the reasons.
     """
+    _check_place(recipe, ledger)
     made = read_recipe(recipe)
     here = code_version()["versions"]
     others = [name for name, version in made.versions.items() if version != here.get(name)]
@@ -64,6 +66,13 @@ def rebuild(recipe: str, warcs: list[str], output: str, ledger: str, workers: in
         )
 
 
+def _check_place(recipe: str, path: str) -> None:
+    """Raises StageError where a file to write is in the recipe, behind a link out of it, as others may make."""
+    name = os.path.relpath(path, recipe)
+    if PurePath(name).parts[:1] != ("..",):
+        inside(recipe, name)
+
+
 def _rebuild_batch(
     recipe: Recipe, files: dict[str, list[str]], output: str, shards: list[str]
 ) -> tuple[dict[str, Any], list[str]]:
@@ -73,6 +82,8 @@ def _rebuild_batch(
     """
     check_shards(recipe, shards)
     book = Ledger("rebuild")
+    for shard in shards:
+        _check_place(recipe.folder, f"{output}/{shard}")
     left = [shard for shard in shards if not _is_right(Path(output, shard), recipe.sums[shard])]
     for shard in set(shards).difference(left):
         for row in _rows(recipe.folder, shard):
