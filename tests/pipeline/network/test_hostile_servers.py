@@ -242,8 +242,10 @@ def test_what_is_private():
     for address in ("8.8.8.8", "172.32.0.1", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8"):
         assert not is_private(address), address
         assert not has_no_files(address), address
-    for address in ("169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "0.0.0.0", "::", "224.0.0.1"):  # noqa: S104
+    clouds = ("100.100.100.200", "192.0.0.192", "168.63.129.16", "::ffff:168.63.129.16", "fd00:ec2::254")
+    for address in ("169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "0.0.0.0", "::", "224.0.0.1", *clouds):  # noqa: S104
         assert has_no_files(address), address
+        assert is_private(address), address
 
 
 @pytest.fixture
