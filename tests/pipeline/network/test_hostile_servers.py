@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from server import answering, serving
@@ -28,9 +29,13 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
     monkeypatch.setattr(client_module, "FIRST_WAIT", 0.0)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """For servers that are to be given up: on a loaded machine any server may be as slow."""
     monkeypatch.setattr(connections, "SLOW_SECONDS", 0.2)
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
-    monkeypatch.setattr(transports, "HEAD_SECONDS", 0.2)
 
 
 def drip(connection: socket.socket, head: bytes, each: bytes) -> None:
@@ -65,13 +70,16 @@ def flood(connection: socket.socket, head: bytes, each: bytes) -> None:
     ],
     ids=["body", "no length", "chunks", "size", "head", "status", "silent", "mute", "continue", "trailers"],
 )
+@pytest.mark.usefixtures("impatient")
 def test_no_server_holds_the_client_for_long(how, head, each):
     given_up = pytest.raises(FetchError, match=r"only \d+ bytes of the body in 0 s, 2 times")
     with answering(lambda connection, path: how(connection, head, each)) as url, given_up:
         Client(1, retries=1).read_whole(f"{url}/x", 10**6)
 
 
-def test_redirects_that_take_their_time_are_not_waited_for():
+def test_redirects_that_take_their_time_are_not_waited_for(monkeypatch):
+    monkeypatch.setattr(transports, "HEAD_SECONDS", 0.2)
+
     def answer(connection, path):
         time.sleep(0.11)
         connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: /y\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
@@ -91,10 +99,12 @@ def test_a_slow_body_that_is_fast_enough_comes_whole(monkeypatch):
             time.sleep(0.02)
 
     with answering(answer) as url:
-        assert Client(1, retries=0).read_whole(f"{url}/x", 10**6) == b"x" * 6000
+        assert Client(1).read_whole(f"{url}/x", 10**6) == b"x" * 6000
 
 
-def test_a_reader_that_takes_its_time_is_not_the_servers_fault(monkeypatch, tmp_path):
+def test_a_reader_that_takes_its_time_is_not_the_servers_fault(monkeypatch):
+    seconds = 0.0  # which pass for the reader alone
+    monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=lambda: seconds))
     monkeypatch.setattr(connections, "SLOW_SECONDS", 0.05)
     with serving() as server:
         server.files["/x"] = bytes(2**20)
@@ -102,7 +112,7 @@ def test_a_reader_that_takes_its_time_is_not_the_servers_fault(monkeypatch, tmp_
             size = 0
             for piece in answer.pieces:
                 size += len(piece)
-                time.sleep(0.02)
+                seconds += 0.1
     assert size == 2**20
 
 
@@ -265,13 +275,11 @@ def inside():
 )
 def test_a_redirect_into_this_network_is_refused_at_once(inside, host):
     port = inside.server_address[1]
-    begin = time.monotonic()
     with serving() as server:
         server.faults["/x"] = [f"redirect http://{host}:{port}/secret"]
         with pytest.raises(FetchError, match=r"/x: redirects to .*which is not public"):
-            Client(1).read_whole(f"{server.url}/x", 1000)
+            Client(1, sleep=lambda _: pytest.fail("tried again")).read_whole(f"{server.url}/x", 1000)
     assert not inside.requests
-    assert time.monotonic() - begin < 2
 
 
 def test_a_redirect_to_the_host_that_was_asked_is_followed_whatever_its_port(inside):
