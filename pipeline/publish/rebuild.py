@@ -25,6 +25,7 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import arrow_rows, inside, read_arrow
 from pipeline.common.ledger import Ledger, merge
 from pipeline.common.schemas import SHARD_SCHEMA
+from pipeline.crawl.origins import input_files
 from pipeline.extract.html import plain_text, read_charset_column
 from pipeline.extract.sandbox import Extraction, Extractor
 from pipeline.publish.publish import RECIPE_SCHEMA, code_version, sha256, text_hash
@@ -50,8 +51,8 @@ def rebuild(recipe: str, warcs: list[str], output: str, ledger: str, workers: in
     if differing := [f"{name} {made.versions[name]}, here {here.get(name)}" for name in others]:
         logging.warning("the recipe was made with %s; texts may differ", "; ".join(differing))
     files: dict[str, list[str]] = defaultdict(list)
-    for warc in warcs:
-        files[Path(warc).name].append(warc)
+    for file in input_files(warcs)[0]:
+        files[_name(file.source)].append(file.path)
     rebuild_one = functools.partial(_rebuild_batch, made, dict(files), output)
     results = map_items(rebuild_one, made.batches, workers, scheduler, "rebuild", "batches")
     book = merge("rebuild", (data for data, _ in results))
@@ -97,8 +98,17 @@ def _rebuild_batch(
         extractor = Extractor(PAGE_SECONDS)
         stack.callback(extractor.stop)
         for name, rows in _by_archive(recipe.folder, left):
-            _rebuild_rows(files.get(name, []), rows, write, extractor, book)
+            _rebuild_rows(files.get(_name(name), []), rows, write, extractor, book)
     return book.data(), [shard for shard in left if not _is_right(Path(output, shard), recipe.sums[shard])]
+
+
+def _name(source: str) -> str:
+    """The name of an archive, of its file here, CommonCrawl's path or its URL.
+
+    >>> _name("crawl-data/CC-MAIN-2026-30/a.warc.gz"), _name("https://data.example/a.warc.gz?Signature=***")
+    ('a.warc.gz', 'a.warc.gz')
+    """
+    return PurePath(source.partition("?")[0]).name
 
 
 def _is_right(path: Path, digest: str) -> bool:

@@ -220,7 +220,7 @@ def test_paragraphs_that_the_page_does_not_have_are_no_text(places, recipe, agai
     [
         ({"offset": -1}, "missing_record"),
         ({"offset": 2**63 - 1}, "missing_record"),
-        ({"warc": "../../a.warc.gz"}, "missing_archive"),
+        ({"warc": "../../b.warc.gz"}, "missing_archive"),
         ({"warc": ""}, "missing_archive"),
         ({"digest": "x"}, "digest_differs"),
         ({"charset": "zlib_codec (http)"}, "extractor_error"),
@@ -234,6 +234,14 @@ def test_rows_that_fit_no_record_are_counted(values, reason, recipe, again):
     new_rows(recipe, lambda row: values)
     with pytest.raises(StageError, match=rf"20 documents could not be made again \({reason} 20\)"):
         again()
+
+
+@pytest.mark.parametrize("source", ["crawl-data/CC-MAIN-2026-30/a.warc.gz", "https://h.example/a.warc.gz?Key=***"])
+def test_an_archive_is_found_by_its_name_wherever_it_came_from(source, recipe, again, tmp_path):
+    new_rows(recipe, lambda row: {"warc": source})
+    with pytest.raises(StageError, match="0 documents could not be made again"):  # but the checksum is another
+        again()
+    assert read_json(tmp_path / "ledger.json")["kept"]["documents"] == 20
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPE_SCHEMA.names if name not in ("date", "quality_score")])
