@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from pipeline.common.locks import hold
-from pipeline.common.shown import shown
+from pipeline.common.shown import shown, unrepeated
 from pipeline.network.connections import make_pools
 from pipeline.network.transports import Answer, FetchError, Interrupted, find_fsspec, open_fsspec, open_http
 from pipeline.network.urls import url_problem
@@ -196,16 +196,19 @@ class Client:
 
     def _persist(self, url: str, attempt: Callable[[], T]) -> T:
         """Try until it succeeds, or has failed `retries` times without progress, with waits between the tries."""
-        failures = 0
+        failures, begin = 0, f"{shown(url)}: "
         while True:
             self._check_stopped()
             try:
                 return attempt()
+            except FetchError as error:
+                known = begin if str(error).startswith(begin) else ""
+                raise FetchError(known + unrepeated(str(error)[len(known) :], url), error.status) from None
             except Interrupted as error:
                 failures = 1 if error.gained >= PROGRESS else failures + 1
                 if failures > self.retries:
                     cure = "check the network, or crawl.connections (fewer), and run again: it goes on from here"
-                    raise FetchError(f"{shown(url)}: {error}, {failures} times; {cure}") from None
+                    raise FetchError(f"{begin}{unrepeated(str(error), url)}, {failures} times; {cure}") from None
                 backoff = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (failures - 1)) * random.uniform(0.5, 1)
                 self.sleep(max(backoff, min(error.wait, RETRY_AFTER_MAX)))
 

@@ -351,6 +351,27 @@ def test_no_error_tells_the_signature_of_a_url(fault, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 503 no server for /x?sig=0f1e2d3c4b5a\r\n\r\n",
+        b"no server for /x?sig=0f1e2d3c4b5a\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: /login/0f1e2d3c4b5a\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://10.0.0.1/0f1e2d3c4b5a\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: ftp://h/a%20word0f1e2d3c4b5a\r\n\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n0f1e2d3c4b5a?\r\n",
+    ],
+)
+def test_what_a_server_repeats_of_a_url_is_not_told(answer):
+    with (
+        answering(lambda connection, path: connection.sendall(answer)) as url,
+        pytest.raises(FetchError) as caught,
+    ):
+        Client(1, retries=1, sleep=lambda _: None).read_whole(f"{url}/x?sig=0f1e2d3c4b5a&word=a%20word&n=1", 9)
+    assert "0f1e2d3c" not in str(caught.value)
+    assert "a%20word" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "url", ["https://me:hunter2@h/x", "https://me:hun/ter2@h/x", "https://me:hunter2 @h/x?a=hunter2"]
 )
 def test_a_refused_password_is_not_printed(url, capsys, tmp_path, caplog):
