@@ -72,16 +72,16 @@ def only_file(folder: Path) -> bytes:
 
 def test_a_glob_is_looked_up_once_and_its_commit_goes_to_the_pages(place):
     server, shell, folder = place
-    files = {f"fr/{i}.parquet": parquet(3 * i) for i in range(5)}
+    files = {f"fr/{i} &.parquet": parquet(3 * i) for i in range(5)}
     commit = server.push(
         "datasets/owner/name", files | {"fr/deep/x.parquet": b"", "fr/y.csv": b"", "README.md": b""}
     )
-    found = look(shell, folder, "hf://datasets/owner/name/fr/*.parquet").out.split()
-    assert found == [f"hf://datasets/owner/name@{commit}/fr/{i}.parquet" for i in range(5)]
+    found = look(shell, folder, "hf://datasets/owner/name/fr/*.parquet").out.splitlines()
+    assert found == [f"hf://datasets/owner/name@{commit}/fr/{i} &.parquet" for i in range(5)]
 
     server.push("datasets/owner/name", {"fr/new.parquet": b"new", "fr/0.parquet": b"other"})
     server.requests.clear()
-    assert look(shell, folder, "hf://datasets/owner/name/fr/*.parquet").out.split() == found
+    assert look(shell, folder, "hf://datasets/owner/name/fr/*.parquet").out.splitlines() == found
     assert not server.requests
 
     where = ["--output", f"{folder}/out", "--cache", f"{folder}/cache"]
