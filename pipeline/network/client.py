@@ -134,7 +134,8 @@ class Client:
             validator = known.read_text(encoding="utf-8") if known.exists() else ""
             have = path.stat().st_size if validator else 0
             with self._open(url, have, None, validator) as answer, open(path, "rb+", opener=_no_link) as file:
-                if answer.start != have or (have and answer.validator != validator):
+                same = answer.validator == validator and answer.total is not None  # or where would it end?
+                if answer.start != have or (have and not same):
                     known.unlink(missing_ok=True)
                     file.truncate(0)
                     if answer.start:

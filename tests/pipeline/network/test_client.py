@@ -9,7 +9,7 @@ import threading
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from server import serving
+from server import answering, serving
 
 from pipeline.network import client as client_module
 from pipeline.network import connections
@@ -86,6 +86,17 @@ def test_a_dropped_transfer_goes_on_where_it_stopped_in_this_process_and_in_the_
     assert path.read_bytes() == BODY
     assert [asked for _, asked in server.requests] == ["", *["bytes=200000-"] * 2]
     assert server.sent == len(BODY) + 2  # and the "no" of the 404
+
+
+def test_the_rest_of_a_file_whose_length_is_not_told_is_not_taken_for_all_of_it(tmp_path):
+    answers = iter([
+        b"HTTP/1.1 200 OK\r\nETag: \"1\"\r\nContent-Length: 6\r\n\r\nabc",
+        b"HTTP/1.1 206 Part\r\nETag: \"1\"\r\nContent-Range: bytes 3-3/*\r\nContent-Length: 1\r\n\r\nd",
+        b"HTTP/1.1 200 OK\r\nETag: \"1\"\r\nContent-Length: 6\r\n\r\nabcdef",
+    ])  # fmt: skip
+    with answering(lambda connection, _: connection.sendall(next(answers))) as url:
+        Client(1, sleep=lambda _: None).download(f"{url}/x", tmp_path / "part")
+    assert (tmp_path / "part").read_bytes() == b"abcdef"
 
 
 @pytest.mark.parametrize("name", ["part", "part.json"])
