@@ -277,7 +277,7 @@ STAGES = (
             File("recipe", "folder of the recipe (publish --recipe)"),
             File(
                 "warcs",
-                "the archives, found by their names; those that no document is from are not read",
+                "archives, or folders of them (fetch), by their names; others than the recipe's are not read",
                 many=True,
             ),
             File("output", "folder for the shards"),

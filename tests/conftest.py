@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
+import hypothesis
 import pytest
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
+
+# On a loaded machine any example may be slow.
+hypothesis.settings.register_profile("any speed", deadline=None)
+hypothesis.settings.load_profile("any speed")
 
 ROOT = Path(__file__).resolve().parent.parent
 FETCHING = frozenset(("language_id",))  # fixtures that need a downloaded package

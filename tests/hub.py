@@ -60,12 +60,12 @@ class Hub(CrawlServer):
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
-        """Meanwhile nobody answers at its address."""
+        """Meanwhile nobody answers at its address, which stays its own."""
         self.shutdown()
         self.socket.close()
-        yield
         self.socket = socket.socket()
         self.server_bind()
+        yield
         self.server_activate()
         self.start()
 

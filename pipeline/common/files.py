@@ -128,13 +128,18 @@ def write_json(path: str | Path, data: Any) -> None:
 def read_json(path: str | Path, cure: str = "make the file again") -> Any:
     """The data of a JSON file. Raises StageError where it is none, or longer than JSON_BYTES; OSError."""
     try:
-        with Path(path).open("rb") as file:
-            text = file.read(JSON_BYTES + 1)
-        if len(text) > JSON_BYTES:
-            raise StageError(f"{path}: more than {JSON_BYTES // 2**20} MiB of JSON; {cure}")
-        return json.loads(text)
+        return json.loads(read_small(path, cure))
     except (ValueError, RecursionError) as error:
         raise StageError(f"{path}: damaged JSON ({error}); {cure}") from None
+
+
+def read_small(path: str | Path, cure: str) -> bytes:
+    """The bytes of a file. Raises StageError where they are more than JSON_BYTES; OSError."""
+    with Path(path).open("rb") as file:
+        content = file.read(JSON_BYTES + 1)
+    if len(content) > JSON_BYTES:
+        raise StageError(f"{path}: more than {JSON_BYTES // 2**20} MiB; {cure}")
+    return content
 
 
 def inside(folder: str | Path, name: object) -> Path:

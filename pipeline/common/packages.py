@@ -40,6 +40,7 @@ NAMES = {
 }
 # What an archive may unpack to; the largest file of a package named here has 95 MB.
 FILES, FILE_BYTES, ALL_BYTES = 200_000, 2**30, 2**32
+SECONDS = 1800.0  # that a client may take
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def _apt_lists(folder: Path) -> list[str]:
 
 def _run(command: list[str], what: str, folder: Path) -> None:
     with _naming_client(command, what):
-        done = subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=1800)
+        done = subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=SECONDS)
     if done.returncode:
         last = (done.stderr.decode(errors="replace").strip() or "it said nothing").splitlines()[-1]
         raise StageError(f"cannot {what}: {command[0]} failed: {last}; check the network")
@@ -211,8 +212,10 @@ def _run(command: list[str], what: str, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _naming_client(command: list[str], what: str) -> Iterator[None]:
-    """Inside it, a client that is not there is an error that says so."""
+    """Inside it, a client that is not there, or does not end, is an error that says so."""
     try:
         yield
     except FileNotFoundError:
         raise StageError(f"cannot {what}: {command[0]} is not installed; install it") from None
+    except subprocess.TimeoutExpired:
+        raise StageError(f"cannot {what}: {command[0]} took more than {SECONDS:g} s; check the network") from None

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import unquote
 
 HIDDEN = "***"
 LINE_CHARS = 4000
+SECRET_CHARS = 8  # which a value has at least that is taken for one wherever it stands
 # In a text, an address goes on up to white space, quotes or brackets, and ends in no punctuation. It may have
 # apostrophes (RFC 3986), as in `filename*=UTF-8''a.gz`. A scheme is short, so that a long word takes linear time.
 ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]{0,29}://(?:[^\s"'<>]|'+(?=[\w%&=]))*(?<![:;,.)\]])""")
@@ -44,6 +46,19 @@ def shown(address: str) -> str:
 def _without_values(query: str) -> str:
     parts = [part.partition("=") for part in re.split("[&;]", query)]
     return "&".join(f"{name}={HIDDEN}" if sign else name and HIDDEN for name, sign, _ in parts)
+
+
+def unrepeated(text: str, address: str) -> str:
+    """What somebody said of an address, without the values in its query.
+
+    >>> unrepeated("HTTP 503 no server for /a?sig=0f1e2d3c", "https://data.example/a?sig=0f1e2d3c&n=1")
+    'HTTP 503 no server for /a?sig=***'
+    """
+    for part in re.split("[&;#]", address.partition("?")[2]):
+        value = part.partition("=")[2] or part
+        for form in (value, unquote(value)):
+            text = text.replace(form, HIDDEN) if len(form) >= SECRET_CHARS else text
+    return text
 
 
 def without_secrets(text: str) -> str:

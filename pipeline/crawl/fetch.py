@@ -39,7 +39,7 @@ def fetch_files(sources: list[str], output: str, cache: str, cache_gb: int, conn
     with resumed_folder(output) as folder:
         names = {source: f"{digest(source)[:SHORT]}-{file_name(source)}" for source in sources}
         for stray in {path.name for path in folder.iterdir()} - set(names.values()):
-            delete(folder / stray)
+            delete(folder / stray)  # a folder, where a run was killed while it copied from another disk
 
         def fetch(source: str) -> FetchError | None:
             # The cache has all of the hash and nothing else, so that what lies there is of this very URL.

@@ -187,7 +187,7 @@ def _matches(options: Index, client: Client, path: str) -> pa.Table:
             table = pa.concat_tables([_compact(empty), *parts])
     except MemoryError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name that is not UTF-8
         what = f"{shown(path)}: not a Parquet file of the index, or a damaged one"
         raise StageError(f"{what}: {one_line(error)}") from None
     return first_records(table, options.limit, options.seed)

@@ -135,6 +135,9 @@ def read_folder(folder: str | Path) -> tuple[list[dict[str, Any]], list[dict[str
         for name in filter(None, (entry["file"], entry.get("origins"))):
             if inside(folder, name).name != name:
                 raise StageError(f"{path}: {name!r:.200} is in another folder; {cure}")
+    names = [entry["file"] for entry in listed["files"]]
+    if len(set(names)) < len(names):
+        raise StageError(f"{path}: names a file twice, whose pages would count twice; {cure}")
     return listed["files"], listed["failed"]
 
 
@@ -146,9 +149,16 @@ def write_origins(path: Path, origins: Iterable[tuple[int, str, int]]) -> None:
 
 
 def read_origins(path: str | Path) -> dict[int, tuple[str, int]]:
-    """For each record, by its offset in our file, (the crawl's file that it comes from, its offset there)."""
+    """For each record, by its offset in our file, (the crawl's file that it comes from, its offset there).
+
+    Raises StageError where one is missing, and as `read_arrow` does.
+    """
     origins: dict[int, tuple[str, int]] = {}
     for batch in read_arrow(path, ORIGIN_SCHEMA):
-        offsets, warcs, places = (column.to_pylist() for column in batch.columns)
-        origins.update(zip(offsets, zip(warcs, places, strict=True), strict=True))
+        offsets, warcs, places = batch.columns
+        if offsets.null_count or places.null_count or warcs.indices.null_count or warcs.dictionary.null_count:
+            raise StageError(f"{path}: a record without its origin; fetch its folder again")
+        names = warcs.dictionary.to_pylist()  # each once in memory, however many records have it
+        of_records = (names[code] for code in warcs.indices.to_pylist())
+        origins.update(zip(offsets.to_pylist(), zip(of_records, places.to_pylist(), strict=True), strict=True))
     return origins

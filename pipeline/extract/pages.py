@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 FIELD_MAX = 2**16  # bytes in UTF-8
-BOUNDED = ("url", "record_id", "digest")
+BOUNDED = ("url", "record_id", "digest", "warc")
 UNFIT = tuple(f"{name}_too_long" for name in BOUNDED)
 # 64 bits of nanoseconds, in which some readers of shards count, reach from 1677 to 2262.
 YEARS = range(1678, 2262)
@@ -19,7 +19,7 @@ YEARS = range(1678, 2262)
 def fit_page(page: dict[str, Any]) -> dict[str, Any] | str:
     """A row of PAGE_SCHEMA from values as they were read, its date as text; or the reason, one of UNFIT.
 
-    >>> row = {"url": "https://a.example/\\ud800", "date": "2026-01-01", "record_id": "", "digest": ""}
+    >>> row = {"url": "https://a.example/\\ud800", "date": "2026-01-01", "record_id": "", "digest": "", "warc": ""}
     >>> fit_page(row)["url"]
     'https://a.example/?'
     >>> fit_page(row | {"url": "https://a.example/" + "x" * 100_000})

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from pipeline.common.locks import hold
-from pipeline.common.shown import shown
+from pipeline.common.shown import shown, unrepeated
 from pipeline.network.connections import make_pools
 from pipeline.network.transports import Answer, FetchError, Interrupted, find_fsspec, open_fsspec, open_http
 from pipeline.network.urls import url_problem
@@ -31,6 +31,7 @@ T = TypeVar("T")
 RETRIES = 8
 FIRST_WAIT, LONGEST_WAIT = 1.0, 120.0  # seconds; they double, less a random half
 RETRY_AFTER_MAX = 600.0
+NAP = 0.2  # seconds, after which a wait looks whether it is broken off
 PROGRESS = 2**20  # after so many more bytes, a failure counts as the first one again
 UNSTATED_MAX = 2**34  # bytes of a file whose length the server does not say
 SPARE_DISK, ROOM_BYTES = 2**27, 2**26  # bytes left free on the disk, which is looked at after so many more
@@ -45,10 +46,10 @@ class Client:
         self,
         connections: int,
         slots: str | Path | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] | None = None,
         retries: int = RETRIES,
     ) -> None:
-        self.connections, self.sleep, self.retries = connections, sleep, retries
+        self.connections, self.sleep, self.retries = connections, sleep or self._nap, retries
         self.stopped = threading.Event()  # set it to break off all transfers
         self.slots = Path(slots) if slots else None
         if self.slots:
@@ -133,7 +134,8 @@ class Client:
             validator = known.read_text(encoding="utf-8") if known.exists() else ""
             have = path.stat().st_size if validator else 0
             with self._open(url, have, None, validator) as answer, open(path, "rb+", opener=_no_link) as file:
-                if answer.start != have or (have and answer.validator != validator):
+                same = answer.validator == validator and answer.total is not None  # or where would it end?
+                if answer.start != have or (have and not same):
                     known.unlink(missing_ok=True)
                     file.truncate(0)
                     if answer.start:
@@ -172,8 +174,17 @@ class Client:
     def _until_stopped(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         for piece in pieces:
             yield piece
-            if self.stopped.is_set():
-                raise FetchError("broken off")
+            self._check_stopped()
+
+    def _check_stopped(self) -> None:
+        if self.stopped.is_set():
+            raise FetchError("broken off")
+
+    def _nap(self, seconds: float) -> None:
+        """Sleep, unless all transfers are broken off meanwhile."""
+        while seconds > 0 and not self.stopped.is_set():
+            time.sleep(min(NAP, seconds))
+            seconds -= NAP
 
     @contextlib.contextmanager
     def _keep(self, gained: Callable[[], int]) -> Iterator[None]:
@@ -186,17 +197,19 @@ class Client:
 
     def _persist(self, url: str, attempt: Callable[[], T]) -> T:
         """Try until it succeeds, or has failed `retries` times without progress, with waits between the tries."""
-        failures = 0
+        failures, begin = 0, f"{shown(url)}: "
         while True:
-            if self.stopped.is_set():
-                raise FetchError("broken off")
+            self._check_stopped()
             try:
                 return attempt()
+            except FetchError as error:
+                known = begin if str(error).startswith(begin) else ""
+                raise FetchError(known + unrepeated(str(error)[len(known) :], url), error.status) from None
             except Interrupted as error:
                 failures = 1 if error.gained >= PROGRESS else failures + 1
                 if failures > self.retries:
                     cure = "check the network, or crawl.connections (fewer), and run again: it goes on from here"
-                    raise FetchError(f"{shown(url)}: {error}, {failures} times; {cure}") from None
+                    raise FetchError(f"{begin}{unrepeated(str(error), url)}, {failures} times; {cure}") from None
                 backoff = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (failures - 1)) * random.uniform(0.5, 1)
                 self.sleep(max(backoff, min(error.wait, RETRY_AFTER_MAX)))
 
@@ -216,6 +229,7 @@ class Client:
                     return
                 finally:
                     os.close(lock)
+            self._check_stopped()
             time.sleep(0.05)
 
     def _write(self, file: BinaryIO, path: Path, url: str, answer: Answer) -> None:

@@ -21,6 +21,8 @@ HEAD_SECONDS = 60.0  # until an answer has begun
 SLOW_SECONDS, SLOW_RATE = 60.0, 1000  # a body with fewer bytes a second for so long is given up
 ADDRESSES = 4  # of a host that are tried: each may take all of the time to connect
 UNICAST = ipaddress.IPv6Network("2000::/3")  # RFC 4291: what is public of IPv6
+# Where clouds keep keys, beside link-local addresses: Alibaba, Oracle, Azure, and AWS and Google by IPv6.
+METADATA = ("100.100.100.200", "192.0.0.192", "168.63.129.16", "fd00:ec2::254", "fd20:ce::254")
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: IPv4 behind a translator
 
 
@@ -55,23 +57,23 @@ def _guarded(pool: type, connection: type, private: bool) -> Any:
 
 
 def is_private(address: str) -> bool:
-    """Whether an IP address is none of the public internet, by the registries of IANA.
+    """Whether an IP address is none of the public internet, by the registries of IANA, or has no files.
 
     >>> is_private("10.0.0.1"), is_private("::ffff:127.0.0.1"), is_private("100.64.0.1"), is_private("9.9.9.9")
     (True, True, True, False)
     """
     ip = _plain(address)
-    return not ip.is_global or (ip not in UNICAST if ip.version == 6 else ip.is_multicast)
+    return has_no_files(address) or not ip.is_global or (ip.version == 6 and ip not in UNICAST)
 
 
 def has_no_files(address: str) -> bool:
-    """Whether an IP address is link-local, where clouds keep metadata and keys, or of no single machine.
+    """Whether an IP address is one where clouds keep metadata and keys, or of no single machine.
 
     >>> has_no_files("169.254.169.254"), has_no_files("10.0.0.1")
     (True, False)
     """
     ip = _plain(address)
-    return ip.is_link_local or ip.is_multicast or ip.is_unspecified
+    return ip.is_link_local or ip.is_multicast or ip.is_unspecified or str(ip) in METADATA
 
 
 def _plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

@@ -124,13 +124,14 @@ def _finish(response: Any) -> None:
 
 def _answer(url: str, response: Any, start: int, asked: str) -> Answer:
     status, headers = response.status, response.headers
-    match = re.fullmatch(r"bytes (?:(\d{1,19})-\d{1,19}|\*)/(\d{1,19}|\*)", headers.get("Content-Range", ""))
+    # Arrow counts bytes in 64 bits, into which each number of 18 digits fits.
+    match = re.fullmatch(r"bytes (?:(\d{1,18})-\d{1,18}|\*)/(\d{1,18}|\*)", headers.get("Content-Range", ""))
     total = int(match[2]) if match and match[2] != "*" else None
     etag = headers.get("ETag", "")
     validator = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
     digest = _stated_digest(headers)
     if status == 200:
-        length = re.fullmatch(r"[0-9]{1,19}", headers.get("Content-Length", ""))
+        length = re.fullmatch(r"[0-9]{1,18}", headers.get("Content-Length", ""))
         return Answer(0, int(length[0]) if length else None, validator, digest, _pieces(response))
     if status == 206 and match and match[1]:
         if int(match[1]) != start:
@@ -174,7 +175,7 @@ def _failing(why: str) -> Iterator[bytes]:
 
 def _stated_digest(headers: Any) -> tuple[str, bytes] | None:
     """(algorithm, digest) of the whole file: from Repr-Digest (RFC 9530), or the ETag of S3 where it is an MD5."""
-    if match := re.search(r"sha-256=:([A-Za-z0-9+/=]{44}):", headers.get("Repr-Digest", "")):
+    if match := re.search(r"sha-256=:([A-Za-z0-9+/]{43}=):", headers.get("Repr-Digest", "")):
         return "sha256", base64.b64decode(match[1])
     match = re.fullmatch(r'"([0-9a-f]{32})"', headers.get("ETag", ""))
     encrypted = "x-amz-server-side-encryption-aws-kms-key-id" in headers
@@ -187,14 +188,18 @@ def _stated_digest(headers: Any) -> tuple[str, bytes] | None:
 def open_fsspec(_: Any, url: str, start: int, stop: int | None, validator: str) -> Iterator[Answer]:
     """The same as `open_http` for s3:// and hf://; the first argument is there to be called alike."""
     with _file_system(url) as (system, path):
-        system.invalidate_cache(path)  # its lists of folders hide that the file has changed
-        info = _in_time(HEAD_SECONDS, lambda: system.info(path))
+        info = _in_time(HEAD_SECONDS, lambda: _info(system, path))
         total = int(info["size"])
         now = str(info.get("ETag") or info.get("blob_id") or f"{total} {info.get('LastModified', '')}")
         digest = ("sha256", bytes.fromhex(info["lfs"].sha256)) if info.get("lfs") else None
     begin = start if not validator or validator == now else 0
     end = total if stop is None else min(stop, total)
     yield Answer(begin, total, now, digest, _blocks(url, begin, end))
+
+
+def _info(system: Any, path: str) -> dict[str, Any]:
+    system.invalidate_cache(path)  # its lists of folders hide that the file has changed
+    return dict(system.info(path))
 
 
 def _blocks(url: str, begin: int, end: int) -> Iterator[bytes]:
@@ -236,10 +241,13 @@ def find_fsspec(pattern: str) -> list[str]:
 
     Raises FetchError or Interrupted.
     """
+
+    def find() -> dict[str, Any]:
+        place = _at_commit(system.resolve_path(path)) if pattern.startswith("hf://") else path
+        return dict(system.glob(place, detail=True))
+
     with _file_system(pattern) as (system, path):
-        if pattern.startswith("hf://"):
-            path = _at_commit(system.resolve_path(path))
-        entries = _in_time(LIST_SECONDS, functools.partial(system.glob, path, detail=True))
+        entries = _in_time(LIST_SECONDS, find)
     return sorted(system.unstrip_protocol(name) for name, info in entries.items() if info["type"] == "file")
 
 
@@ -259,7 +267,11 @@ def _file_system(url: str) -> Iterator[tuple[Any, str]]:
     import fsspec
 
     try:
-        yield fsspec.core.url_to_fs(url)
+        # Not url_to_fs(), for which the name a::b is a file `a` to be read through something else.
+        scheme, _, place = url.partition("://")
+        kind = fsspec.get_filesystem_class(scheme.lower())
+        url = f"{scheme.lower()}://{place}"
+        yield kind(**kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
     except Interrupted:
         raise
     except ImportError as error:

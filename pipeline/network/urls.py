@@ -32,8 +32,9 @@ def url_problem(url: str) -> str | None:
     >>> url_problem("https://data.example/a.warc.gz")
     >>> url_problem("ftp://data.example/a.warc.gz")
     'ftp scheme; only https, http, s3, hf are fetched'
+    >>> url_problem("s3://bucket/a name, which buckets and hubs take as it is.jsonl")
     """
-    if re.search(r"[\x00-\x20\x7f]", url):
+    if re.search(r"[\x00-\x1f\x7f]", url) or (" " in url and url.lower().startswith("http")):
         return "a URL holds no white space or control characters; quote them as %20"
     try:
         parts = urlsplit(url)

@@ -27,6 +27,7 @@ from pipeline.common.files import (
     link_or_copy,
     read_arrow,
     read_json,
+    read_small,
     write_batches,
     write_json,
     write_text,
@@ -180,7 +181,7 @@ def _sums(folder: Path, files: Iterator[Path]) -> Iterator[str]:
 def read_sums(path: str | Path) -> dict[str, str]:
     """The checksum of each file in a list that `_sums` wrote. Raises StageError where it is none."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = read_small(path, "fetch it again").decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise StageError(f"{path}: cannot be read ({error}); fetch it again") from None
     sums = [re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in lines if line]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -22,9 +23,10 @@ import pyarrow as pa
 from pipeline.common.arrow import read_schema
 from pipeline.common.engine import map_items
 from pipeline.common.errors import StageError
-from pipeline.common.files import arrow_rows, read_arrow
+from pipeline.common.files import arrow_rows, inside, read_arrow
 from pipeline.common.ledger import Ledger, merge
 from pipeline.common.schemas import SHARD_SCHEMA
+from pipeline.crawl.origins import input_files
 from pipeline.extract.html import plain_text, read_charset_column
 from pipeline.extract.sandbox import Extraction, Extractor
 from pipeline.network.urls import is_url
@@ -44,14 +46,15 @@ def rebuild(recipe: str, warcs: list[str], output: str, ledger: str, workers: in
     A shard that is there with the right checksum is kept. Raises StageError where the recipe is damaged, and,
     after all is written, where a document or a shard is not that of the recipe; the ledger has the reasons.
     """
+    _check_place(recipe, ledger)
     made = read_recipe(recipe)
     here = code_version()["versions"]
     others = [name for name, version in made.versions.items() if version != here.get(name)]
     if differing := [f"{name} {made.versions[name]}, here {here.get(name)}" for name in others]:
         logging.warning("the recipe was made with %s; texts may differ", "; ".join(differing))
     files: dict[str, list[str]] = defaultdict(list)
-    for warc in warcs:
-        files[Path(warc).name].append(warc)
+    for file in input_files(warcs)[0]:
+        files[_file_name(file.source)].append(file.path)
     rebuild_one = functools.partial(_rebuild_batch, made, dict(files), output)
     results = map_items(rebuild_one, made.batches, workers, scheduler, "rebuild", "batches")
     book = merge("rebuild", (data for data, _ in results))
@@ -66,6 +69,13 @@ def rebuild(recipe: str, warcs: list[str], output: str, ledger: str, workers: in
         )
 
 
+def _check_place(recipe: str, path: str) -> None:
+    """Raises StageError where a file to write is in the recipe, behind a link out of it, as others may make."""
+    name = os.path.relpath(path, recipe)
+    if PurePosixPath(name).parts[:1] != ("..",):
+        inside(recipe, name)
+
+
 def _rebuild_batch(
     recipe: Recipe, files: dict[str, list[str]], output: str, shards: list[str]
 ) -> tuple[dict[str, Any], list[str]]:
@@ -75,6 +85,8 @@ def _rebuild_batch(
     """
     check_shards(recipe, shards)
     book = Ledger("rebuild")
+    for shard in shards:
+        _check_place(recipe.folder, f"{output}/{shard}")
     left = [shard for shard in shards if not _is_right(Path(output, shard), recipe.sums[shard])]
     for shard in set(shards).difference(left):
         for row in _rows(recipe.folder, shard):

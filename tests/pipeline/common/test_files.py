@@ -235,5 +235,5 @@ def test_a_list_that_is_none_is_an_error_of_one_line(text, tmp_path):
 def test_json_of_any_length_is_not_read(tmp_path):
     with (tmp_path / "a.json").open("wb") as file:
         file.truncate(2**40)
-    with pytest.raises(StageError, match=r"a.json: more than 64 MiB of JSON; do this"):
+    with pytest.raises(StageError, match=r"a.json: more than 64 MiB; do this"):
         read_json(tmp_path / "a.json", "do this")

@@ -93,6 +93,13 @@ def test_clients_get_no_leave_to_run_code(clients, tmp_path):
     ]
 
 
+def test_a_client_that_does_not_end_is_ended(clients, tmp_path, monkeypatch):
+    (tmp_path / "npm").write_text("#!/bin/sh\nexec sleep 600\n")
+    monkeypatch.setattr(packages, "SECONDS", 0.1)
+    with pytest.raises(StageError, match=r"cannot fetch b@1.0.0: npm took more than 0.1 s; check the network"):
+        fetch(Package("npm", ("b@1.0.0",), SHA), tmp_path / "downloads")
+
+
 def test_pip_does_not_build_a_source_package(tmp_path):
     """The real pip, which finds nothing but a source package."""
     (tmp_path / "here").mkdir()

@@ -2,10 +2,12 @@
 
 import json
 
+import pyarrow as pa
 import pytest
 
 from pipeline.common.errors import StageError
-from pipeline.crawl.origins import finish_folder, input_files, read_folder
+from pipeline.common.files import write_batches
+from pipeline.crawl.origins import ORIGIN_SCHEMA, finish_folder, input_files, read_folder, read_origins
 
 FILE = {"file": "a.warc.gz", "source": "crawl/a.warc.gz"}
 FAILURE = {"reason": "fetch_http_404", "documents": 1, "bytes": 0}
@@ -52,6 +54,7 @@ def test_a_name_that_is_none_in_the_folder_is_refused(key, name, tmp_path):
         ([FILE], [FAILURE | {"reason": '=LINK("https://x")'}], r"failed\[0\].reason: .* is no word"),
         ([FILE | {"source": "a" * 100_000}], [], r"files\[0\].source: longer than 16,384 characters"),
         ([FILE], None, "failed: expected list"),
+        ([FILE, FILE | {"source": "other"}], [], "names a file twice"),
     ],
 )
 def test_a_list_of_another_form_is_refused(files, failed, problem, tmp_path):
@@ -62,3 +65,27 @@ def test_a_list_of_another_form_is_refused(files, failed, problem, tmp_path):
         (tmp_path / "batch/fetched.json").write_text(text)
         with pytest.raises(StageError, match=r"fetched.json: .*; delete the folder and fetch it again"):
             read_folder(tmp_path / "batch")
+
+
+def write_origins(path, codes, names, offsets=None):
+    """An Arrow file as `read_origins` reads them, whatever is in its columns."""
+    numbers = pa.array(range(len(codes)), pa.int64()) if offsets is None else pa.array(offsets, pa.int64())
+    warcs = pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(names, pa.string()))
+    write_batches(path, ORIGIN_SCHEMA, [pa.record_batch([numbers, warcs, numbers], ORIGIN_SCHEMA)])
+    return path
+
+
+def test_a_name_of_many_records_is_in_memory_once(tmp_path):
+    path = write_origins(tmp_path / "a.arrow", [0] * 1000, ["x" * 100_000])  # 100 MB as a string for each
+    assert path.stat().st_size < 5000
+    origins = read_origins(path)
+    assert origins[0] == ("x" * 100_000, 0)
+    assert all(warc is origins[0][0] for warc, _ in origins.values())
+
+
+@pytest.mark.parametrize(
+    ("codes", "names", "offsets"), [([0, None], ["x"], None), ([0, 1], ["x", None], None), ([0], ["x"], [None])]
+)
+def test_a_record_without_its_origin_is_refused(codes, names, offsets, tmp_path):
+    with pytest.raises(StageError, match=r"a\.arrow: a record without its origin; fetch its folder again"):
+        read_origins(write_origins(tmp_path / "a.arrow", codes, names, offsets))

@@ -160,8 +160,8 @@ def test_any_value_can_be_written_and_read(date, text):
     assert batch.column("date").cast(pa.timestamp("ns", "UTC")) is not None  # as pandas has them
 
 
-@pytest.mark.parametrize("name", ["url", "record_id", "digest"])
+@pytest.mark.parametrize("name", ["url", "record_id", "digest", "warc"])
 def test_a_long_field_is_a_failure(name):
-    row = dict.fromkeys(("url", "record_id", "digest", "date"), "")
+    row = dict.fromkeys(("url", "record_id", "digest", "warc", "date"), "")
     assert fit_page(row | {name: "é" * (FIELD_MAX // 2)})[name] == "é" * (FIELD_MAX // 2)
     assert fit_page(row | {name: "é" * (FIELD_MAX // 2) + "."}) == f"{name}_too_long"

@@ -9,11 +9,12 @@ import threading
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from server import serving
+from server import answering, serving
 
 from pipeline.network import client as client_module
 from pipeline.network import connections
 from pipeline.network.client import Client
+from pipeline.network.threads import map_in_threads, stream_in_threads
 from pipeline.network.transports import FetchError
 from pipeline.network.urls import file_name, redirected, source_name, url_problem
 
@@ -85,6 +86,17 @@ def test_a_dropped_transfer_goes_on_where_it_stopped_in_this_process_and_in_the_
     assert path.read_bytes() == BODY
     assert [asked for _, asked in server.requests] == ["", *["bytes=200000-"] * 2]
     assert server.sent == len(BODY) + 2  # and the "no" of the 404
+
+
+def test_the_rest_of_a_file_whose_length_is_not_told_is_not_taken_for_all_of_it(tmp_path):
+    answers = iter([
+        b"HTTP/1.1 200 OK\r\nETag: \"1\"\r\nContent-Length: 6\r\n\r\nabc",
+        b"HTTP/1.1 206 Part\r\nETag: \"1\"\r\nContent-Range: bytes 3-3/*\r\nContent-Length: 1\r\n\r\nd",
+        b"HTTP/1.1 200 OK\r\nETag: \"1\"\r\nContent-Length: 6\r\n\r\nabcdef",
+    ])  # fmt: skip
+    with answering(lambda connection, _: connection.sendall(next(answers))) as url:
+        Client(1, sleep=lambda _: None).download(f"{url}/x", tmp_path / "part")
+    assert (tmp_path / "part").read_bytes() == b"abcdef"
 
 
 @pytest.mark.parametrize("name", ["part", "part.json"])
@@ -174,14 +186,14 @@ def test_an_unreachable_host_and_a_disk_without_room_are_named(client, tmp_path,
 
 
 def test_a_slow_body_is_given_up_and_a_long_answer_is_not_read(server, client, waits, monkeypatch):
+    with pytest.raises(FetchError, match="longer than 1000 bytes"):
+        client.read_whole(f"{server.url}/a.warc.gz", 1000)
     monkeypatch.setattr(connections, "SLOW_SECONDS", 0.05)
     monkeypatch.setattr(connections, "SLOW_RATE", 10**9)
     server.faults["/a.warc.gz"] = ["slow 0.02"] * 2
     client.retries = 1
     with pytest.raises(FetchError, match=r"only \d+ bytes of the body in 0 s, 2 times"):
         client.read_whole(f"{server.url}/a.warc.gz", 10**6)
-    with pytest.raises(FetchError, match="longer than 1000 bytes"):
-        client.read_whole(f"{server.url}/a.warc.gz", 1000)
 
 
 def test_a_range_of_a_changed_file_and_of_a_server_without_ranges_is_an_error(server, client, monkeypatch):
@@ -207,6 +219,17 @@ def test_all_clients_that_share_a_folder_share_its_connections(server, tmp_path)
         thread.join()
     assert server.most_open <= 2
     assert len(server.requests) == 15
+
+
+@pytest.mark.parametrize("in_threads", [map_in_threads, stream_in_threads])
+def test_an_error_does_not_wait_for_those_that_still_try(server, in_threads):
+    server.files |= {"/first": b"", "/second": b""}
+    server.faults = {"/first": ["status 503 Retry-After: 30"] * 9, "/second": ["status 403"]}
+    client, more = Client(2), ("title", "files") if in_threads is map_in_threads else ()
+    paths = ["/first", "/second"]
+    with pytest.raises(FetchError, match="/second: HTTP 403"):
+        list(in_threads(client, lambda path: client.read_whole(server.url + path, 9), paths, *more))
+    assert len([path for path, _ in server.requests if path == "/first"]) <= 1
 
 
 def test_object_stores_are_read_with_fsspec_and_resume_as_well(tmp_path, monkeypatch):
@@ -239,6 +262,8 @@ def test_object_stores_are_read_with_fsspec_and_resume_as_well(tmp_path, monkeyp
     assert (tmp_path / "part").read_bytes() == BODY
     assert client.read("s3://bucket/a.warc.gz", 7, 250_000) == BODY[7:250_000]
     assert Store.failures == 0
+    Store().pipe({"/bucket/a": b"other", "/bucket/a::b*": b"this"})  # for fsspec a chain of two, and a glob
+    assert client.read("s3://bucket/a::b*", 0, 4) == b"this"
     with pytest.raises(FetchError, match="no such file") as caught:
         client.read("s3://bucket/b", 0, 1)
     assert caught.value.status == 404

@@ -72,16 +72,16 @@ def only_file(folder: Path) -> bytes:
 
 def test_a_glob_is_looked_up_once_and_its_commit_goes_to_the_pages(place):
     server, shell, folder = place
-    files = {f"fr/{i}.parquet": parquet(3 * i) for i in range(5)}
+    files = {f"fr/{i} &.parquet": parquet(3 * i) for i in range(5)}
     commit = server.push(
         "datasets/owner/name", files | {"fr/deep/x.parquet": b"", "fr/y.csv": b"", "README.md": b""}
     )
-    found = look(shell, folder, "hf://datasets/owner/name/fr/*.parquet").out.split()
-    assert found == [f"hf://datasets/owner/name@{commit}/fr/{i}.parquet" for i in range(5)]
+    found = look(shell, folder, "hf://datasets/owner/name/fr/*.parquet").out.splitlines()
+    assert found == [f"hf://datasets/owner/name@{commit}/fr/{i} &.parquet" for i in range(5)]
 
     server.push("datasets/owner/name", {"fr/new.parquet": b"new", "fr/0.parquet": b"other"})
     server.requests.clear()
-    assert look(shell, folder, "hf://datasets/owner/name/fr/*.parquet").out.split() == found
+    assert look(shell, folder, "hf://datasets/owner/name/fr/*.parquet").out.splitlines() == found
     assert not server.requests
 
     where = ["--output", f"{folder}/out", "--cache", f"{folder}/cache"]
@@ -196,6 +196,22 @@ def test_what_is_not_there_is_said_at_once_in_a_line(place, url, message):
         last = done.err.splitlines()[-1]
         assert last.startswith(f"pipeline.common.errors.StageError: crawl.texts: {url.format('*')}: no ")
         assert not list((folder / "cache").glob("lists/*"))
+
+
+def test_a_hub_that_answers_by_and_by_is_left(place):
+    """Its own client waits for each byte, and has no bound for all of them."""
+    server, shell, folder = place
+    commit = server.push("datasets/owner/name", {"a.parquet": BODY})
+    slow = "/api/datasets/owner/name", f"/api/datasets/owner/name/revision/{commit}"
+    server.files |= dict.fromkeys(slow, bytes(20))
+    server.faults = {path: ["slow 0.3"] * 9 for path in slow}
+    less = "import pipeline.network.transports as t; t.HEAD_SECONDS = t.LIST_SECONDS = 0.01\n"
+    pattern = f"hf://datasets/owner/name@{commit}/*.parquet"
+    found = shell("-c", less + LOOK.format(pattern=pattern, cache=f"{folder}/cache"))
+    assert f"{pattern}: no answer within 0 s, 4 times; check the network" in found.err
+    source = {"url": FILE, "output": f"{folder}/out", "cache": f"{folder}/cache"}
+    done = shell("-c", less + FETCH.format(**source))
+    assert f"{FILE}: no answer within 0 s, 9 times; check the network" in done.err
 
 
 def test_a_hub_that_is_away_is_asked_some_times(place):

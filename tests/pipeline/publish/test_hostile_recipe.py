@@ -173,6 +173,29 @@ def test_a_file_that_is_damaged_is_named(name, content, recipe, again):
     assert "\x1b" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["SHA256SUMS", "corpus.sha256"])
+def test_a_list_of_checksums_without_end_is_not_read(name, recipe, again):
+    with (recipe / name).open("r+b") as file:
+        file.truncate(2**40)
+    with pytest.raises(StageError, match=f"{name}: more than 64 MiB; fetch it again"):
+        again()
+
+
+@pytest.mark.parametrize("name", ["corpus", "corpus/fr", "logs"])
+def test_what_is_made_in_the_folder_of_the_recipe_goes_through_no_link_of_it(
+    name, recipe, made, tmp_path, monkeypatch
+):
+    """The command that stands in the card of a recipe writes there."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (recipe / name).parent.mkdir(exist_ok=True)
+    (recipe / name).symlink_to(victim)
+    monkeypatch.chdir(recipe)
+    with pytest.raises(StageError, match="is a link that leads out"):
+        rebuild(".", [f"{made}/a.warc.gz"], "corpus", "logs/rebuild.json", 1, None)
+    assert not list(victim.iterdir())
+
+
 @pytest.mark.parametrize("name", ["fr", SHARD])
 def test_a_link_out_of_the_recipe_is_refused(name, recipe, again, made):
     target = recipe / name
