@@ -21,6 +21,7 @@ BEGIN = "un deux trois quatre cinq six "
 TEXTS = {
     "marks": "e" + "\u0301\u0323" * (SIZE // 2),
     "marks and letters": "ก" + "ุ่" * (SIZE // 2),
+    "signs that become marks": "\u0f40" + "\u0f73" * SIZE,
     "marks that lower case makes": "İ" + "\u0323" * SIZE,
     "dots before a letter": BEGIN + "." * SIZE + "a.",
     "quotes behind dots": BEGIN + "." * (SIZE // 2) + '"' * (SIZE // 2) + "a.",
