@@ -10,8 +10,9 @@ from typing import Any
 
 HIDDEN = "***"
 LINE_CHARS = 4000
-# In a text, an address goes on up to white space, quotes or brackets, and ends in no punctuation.
-ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://[^\s"'<>]*[^\s"'<>:;,.)\]]""")
+# In a text, an address goes on up to white space, quotes or brackets, and ends in no punctuation. Of a long scheme
+# the last letters are enough, so that a long word costs little time for each of its letters.
+ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s"'<>]*[^\s"'<>:;,.)\]]""")
 # A name and password before the host; or what may be one, not quoted as it should be: behind ':' is no port.
 USER = re.compile(r"[^/?#]*@|[^/?#@\[:]*:(?!\d*(?:[/?#]|$)).*@", re.DOTALL)
 SECRET_KEY = re.compile(
