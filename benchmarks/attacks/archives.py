@@ -181,6 +181,19 @@ def false_starts(folder: Path) -> Outcome:
     return _reads(folder / "in.warc.gz", _gzip(b"WARC/1.0\r\nContent-Length: 60000000\r\n\r\n" * 8_000_000, 1))
 
 
+def newlines_between_records(folder: Path) -> Outcome:
+    """1 GB of newlines between two records, 1 MB in the file, which FastWARC skips one by one."""
+    record = _gzip(_record(_http(b"<p>hi")))
+    return _reads(folder / "in.warc.gz", record + _gzip(b"\n" * 2**26, 6) * 16 + record)
+
+
+def blocks_of_nothing(folder: Path) -> Outcome:
+    """300 zstd frames in 1 MB that have the same 333,000 empty blocks and no end."""
+    magic = b"\x28\xb5\x2f\xfd\x00\x58"
+    data = (magic + b"\x30\x00\x00") * 300 + magic + b"\x00" * 999_000 + b"\x06\x00\x00"
+    return _reads(folder / "in.warc.zst", data)
+
+
 def dictionary_of_64_mb(folder: Path) -> Outcome:
     """A dictionary of 64 MB, loaded anew for each of 700 zstd frames of 180 bytes."""
     import pyarrow as pa

@@ -105,6 +105,11 @@ def marks_on_a_letter(folder: Path) -> Outcome:
     return _filter(folder, "e" + "\u0301\u0323" * 100_000, ["gopher_quality"])
 
 
+def signs_that_become_marks(folder: Path) -> Outcome:
+    """A document of 60,000 Tibetan vowel signs, each of which normalisation makes two combining marks of."""
+    return _filter(folder, "\u0f40" + "\u0f73" * 60_000, ["gopher_quality"])
+
+
 def dots_before_a_letter(folder: Path) -> Outcome:
     """A document of 60,000 dots and a letter, filtered by C4's sentences."""
     return _filter(folder, "un deux trois quatre cinq " + "." * 60_000 + "a.", ["c4"])

@@ -44,6 +44,8 @@ def read_batches(path: str | Path, schema: pa.Schema | None = None) -> Iterator[
             _check_columns(path, found, schema)
             options.included_fields = [found.get_field_index(name) for name in schema.names]
         for batch in _open(source, options):
+            if (size := _bytes_of_views(batch)) > MOST_UNPACKED:
+                raise _too_large(path, batch.num_rows, size)
             batch.validate(full=True)
             if schema is not None:
                 batch = batch.select(schema.names)
@@ -134,6 +136,22 @@ def _same(found: pa.DataType, expected: pa.DataType) -> bool:
 # Sizes ---------------------------------------------------------------------------------------------
 
 
+def _too_large(path: str | Path, rows: int, size: int) -> StageError:
+    return StageError(
+        f"{path}: a batch claims {rows:,} rows in {size:,} bytes; write batches of at most {MOST_UNPACKED:,} bytes"
+    )
+
+
+def _bytes_of_views(batch: pa.RecordBatch) -> int:
+    """Bytes of the strings in columns of views, which begin with their lengths; all may be of one place."""
+    import numpy as np
+    import pyarrow as pa
+
+    views = [column.buffers()[1] for column in batch.columns if pa.types.is_string_view(column.type)]
+    lengths = (np.frombuffer(view, np.int32, len(view) // 4)[::4] for view in views if view)
+    return sum(int(np.maximum(length, 0).sum(dtype=np.int64)) for length in lengths)
+
+
 def _check(path: str | Path, mapped: bool = False) -> None:
     """Raises StageError where a file is cut off, or claims to hold more than fits its size or in memory.
 
@@ -159,10 +177,7 @@ def _check(path: str | Path, mapped: bool = False) -> None:
                 raise StageError(f"{path}: not a sound Arrow file (metadata of a batch); fetch it again") from None
             dictionaries += unpacked if message.type == "dictionary" else 0
             if rows > 8 * unpacked or (not mapped and max(unpacked, dictionaries) > MOST_UNPACKED):
-                raise StageError(
-                    f"{path}: a batch claims {rows:,} rows in {unpacked:,} bytes; write batches of at most "
-                    f"{MOST_UNPACKED:,} bytes"
-                )
+                raise _too_large(path, rows, unpacked)
             if mapped and compressed:
                 raise StageError(
                     f"{path}: is compressed, so that it cannot be mapped; write it without compression"

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 LONGEST_HOST = 253  # characters (RFC 1035)
 # Of a longer address only the end of the part with the host is split: urlsplit normalises that part, which takes
-# quadratic time, and keeps addresses that it has split.
+# quadratic time, and keeps addresses that it has split. And only its beginning is searched: a pattern such as
+# `.*wiki` takes quadratic time.
 LONGEST = 2048
 AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 
@@ -26,6 +27,15 @@ def host_of(url: str) -> str:
         return urlsplit(url).hostname or ""
     except ValueError:  # an unclosed bracket
         return ""
+
+
+def matches(pattern: re.Pattern[str], url: str) -> bool:
+    """Whether a pattern of the config is in an address.
+
+    >>> matches(re.compile("/wiki/"), "https://a.example/wiki/B")
+    True
+    """
+    return pattern.search(url, 0, LONGEST) is not None
 
 
 def with_parents(host: str) -> Iterator[str]:

@@ -14,6 +14,8 @@ from pipeline.common.files import read_json
 # Far beyond what people write: the largest file here has 8 kB and 500 values. Without a bound, 300 bytes that name
 # a list ten times in the next, and so on, stand for a billion values.
 FILE_BYTES, VALUES, DEPTH, KEY_CHARS = 2**18, 50_000, 50, 1000
+# Such as 1:30:00, in base 60, which takes quadratic time to read.
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def parse_yaml(text: bytes) -> dict[str, Any]:
         raise ConfigError(f"nested deeper than {DEPTH}, or in itself; write it flatter") from None
     except ConfigError:
         raise
-    except (yaml.YAMLError, ValueError) as error:  # of a value too, such as the date 2026-13-01
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # of a value too, such as the date 2026-13-01
         raise ConfigError(f"not valid YAML: {one_line(error)}") from None
     return _mapping(data)
 
@@ -75,6 +77,9 @@ def _measure(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, i
         elif isinstance(node, yaml.MappingNode):
             parts = [part for pair in node.value for part in pair]
             _check_keys(node)
+        elif node.tag in NUMBERS and len(node.value) > KEY_CHARS:
+            line = node.start_mark.line + 1
+            raise ConfigError(f"line {line}: a number of more than {KEY_CHARS} characters; shorten it")
         measures = [_measure(part, known) for part in parts]
         count = 1 + sum(count for count, _ in measures)
         depth = 1 + max((depth for _, depth in measures), default=0)

@@ -19,6 +19,7 @@ import xxhash
 from pipeline.common.classifiers import fasttext_line, load_fasttext
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, read_arrow, write_json
+from pipeline.common.hosts import matches
 from pipeline.common.lines import read_lines
 from pipeline.common.schemas import some_columns
 from pipeline.corpus.options import Quality
@@ -146,7 +147,7 @@ def _positives(options: Quality, documents: list[str], language: str) -> Iterato
     wanted = options.positives[language]
     if wanted.urls:
         pattern = re.compile(wanted.urls)
-        yield from (text for url, text in _language_rows(documents, language) if pattern.search(url))
+        yield from (text for url, text in _language_rows(documents, language) if matches(pattern, url))
     for path in wanted.files:
         yield from (line for line in read_lines(path) if line.strip())
 

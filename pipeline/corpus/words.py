@@ -12,8 +12,10 @@ import xxhash
 # that Indic scripts and decomposed accents need.
 _SPACELESS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 WORD = regex.compile(rf"(?V1)[\w--{_SPACELESS}]+|\w")
-# More marks on one letter than any language needs. Normalisation sorts them, in quadratic time.
-_MANY_MARKS = regex.compile(r"\P{ccc=0}{30}(?=\P{ccc=0})")
+# More marks on one letter than any language needs. Normalisation sorts them, in quadratic time. Three vowel signs
+# of Tibetan are no such marks themselves, but become two each.
+_MARK = r"[\P{ccc=0}\u0f73\u0f75\u0f81]"
+_MANY_MARKS = regex.compile(rf"{_MARK}{{30}}(?={_MARK})")
 _JOINER = "\u034f"  # combining grapheme joiner: marks are not sorted past it
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 

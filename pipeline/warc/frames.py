@@ -12,9 +12,12 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from pipeline.warc.unpacking import Spend
+
 CHUNK, FIRST_CHUNK = 2**18, 2**12
 FIRST_READ = 2**6  # bytes to unpack first: a damaged frame gives at least these
 DICTIONARY_MAX = 2**22  # bytes; those in use have 100 kB to 1 MB, and it is loaded for each frame
+BLOCK_COST = 2**9  # bytes that a block of zstd or lz4 counts as, which may have 3
 
 GZIP, ZSTD, LZ4 = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
 SUFFIXES = {".gz": GZIP, ".zst": ZSTD, ".lz4": LZ4}
@@ -114,7 +117,7 @@ def _little_endian(data: Any, start: int, size: int) -> int:
     return int.from_bytes(data[start : start + size], "little")
 
 
-def _zstd_end(data: mmap.mmap, start: int) -> int:
+def _zstd_end(data: mmap.mmap, start: int, spend: Spend) -> int:
     """Where the zstd frame at `start` ends (RFC 8878, 3.1.1). Raises FrameError where there is none."""
     descriptor = _little_endian(data, start + 4, 1)
     single_segment = descriptor >> 5 & 1
@@ -122,6 +125,7 @@ def _zstd_end(data: mmap.mmap, start: int) -> int:
     place = start + 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3] + content_size
     last = 0
     while not last:
+        spend(BLOCK_COST)
         block = _little_endian(data, place, 3)
         last, kind = block & 1, block >> 1 & 3
         if kind == 3:
@@ -133,13 +137,14 @@ def _zstd_end(data: mmap.mmap, start: int) -> int:
     return place
 
 
-def _lz4_end(data: mmap.mmap, start: int) -> int:
+def _lz4_end(data: mmap.mmap, start: int, spend: Spend) -> int:
     """Where the lz4 frame at `start` ends. Raises FrameError where there is none."""
     flags = _little_endian(data, start + 4, 1)
     if flags >> 6 != 1:
         raise FrameError("an lz4 frame of an unknown version", start)
     place = start + 7 + 8 * (flags >> 3 & 1) + 4 * (flags & 1)
     while block := _little_endian(data, place, 4):
+        spend(BLOCK_COST)
         place += 4 + (block & 0x7FFFFFFF) + 4 * (flags >> 4 & 1)
     place += 4 + 4 * (flags >> 2 & 1)
     if place > len(data):
@@ -147,8 +152,11 @@ def _lz4_end(data: mmap.mmap, start: int) -> int:
     return place
 
 
-def open_frame(data: mmap.mmap, start: int, magic: bytes, words: bytes) -> Frame:
-    """The frame at `start`; `words`: the dictionary of zstd, or b"". Raises FrameError where none starts there."""
+def open_frame(data: mmap.mmap, start: int, magic: bytes, words: bytes, spend: Spend) -> Frame:
+    """The frame at `start`; `words`: the dictionary of zstd, or b"". Raises FrameError where none starts there.
+
+    Raises UnpacksTooFar as `spend` does, which counts the blocks that are looked at to find the end.
+    """
     from fastwarc.stream_io import Lz4Reader, ZstdReader
 
     if magic == GZIP:
@@ -161,10 +169,9 @@ def open_frame(data: mmap.mmap, start: int, magic: bytes, words: bytes) -> Frame
     if data[start : start + 4] != magic:
         raise FrameError("no frame starts here", start)
     if magic == LZ4:
-        return _NativeFrame(data, start, _lz4_end(data, start), Lz4Reader)
-    return _NativeFrame(
-        data, start, _zstd_end(data, start), lambda part: ZstdReader(part, dictionary=words or None)
-    )
+        return _NativeFrame(data, start, _lz4_end(data, start, spend), Lz4Reader)
+    end = _zstd_end(data, start, spend)
+    return _NativeFrame(data, start, end, lambda part: ZstdReader(part, dictionary=words or None))
 
 
 def dictionary(data: mmap.mmap, magic: bytes) -> bytes | None:

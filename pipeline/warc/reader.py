@@ -18,8 +18,12 @@ from typing import Any
 
 from pipeline.warc import resync
 from pipeline.warc.encodings import BODY_MAX, undo
-from pipeline.warc.frames import GZIP, LZ4, ZSTD, dictionary
+from pipeline.warc.frames import GZIP, Part, dictionary
 from pipeline.warc.unpacking import Spend, UnpacksTooFar, allowance
+
+# Of a compressed file: bytes that are read at a time, and at most from the end of a record to the next one; and
+# how much FastWARC unpacks before it gives a record.
+PIECE, BETWEEN, AHEAD = 2**14, 2**15, 2**16
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,9 @@ def responses(path: str | Path) -> Iterator[Response | Damage]:
             magic, form = resync.layout(data, str(path))
             words = dictionary(data, magic)
             start = 0
-            # FastWARC 2.0.1 has wrong offsets in lz4, and panics; it would load a dictionary of any size.
-            if form is resync.WARC and magic != LZ4 and words is not None:
-                start = yield from _sound_responses(path, data, magic, words, spend)
+            # FastWARC 2.0.1 has wrong offsets in lz4, and panics; it unpacks a zstd frame of any size at once.
+            if form is resync.WARC and magic in (b"", GZIP):
+                start = yield from _sound_responses(path, data, magic, spend)
             for item in resync.records(data, magic, words or b"", form, start, spend):
                 if isinstance(item, resync.Lost):
                     yield _damage(item, size)
@@ -104,33 +108,53 @@ def _damage(lost: resync.Lost, size: int) -> Damage:
     return Damage(lost.begin, lost.end - lost.begin, reason, max(1, lost.records))
 
 
+class _Compressed(Part):
+    """A file as FastWARC unpacks it. Between two records it looks for the next one, newline by newline: `left` is
+    how many bytes it may read for that."""
+
+    left = BETWEEN
+
+    def read(self, size: int = -1) -> bytes:
+        piece = super().read(min(size, PIECE))
+        self.left -= len(piece)
+        if self.left < 0:
+            raise OSError("no record follows")
+        return piece
+
+
 def _sound_responses(
-    path: str | Path, data: mmap.mmap, magic: bytes, words: bytes, spend: Spend
+    path: str | Path, data: mmap.mmap, magic: bytes, spend: Spend
 ) -> Generator[Response, None, int]:
     """The responses of all records behind which another record begins, as fast as FastWARC reads.
 
     Returns the offset of the first record that is not one of them: the last one at the latest. So reading on from
-    there finds what FastWARC does not report about the end of a file.
+    there finds what FastWARC does not report about the end of a file. The file is plain or gzip.
     """
-    from fastwarc import stream_io
+    from fastwarc.stream_io import GzipReader
 
-    readers = {GZIP: "GzipReader", ZSTD: "ZstdReader"}
-    start, held = -1, None
-    cost = resync.RECORD_COST + len(words) // resync.DICTIONARY_SHARE
+    start, place, held = -1, 0, None
+    source = _Compressed(data, 0, len(data))
     try:
-        # A plain path is read and unpacked natively, much faster than a Python file object.
-        reader = getattr(stream_io, readers[magic])(str(path)) if magic else None
+        # A plain path is read natively, much faster than a Python file object.
+        reader: Any = GzipReader(source) if magic else None
         for record in _iterate(reader or str(path)):
             begin = reader.frame_start_position() if reader else record.stream_pos
             if begin <= start or not data[begin : begin + 5].startswith(magic or b"WARC/"):
                 break  # several records in a frame
             if record.content_length == 0 and record.headers.get("Content-Length") != "0":
                 break  # FastWARC gives this for a length that it cannot read
+            if record.content_length > BODY_MAX:
+                break  # FastWARC would unpack all of it
             if held is not None:
                 yield held
             start, held = begin, None
-            spend(cost + min(record.content_length, BODY_MAX))  # the length may be a lie
+            ahead = min(record.content_length, AHEAD)
+            gap = max(0, reader.tell() - place - ahead) if reader else 0
+            spend(resync.RECORD_COST + resync.NEWLINE_COST * gap + record.content_length)  # which may be a lie
+            source.left = len(data)
             held = _response(record, begin, spend)
+            record.reader.read(record.content_length)
+            source.left, place = BETWEEN, reader.tell() if reader else 0
     except (OSError, UnpacksTooFar):
         pass
     except BaseException as error:  # a panic of Rust code is no Exception

@@ -24,7 +24,7 @@ LOST_MAX = 2**28  # unreadable bytes in one frame, unpacked, after which it coun
 # Bytes that may be unpacked for nothing: for each byte of the file, and at least. After that, none is read twice.
 WORK_PER_BYTE, WORK_MIN = 64, 2**25
 # What takes time and unpacks to little counts as bytes too: as fewer than true records may unpack to.
-RECORD_COST, FALSE_START_COST, DICTIONARY_SHARE = 2**13, 2**10, 2**5
+RECORD_COST, FALSE_START_COST, NEWLINE_COST, DICTIONARY_SHARE = 2**13, 2**10, 2**4, 2**5
 TOO_FAR = "unpacks_too_far"  # the reason why the rest of a file is lost
 NEWLINES = re.compile(rb"[\r\n]++")
 
@@ -182,7 +182,7 @@ def _skip_to_whole(window: _Window, form: Form, lost_max: int | None) -> Lost | 
 
     It is lost, unless it is a single record longer than BODY_MAX. Such a record is not held whole; it counts as
     undamaged if the next record starts where its length says. Raises OSError as reading does, and after more than
-    `lost_max` bytes.
+    `lost_max` bytes behind its end.
     """
     begin, records = window.base, 0
     stated_end = begin + _stated_length(window, form)
@@ -194,7 +194,7 @@ def _skip_to_whole(window: _Window, form: Form, lost_max: int | None) -> Lost | 
         records += form.start.match(window.held) is not None
         passed = _seek_start(window, form)
         giant += passed[: giant_max - len(giant)]
-        if lost_max is not None and window.base - begin > lost_max:
+        if lost_max is not None and window.base - stated_end > lost_max:
             raise OSError("a frame unpacks to too many unreadable bytes")
         at_whole = _whole_length(window, form) > 0
     if giant and 0 <= window.base - stated_end <= len(form.tail):
@@ -205,6 +205,7 @@ def _skip_to_whole(window: _Window, form: Form, lost_max: int | None) -> Lost | 
 def _skip_newlines(window: _Window) -> None:
     window.fill(1)
     while newlines := NEWLINES.match(window.held):
+        window.spend(NEWLINE_COST * newlines.end())
         window.drop(newlines.end())
         window.fill(1)
 
@@ -232,7 +233,7 @@ def layout(data: mmap.mmap, path: str) -> tuple[bytes, Form]:
         magic = next((magic for suffix, magic in SUFFIXES.items() if path.endswith(suffix)), b"")
     head = data[:HEADER_MAX]
     if magic == GZIP:
-        window = _Window(open_frame(data, 0, magic, b"").read, 0, unlimited)
+        window = _Window(open_frame(data, 0, magic, b"", unlimited).read, 0, unlimited)
         window.fill(HEADER_MAX)
         head = bytes(window.held)
     named_arc = path.endswith((".arc", ".arc.gz")) and not WARC.start.match(head)
@@ -284,7 +285,7 @@ def _frames(
         window, frame = _Window(bytes, 0, spend), None
         try:
             spend(len(words) // DICTIONARY_SHARE)  # each frame loads it anew
-            frame = open_frame(data, start, magic, words)
+            frame = open_frame(data, start, magic, words, spend)
             window.read = frame.read
             yield from _in_frame(window, form, start)
             start = frame.end

@@ -20,6 +20,7 @@ import pyarrow as pa
 from models.foreign import as_data, read_fast_tokenizer
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, atomic_folder, read_arrow, write_json
+from pipeline.common.hosts import matches
 from pipeline.common.locks import own_folder
 from pipeline.common.progress import progress
 from pipeline.common.schemas import some_columns
@@ -48,7 +49,7 @@ def documents(shards: list[str], urls: str | None) -> Iterator[tuple[str, str]]:
             if batch.column("text").null_count:
                 raise StageError(f"{path}: a document has no text (null); take it out")
             for text, url in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                if pattern.search(url or ""):
+                if matches(pattern, url or ""):
                     yield text, url or ""
 
 

@@ -130,6 +130,19 @@ def test_what_a_batch_unpacks_to_is_bounded_before_it_is_unpacked(tmp_path, monk
     assert len(rows(tmp_path / "a", None)) == 10**5
 
 
+def test_views_of_one_place_count_each(tmp_path, monkeypatch):
+    view, text = (pa.array(["x" * 1000], pa.string_view()).buffers()[i] for i in (1, 2))
+    buffers = [None, pa.py_buffer(view.to_pybytes() * 900), text]
+    batch = pa.record_batch([pa.Array.from_buffers(pa.string_view(), 900, buffers)], ["text"])
+    path = write(tmp_path / "a", batch, "zstd")
+    schema = pa.schema([("text", pa.string())])
+    monkeypatch.setattr(arrow, "MOST_UNPACKED", 900_000)
+    assert rows(path, schema) == [{"text": "x" * 1000}] * 900
+    monkeypatch.setattr(arrow, "MOST_UNPACKED", 899_999)
+    with pytest.raises(StageError, match=r"900 rows in 900,000 bytes; write batches of at most 899,999"):
+        rows(path, schema)
+
+
 def test_all_dictionaries_of_a_file_are_bounded_together(tmp_path, monkeypatch):
     monkeypatch.setattr(arrow, "MOST_UNPACKED", 25_000)
     schema = pa.schema([("word", pa.dictionary(pa.int32(), pa.string()))])

@@ -32,6 +32,7 @@ from pipeline.network.transports import FetchError
             "https://h/x#access_token=SECRET",
             "HTTPS://me:SECRET@h/",
             "ftp://a:SECRET@b",
+            "x" * 300_000 + "://me:SECRET@h/",  # took minutes
         ),
         *("https://h/x?type=UTF-8''a.gz&sig=SECRET", "https://h/x?file='a'&sig=SECRET", "s3://key:it'SECRET@h"),
     ],

@@ -13,14 +13,17 @@ from pipeline.common.schemas import DOCUMENT_SCHEMA
 from pipeline.corpus.dedup import fold
 from pipeline.corpus.filters import RULES, SENTENCE_END, Document, filter_documents, is_blocked
 from pipeline.corpus.near import hash_documents
-from pipeline.corpus.options import Filter, Near
+from pipeline.corpus.options import Filter, Near, Positives, Quality
+from pipeline.corpus.quality import _positives
 from pipeline.corpus.words import split_words, stream_safe
+from train.data.tokens import documents
 
 SIZE = 250_000
 BEGIN = "un deux trois quatre cinq six "
 TEXTS = {
     "marks": "e" + "\u0301\u0323" * (SIZE // 2),
     "marks and letters": "ก" + "ุ่" * (SIZE // 2),
+    "signs that become marks": "\u0f40" + "\u0f73" * SIZE,
     "marks that lower case makes": "İ" + "\u0323" * SIZE,
     "dots before a letter": BEGIN + "." * SIZE + "a.",
     "quotes behind dots": BEGIN + "." * (SIZE // 2) + '"' * (SIZE // 2) + "a.",
@@ -61,6 +64,18 @@ def test_no_document_keeps_a_stage_busy(tmp_path):
     ]
     assert read_json(ledger)["dropped"]["blocked_url"]["documents"] == 2
     hash_documents(Near(permutations=16), str(kept), str(tmp_path / "near.npy"))
+
+
+def test_no_address_keeps_a_pattern_of_the_config_busy(tmp_path):
+    rows = [
+        dict.fromkeys(DOCUMENT_SCHEMA.names) | {"text": "a", "url": f"https://{host}wiki.org/", "language": "fr"}
+        for host in ("", "a." * SIZE)
+    ]
+    write_arrow(tmp_path / "d.arrow", DOCUMENT_SCHEMA, rows)
+    pattern = r"(.*\.|//)wiki\.org"
+    options = Quality(positives={"fr": Positives(urls=pattern)})
+    assert list(_positives(options, [str(tmp_path / "d.arrow")], "fr")) == ["a"]
+    assert [url for _, url in documents([str(tmp_path / "d.arrow")], pattern)] == ["https://wiki.org/"]
 
 
 @given(st.integers(0, 200))
