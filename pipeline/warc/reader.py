@@ -22,8 +22,8 @@ from pipeline.warc.frames import GZIP, Part, dictionary
 from pipeline.warc.unpacking import Spend, UnpacksTooFar, allowance
 
 # Of a compressed file: bytes that are read at a time, and at most from the end of a record to the next one; and
-# how much FastWARC unpacks before it gives a record.
-PIECE, BETWEEN, AHEAD = 2**14, 2**15, 2**16
+# how much FastWARC unpacks before it gives a record. It fills a buffer of 128 kB, which may unpack from as many.
+PIECE, BETWEEN, AHEAD = 2**14, 2**17 + 2**15, 2**16
 
 
 @dataclass(frozen=True)

@@ -312,6 +312,18 @@ def test_a_long_dictionary_is_not_loaded_for_each_frame(tmp_path, monkeypatch, l
         assert found == [url_of(0)] and words not in loaded
 
 
+@pytest.mark.parametrize("name", ["warc", "warc.gz"])
+def test_fastwarc_reads_all_of_a_sound_file(tmp_path, monkeypatch, name):
+    starts, records = [], resync.records
+    monkeypatch.setattr(resync, "records", lambda *args: starts.append(args[4]) or records(*args))
+    noise, format_ = random.Random(0), FORMATS[name]
+    sizes = [10, 60_000, 140_000, 300_000, 10]  # of bytes that gzip cannot make less
+    sound = [format_.record(i, block=http(noise.randbytes(size))) for i, size in enumerate(sizes)]
+    found = write(tmp_path / "a", format_, sound)
+    assert urls(found) == [url_of(i) for i in range(5)]
+    assert starts == [found[-1].offset]
+
+
 @pytest.mark.parametrize(
     ("name", "place", "frames"),
     [("warc", 1, "each"), ("warc.gz", 1, "one"), ("warc.gz", 2, "each"), ("warc.zst", 1, "one")],
