@@ -56,6 +56,22 @@ def no_etag_each_time(folder: Path) -> Outcome:
     return _begins_again(lambda _: b"")
 
 
+def wait_of_minutes_beside_an_error(folder: Path) -> Outcome:
+    """A server that asks to come back in 30 s, again and again, while another file is forbidden."""
+    from pipeline.crawl.fetch import fetch_files
+
+    def answer(connection: socket.socket, path: str) -> None:
+        busy = b"HTTP/1.1 503 Busy\r\nRetry-After: 30\r\n\r\n"
+        connection.sendall(busy if path == "/a" else b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")
+
+    with _serving(answer) as url:
+        begin = time.monotonic()
+        with contextlib.suppress(Exception):
+            fetch_files([f"{url}/a", f"{url}/b"], "out", "cache", 1, 2)
+    seconds = time.monotonic() - begin
+    return seconds < HELD, f"the error came after {seconds:.1f} s"
+
+
 def _begins_again(header: Callable[[int], bytes]) -> Outcome:
     from pipeline.network import client
     from pipeline.network.transports import FetchError

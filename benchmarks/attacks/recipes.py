@@ -350,6 +350,25 @@ def recipe_writes_outside(folder: Path) -> Outcome:
     return not outside, f"{len(outside)} files written outside" if outside else _short(what)
 
 
+def recipe_links_its_output(folder: Path) -> Outcome:
+    """A recipe with a link `corpus`, where its own command writes, to a folder with a file of the same name."""
+    from pipeline.publish.rebuild import rebuild
+
+    _make_recipe(folder)
+    victim = folder / "home" / "fr" / "train-00000.arrow"
+    victim.parent.mkdir(parents=True)
+    victim.write_text("precious")
+    (folder / "recipe" / "corpus").symlink_to(folder / "home")
+    os.chdir(folder / "recipe")
+    try:
+        rebuild(".", [f"{folder}/a.warc.gz"], "corpus", "rebuild.json", 1, None)
+        what = "rebuilt"
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+    held = victim.read_bytes() == b"precious"
+    return held, _short(what) if held else f"the file is overwritten; {_short(what)}"
+
+
 def recipe_of_many_shards(folder: Path) -> Outcome:
     """A recipe whose statistics count a million shards, of which it has one."""
     _make_recipe(folder)
@@ -448,6 +467,22 @@ def fetched_folder_leads_outside(folder: Path) -> Outcome:
     except Exception as error:
         return True, _short(error)
     return path.is_relative_to(folder / "pages" / "warcs"), f"would write {path.parent.name}/{path.name}"[:59]
+
+
+def origins_of_one_long_name(folder: Path) -> Outcome:
+    """A file of origins of 100 kB, in which 50,000 records are of one WARC whose name has 100,000 letters."""
+    import numpy as np
+    import pyarrow as pa
+
+    from pipeline.common.files import write_batches
+    from pipeline.crawl.origins import ORIGIN_SCHEMA, read_origins
+
+    names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(50_000, np.int32)), pa.array(["n" * 10**5]))
+    numbers = pa.array(np.arange(50_000))
+    write_batches("a.arrow", ORIGIN_SCHEMA, [pa.record_batch([numbers, names, numbers], schema=ORIGIN_SCHEMA)])
+    read_origins("a.arrow")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return peak < 1, f"{peak:.1f} GB of memory, of a file of {Path('a.arrow').stat().st_size / 1e3:.0f} kB"
 
 
 def list_leads_outside(folder: Path) -> Outcome:
