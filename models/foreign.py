@@ -116,6 +116,9 @@ def read_tokenizer(path: str, revision: str | None = None) -> Any:
     # Of the tokenizers that are made here, there is no config.
     config = {"config": read_config(path, revision)} if _find(path, "config.json", revision, needed=False) else {}
     with as_data("its tokenizer cannot be read"):
+        about = _tokenizer_config(path, revision)
+        _check_class(about.get("tokenizer_class") or "")
+        _check_class(getattr(config.get("config"), "tokenizer_class", None) or "")
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=revision or "main", trust_remote_code=False, **config
         )
@@ -132,7 +135,38 @@ def read_fast_tokenizer(path: str) -> Any:
     if Path(path).is_dir():
         check_folder(path)
     with as_data("tokenizer.json cannot be read"):
+        _tokenizer_config(path)
         return PreTrainedTokenizerFast.from_pretrained(path)
+
+
+def _tokenizer_config(path: str, revision: str | None = None) -> dict[str, Any]:
+    """What the files beside a tokenizer say of it. Raises ValueError where they lead to a file elsewhere.
+
+    Their keys are arguments of the tokenizer's class, which opens some of these, and a copy would hold the text.
+    """
+    about: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        file = _find(path, name, revision, needed=False)
+        for key, value in json.loads(file.read_text(encoding="utf-8") if file else "{}").items():
+            opened = key in ("vocab", "merges", "vocab_file", "merges_file") and isinstance(value, str)
+            versions = key == "fast_tokenizer_files" and "/" in str(value)
+            if (opened and Path(value).is_file()) or versions or (value and key in ("gguf_file", "init_inputs")):
+                raise ValueError(f"{key} in {name} leads to another file; take it out")
+            about[key] = value
+    return about
+
+
+def _check_class(name: str) -> None:
+    """Raises ValueError where a tokenizer's class is something else of transformers.
+
+    That would read other files, and ask on the terminal whether to run code that lies there.
+    """
+    from transformers import PreTrainedTokenizerBase
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    for known in map(tokenizer_class_from_name, (name, name.removesuffix("Fast"))):
+        if known is not None and not (isinstance(known, type) and issubclass(known, PreTrainedTokenizerBase)):
+            raise ValueError(f"{name} is no class of a tokenizer")
 
 
 def read_weights(path: str, revision: str | None = None) -> dict[str, torch.Tensor]:

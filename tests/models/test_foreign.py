@@ -19,6 +19,7 @@ from models.adapter import attach
 from models.backbone import load_backbone, load_tokenizer, save_backbone
 from models.export import export
 from models.extend import decoder_layers
+from models.foreign import read_fast_tokenizer
 from models.modeling_neutral import check
 
 RAN = "from pathlib import Path\nPath({path!r}).touch()\nclass C: ...\n"
@@ -142,6 +143,55 @@ def test_links_out_of_the_folder_are_not_followed(folder: Path, tmp_path: Path) 
         (cache / "snapshots" / "abc" / blob.name).symlink_to(blob)
     load_backbone(str(cache / "snapshots" / "abc"))
     load_tokenizer(str(cache / "snapshots" / "abc"))
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize(
+    ("entries", "what"),
+    [
+        ({"tokenizer_class": "BertTokenizer", "vocab": "SECRET"}, "vocab in"),
+        ({"tokenizer_class": "GemmaTokenizer", "vocab_file": "SECRET"}, "vocab_file in"),
+        ({"tokenizer_class": "GPT2Tokenizer", "vocab": "SECRET", "merges": "SECRET"}, "in"),
+        ({"tokenizer_class": "BertTokenizer", "init_inputs": ["SECRET"]}, "init_inputs in"),
+        ({"gguf_file": "../secret"}, "gguf_file in"),
+        ({"fast_tokenizer_files": ["../private/tokenizer.4.0.0.json"]}, "fast_tokenizer_files in"),
+    ],
+)
+def test_a_tokenizer_opens_no_file_elsewhere(
+    file: str, entries: dict[str, Any], what: str, folder: Path, tmp_path: Path
+) -> None:
+    """The words of a private file would be the vocabulary of our copy."""
+    (tmp_path / "secret").write_text("<end>\nsecret\n")
+    told = json.loads(json.dumps(entries).replace("SECRET", str(tmp_path / "secret")))
+    (folder / "tokenizer.json").unlink()
+    change(folder / "tokenizer_config.json", tokenizer_class=entries.get("tokenizer_class", "TokenizersBackend"))
+    (folder / file).write_text(json.dumps(told))
+    for load in (load_tokenizer, read_fast_tokenizer):
+        with pytest.raises(ValueError, match=rf"{what} .*{file} leads to another file"):
+            load(str(folder))
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "config.json"])
+@pytest.mark.parametrize("name", ["AutoModelForMaskedLM", "AutoProcessorFast", "RagTokenizer", "pipeline"])
+def test_the_class_of_a_tokenizer_is_one(
+    file: str, name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any other class of transformers would ask on the terminal whether to run the folder's code."""
+    monkeypatch.setattr("builtins.input", lambda asked: "y")
+    (folder / "code.py").write_text(RAN.format(path=str(tmp_path / "ran")))
+    maps = dict.fromkeys(("AutoModelForMaskedLM", "AutoProcessor"), "code.C")
+    change(folder / "tokenizer_config.json", tokenizer_class=None)
+    change(folder / "config.json", auto_map=maps)
+    change(folder / file, tokenizer_class=name)
+    with pytest.raises(ValueError, match=f"{name} is no class of a tokenizer"):
+        load_tokenizer(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["PreTrainedTokenizer", "NoSuchTokenizer", None])
+def test_usual_classes_of_tokenizers_are_read(name: str | None, folder: Path) -> None:
+    change(folder / "tokenizer_config.json", tokenizer_class=name, vocab_file="/nowhere/vocab.txt", init_inputs=[])
+    assert load_tokenizer(str(folder))("w1 w2")["input_ids"] == [1, 2]
 
 
 # Sizes and damage -----------------------------------------------------------------------------------
