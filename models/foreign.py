@@ -7,6 +7,7 @@ No file of it is code to run here, none is followed that is not asked for (an ad
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import tempfile
@@ -22,9 +23,11 @@ LEADING = re.compile(
     r"__.*|auto_map|custom_pipelines|transformers_weights|configuration_files|(fusion|distributed)_config"
     r"|_?(attn|experts)_implementation\w*|_?name_or_path|_auto_class|num_labels|id2label|label2id"
 )
-# Bounds far above what any decoder has: layers or experts; numbers computed from its config, such as masks; bytes
-# of a file of JSON or text.
-MOST_LAYERS, MOST_BUFFERS, MOST_BYTES = 1000, 2**28, 2**28
+# Bounds far above what any decoder has: layers, or rounds of a loop; modules and weights; numbers computed from
+# its config, such as masks; bytes of a file of JSON or text.
+MOST_LAYERS, MOST_PARTS, MOST_BUFFERS, MOST_BYTES = 1000, 2**16, 2**28, 2**28
+# Keys of layers and rounds, but not of a width such as vocab_size_per_layer_input.
+COUNTS = re.compile("(?!.*(size|dim)).*(layer|cycle|loop|iter|pretraining_tp)")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)
 
@@ -79,7 +82,7 @@ def read_config(path: str, revision: str | None = None) -> Any:
 def parse_config(data: Any) -> Any:
     """What a config.json says, as transformers knows it, without the keys that lead elsewhere.
 
-    Raises ValueError where it has layers or experts without bound, and anything where it makes no sense.
+    Raises ValueError where it has layers without bound, and anything where it makes no sense.
     """
     from transformers import AutoConfig
 
@@ -101,9 +104,9 @@ def _own_keys(data: Any) -> Any:
 
 
 def check_counts(data: dict[str, Any]) -> None:
-    """Raises ValueError where a config has more layers or experts than any model; each takes time and memory."""
+    """Raises ValueError where a config has more layers, or rounds of a loop, than any model; each takes time."""
     for key, value in data.items():
-        if ("layer" in key or "expert" in key) and isinstance(value, int) and value > MOST_LAYERS:
+        if COUNTS.match(key) and isinstance(value, int) and value > MOST_LAYERS:
             raise ValueError(f"{key} is {value}, more than any model has")
 
 
@@ -206,12 +209,35 @@ def sketch_decoder(config: Any) -> Any:
 
     from models.modeling_neutral import Extended
 
-    with as_data("config.json does not describe a decoder that can be built"), torch.device("meta"):
+    cannot = as_data("config.json does not describe a decoder that can be built")
+    with cannot, _counting_parts(), torch.device("meta"):
         plain: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         if not hasattr(plain.config, "neutral_residues"):
             return plain
         extended = type("ExtendedForCausalLM", (Extended, type(plain)), {"__module__": Extended.__module__})
         return extended(plain.config)
+
+
+@contextlib.contextmanager
+def _counting_parts() -> Iterator[None]:
+    """Inside it, a model of more than MOST_PARTS modules and weights is a ValueError: each takes time."""
+    from torch.nn.modules import module as torch_module
+
+    numbers = itertools.count(1)
+
+    def count(*part: Any) -> None:
+        if next(numbers) > MOST_PARTS:
+            raise ValueError(f"more than {MOST_PARTS:,} modules and weights")
+
+    hooks = [
+        torch_module.register_module_module_registration_hook(count),
+        torch_module.register_module_parameter_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def read_decoder(path: str, revision: str | None, dtype: torch.dtype, attention: str) -> Any:
