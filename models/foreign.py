@@ -6,9 +6,11 @@ No file of it is code to run here, none is followed that is not asked for (an ad
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import itertools
 import json
+import math
 import re
 import tempfile
 from collections.abc import Iterator
@@ -24,8 +26,8 @@ LEADING = re.compile(
     r"|_?(attn|experts)_implementation\w*|_?name_or_path|_auto_class|num_labels|id2label|label2id"
 )
 # Bounds far above what any decoder has: layers, or rounds of a loop; modules and weights; numbers computed from
-# its config, such as masks; bytes of a file of JSON or text.
-MOST_LAYERS, MOST_PARTS, MOST_BUFFERS, MOST_BYTES = 1000, 2**16, 2**28, 2**28
+# its config, such as masks; bytes of a file of JSON or text; characters that a tokenizer makes of one.
+MOST_LAYERS, MOST_PARTS, MOST_BUFFERS, MOST_BYTES, MOST_GROWTH = 1000, 2**16, 2**28, 2**28, 100
 # Keys of layers and rounds, but not of a width such as vocab_size_per_layer_input.
 COUNTS = re.compile("(?!.*(size|dim)).*(layer|cycle|loop|iter|pretraining_tp)")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -127,6 +129,7 @@ def read_tokenizer(path: str, revision: str | None = None) -> Any:
         )
         # It would lead those who trust a copy's code to code of another repository.
         tokenizer.init_kwargs.pop("auto_map", None)
+        _check_growth(tokenizer)
         return tokenizer
 
 
@@ -139,7 +142,9 @@ def read_fast_tokenizer(path: str) -> Any:
         check_folder(path)
     with as_data("tokenizer.json cannot be read"):
         _tokenizer_config(path)
-        return PreTrainedTokenizerFast.from_pretrained(path)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
+        _check_growth(tokenizer)
+        return tokenizer
 
 
 def _tokenizer_config(path: str, revision: str | None = None) -> dict[str, Any]:
@@ -170,6 +175,30 @@ def _check_class(name: str) -> None:
     for known in map(tokenizer_class_from_name, (name, name.removesuffix("Fast"))):
         if known is not None and not (isinstance(known, type) and issubclass(known, PreTrainedTokenizerBase)):
             raise ValueError(f"{name} is no class of a tokenizer")
+
+
+def _check_growth(tokenizer: Any) -> None:
+    """Raises ValueError where rules of a tokenizer make many characters of one.
+
+    Five rules that each make 30 letters of the last one's letter would make gigabytes of a line.
+    """
+    if backend := getattr(tokenizer, "backend_tokenizer", None):
+        for rules in filter(None, (backend.normalizer, backend.decoder)):
+            growth = _growth(json.loads(rules.__getstate__()))
+            if growth > MOST_GROWTH:
+                raise ValueError(f"its rules make {growth:,.0f} characters of one, more than any tokenizer does")
+
+
+def _growth(rule: dict[str, Any]) -> float:
+    """How many characters a rule may make of one."""
+    if rule["type"] == "Replace":
+        return max(1, len(rule["content"]) / max(1, len(rule["pattern"].get("String", ""))))
+    if rule["type"] == "Precompiled":  # a table, whose size comes first, and the texts that it leads to
+        table = base64.b64decode(rule["precompiled_charsmap"])
+        texts = table[4 + int.from_bytes(table[:4], "little") :].split(b"\0")
+        return max(1, *(len(text.decode(errors="replace")) for text in texts))
+    parts = rule.get("normalizers") or rule.get("decoders") or []
+    return math.prod(map(_growth, parts)) * max(1, len(rule.get("prepend", "")))
 
 
 def read_weights(path: str, revision: str | None = None) -> dict[str, torch.Tensor]:

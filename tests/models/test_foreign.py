@@ -1,6 +1,8 @@
 """Folders that claim to be models: nothing of them is run or followed, and they describe what they hold."""
 
 import ast
+import base64
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -270,6 +272,32 @@ def test_a_panic_of_a_native_reader_is_an_error(folder: Path) -> None:
     change(folder / "tokenizer.json", normalizer=charsmap)
     with pytest.raises(ValueError, match=r"its tokenizer cannot be read .*PanicException"):
         load_tokenizer(str(folder))
+
+
+def _replace(one: str, many: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"String": one}, "content": many}
+
+
+CHAIN = [_replace(one, other * 30) for one, other in zip("abcdef", "bcdefg", strict=True)]
+USUAL = [{"type": "Prepend", "prepend": "_"}, _replace(" ", "_"), _replace("\n", "<newline>"), {"type": "NFKC"}]
+TABLE = base64.b64encode((4).to_bytes(4, "little") + b"tree" + b"ab\0" + b"x" * 101 + b"\0").decode()
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ({"normalizer": {"type": "Sequence", "normalizers": CHAIN}}, "729,000,000 characters"),
+        ({"decoder": {"type": "Sequence", "decoders": CHAIN}}, "729,000,000 characters"),
+        ({"normalizer": {"type": "Prepend", "prepend": "x" * 1000}}, "1,000 characters"),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": TABLE}}, "101 characters"),
+        ({"normalizer": {"type": "Sequence", "normalizers": USUAL}}, ""),
+    ],
+)
+def test_a_tokenizer_makes_few_characters_of_one(rules: dict[str, Any], said: str, folder: Path) -> None:
+    change(folder / "tokenizer.json", **rules)
+    for load in (load_tokenizer, read_fast_tokenizer):
+        with pytest.raises(ValueError, match=said) if said else contextlib.nullcontext():
+            load(str(folder))
 
 
 def test_a_large_file_of_text_is_not_read(folder: Path) -> None:
