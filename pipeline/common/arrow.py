@@ -47,6 +47,7 @@ def read_batches(path: str | Path, schema: pa.Schema | None = None) -> Iterator[
             batch.validate(full=True)
             if schema is not None:
                 batch = batch.select(schema.names)
+                _check_views(path, batch)
                 if batch.schema.types != schema.types:
                     batch = batch.cast(schema)
             for first in range(0, batch.num_rows, ROWS_AT_ONCE):
@@ -121,6 +122,21 @@ def _check_columns(path: str | Path, found: pa.Schema, schema: pa.Schema) -> Non
             raise StageError(
                 f"{path}: expected one column {field.name} ({field.type}); found {one_line(Exception(there))}"
             )
+
+
+def _check_views(path: str | Path, batch: pa.RecordBatch) -> None:
+    """Raises StageError where a column of views is too long for one of strings: Arrow's cast would crash.
+
+    A view says where its text lies, in 16 bytes that begin with its length, and many may say the same.
+    """
+    import numpy as np
+    import pyarrow.types as is_type
+
+    for column in batch.columns:
+        if is_type.is_string_view(column.type) and len(column):
+            lengths = np.frombuffer(column.buffers()[1], np.int32)[::4]
+            if (total := lengths.sum(dtype=np.int64)) > MOST_UNPACKED:
+                raise StageError(f"{path}: a batch has {total:,} bytes of text; write smaller batches")
 
 
 def _same(found: pa.DataType, expected: pa.DataType) -> bool:

@@ -55,6 +55,18 @@ def test_any_strings_are_read_as_strings(tmp_path, kind):
     assert batch.schema.types == [pa.string()] and batch.to_pylist() == [{"text": "é"}, {"text": "b"}]
 
 
+def test_views_of_more_text_than_a_column_holds_are_refused(tmp_path, monkeypatch):
+    """500 bytes say 60,000 times where the same 80,000 lie; Arrow crashes when it makes strings of them."""
+    one = struct.pack("<i4sii", 100, b"xxxx", 0, 0)
+    views = pa.Array.from_buffers(pa.string_view(), 20, [None, pa.py_buffer(one * 20), pa.py_buffer(b"x" * 100)])
+    write(tmp_path / "a", pa.record_batch({"text": views}))
+    text = pa.schema([("text", pa.string())])
+    assert rows(tmp_path / "a", text) == [{"text": "x" * 100}] * 20
+    monkeypatch.setattr(arrow, "MOST_UNPACKED", 1000)
+    with pytest.raises(StageError, match="a: a batch has 2,000 bytes of text; write smaller batches"):
+        rows(tmp_path / "a", text)
+
+
 @pytest.mark.parametrize(
     "columns",
     [{"texte": ["a"]}, {"text": [1]}, {"text": [b"a"]}, {"text": pa.array(["a"]).dictionary_encode()}, {}],
