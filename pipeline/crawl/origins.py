@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pipeline.common.files import inside, read_arrow, read_json, replace_folder,
 from pipeline.network.urls import SHORT, digest
 
 LIST = "fetched.json"
+NAMES = range(1, 2**12)  # how long the name of a crawl's file may be
 NAME_BYTES = 190  # of a name, so that with its hash and what stages add it has less than 255
 # Python has half surrogate pairs for bytes that are no UTF-8.
 NO_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
@@ -35,6 +36,10 @@ class _File:
     source: str = option(doc="where it comes from")
     origins: str | None = option(None, "the name of the file with the origins of its records")
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if NO_NAME.search(self.source) or len(self.source) not in NAMES:
+            yield "source", f"{self.source!r:.200} is no name of a file"
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Failure:
@@ -42,6 +47,10 @@ class _Failure:
     documents: int = option(doc="how many are lost", low=0)
     bytes: int = option(doc="how long they are", low=0)
     source: str | None = option(None, "the file, where a whole one is missing")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not re.fullmatch(r"\w{1,100}", self.reason, re.ASCII):
+            yield "reason", f"{self.reason!r:.200} is no word"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +146,18 @@ def write_origins(path: Path, origins: Iterable[tuple[int, str, int]]) -> None:
 
 
 def read_origins(path: str | Path) -> dict[int, tuple[str, int]]:
-    """For each record, by its offset in our file, (the crawl's file that it comes from, its offset there)."""
+    """For each record, by its offset in our file, (the crawl's file that it comes from, its offset there).
+
+    Raises StageError where one is missing, or no name of a file.
+    """
     origins: dict[int, tuple[str, int]] = {}
     for batch in read_arrow(path, ORIGIN_SCHEMA):
-        offsets, warcs, places = (column.to_pylist() for column in batch.columns)
-        origins.update(zip(offsets, zip(warcs, places, strict=True), strict=True))
+        offsets, warcs, places = batch.columns
+        names = warcs.dictionary.to_pylist()  # each once: a row has its number
+        if any(column.null_count for column in batch.columns) or any(
+            len(name or "") not in NAMES for name in names
+        ):
+            raise StageError(f"{path}: a record has no offset, or no file that it comes from; fetch it again")
+        sources = map(names.__getitem__, warcs.indices.to_pylist())
+        origins.update(zip(offsets.to_pylist(), zip(sources, places.to_pylist(), strict=True), strict=True))
     return origins

@@ -2,10 +2,12 @@
 
 import json
 
+import pyarrow as pa
 import pytest
 
 from pipeline.common.errors import StageError
-from pipeline.crawl.origins import finish_folder, input_files, read_folder
+from pipeline.common.files import write_batches
+from pipeline.crawl.origins import ORIGIN_SCHEMA, finish_folder, input_files, read_folder, read_origins
 
 FILE = {"file": "a.warc.gz", "source": "crawl/a.warc.gz"}
 FAILURE = {"reason": "fetch_http_404", "documents": 1, "bytes": 0}
@@ -29,6 +31,19 @@ def test_what_was_written_is_read(tmp_path):
     assert missing == failed
 
 
+@pytest.mark.parametrize(
+    ("offset", "names", "number", "place"),
+    [(None, ["a"], 0, 1), (0, ["a"], None, 1), (0, ["a"], 0, None), (0, [None], 0, 1), (0, ["x" * 10**6], 0, 1)],
+)
+def test_origins_that_no_page_can_have_are_refused(offset, names, number, place, tmp_path):
+    """A long name stands once in the file, and would be text of its own in memory for each record."""
+    warcs = pa.DictionaryArray.from_arrays(pa.array([0, number], pa.int32()), pa.array(names, pa.string()))
+    batch = pa.record_batch([pa.array([0, offset]), warcs, pa.array([0, place])], schema=ORIGIN_SCHEMA)
+    write_batches(tmp_path / "a.arrow", ORIGIN_SCHEMA, [batch])
+    with pytest.raises(StageError, match=r"a\.arrow: a record has no offset, or no file that it comes from"):
+        read_origins(tmp_path / "a.arrow")
+
+
 @pytest.mark.parametrize("key", ["file", "origins"])
 @pytest.mark.parametrize("name", ["../a.warc.gz", "/etc/passwd", "x/../a.warc.gz", "x/a.arrow", "a\nb", "link"])
 def test_a_name_that_is_none_in_the_folder_is_refused(key, name, tmp_path):
@@ -50,6 +65,9 @@ def test_a_name_that_is_none_in_the_folder_is_refused(key, name, tmp_path):
         ([FILE], [FAILURE | {"bytes": 2**70}], r"failed\[0\].bytes: expected whole number"),
         ([FILE], [FAILURE | {"reason": None}], r"failed\[0\].reason: expected text, found None"),
         ([FILE], None, "failed: expected list"),
+        ([FILE], [FAILURE | {"reason": "a b"}], r"failed\[0\].reason: 'a b' is no word"),
+        ([FILE | {"source": "a\x1b[2J"}], [], r"files\[0\].source: 'a.x1b\[2J' is no name"),
+        ([FILE | {"source": "x" * 10**5}], [], r"files\[0\].source: 'x+ is no name"),
     ],
 )
 def test_a_list_of_another_form_is_refused(files, failed, problem, tmp_path):
