@@ -7,6 +7,7 @@ The folder holds `adapter.safetensors` (bf16, `0.NAME` of the first extension, `
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,13 +128,14 @@ def read_adapter(folder: str | Path) -> tuple[dict[str, Any], list[SavedExtensio
             content = json.loads((Path(folder) / "adapter.json").read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']}, but this program reads {FORMAT}; update it")
-            tensors = load_file(Path(folder) / "adapter.safetensors")
+            weights: dict[str, dict[str, Tensor]] = defaultdict(dict)
+            for key, tensor in load_file(Path(folder) / "adapter.safetensors").items():
+                number, _, name = key.partition(".")
+                weights[number][name] = tensor
             saved = []
-            for number, entry in enumerate(content["additions"]):
-                prefix = f"{number}."
-                weights = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            for place, entry in enumerate(content["additions"]):
                 about = {key: value for key, value in entry.items() if key != "how"}
-                saved.append(SavedExtension(_checked_recipe(entry["how"]), weights, about))
+                saved.append(SavedExtension(_checked_recipe(entry["how"]), weights[str(place)], about))
             backbone = content["backbone"]
             if not (isinstance(backbone["source"], str) and isinstance(backbone["revision"], str | None)):
                 raise ValueError("its backbone has no name")

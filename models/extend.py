@@ -66,6 +66,7 @@ class ExtendedNorm(nn.Module):
         return normed_BTD + self.take_residue()
 
 
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 METHODS = ("finetune", "lora", "adapter", "neutral")
 # Where a block's output is added, in layers that norm what comes out of their FFN (Gemma 2 and 3, OLMo2, GLM 4).
 PLACEMENTS = ("before_norm", "after_norm")
@@ -283,10 +284,14 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_trainable(model: nn.Module, state: dict[str, Tensor]) -> None:
-    """Copy `state` into the trainable weights. Raises ExtendError unless names and shapes are the same."""
+    """Copy `state` into the trainable weights. Raises ExtendError unless names and shapes are the same.
+
+    Of the types of numbers only those that weights are trained and kept in are taken.
+    """
     own = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     wrong = own.keys() ^ state.keys()
     wrong |= {name for name in own.keys() & state.keys() if own[name].shape != state[name].shape}
+    wrong |= {name for name, weight in state.items() if weight.dtype not in FLOATS}
     if wrong:
         raise ExtendError(
             f"{len(wrong)} weights do not fit the model, such as {min(wrong)}; "

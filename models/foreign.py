@@ -6,8 +6,11 @@ No file of it is code to run here, none is followed that is not asked for (an ad
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import itertools
 import json
+import math
 import re
 import tempfile
 from collections.abc import Iterator
@@ -22,9 +25,11 @@ LEADING = re.compile(
     r"__.*|auto_map|custom_pipelines|transformers_weights|configuration_files|(fusion|distributed)_config"
     r"|_?(attn|experts)_implementation\w*|_?name_or_path|_auto_class|num_labels|id2label|label2id"
 )
-# Bounds far above what any decoder has: layers or experts; numbers computed from its config, such as masks; bytes
-# of a file of JSON or text.
-MOST_LAYERS, MOST_BUFFERS, MOST_BYTES = 1000, 2**28, 2**28
+# Bounds far above what any decoder has: layers, or rounds of a loop; modules and weights; numbers computed from
+# its config, such as masks; bytes of a file of JSON or text; characters that a tokenizer makes of one.
+MOST_LAYERS, MOST_PARTS, MOST_BUFFERS, MOST_BYTES, MOST_GROWTH = 1000, 2**16, 2**28, 2**28, 100
+# Keys of layers and rounds, but not of a width such as vocab_size_per_layer_input.
+COUNTS = re.compile("(?!.*(size|dim)).*(layer|cycle|loop|iter|pretraining_tp)")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)
 
@@ -79,7 +84,7 @@ def read_config(path: str, revision: str | None = None) -> Any:
 def parse_config(data: Any) -> Any:
     """What a config.json says, as transformers knows it, without the keys that lead elsewhere.
 
-    Raises ValueError where it has layers or experts without bound, and anything where it makes no sense.
+    Raises ValueError where it has layers without bound, and anything where it makes no sense.
     """
     from transformers import AutoConfig
 
@@ -101,9 +106,9 @@ def _own_keys(data: Any) -> Any:
 
 
 def check_counts(data: dict[str, Any]) -> None:
-    """Raises ValueError where a config has more layers or experts than any model; each takes time and memory."""
+    """Raises ValueError where a config has more layers, or rounds of a loop, than any model; each takes time."""
     for key, value in data.items():
-        if ("layer" in key or "expert" in key) and isinstance(value, int) and value > MOST_LAYERS:
+        if COUNTS.match(key) and isinstance(value, int) and value > MOST_LAYERS:
             raise ValueError(f"{key} is {value}, more than any model has")
 
 
@@ -116,11 +121,15 @@ def read_tokenizer(path: str, revision: str | None = None) -> Any:
     # Of the tokenizers that are made here, there is no config.
     config = {"config": read_config(path, revision)} if _find(path, "config.json", revision, needed=False) else {}
     with as_data("its tokenizer cannot be read"):
+        about = _tokenizer_config(path, revision)
+        _check_class(about.get("tokenizer_class") or "")
+        _check_class(getattr(config.get("config"), "tokenizer_class", None) or "")
         tokenizer = AutoTokenizer.from_pretrained(
             path, revision=revision or "main", trust_remote_code=False, **config
         )
         # It would lead those who trust a copy's code to code of another repository.
         tokenizer.init_kwargs.pop("auto_map", None)
+        _check_growth(tokenizer)
         return tokenizer
 
 
@@ -132,7 +141,64 @@ def read_fast_tokenizer(path: str) -> Any:
     if Path(path).is_dir():
         check_folder(path)
     with as_data("tokenizer.json cannot be read"):
-        return PreTrainedTokenizerFast.from_pretrained(path)
+        _tokenizer_config(path)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
+        _check_growth(tokenizer)
+        return tokenizer
+
+
+def _tokenizer_config(path: str, revision: str | None = None) -> dict[str, Any]:
+    """What the files beside a tokenizer say of it. Raises ValueError where they lead to a file elsewhere.
+
+    Their keys are arguments of the tokenizer's class, which opens some of these, and a copy would hold the text.
+    """
+    about: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        file = _find(path, name, revision, needed=False)
+        for key, value in json.loads(file.read_text(encoding="utf-8") if file else "{}").items():
+            opened = key in ("vocab", "merges", "vocab_file", "merges_file") and isinstance(value, str)
+            versions = key == "fast_tokenizer_files" and "/" in str(value)
+            if (opened and Path(value).is_file()) or versions or (value and key in ("gguf_file", "init_inputs")):
+                raise ValueError(f"{key} in {name} leads to another file; take it out")
+            about[key] = value
+    return about
+
+
+def _check_class(name: str) -> None:
+    """Raises ValueError where a tokenizer's class is something else of transformers.
+
+    That would read other files, and ask on the terminal whether to run code that lies there.
+    """
+    from transformers import PreTrainedTokenizerBase
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    for known in map(tokenizer_class_from_name, (name, name.removesuffix("Fast"))):
+        if known is not None and not (isinstance(known, type) and issubclass(known, PreTrainedTokenizerBase)):
+            raise ValueError(f"{name} is no class of a tokenizer")
+
+
+def _check_growth(tokenizer: Any) -> None:
+    """Raises ValueError where rules of a tokenizer make many characters of one.
+
+    Five rules that each make 30 letters of the last one's letter would make gigabytes of a line.
+    """
+    if backend := getattr(tokenizer, "backend_tokenizer", None):
+        for rules in filter(None, (backend.normalizer, backend.decoder)):
+            growth = _growth(json.loads(rules.__getstate__()))
+            if growth > MOST_GROWTH:
+                raise ValueError(f"its rules make {growth:,.0f} characters of one, more than any tokenizer does")
+
+
+def _growth(rule: dict[str, Any]) -> float:
+    """How many characters a rule may make of one."""
+    if rule["type"] == "Replace":
+        return max(1, len(rule["content"]) / max(1, len(rule["pattern"].get("String", ""))))
+    if rule["type"] == "Precompiled":  # a table, whose size comes first, and the texts that it leads to
+        table = base64.b64decode(rule["precompiled_charsmap"])
+        texts = table[4 + int.from_bytes(table[:4], "little") :].split(b"\0")
+        return max(1, *(len(text.decode(errors="replace")) for text in texts))
+    parts = rule.get("normalizers") or rule.get("decoders") or []
+    return math.prod(map(_growth, parts)) * max(1, len(rule.get("prepend", "")))
 
 
 def read_weights(path: str, revision: str | None = None) -> dict[str, torch.Tensor]:
@@ -172,12 +238,35 @@ def sketch_decoder(config: Any) -> Any:
 
     from models.modeling_neutral import Extended
 
-    with as_data("config.json does not describe a decoder that can be built"), torch.device("meta"):
+    cannot = as_data("config.json does not describe a decoder that can be built")
+    with cannot, _counting_parts(), torch.device("meta"):
         plain: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         if not hasattr(plain.config, "neutral_residues"):
             return plain
         extended = type("ExtendedForCausalLM", (Extended, type(plain)), {"__module__": Extended.__module__})
         return extended(plain.config)
+
+
+@contextlib.contextmanager
+def _counting_parts() -> Iterator[None]:
+    """Inside it, a model of more than MOST_PARTS modules and weights is a ValueError: each takes time."""
+    from torch.nn.modules import module as torch_module
+
+    numbers = itertools.count(1)
+
+    def count(*part: Any) -> None:
+        if next(numbers) > MOST_PARTS:
+            raise ValueError(f"more than {MOST_PARTS:,} modules and weights")
+
+    hooks = [
+        torch_module.register_module_module_registration_hook(count),
+        torch_module.register_module_parameter_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def read_decoder(path: str, revision: str | None, dtype: torch.dtype, attention: str) -> Any:

@@ -130,6 +130,23 @@ def code_of_others_in_a_copy(folder: Path) -> Outcome:
     return not copied, f"in the copy's {' and '.join(sorted(copied))}" if copied else f"{said}, without the names"
 
 
+def class_that_asks(folder: Path) -> Outcome:
+    """A tokenizer whose class is one of models, for which the terminal would be asked whether to run code."""
+    import builtins
+
+    asked = []
+    builtins.input = lambda question="": asked.append(question) or "n"
+    _model(folder / "model")
+    (folder / "model" / "code.py").write_text("")
+    _change(folder / "model" / "config.json", auto_map={"AutoModelForMaskedLM": "code.M"})
+    _change(folder / "model" / "tokenizer_config.json", tokenizer_class="AutoModelForMaskedLM")
+    said = _fetch(folder / "model").split(":")[0]
+    return (
+        not asked,
+        "the terminal was asked whether to run its code" if asked else f"{said}, and nobody was asked",
+    )
+
+
 def pickled_weights(folder: Path) -> Outcome:
     """A backbone whose weights are a pickle that runs a command."""
     ran = folder / "ran"
@@ -193,7 +210,34 @@ def link_out_of_the_folder(folder: Path) -> Outcome:
     return not copied, f"the secret is in the copy's {copied[0]}" if copied else said.split(":")[0]
 
 
+def private_file_as_a_vocabulary(folder: Path) -> Outcome:
+    """A tokenizer whose vocabulary is a private file, which a copy or an export would publish."""
+    (folder / "secret").write_text("the private key\n[UNK]\n")
+    _model(folder / "model")
+    (folder / "model" / "tokenizer.json").unlink()
+    private = {"tokenizer_class": "BertTokenizer", "vocab": str(folder / "secret")}
+    _change(folder / "model" / "tokenizer_config.json", **private)
+    said = _fetch(folder / "model")
+    copied = [path.name for path in Path("copy").glob("*") if b"private key" in path.read_bytes()]
+    return not copied, f"the secret is in the copy's {copied[0]}" if copied else said.split(":")[0]
+
+
 # Sizes ----------------------------------------------------------------------------------------------
+
+
+def letters_that_multiply(folder: Path) -> Outcome:
+    """A tokenizer of whose five rules each makes 30 letters of the last one's letter."""
+    from pipeline.common.errors import StageError
+    from train.data.tokens import encode, open_tokenizer
+
+    _model(folder / "model")
+    chain = [(one, other * 30) for one, other in zip("abcde", "bcdef", strict=True)]
+    rules = [{"type": "Replace", "pattern": {"String": one}, "content": many} for one, many in chain]
+    _change(folder / "model" / "tokenizer.json", normalizer={"type": "Sequence", "normalizers": rules})
+    try:
+        return False, f"{len(encode(open_tokenizer(str(folder / 'model')), ['a'])[0][0]):,} tokens of a letter"
+    except StageError:
+        return True, "refused"
 
 
 def a_billion_wide(folder: Path) -> Outcome:
@@ -316,6 +360,28 @@ def fasttext_model_too_wide(folder: Path) -> Outcome:
         return False, f"read: {identify(load_model('m.bin'), 'le chat', 9)}"
     except StageError:
         return True, "refused"
+
+
+def fasttext_model_of_too_few_rows(folder: Path) -> Outcome:
+    """A fastText model whose table is shorter by a row in 200 than the words lead: a crash, hours later."""
+    import fasttext
+
+    from pipeline.common.errors import StageError
+    from pipeline.extract.language import identify, load_model
+
+    (folder / "text").write_text("__label__good le chat dort\n__label__random xx yy zz\n" * 20)
+    sizes: dict[str, Any] = {"dim": 16, "bucket": 2_000_000, "minn": 2, "maxn": 4}
+    fasttext.train_supervised(str(folder / "text"), thread=1, verbose=0, **sizes).save_model("m.bin")
+    with Path("m.bin").open("rb+") as file:
+        file.seek(40)
+        file.write(struct.pack("<i", 2_010_000))
+    try:
+        model = load_model("m.bin")
+    except StageError:
+        return True, "refused"
+    for number in range(10**5):
+        identify(model, f"{number * 7919}", 99)
+    return False, "read behind its table"
 
 
 def gguf_of_many_layers(folder: Path) -> Outcome:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ KNOWN = {
     "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83",  # lid.176.ftz
     "7e69ec5451bc261cc7844e49e4792a85d7f09c06789ec800fc4a44aec362764e",  # lid.176.bin
 }
+MAGIC = struct.pack("<i", 793712314)  # of a model's file
 # Words end at one of these characters. `__label__` begins a label, in training and in prediction, and `</s>` ends
 # the line (fastText's Dictionary::readWord and getLine).
 _CONTROL_WORD = re.compile(r"(?<![^ \n\r\t\v\f\0])(?=__label__|</s>(?![^ \n\r\t\v\f\0]))")
@@ -53,8 +56,70 @@ def load_fasttext(path: str) -> Any:
 
 
 def ask(path: str) -> int:
-    """Load the model and let it predict once; returns how many labels it gives."""
+    """Load the model and let it predict once; returns how many labels it gives. Raises ValueError."""
     import fasttext
 
+    with open(path, "rb") as file:  # noqa: PTH123
+        if file.read(4) == MAGIC:  # else fastText says that it is no model
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as body:
+                _check_tables(body)
     model = fasttext.load_model(path)
     return len(model.f.predict("one line, une ligne, одна строка, 一行\n", 5, 0.0, "strict"))
+
+
+def _check_tables(body: mmap.mmap) -> None:
+    """Raises ValueError where a model's tables do not have the rows and columns that its words lead to.
+
+    fastText looks there without a check, and crashes at the first such word, perhaps after hours. The layout is
+    that of its own save(): arguments, dictionary, and a table of the input and one of the labels, packed or not.
+    """
+    place = 0
+
+    def take(form: str) -> tuple[Any, ...]:
+        nonlocal place
+        place += struct.calcsize(f"<{form}")
+        check(place <= len(body))
+        return struct.unpack_from(f"<{form}", body, place - struct.calcsize(f"<{form}"))
+
+    def quantizer(width: int) -> int:
+        """The bytes of a row of this width in codes; behind what says so are its 256 values a column."""
+        nonlocal place
+        columns, parts, part, last = take("4i")
+        place += 4 * 256 * width
+        check(columns == width and parts > 0 and 0 < last <= part and (parts - 1) * part + last == width)
+        return int(parts)
+
+    def table(packed: bool) -> int:
+        """The rows of a table."""
+        nonlocal place
+        if not packed:
+            rows, columns = take("qq")
+            place += 4 * rows * columns
+        else:
+            normed, rows, columns, size = take("?qqi")
+            place += size
+            check(size == rows * quantizer(dim))
+            if normed:
+                place += rows
+                quantizer(1)
+        check(columns == dim and rows >= 0)
+        return int(rows)
+
+    def check(right: bool) -> None:
+        if not right:
+            raise ValueError("its tables have other sizes than its words")
+
+    _, _, dim, *_, bucket, _, _, _, _ = take("14id")
+    size, words, labels, _, pruned = take("iiiqq")
+    check(size == words + labels and min(words, labels, bucket) >= 0)
+    for number in range(size):
+        end = body.find(b"\0", place)
+        place = end + 10  # a count, and whether it is a label
+        check(0 <= end < len(body) - 9 and body[place - 1] == (number >= words))
+    kept = take(f"{2 * pruned}i")[1::2] if pruned > 0 else (-1,)
+    check(pruned <= 0 or min(kept) >= 0)
+    (packed,) = take("?")
+    check(table(packed) >= words + (bucket if pruned < 0 else max(kept) + 1))
+    (packed_labels,) = take("?")
+    check(table(packed and packed_labels) >= labels)
+    check(place <= len(body))

@@ -53,7 +53,8 @@ def parse_yaml(text: bytes) -> dict[str, Any]:
         raise ConfigError(f"nested deeper than {DEPTH}, or in itself; write it flatter") from None
     except ConfigError:
         raise
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # of a value too, such as the date 2026-13-01
+    # Of a value too, such as the date 2026-13-01, or `!!bool x`, on which the loader fails in a way of its own.
+    except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
         raise ConfigError(f"not valid YAML: {one_line(error)}") from None
     return _mapping(data)
 

@@ -21,7 +21,7 @@ from pipeline.common.files import inside, read_arrow, read_json, replace_folder,
 from pipeline.network.urls import SHORT, digest
 
 LIST = "fetched.json"
-SOURCE_CHARS = 2**14
+NAMES = range(1, 2**14)  # characters of the name of a file of a crawl, or of its URL
 NAME_BYTES = 190  # of a name, so that with its hash and what stages add it has less than 255
 # Python has half surrogate pairs for bytes that are no UTF-8.
 NO_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
@@ -37,8 +37,8 @@ class _File:
     origins: str | None = option(None, "the name of the file with the origins of its records")
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if len(self.source) > SOURCE_CHARS:  # each of its pages has it
-            yield "source", f"longer than {SOURCE_CHARS:,} characters"
+        if NO_NAME.search(self.source) or len(self.source) not in NAMES:
+            yield "source", f"{self.source!r:.200} is no name of a file"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class _Failure:
     source: str | None = option(None, "the file, where a whole one is missing")
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if not re.fullmatch(r"\w{1,100}", self.reason, re.ASCII):  # it goes into ledgers, cards and reports
+        if not re.fullmatch(r"\w{1,100}", self.reason, re.ASCII):
             yield "reason", f"{self.reason!r:.200} is no word"
 
 

@@ -152,7 +152,7 @@ def _by_archive(recipe: str, shards: list[str]) -> Iterator[tuple[str, list[tupl
 
 def _bytes(row: RecipeRow) -> int:
     """About how much memory a row takes."""
-    return 2000 + 40 * len(row["paragraphs"]) + len(row["url"]) + len(row["record_id"]) + len(row["digest"])
+    return 2000 + 40 * len(row["paragraphs"]) + sum(len(x) for x in row.values() if isinstance(x, str))
 
 
 def _rebuild_rows(

@@ -172,6 +172,9 @@ def test_state_of_another_width_is_refused() -> None:
         load_trainable(other, trainable_state(one))
     with pytest.raises(ExtendError, match="do not fit"):
         load_trainable(other, {})
+    state = trainable_state(other)
+    with pytest.raises(ExtendError, match="weights do not fit the model"):  # of 4 bits, or complex, in no run
+        load_trainable(other, {name: weight.to(torch.complex64) for name, weight in state.items()})
 
 
 @pytest.mark.parametrize("method", ["lora", "adapter", "neutral"])

@@ -1,6 +1,8 @@
 """Folders that claim to be models: nothing of them is run or followed, and they describe what they hold."""
 
 import ast
+import base64
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -19,6 +21,7 @@ from models.adapter import attach
 from models.backbone import load_backbone, load_tokenizer, save_backbone
 from models.export import export
 from models.extend import decoder_layers
+from models.foreign import read_fast_tokenizer
 from models.modeling_neutral import check
 
 RAN = "from pathlib import Path\nPath({path!r}).touch()\nclass C: ...\n"
@@ -144,6 +147,55 @@ def test_links_out_of_the_folder_are_not_followed(folder: Path, tmp_path: Path) 
     load_tokenizer(str(cache / "snapshots" / "abc"))
 
 
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "special_tokens_map.json"])
+@pytest.mark.parametrize(
+    ("entries", "what"),
+    [
+        ({"tokenizer_class": "BertTokenizer", "vocab": "SECRET"}, "vocab in"),
+        ({"tokenizer_class": "GemmaTokenizer", "vocab_file": "SECRET"}, "vocab_file in"),
+        ({"tokenizer_class": "GPT2Tokenizer", "vocab": "SECRET", "merges": "SECRET"}, "in"),
+        ({"tokenizer_class": "BertTokenizer", "init_inputs": ["SECRET"]}, "init_inputs in"),
+        ({"gguf_file": "../secret"}, "gguf_file in"),
+        ({"fast_tokenizer_files": ["../private/tokenizer.4.0.0.json"]}, "fast_tokenizer_files in"),
+    ],
+)
+def test_a_tokenizer_opens_no_file_elsewhere(
+    file: str, entries: dict[str, Any], what: str, folder: Path, tmp_path: Path
+) -> None:
+    """The words of a private file would be the vocabulary of our copy."""
+    (tmp_path / "secret").write_text("<end>\nsecret\n")
+    told = json.loads(json.dumps(entries).replace("SECRET", str(tmp_path / "secret")))
+    (folder / "tokenizer.json").unlink()
+    change(folder / "tokenizer_config.json", tokenizer_class=entries.get("tokenizer_class", "TokenizersBackend"))
+    (folder / file).write_text(json.dumps(told))
+    for load in (load_tokenizer, read_fast_tokenizer):
+        with pytest.raises(ValueError, match=rf"{what} .*{file} leads to another file"):
+            load(str(folder))
+
+
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "config.json"])
+@pytest.mark.parametrize("name", ["AutoModelForMaskedLM", "AutoProcessorFast", "RagTokenizer", "pipeline"])
+def test_the_class_of_a_tokenizer_is_one(
+    file: str, name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any other class of transformers would ask on the terminal whether to run the folder's code."""
+    monkeypatch.setattr("builtins.input", lambda asked: "y")
+    (folder / "code.py").write_text(RAN.format(path=str(tmp_path / "ran")))
+    maps = dict.fromkeys(("AutoModelForMaskedLM", "AutoProcessor"), "code.C")
+    change(folder / "tokenizer_config.json", tokenizer_class=None)
+    change(folder / "config.json", auto_map=maps)
+    change(folder / file, tokenizer_class=name)
+    with pytest.raises(ValueError, match=f"{name} is no class of a tokenizer"):
+        load_tokenizer(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["PreTrainedTokenizer", "NoSuchTokenizer", None])
+def test_usual_classes_of_tokenizers_are_read(name: str | None, folder: Path) -> None:
+    change(folder / "tokenizer_config.json", tokenizer_class=name, vocab_file="/nowhere/vocab.txt", init_inputs=[])
+    assert load_tokenizer(str(folder))("w1 w2")["input_ids"] == [1, 2]
+
+
 # Sizes and damage -----------------------------------------------------------------------------------
 
 
@@ -155,6 +207,9 @@ def test_links_out_of_the_folder_are_not_followed(folder: Path, tmp_path: Path) 
         ({"num_hidden_layers": 3}, "config.json describes 7,"),
         ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000, more than any model has"),
         ({"num_hidden_layers": 1}, ""),
+        ({"pretraining_tp": 10**9}, "pretraining_tp is 1000000000, more than any model has"),
+        ({"model_type": "xlstm", "num_blocks": 10**9}, "can be built (more than 1,000 modules and weights)"),
+        ({"vocab_size_per_layer_input": 2**18, "shared_expert_intermediate_size": 5632, "num_experts": 2**14}, ""),
         ({"hidden_size": 8}, "the weights do not fit config.json"),
         ({"head_dim": 10**18}, "config.json does not describe a decoder that can be built"),
         ({"partial_rotary_factor": 1e9, "rope_parameters": {"rope_type": "default", "rope_theta": 1.0}}, ""),
@@ -174,8 +229,9 @@ def test_links_out_of_the_folder_are_not_followed(folder: Path, tmp_path: Path) 
     ],
 )
 def test_what_a_config_describes_is_what_the_weights_hold(
-    entries: dict[str, Any], message: str, folder: Path
+    entries: dict[str, Any], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("models.foreign.MOST_PARTS", 1000)
     change(folder / "config.json", **entries)
     if message:
         assert message in refused(folder)
@@ -216,6 +272,32 @@ def test_a_panic_of_a_native_reader_is_an_error(folder: Path) -> None:
     change(folder / "tokenizer.json", normalizer=charsmap)
     with pytest.raises(ValueError, match=r"its tokenizer cannot be read .*PanicException"):
         load_tokenizer(str(folder))
+
+
+def _replace(one: str, many: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"String": one}, "content": many}
+
+
+CHAIN = [_replace(one, other * 30) for one, other in zip("abcdef", "bcdefg", strict=True)]
+USUAL = [{"type": "Prepend", "prepend": "_"}, _replace(" ", "_"), _replace("\n", "<newline>"), {"type": "NFKC"}]
+TABLE = base64.b64encode((4).to_bytes(4, "little") + b"tree" + b"ab\0" + b"x" * 101 + b"\0").decode()
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ({"normalizer": {"type": "Sequence", "normalizers": CHAIN}}, "729,000,000 characters"),
+        ({"decoder": {"type": "Sequence", "decoders": CHAIN}}, "729,000,000 characters"),
+        ({"normalizer": {"type": "Prepend", "prepend": "x" * 1000}}, "1,000 characters"),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": TABLE}}, "101 characters"),
+        ({"normalizer": {"type": "Sequence", "normalizers": USUAL}}, ""),
+    ],
+)
+def test_a_tokenizer_makes_few_characters_of_one(rules: dict[str, Any], said: str, folder: Path) -> None:
+    change(folder / "tokenizer.json", **rules)
+    for load in (load_tokenizer, read_fast_tokenizer):
+        with pytest.raises(ValueError, match=said) if said else contextlib.nullcontext():
+            load(str(folder))
 
 
 def test_a_large_file_of_text_is_not_read(folder: Path) -> None:

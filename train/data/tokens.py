@@ -226,7 +226,7 @@ def _spool(
         names[2].open("wb") as owners_file,
         progress(None, "tokenize", "documents") as bar,
     ):
-        for batch in _batched(texts):
+        for batch in batched(texts):
             for text, (ids, offsets) in zip(batch, encode(encoder, batch), strict=True):
                 sizes = token_bytes(text, offsets)
                 np.array([*before, *ids, *after], dtype).tofile(ids_file)
@@ -305,7 +305,8 @@ def token_bytes(text: str, offsets: list[tuple[int, int]]) -> list[int]:
     return np.diff(until[ends], prepend=0).tolist()
 
 
-def _batched(texts: Iterator[str]) -> Iterator[list[str]]:
+def batched(texts: Iterator[str]) -> Iterator[list[str]]:
+    """The texts, so many at a time that encode() takes little memory."""
     pending: list[str] = []
     chars = 0
     for text in texts:

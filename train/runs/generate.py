@@ -49,6 +49,7 @@ def write(model: Any, tokenizer: Any, prompt: str, options: Generate) -> str:
     if options.temperature > 0:
         draws = {"do_sample": True, "temperature": options.temperature, "top_p": options.top_p, "top_k": 0}
     torch.manual_seed(options.seed)
+    model.generation_config.stop_strings = None  # for them `generate` would need the tokenizer
     try:
         # What the model's folder says of generating may make no sense, or ask for a million beams.
         with torch.no_grad(), compute(model.device, model), as_data("the model cannot continue a text"):
@@ -58,6 +59,7 @@ def write(model: Any, tokenizer: Any, prompt: str, options: Generate) -> str:
                 max_new_tokens=room,
                 num_beams=1,
                 num_return_sequences=1,
+                return_dict_in_generate=False,
                 repetition_penalty=options.repetition_penalty,
                 **draws,
             )

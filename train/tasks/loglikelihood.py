@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from models.backbone import compute
-from train.data.tokens import encode
+from train.data.tokens import batched, encode
 
 # Of a batch: tokens of its keys and values, and numbers of its logits. Measured on a 2-core CPU, larger ones
 # are not faster; a GPU has to be kept busy.
@@ -74,7 +74,7 @@ def encode_pairs(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple
 
 
 def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    return [tokens for tokens, _ in encode(tokenizer, texts)]
+    return [tokens for batch in batched(iter(texts)) for tokens, _ in encode(tokenizer, batch)]
 
 
 def make_request(family: tuple[str, ...], pairs: list[tuple[list[int], list[int]]], room: int) -> Request:

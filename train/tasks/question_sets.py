@@ -133,7 +133,7 @@ def expression(text: str) -> Callable[[RawQuestion], Any]:
     compiled = environment().compile_expression(text, undefined_to_none=False)
 
     def value(row: RawQuestion) -> Any:
-        result = compiled(**row)
+        result = compiled(row)
         if isinstance(result, environment().undefined):
             str(result)  # a strict undefined value raises what is missing
         return result
@@ -227,4 +227,6 @@ def _parse(name: str, body: bytes, split: str) -> Iterator[RawQuestion]:
         yield from pq.read_table(io.BytesIO(body)).to_pylist()
     else:
         opened = pa.ipc.open_file(body) if body.startswith(b"ARROW1") else pa.ipc.open_stream(body)
-        yield from opened.read_all().to_pylist()
+        table = opened.read_all()
+        table.validate(full=True)  # offsets that lead out of the file would crash the process
+        yield from table.to_pylist()

@@ -33,6 +33,8 @@ TASKS = Path(__file__).resolve().parents[2] / "configs" / "tasks"
 METRICS = ("raw", "char", "byte", "token", "pmi")
 # What each source must say of a row: its answers and the place of the right one among them, from 0.
 NEEDED = ("choices", "answer")
+# Characters of a text that is scored, far more than a model reads; and bytes of memory for each, of all that are.
+LONGEST_TEXT, BYTES_PER_CHAR = 2**20, 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +137,21 @@ def load_guarded(name: str, language: str, downloads: str, seconds: int, memory:
     if "missing" in found:
         raise MissingSet(found["missing"])
     questions = [Question(**question | {"answers": tuple(question["answers"])}) for question in found["questions"]]
+    texts = [(_longest_text(question), len(question.answers)) for question in questions]
+    longest, chars = max(size for size, _ in texts), sum(size * count for size, count in texts)
+    if longest > LONGEST_TEXT or chars * BYTES_PER_CHAR > memory:
+        raise StageError(
+            f"{name}, {language}: its texts have {chars:,} characters, and one has {longest:,}; a text may have "
+            f"{LONGEST_TEXT:,}, and all of them more if you raise evaluate.tasks_gb"
+        )
     return Set(**found | {"questions": questions})
+
+
+def _longest_text(question: Question) -> int:
+    """Characters of the longest text of a question: a context and an answer behind it."""
+    return max(len(question.shots + question.prompt), len(question.unconditional)) + max(
+        map(len, question.answers)
+    )
 
 
 def set_data(name: str, language: str, downloads: str) -> dict[str, Any]:
@@ -191,7 +207,8 @@ def _question(task: Task, language: Language, fields: dict[str, str], row: RawQu
             values[name] = expression(text)(row)
         name = "prompt"
         prompt = _clean(task, _template(task.prompt).render(values))
-        unconditional = _template(task.unconditional).render(values)
+        name = "unconditional"
+        unconditional = _fit(_template(task.unconditional).render(values))
         name = "choices"
         answers, gold = list(values["choices"]), values["answer"]
         while answers and answers[-1] in (None, ""):  # a set with columns for five answers has rows with four
@@ -210,7 +227,12 @@ def _question(task: Task, language: Language, fields: dict[str, str], row: RawQu
 def _clean(task: Task, text: str) -> str:
     for pattern, replacement in task.clean.items():
         text = re.sub(pattern, replacement, text)
-    return text
+    return _fit(text)
+
+
+def _fit(text: str) -> str:
+    """The text with "?" for each half of a surrogate pair, which JSON may have and no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode()
 
 
 @functools.cache

@@ -71,7 +71,7 @@ def resume(folder: str | Path, identity: str, model: Any, optimizer: Optimizer) 
     for path in _newest_first(folder):
         try:
             header, tensors = _read(path)
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             log.warning("%s is damaged (%s); using the checkpoint before it", path, error)
             continue
         if header["identity"] != identity:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common import classifiers
-from pipeline.common.classifiers import fasttext_line, load_fasttext
+from pipeline.common.classifiers import ask, fasttext_line, load_fasttext
 from pipeline.common.errors import StageError
 from pipeline.common.guard import guarded
 from pipeline.extract.language import identify
@@ -54,7 +54,12 @@ def test_a_page_cannot_end_the_text_that_its_language_is_told_from(model, contro
 
 # Models from elsewhere --------------------------------------------------------------------------
 
-DIMENSIONS, LOSS, DICTIONARY = 8, 32, 64  # places in the file: magic, version, twelve numbers and a learning rate
+DIMENSIONS, LOSS, BUCKET, DICTIONARY = (
+    8,
+    32,
+    40,
+    64,
+)  # places in the file: magic, version, twelve numbers and a learning rate
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +86,10 @@ def test_known_models_need_no_trial(language_id, monkeypatch):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda body: body[:DIMENSIONS] + struct.pack("<i", 2**30) + body[DIMENSIONS + 4 :], "takes more than"),
+        (lambda body: body[:DIMENSIONS] + struct.pack("<i", 2**30) + body[DIMENSIONS + 4 :], "other sizes than"),
+        (lambda body: body[:BUCKET] + struct.pack("<i", 11) + body[BUCKET + 4 :], "other sizes than its words"),
+        (lambda body: body[: DICTIONARY + 40], "other sizes than its words"),
+        (lambda body: body[:-4], "other sizes than its words"),
         (lambda body: body[:LOSS] + struct.pack("<i", 99) + body[LOSS + 4 :], "Unknown loss"),
         (
             lambda body: body[:DICTIONARY] + struct.pack("<i", -5) + body[DICTIONARY + 4 :],
@@ -98,7 +106,14 @@ def test_a_damaged_model_costs_this_process_nothing(model_file, tmp_path, damage
     assert "\n" not in str(error.value)
 
 
-def test_reading_without_end_ends(model_file, tmp_path):
-    (tmp_path / "cut.bin").write_bytes(model_file.read_bytes()[: DICTIONARY + 40])
-    with pytest.raises(StageError, match="takes more than"):
-        guarded("pipeline.common.classifiers:ask", str(tmp_path / "cut.bin"), seconds=1, memory=2**30)
+def test_packed_models_are_known_to_be_whole(model_file, tmp_path):
+    words = " ".join(f"w{i}" for i in range(300))
+    (tmp_path / "text").write_text("".join(f"__label__l{i} {words}\n" for i in range(300)))
+    trained = fasttext.train_supervised(str(tmp_path / "text"), dim=4, bucket=10, thread=1, verbose=0, epoch=1)
+    trained.quantize(qnorm=True, qout=True)
+    trained.save_model(str(tmp_path / "m.ftz"))
+    assert ask(str(tmp_path / "m.ftz")) == 5
+    body = (tmp_path / "m.ftz").read_bytes()
+    (tmp_path / "m.ftz").write_bytes(body[:BUCKET] + struct.pack("<i", 11) + body[BUCKET + 4 :])
+    with pytest.raises(ValueError, match="other sizes than its words"):
+        ask(str(tmp_path / "m.ftz"))

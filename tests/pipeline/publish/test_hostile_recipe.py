@@ -108,10 +108,11 @@ def test_a_sound_recipe_is_made_again(again):
 def test_rows_that_do_not_fit_into_memory_come_in_parts(again, monkeypatch):
     parts = []
     real = module._rebuild_rows
-    monkeypatch.setattr(module, "PART_BYTES", 9000)
+    monkeypatch.setattr(module, "PART_BYTES", 9500)
     monkeypatch.setattr(module, "_rebuild_rows", lambda *x: parts.append(len(x[1])) or real(*x))
     assert again()["kept"]["documents"] == 20  # and the same bytes, or it would be an error
     assert parts == [5, 5, 5, 5]
+    assert module._bytes({"paragraphs": [1], "warc": "x" * 10**6, "charset": "y" * 10**6, "offset": 1}) > 2 * 10**6
 
 
 COUNTS = {"shards": 1, "documents": 1, "paragraphs": 1, "bytes": 1}

@@ -23,7 +23,7 @@ from train.data.rows import open_rows
 from train.data.tokens import (
     CHARS_AT_ONCE,
     SEPARATOR,
-    _batched,
+    batched,
     documents,
     encode,
     open_tokenizer,
@@ -212,6 +212,6 @@ def test_words_of_ordinary_length_are_trained_on_whole(tmp_path, monkeypatch):
 
 def test_few_characters_are_tokenized_at_once_whatever_the_lengths_of_documents():
     texts = ["a" * 10] * 600 + ["b" * CHARS_AT_ONCE] * 3 + ["c" * (CHARS_AT_ONCE - 1), "d", "e"]
-    batches = list(_batched(iter(texts)))
+    batches = list(batched(iter(texts)))
     assert [text for batch in batches for text in batch] == texts
     assert list(map(len, batches)) == [256, 256, 89, 1, 1, 2, 1]

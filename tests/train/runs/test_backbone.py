@@ -92,6 +92,9 @@ def test_a_gguf_file_is_dequantised_once(tmp_path, model):
     fetch_backbone(str(tmp_path / "tiny.gguf"), None, "downloads", str(tmp_path / "copy"))
     assert "quantization" not in (tmp_path / "copy" / "config.json").read_text()
     assert origin(str(tmp_path / "copy")) == {"source": str(tmp_path / "tiny.gguf"), "revision": None}
+    (tmp_path / "copy" / "origin.json").write_text('{"source": 3}')
+    with pytest.raises(StageError, match=r"origin\.json: source: expected text, found 3"):
+        origin(str(tmp_path / "copy"))
     loaded = load_backbone(str(tmp_path / "copy"))
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
     for name, weight in model.state_dict().items():

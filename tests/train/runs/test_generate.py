@@ -135,7 +135,8 @@ def test_a_models_own_way_of_generating_is_bounded(
     path = tmp_path / "model" / "generation_config.json"
     sound = json.loads(path.read_text())
     words = f"generate --model {world}/backbone {tmp_path}/model --tokens 4 --device cpu --prompt 3"
-    path.write_text(json.dumps(sound | {"num_beams": 10**7, "num_return_sequences": 10**7}))
+    asked = {"num_beams": 10**7, "num_return_sequences": 10**7}
+    path.write_text(json.dumps(sound | asked | {"return_dict_in_generate": True, "stop_strings": ["<user>"]}))
     assert shell(words) == 0
     one, other = (part.split("]\n")[1].strip() for part in capsys.readouterr().out.split("\n[")[1:])
     assert one == other

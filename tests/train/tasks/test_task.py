@@ -16,7 +16,7 @@ from conftest import ROOT
 from pipeline.common.config import ConfigError, read
 from pipeline.common.errors import StageError
 from train.tasks.question_sets import MissingSet, SetSource, read_rows
-from train.tasks.task import TASKS, Set, Task, load_guarded, load_set, read_task
+from train.tasks.task import TASKS, Set, Task, load_guarded, load_set, read_task, set_data
 
 DOWNLOADS = str(ROOT / "downloads")
 SHARED = ROOT.parent / "shared" / "eval"
@@ -323,8 +323,13 @@ def test_a_set_that_does_not_fit_says_where(source: dict[str, Any], problem: str
 
 
 def test_a_damaged_file_is_no_missing_one(tmp_path: Path) -> None:
-    for name in ("a.jsonl", "a.json", "a.arrow", "a.parquet", "a.jsonl.gz"):
-        (tmp_path / name).write_bytes(b"{damaged")
+    outside = pa.DictionaryArray.from_arrays(pa.array([2**30], pa.int32()), ["x"], safe=False)
+    table = pa.table({"q": outside})
+    with pa.ipc.new_stream(str(tmp_path / "b.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    for name in ("a.jsonl", "a.json", "a.arrow", "a.parquet", "a.jsonl.gz", "b.arrow"):
+        if name != "b.arrow":
+            (tmp_path / name).write_bytes(b"{damaged")
         with pytest.raises(StageError, match=f"{name}: cannot be read") as error:
             load_set(with_source(path=str(tmp_path / name)), "en", DOWNLOADS)
         assert not isinstance(error.value, MissingSet)
@@ -384,6 +389,37 @@ def test_what_takes_for_ever_ends_at_its_bound(
         StageError, match=r"bomb.yaml, en: to read its questions takes more than 1 (s|GB) of .*; if "
     ):
         load_guarded("bomb.yaml", "en", "downloads", seconds=1, memory=2**30)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"prompt": "{{ 'a' * 2000000 }}"}, "10,000,014 characters, and one has 2,000,004"),
+        ({"unconditional": "{{ 'a' * 2000000 }}"}, "10,000,014 characters, and one has 2,000,004"),
+        (
+            {"prompt": "{{ 'a' * 9999 }}", "fields": QUIZ["fields"] | {"choices": "c * 9999"}},
+            "500,.*one has 10,003",
+        ),
+    ],
+)
+def test_texts_that_no_model_reads_are_not_encoded(
+    changes: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tokenizer takes 300 bytes for a character; each answer has the whole prompt before it."""
+    write_rows_as(tmp_path / "quiz.jsonl")
+    (tmp_path / "bomb.yaml").write_text(json.dumps(QUIZ | changes))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("train.tasks.task.guarded", lambda name, *arguments, **bounds: set_data(*arguments))
+    with pytest.raises(StageError, match=f"bomb.yaml, en: its texts have {said}"):
+        load_guarded("bomb.yaml", "en", "downloads", seconds=60, memory=2**31)
+
+
+def test_half_a_surrogate_pair_is_a_question_mark(tmp_path: Path) -> None:
+    row = {"q": "one \ud800?", "c": ["\udfff", "x"], "a": 0, "self": "a column of any name"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    task = with_source(path=str(tmp_path / "a.jsonl"))
+    (question,) = load_set(task, "en", DOWNLOADS).questions
+    assert (question.prompt, question.answers) == ("Q: one ??\nA:", (" ?", " x"))
 
 
 @pytest.mark.slow
