@@ -67,7 +67,9 @@ onstart:
             file for job in workflow.dag.jobs for file in (*job.input, *job.output)
         )
         words = workflow.config_settings.config_args or ()
-        if problem := unsafe_in_scripts([Path.cwd(), *CONFIG_FILES, *words, *files]):
+        if problem := unsafe_in_scripts(
+            [Path.cwd(), *CONFIG_FILES, *words, *files]
+        ):
             raise WorkflowError(problem)
 
 
