@@ -210,7 +210,7 @@ def dictionary_of_64_mb(folder: Path) -> Outcome:
 
 def spaces_in_meta(folder: Path) -> Outcome:
     """100 pages of 1 kB whose <meta> makes a regular expression go back and forth."""
-    from pipeline.extract.html import charset_of
+    from pipeline.extract.charset import charset_of
 
     begin = time.perf_counter()
     for _ in range(100):

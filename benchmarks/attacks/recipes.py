@@ -244,7 +244,7 @@ def _make_recipe(folder: Path) -> None:
     from pipeline.common.files import stamp, write_arrow
     from pipeline.common.ledger import Ledger
     from pipeline.common.schemas import SHARD_SCHEMA
-    from pipeline.extract.html import paragraphs
+    from pipeline.extract.main_text import paragraphs
     from pipeline.publish.card import write_card
     from pipeline.publish.options import Publish
     from pipeline.publish.publish import publish

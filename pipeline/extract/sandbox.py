@@ -19,7 +19,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.extract.html import decode, paragraphs
+from pipeline.extract.charset import decode
+from pipeline.extract.main_text import paragraphs
 from pipeline.warc.encodings import BODY_MAX
 
 COMMAND = [sys.executable, "-m", "pipeline.extract.sandbox"]

@@ -23,8 +23,8 @@ from pipeline.common.files import stamp, write_arrow, write_list
 from pipeline.common.ledger import Ledger
 from pipeline.common.schemas import PAGE_SCHEMA
 from pipeline.crawl.origins import InputFile, input_files
-from pipeline.extract.html import clean_lines
 from pipeline.extract.language import identify, load_model
+from pipeline.extract.main_text import clean_lines
 from pipeline.extract.options import Extract
 from pipeline.extract.pages import UNFIT, fit_page, fit_text
 from pipeline.extract.parquet import OUT_OF_MEMORY, start

@@ -25,12 +25,15 @@ from pipeline.common.locks import clear
 from pipeline.common.schemas import PAGE_SCHEMA
 from pipeline.crawl.origins import InputFile, input_files, read_origins
 from pipeline.extract.cascade import guess
-from pipeline.extract.html import charset_column, charset_of, is_html, plain_text
+from pipeline.extract.charset import charset_column, charset_of
 from pipeline.extract.language import identify, load_model
+from pipeline.extract.main_text import plain_text
+from pipeline.extract.media_type import is_html
 from pipeline.extract.options import Extract
 from pipeline.extract.pages import UNFIT, fit_page
 from pipeline.extract.sandbox import FAILURES, Extraction, Extractor
-from pipeline.warc.reader import Damage, Response, responses
+from pipeline.warc.content import Response
+from pipeline.warc.reader import Damage, responses
 from pipeline.workflow.fingerprint import fingerprint
 
 

@@ -27,12 +27,14 @@ from pipeline.common.files import arrow_rows, inside, read_arrow
 from pipeline.common.ledger import Ledger, merge
 from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.crawl.origins import input_files
-from pipeline.extract.html import plain_text, read_charset_column
+from pipeline.extract.charset import read_charset_column
+from pipeline.extract.main_text import plain_text
 from pipeline.extract.sandbox import Extraction, Extractor
 from pipeline.network.urls import is_url
 from pipeline.publish.publish import RECIPE_SCHEMA, code_version, sha256, text_hash
 from pipeline.publish.recipe import Recipe, check_shards, read_recipe
-from pipeline.warc.reader import Response, responses
+from pipeline.warc.content import Response
+from pipeline.warc.reader import responses
 
 RecipeRow = dict[str, Any]
 Write = Callable[[RecipeRow], None]

@@ -7,7 +7,6 @@ for which that is not so, the file is read frame by frame (`pipeline.warc.resync
 
 from __future__ import annotations
 
-import functools
 import io
 import mmap
 import re
@@ -17,35 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.warc import resync
-from pipeline.warc.encodings import BODY_MAX, undo
+from pipeline.warc.content import BLOCK_MAX, Response, read_content
+from pipeline.warc.encodings import BODY_MAX
+from pipeline.warc.fields import Fields
 from pipeline.warc.frames import GZIP, Part, dictionary
 from pipeline.warc.unpacking import Spend, UnpacksTooFar, allowance
 
 # Of a compressed file: bytes that are read at a time, and at most from the end of a record to the next one; and
 # how much FastWARC unpacks before it gives a record. It fills a buffer of 128 kB, which may unpack from as many.
 PIECE, BETWEEN, AHEAD = 2**14, 2**17 + 2**15, 2**16
-
-
-@dataclass(frozen=True)
-class Response:
-    """One HTTP response, or the plain text of one (kind `conversion`, in WET files).
-
-    `offset` is where its record, or the frame with its record, starts in the (compressed) file. `problem` is "",
-    or why the body is not what the server sent: `body_too_long`, `truncated_body`, `undecodable_encoding`,
-    `too_many_encodings` or `no_http_headers`.
-    """
-
-    url: str
-    date: str
-    offset: int
-    record_id: str
-    digest: str
-    status: int
-    content_type: str
-    charset: str | None
-    body: bytes
-    kind: str = "response"
-    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,7 +131,8 @@ def _sound_responses(
             gap = max(0, reader.tell() - place - ahead) if reader else 0
             spend(resync.RECORD_COST + resync.NEWLINE_COST * gap + record.content_length)  # which may be a lie
             source.left = len(data)
-            held = _response(record, begin, spend)
+            block = record.reader.read(min(record.content_length, BLOCK_MAX))
+            held = read_content(_fields(record), block, record.content_length, begin, spend)
             record.reader.read(record.content_length)
             source.left, place = BETWEEN, reader.tell() if reader else 0
     except (OSError, UnpacksTooFar):
@@ -174,8 +154,16 @@ def _parse(record: bytes, offset: int, form: resync.Form, spend: Spend) -> Respo
     if form is resync.ARC:
         record = _arc_to_warc(record)
     for parsed in _iterate(io.BytesIO(record)):
-        return _response(parsed, offset, spend)
+        block = parsed.reader.read(min(parsed.content_length, BLOCK_MAX))
+        return read_content(_fields(parsed), block, parsed.content_length, offset, spend)
     raise OSError("not a WARC record")
+
+
+def _fields(record: Any) -> Fields:
+    values: dict[str, list[str]] = {}
+    for name, value in record.headers.astuples():
+        values.setdefault(name.lower(), []).append(value)
+    return Fields(values)
 
 
 def _arc_to_warc(record: bytes) -> bytes:
@@ -192,57 +180,3 @@ def _arc_to_warc(record: bytes) -> bytes:
     }
     header = b"".join(b"%s: %s\r\n" % field for field in fields.items())
     return b"WARC/1.0\r\n" + header + b"\r\n" + block + b"\r\n\r\n"
-
-
-def _response(record: Any, offset: int, spend: Spend) -> Response | None:
-    """The response, or None where the record is none. Raises OSError where its content cannot be read."""
-    from fastwarc.warc import WarcRecordType
-
-    if record.record_type not in (WarcRecordType.response, WarcRecordType.conversion):
-        return None
-    response = functools.partial(
-        Response,
-        url=record.headers.get("WARC-Target-URI") or "",
-        date=record.headers.get("WARC-Date") or "",
-        offset=offset,
-        record_id=record.record_id or "",
-        digest=record.headers.get("WARC-Payload-Digest") or "",
-    )
-    if record.record_type == WarcRecordType.conversion:
-        body, problem = _block(record)
-        return response(
-            status=200, content_type="text/plain", charset="utf-8", body=body, kind="conversion", problem=problem
-        )
-    headers = _http_headers(record)
-    if headers is None:
-        return response(status=0, content_type="", charset=None, body=b"", problem="no_http_headers")
-    body, problem = _block(record)
-    encodings = [*headers.get_multiple("Content-Encoding"), *headers.get_multiple("Transfer-Encoding")]
-    if encodings:
-        body, undone = undo(body, encodings, spend)
-        problem = problem or undone
-    return response(
-        status=headers.status_code,
-        content_type=(record.http_content_type or "").lower(),
-        charset=record.http_charset,
-        body=body,
-        problem=problem,
-    )
-
-
-def _http_headers(record: Any) -> Any:
-    """None where the record has none, as in HTTP/0.9, or none that can be read."""
-    if not record.is_http:
-        return None
-    try:
-        record.parse_http()
-    except OSError:
-        return None
-    headers = record.http_headers
-    return headers if headers is not None and headers.status_code is not None else None
-
-
-def _block(record: Any) -> tuple[bytes, str]:
-    """What is left of the record to read, at most BODY_MAX, and what is wrong with it."""
-    length = record.content_length
-    return record.reader.read(min(length, BODY_MAX)), "body_too_long" if length > BODY_MAX else ""

@@ -10,7 +10,7 @@ from pipeline.common.packages import Package
 from pipeline.crawl import sample as module
 from pipeline.crawl.catalogue import Source, WebFile
 from pipeline.crawl.options import Sample
-from pipeline.extract.html import charset_of, decode
+from pipeline.extract.charset import charset_of, decode
 from pipeline.warc.reader import responses
 
 PAGES = [WebFile(f"https://site.example/{i}", "text/html", page([*prose("fr", i), "été"])) for i in range(300)]

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.extract.html import charset_of, decode, is_html, paragraphs
+from pipeline.extract.charset import charset_of, decode
+from pipeline.extract.main_text import paragraphs
+from pipeline.extract.media_type import is_html
 
 TEXT = "<p>Été à Noël, où l’œuvre coûte 5 €</p>"
 

@@ -13,7 +13,7 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import read_json, stamp, write_arrow, write_json
 from pipeline.common.ledger import Ledger
 from pipeline.common.schemas import SHARD_SCHEMA
-from pipeline.extract.html import paragraphs
+from pipeline.extract.main_text import paragraphs
 from pipeline.publish import rebuild as module
 from pipeline.publish.card import write_card
 from pipeline.publish.options import Publish

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.warc import reader, resync, unpacking
+from pipeline.warc.content import Response
 from pipeline.warc.encodings import BODY_MAX, ENCODINGS_MAX, undo
 from pipeline.warc.frames import DICTIONARY_MAX, Part
-from pipeline.warc.reader import Damage, Response, responses
+from pipeline.warc.reader import Damage, responses
 
 
 def urls(found):

@@ -1,4 +1,7 @@
-"""HTML bytes to paragraphs of text: is it HTML, which charset, which text."""
+"""The charset of a page's bytes, and their text in it.
+
+Source: WHATWG Encoding and HTML standards.
+"""
 
 from __future__ import annotations
 
@@ -28,27 +31,7 @@ SUPERSETS = {
     "iso8859-11": "cp874",
     "shift_jis": "cp932",
 }
-# Text has no control characters but tab and newline; others come from binary data and hostile pages.
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
-SNIFF = re.compile(
-    rb"\s*(?:<!--|<!doctype html|<(?:html|head|body|title|h1|div|p|table|script|meta)\b)", re.IGNORECASE
-)
-# Beginnings of binary files, which some servers send as text/html (MIME Sniffing standard, section 6).
-BINARY = (b"%PDF-", b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x04", b"\x1f\x8b\x08", b"RIFF", b"\0\0\0")
 UNDECODABLE_SHARE = 0.05
-
-
-def is_html(content_type: str, body: bytes) -> bool:
-    """Whether a page is HTML, by its declared type or else its first bytes; never if these are binary.
-
-    >>> is_html("", b"<!DOCTYPE html><title>t</title>"), is_html("text/html", b"%PDF-1.7")
-    (True, False)
-    """
-    if body.startswith(BINARY):
-        return False
-    if content_type:
-        return content_type in ("text/html", "application/xhtml+xml")
-    return SNIFF.match(body[:512]) is not None
 
 
 def charset_of(body: bytes, declared: str | None) -> tuple[str, str]:
@@ -136,29 +119,3 @@ def decode(body: bytes, codec: str) -> str | None:
     if text.count("\ufffd") > UNDECODABLE_SHARE * len(text):
         return None
     return text
-
-
-def paragraphs(html: str) -> list[str]:
-    """The main text of a page by resiliparse, a paragraph for each line that is not empty."""
-    from resiliparse.extract.html2text import extract_plain_text
-
-    return clean_lines(extract_plain_text(html, main_content=True))
-
-
-def plain_text(body: bytes) -> str:
-    """The text of a body that is text already, in UTF-8, as in WET files: its clean lines.
-
-    >>> plain_text(b"  One \\r\\n\\n\\ttwo\\x00")
-    'One\\ntwo'
-    """
-    return "\n".join(clean_lines(body.decode("utf-8", "replace")))
-
-
-def clean_lines(text: str) -> list[str]:
-    """The lines of a text that are not empty, without control characters and without white space at their ends.
-
-    >>> clean_lines("  one\\x00 \\n\\n two\\tthree ")
-    ['one', 'two\\tthree']
-    """
-    lines = (line.strip() for line in CONTROLS.sub("", text).split("\n"))
-    return [line for line in lines if line]
