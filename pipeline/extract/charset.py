@@ -56,6 +56,15 @@ def charset_of(body: bytes, declared: str | None) -> tuple[str, str]:
     return _detect(body), "detected"
 
 
+def text_charset(body: bytes, declared: str | None) -> str:
+    """Python's codec for plain text of an archive: UTF-8, as in WET files, where nothing is declared.
+
+    >>> text_charset(b"caf\\xe9", "iso-8859-1"), text_charset(b"caf\\xe9", None)
+    ('cp1252', 'utf-8')
+    """
+    return charset_of(body, declared)[0] if declared else "utf-8"
+
+
 def charset_column(codec: str, decided_by: str) -> str:
     """What the column `charset` of pages and shards holds; `read_charset_column` takes it apart again.
 

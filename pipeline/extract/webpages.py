@@ -25,10 +25,10 @@ from pipeline.common.locks import clear
 from pipeline.common.schemas import PAGE_SCHEMA
 from pipeline.crawl.origins import InputFile, input_files, read_origins
 from pipeline.extract.cascade import guess
-from pipeline.extract.charset import charset_column, charset_of
+from pipeline.extract.charset import charset_column, charset_of, text_charset
 from pipeline.extract.language import identify, load_model
 from pipeline.extract.main_text import plain_text
-from pipeline.extract.media_type import is_html
+from pipeline.extract.media_type import is_html, is_plain_text
 from pipeline.extract.options import Extract
 from pipeline.extract.pages import UNFIT, fit_page
 from pipeline.extract.sandbox import FAILURES, Extraction, Extractor
@@ -137,17 +137,18 @@ def _page(
     options: Extract, record: Response, model: Any, extractor: Extractor, ledger: Ledger
 ) -> dict[str, Any] | str:
     """The page, or the reason why there is none."""
-    if record.problem:
-        return record.problem
+    if reason := record.problem or record.left_out:
+        return reason
     if record.status != 200:
         return "http_status"
     if len(record.body) > options.max_html_bytes:
         return "html_too_long"
-    if record.kind == "conversion":  # WET: the text of the page as the crawl gives it
-        codec, decided_by = "utf-8", "WET"
-        extraction = Extraction(plain_text(record.body))
-    elif not is_html(record.content_type, record.body):
-        return "not_html"
+    if not is_html(record.content_type, record.body):
+        if record.kind != "conversion" or not is_plain_text(record.content_type, record.body):
+            return "not_html"
+        # The text of a page as the crawl gives it, as in WET files.
+        codec, decided_by = text_charset(record.body, record.charset), "WET"
+        extraction = Extraction(plain_text(record.body, codec))
     else:
         codec, decided_by = charset_of(record.body, record.charset)
         if options.cascade:

@@ -1,9 +1,11 @@
 import json
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from archives import http, record
 from conftest import page, prose, write_warc
 
 from pipeline.common.arrow import read_schema
@@ -52,6 +54,44 @@ def test_every_drop_has_its_reason(tmp_path, language_id, body, content_type, re
     rows, ledger, _ = run(tmp_path, [warc], language_id, languages=["fr"], max_html_bytes=5000)
     assert rows == []
     assert (ledger["dropped"] | ledger["failed"])[reason]["documents"] == 1
+
+
+def test_records_of_all_types_are_pages_or_have_a_reason(tmp_path, language_id):
+    """And those that describe the file or another record are not counted."""
+    text = "\n".join(prose("fr", 1))
+    html, plain = page(prose("fr", 1)), text.encode()
+    latin = text.replace("’", "'").encode("iso-8859-15", "replace")
+    url, fields = "https://site.example/", "application/warc-fields"
+    kept = {
+        f"{url}response": (http(html), "response", "application/http ;", "utf-8"),
+        f"{url}resource": (html, "resource", "text/html", "utf-8"),
+        "urn:x:resource": (html, "resource", "*/*", "utf-8"),
+        f"{url}wet": (plain, "conversion", "text/plain", "utf-8 (WET)"),
+        f"{url}latin": (latin, "conversion", "text/plain; charset=iso-8859-1", "cp1252 (WET)"),
+        f"{url}html": (html, "conversion", "text/html; charset=utf-8", "utf-8"),
+    }
+    left_out = [
+        (f"{url}1", b"{}", "metadata", "application/json", "metadata_record"),
+        (f"{url}2", b"", "revisit", "application/http", "revisit_record"),
+        (f"{url}3", html, "continuation", "application/http", "continuation_record"),
+        (f"{url}4", html, "x-own", "text/html", "unknown_record_type"),
+        ("dns:site.example", b"20260101", "response", "text/dns", "other_scheme"),
+        (f"{url}5", plain, "resource", "text/plain", "not_html"),
+        (f"{url}6", b"{}", "conversion", "application/json", "not_html"),
+    ]
+    uncounted = [(url, b"a: b\r\n", kind, fields) for kind in ("warcinfo", "metadata")]
+    uncounted.append((url, b"GET / HTTP/1.1\r\n\r\n", "request", "application/http"))
+    records = [(address, *entry[:3]) for address, entry in kept.items()]
+    records += [entry[:4] for entry in left_out] + uncounted
+    (tmp_path / "a.warc").write_bytes(b"".join(record(*entry) for entry in records))
+    rows, ledger, _ = run(tmp_path, [tmp_path / "a.warc"], language_id, languages=["fr"])
+    charsets = {row["url"]: row["charset"] for row in rows}
+    assert charsets.keys() == kept.keys()
+    assert all(charsets[address].startswith(entry[3]) for address, entry in kept.items())
+    assert {row["text"] for row in rows} == {text, text.replace("’", "'")}
+    dropped = {reason: counts["documents"] for reason, counts in ledger["dropped"].items()}
+    assert dropped == Counter(entry[4] for entry in left_out)
+    assert ledger["failed"] == {} and ledger["in"]["documents"] == len(kept) + len(left_out)
 
 
 @pytest.mark.slow
