@@ -23,7 +23,7 @@ _STATUS = rb"[ \t]*+(?:HTTP(?:/[0-9.]*+)?+|ICY)[ \t]++%b(?![0-9])"
 _ANY_STATUS = _STATUS % rb"[0-9]{3}"
 HTTP_HEADER = re.compile(
     rb"(?:\s*+%b[^\n]*+\n(?:(?!%b)[^\n]*+\n)*+(?=%b))*+" % (_STATUS % rb"1[0-9]{2}", _ANY_STATUS, _ANY_STATUS)
-    + rb"\s*+%b[^\n]*+\n?+((?:(?!\r*+\n|<)[^\n]++\n?+)*+)(?:\r*+\n)?+" % (_STATUS % rb"([0-9]{3})"),
+    + rb"\s*+%b[^\n]*+\n?+((?:(?!\r*+[\n<])[^\n]++\n?+)*+)(?:\r*+\n|\r++(?=<))?+" % (_STATUS % rb"([0-9]{3})"),
     re.IGNORECASE,
 )
 HTTP_TYPES = ("application/http", "message/http")
@@ -32,12 +32,14 @@ OTHER_SCHEME = re.compile(r"(?!https?:)[a-z][a-z0-9+-]*+:", re.IGNORECASE)
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~\w-]++", re.ASCII)
 
 PAGES = ("response", "resource", "conversion")  # the types of records that may hold one
-# Other types that stand for a document. A continuation belongs to a record that counts as cut short.
+NO_DOCUMENTS = ("warcinfo", "request")  # they describe the file or another record, as most metadata do
+# Other types stand for a document. A continuation belongs to a record that counts as cut short.
 LEFT_OUT = {
     "metadata": "metadata_record",
     "revisit": "revisit_record",
     "continuation": "continuation_record",
 }
+TYPES = frozenset((*PAGES, *NO_DOCUMENTS, *LEFT_OUT))
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def read_content(fields: Fields, block: bytes, length: int, offset: int, spend: 
     `block` is the record's block, or the first BLOCK_MAX bytes of one; `length` is how long it is.
     """
     kind = _record_type(fields)
-    if kind in ("warcinfo", "request"):
+    if kind in NO_DOCUMENTS:
         return None
     media_type, charset = media_type_of(fields)
     if kind == "metadata" and media_type == "application/warc-fields":
@@ -120,9 +122,11 @@ def read_content(fields: Fields, block: bytes, length: int, offset: int, spend: 
 
 def _record_type(fields: Fields) -> str:
     """The type of a record in lower case, "" where it cannot be told: none, several, or no word at all."""
-    types = {value.lower() for value in fields.all("warc-type")}
-    kind = types.pop() if len(types) == 1 else ""
-    return kind if kind in PAGES or TOKEN.fullmatch(kind) else ""
+    types = fields.all("warc-type")
+    kind = types[0].lower() if types else ""
+    if kind not in TYPES and not TOKEN.fullmatch(kind):
+        return ""
+    return kind if len(types) == 1 or all(value.lower() == kind for value in types) else ""
 
 
 def _http_header(block: bytes) -> re.Match[bytes] | None:

@@ -19,7 +19,7 @@ PIECE = 2**20
 FEED, FIRST_FEED = 2**16, 2**9
 PIECE_COST = 2**10  # a piece, such as a chunk of one byte, counts as so many bytes more
 GZIP_MEMBERS_MAX, CHUNKS_MAX = 10_000, 1_000_000  # of one body, so that a hostile one costs seconds
-CHUNK_HEADER = re.compile(rb"[ \t]*+([0-9A-Fa-f]++)[ \t]*+(?:;[^\n]*+)?\r?\n")
+CHUNK_HEADER = re.compile(rb"\s*+([0-9A-Fa-f]++)[ \t]*+(?:;[^\n]*+)?\r?\n")
 CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # in no text but UTF-16
 
 

@@ -41,11 +41,10 @@ def read_fields(lines: bytes, charset: str = "utf-8") -> Fields:
     values: dict[str, list[str]] = {}
     if b"\n " in lines or b"\n\t" in lines:
         lines = FOLD.sub(b" ", lines)
-    for line in lines.split(b"\n"):
-        name, colon, value = line.partition(b":")
+    for line in lines.decode(charset, "replace").split("\n"):
+        name, colon, value = line.partition(":")
         if colon:
-            key = name.strip().lower().decode("latin-1")
-            values.setdefault(key, []).append(value.strip().decode(charset, "replace"))
+            values.setdefault(name.strip().lower(), []).append(value.strip())
     return Fields(values)
 
 

@@ -260,7 +260,25 @@ def test_a_document_longer_than_the_bound_says_so():
             assert found is not None and found.problem == problem
 
 
-CHUNK_SIZES = ["%x", "%X", "%013x", "%05000x", "%x  ", " %x\t", "%x;a=b", '%x ; a="b"', "%030x;" + "a" * 5000]
+CHUNK_SIZES = ["%x", "%X", "%013x", "%05000x", "%x  ", " %x\t", "%x;a=b", '%x ; a="b"', "%030x;" + "a" * 5000,
+               "\r\n%x"]  # fmt: skip
+
+
+MUTATIONS = [b"", b"\n", b"\r", b":", b" ", b"\0", b"\xff", b"<", b"1", b"HTTP/1.1 100\n", b"\r\n\r\n"]
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\n"])
+def test_a_mutated_header_never_costs_more_than_the_first_line_behind_it(end):
+    """Which it hits where it hits the empty line."""
+    header = end.join([b"HTTP/1.1 200 OK", b"Server: x", b"Content-Type: text/html", b"A: b", b"", b""])
+    read = 0
+    for place, width, piece in itertools.product(range(len(header)), (0, 1), MUTATIONS):
+        block = header[:place] + piece + header[place + width :] + PAGE
+        found = content(block)
+        assert block.endswith(found.body) and PAGE[PAGE.index(b"\n") + 1 :] in found.body
+        assert found.problem in ("", "no_http_headers") and not found.left_out
+        read += found.body == PAGE
+    assert read > 0.5 * len(header) * 2 * len(MUTATIONS)
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\n"])
