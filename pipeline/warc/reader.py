@@ -160,9 +160,9 @@ def _parse(record: bytes, offset: int, form: resync.Form, spend: Spend) -> Respo
 
 
 def _fields(record: Any) -> Fields:
-    values: dict[str, list[str]] = {}
+    values: dict[bytes, list[bytes]] = {}
     for name, value in record.headers.astuples():
-        values.setdefault(name.lower(), []).append(value)
+        values.setdefault(name.lower().encode(), []).append(value.encode())
     return Fields(values)
 
 

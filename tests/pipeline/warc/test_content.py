@@ -25,10 +25,13 @@ def content(block: bytes, kind: str = "response", media: str | None = HTTP, **mo
 
 
 def maybe(block: bytes, kind: str = "response", media: str | None = HTTP, **more: str) -> Response | None:
-    fields = {"warc-type": [kind], "warc-target-uri": ["https://a.example/"]}
-    fields |= {} if media is None else {"content-type": [media]}
-    fields |= {name.replace("_", "-"): [value] for name, value in more.items()}
-    return read_content(Fields(fields), block, len(block), 0, unlimited)
+    fields = {"warc_type": kind, "warc_target_uri": "https://a.example/", "content_type": media} | more
+    return read_content(header(*fields.items()), block, len(block), 0, unlimited)
+
+
+def header(*fields: tuple[str, str | None]) -> Fields:
+    lines = (f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields if value is not None)
+    return read_fields("".join(lines).encode())
 
 
 def is_the_page(found: Response) -> bool:
@@ -148,7 +151,7 @@ MEDIA_TYPES = [  # what Content-Type says, the type and the charset
 
 @pytest.mark.parametrize(("values", "media_type", "charset"), MEDIA_TYPES)
 def test_media_types(values, media_type, charset):
-    assert media_type_of(Fields({"content-type": values})) == (media_type, charset)
+    assert media_type_of(header(*(("Content-Type", value) for value in values))) == (media_type, charset)
 
 
 @pytest.mark.parametrize("media", [
@@ -221,8 +224,8 @@ def test_what_describes_the_file_or_another_record_is_no_document(kind):
 
 @pytest.mark.parametrize("types", [[], [""], ["response", "request"], ["a b"], ["resp\x00nse"], ["r\ufffd"]])
 def test_a_record_whose_type_cannot_be_told_is_a_failure(types):
-    fields = Fields({"warc-type": types, "content-type": [HTTP], "warc-target-uri": ["https://a.example/"]})
-    found = read_content(fields, PAGE, len(PAGE), 7, unlimited)
+    fields = [("WARC-Type", name) for name in types]
+    found = read_content(header(("Content-Type", HTTP), *fields), PAGE, len(PAGE), 7, unlimited)
     assert found is not None and (found.problem, found.left_out, found.offset) == ("no_record_type", "", 7)
 
 
@@ -253,10 +256,10 @@ def test_the_length_of_the_record_counts_and_not_that_of_http(stated):
 
 def test_a_document_longer_than_the_bound_says_so():
     for kind, media in (("resource", "text/html"), ("conversion", "text/plain"), ("response", HTTP)):
-        header = b"HTTP/1.1 200 OK\n\n" if kind == "response" else b""
-        fields = Fields({"warc-type": [kind], "content-type": [media]})
+        start = b"HTTP/1.1 200 OK\n\n" if kind == "response" else b""
+        fields = header(("WARC-Type", kind), ("Content-Type", media))
         for length, problem in ((BODY_MAX, ""), (BODY_MAX + 1, "body_too_long")):
-            found = read_content(fields, header + PAGE, len(header) + length, 0, unlimited)
+            found = read_content(fields, start + PAGE, len(start) + length, 0, unlimited)
             assert found is not None and found.problem == problem
 
 
