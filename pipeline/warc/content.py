@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pipeline.warc.encodings import BODY_MAX, undo
 from pipeline.warc.fields import Fields, media_type_of, read_fields
@@ -42,8 +42,7 @@ LEFT_OUT = {
 TYPES = frozenset((*PAGES, *NO_DOCUMENTS, *LEFT_OUT))
 
 
-@dataclass(frozen=True)
-class Response:
+class Response(NamedTuple):
     """A document: one HTTP answer, or the content of a record of the type `kind`.
 
     `offset` is where its record, or the frame with its record, starts in the (compressed) file. `content_type` is
