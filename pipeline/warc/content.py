@@ -27,6 +27,7 @@ HTTP_HEADER = re.compile(
     re.IGNORECASE,
 )
 HTTP_TYPES = ("application/http", "message/http")
+MAY_BE_HTTP = (*HTTP_TYPES, "text/html", "application/xhtml+xml", "")  # old archives name the type of the page
 TAG = re.compile(rb"(?:\xef\xbb\xbf)?+\s*+<")
 OTHER_SCHEME = re.compile(r"(?!https?:)[a-z][a-z0-9+-]*+:", re.IGNORECASE)
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~\w-]++", re.ASCII)
@@ -104,10 +105,10 @@ def read_content(fields: Fields, block: bytes, length: int, offset: int, spend: 
     if fields.get("warc-segment-number"):  # the rest is in continuation records, perhaps of another file
         problem = "truncated_body"
     if header is None:
-        if media_type in HTTP_TYPES or (kind == "response" and not media_type):
-            # HTTP/0.9 has no header; what begins with a tag may be such a page.
-            return whole(content_type="", problem=problem if TAG.match(block) else "no_http_headers")
-        return whole(problem=problem)
+        # A page alone, as HTTP/0.9 has it too, begins with a tag; what does not may be a damaged header.
+        if kind == "response" and media_type in MAY_BE_HTTP and not TAG.match(block):
+            problem = "no_http_headers"
+        return whole(content_type="" if media_type in HTTP_TYPES else media_type, problem=problem)
     spend(HTTP_HEADER_COST * begin)
     http = read_fields(header[2], "latin-1")
     body = block[begin : begin + BODY_MAX]

@@ -176,6 +176,7 @@ def test_an_answer_is_told_by_its_status_line_whatever_the_record_says(media):
     (b"Well.", HTTP, "", "no_http_headers"),
     (b"", HTTP, "", "no_http_headers"),
     (b"Well.", None, "", "no_http_headers"),
+    (b"HTP/1.1 200 OK\nContent-Type: text/html\n\n" + PAGE, "text/html", "text/html", "no_http_headers"),
 ])  # fmt: skip
 def test_without_a_status_line(block, media, content_type, problem):
     found = content(block, media=media)
