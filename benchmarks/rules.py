@@ -2,8 +2,8 @@
 
     python -m benchmarks.rules --output docs/benchmarks/rules
 
-The text is the Universal Declaration of Human Rights, from an npm package. A document is some blocks of it in a row:
-headings and paragraphs, a line each.
+The text is the Universal Declaration of Human Rights, from an npm package. A document is some blocks of it in a
+row: headings and paragraphs, a line each.
 """
 
 from __future__ import annotations
