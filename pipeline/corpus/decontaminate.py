@@ -11,6 +11,7 @@ letters: names, rows of digits and the like are no sign of a copy.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,10 @@ def write_index(sets: dict[str, str], ngram: int, sets_gb: int, output: str, rep
     for number, (name, path) in enumerate(sets.items()):
         part, count = _set_ngrams(read_strings(path), ngram, number, left)
         left -= count.pop("chars")
-        if not part.shape[1]:
+        longest = count.pop("longest")
+        if not part.shape[1] and longest >= _shortest(ngram):
+            logging.warning("filter.decontaminate.sets.%s: every text in %s is too short to count", name, path)
+        elif not part.shape[1]:
             raise StageError(
                 f"filter.decontaminate.sets.{name}: {path} has no text of {_shortest(ngram)} words or more; give "
                 "the file with the questions"
@@ -104,7 +108,7 @@ def _shortest(ngram: int) -> int:
 def _set_ngrams(texts: Iterator[str], ngram: int, number: int, most: int) -> tuple[np.ndarray, dict[str, int]]:
     """The columns of the index for a set, and its counts. Raises StageError for more than `most` characters."""
     by_length: dict[int, list[np.ndarray]] = {}
-    count = {"texts": 0, "short_texts": 0, "ignored_texts": 0, "chars": 0}
+    count = {"texts": 0, "short_texts": 0, "ignored_texts": 0, "chars": 0, "longest": 0}
     for text in texts:
         count["chars"] += len(text)
         if count["chars"] > most:
@@ -112,6 +116,7 @@ def _set_ngrams(texts: Iterator[str], ngram: int, number: int, most: int) -> tup
         words = split_words(text)
         sizes, is_short = ngram_sizes(words, ngram)
         count["texts"] += 1
+        count["longest"] = max(count["longest"], len(words))
         count["short_texts"] += is_short
         count["ignored_texts"] += not len(sizes)
         ngrams = hash_ngrams(ngram_sums(hash_words(words)), sizes)

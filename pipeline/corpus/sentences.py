@@ -10,12 +10,13 @@ import regex
 from pipeline.corpus.words import EASTERN, split_words, word_shares
 
 TERMINAL = (".", "!", "?", '"', "”", "»", "。", "！", "？", "؟", "।")  # the papers' and those of other scripts
-WITH_SPACE = ".!?؟"  # end a sentence only before a space
+TIBETAN_ENDS, COMMAS = "\u0f40\u0f42", "，；"
+WITH_SPACE = ".!?؟" + TIBETAN_ENDS  # end a sentence only before a space
 # Marks that end a sentence in any script: those with Unicode's property Sentence_Terminal, without a comma of
-# Burmese, and those of Tibetan and of Hebrew verse.
+# Burmese, and those of Tibetan and of Hebrew verse. Tibetan writes none behind two letters (ཀ, ག), but a space.
 MARKS = frozenset(regex.findall(r"(?V1)[\p{Sentence_Terminal}--\u104a]", "".join(map(chr, range(0xD800)))))
 MARKS |= frozenset(regex.findall(r"\p{Sentence_Terminal}", "".join(map(chr, range(0xE000, 2**17)))))
-MARKS |= frozenset("\u05c3\u0f0d\u0f0e\u0f0f\u0f10\u0f11\u0f12\u0f14")
+MARKS |= frozenset("\u05c3\u0f0d\u0f0e\u0f0f\u0f10\u0f11\u0f12\u0f14" + TIBETAN_ENDS)
 RARE_MARKS = frozenset(mark for mark in MARKS if mark >= "\U00010000")  # a pattern with them is twice as slow
 CLOSERS = "”»’“‘«›‹＂＇」』）】》〉〕〗］｝｣﴾"  # quotes and brackets behind a mark; “ ends a quotation in German
 CLOSERS += "\u200b\u200e\u200f\u202c\u2069"  # a space without width; where a direction of writing ends
@@ -46,6 +47,9 @@ def proper_marks(text: str) -> str:
 def sentences(line: str) -> int:
     """Number of sentences that end in a line; in Thai and its kin, of parts between spaces.
 
+    A Chinese comma counts as an end: many part what are sentences elsewhere (Xue and Yang 2011, Chinese sentence
+    segmentation as comma classification).
+
     >>> sentences("Il dort... Et nous ?"), sentences("什么？3.5分。"), sentences("ฉันไปตลาด ซื้อผลไม้")
     (2, 2, 2)
     """
@@ -53,7 +57,7 @@ def sentences(line: str) -> int:
     for marks, end in MARKS_IN_A_ROW.findall(line + "\n"):
         count += 1 if end else len(marks) - sum(map(marks.count, WITH_SPACE))
     if EASTERN.search(line):
-        count += sum(map(line.count, RARE_MARKS))
+        count += sum(map(line.count, COMMAS)) + sum(map(line.count, RARE_MARKS))
         count += sum(UNMARKED.match(part[-1]) is not None for part in line.split())
     return count
 
