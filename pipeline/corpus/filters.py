@@ -32,7 +32,6 @@ from pipeline.corpus.sentences import (
     is_terminated,
     marks_of_letters,
     more_letters,
-    pieces_of_words,
     proper_marks,
     sentences,
 )
@@ -65,6 +64,15 @@ class Document:
     def lines(self) -> list[str]:
         """The lines that are not empty, with the marks that their script has."""
         return [line for line in map(str.strip, proper_marks(self.text).split("\n")) if line]
+
+    @cached_property
+    def c4_lines(self) -> list[str]:
+        """The lines that C4 would keep: with a terminal mark, and not too short."""
+        return [
+            line
+            for line in self.lines
+            if is_terminated(line) and not line.endswith(ELLIPSES) and has_line_words(line)
+        ]
 
     @cached_property
     def words(self) -> list[str]:
@@ -150,7 +158,11 @@ def alphabetic_words(document: Document) -> float:
     """
     parts = [part for line in document.lines for part in line.split()]
     with_letter = sum(part[0].isalpha() or any(map(str.isalpha, part)) for part in parts)
-    more = max(0, pieces_of_words(document.words) - with_letter) if document.shares is not None else 0
+    more = (
+        max(0, float(document.shares[document.shares < 1].sum()) - with_letter)
+        if document.shares is not None
+        else 0
+    )
     return _share(with_letter + more, len(parts) + more)
 
 
@@ -216,18 +228,9 @@ def _at(sizes: int | np.ndarray, places: Any) -> Any:
     return sizes if isinstance(sizes, int) else sizes[places]
 
 
-def c4_lines(document: Document) -> list[str]:
-    """The lines that C4 would keep: with a terminal mark, and not too short."""
-    return [
-        line
-        for line in document.lines
-        if is_terminated(line) and not line.endswith(ELLIPSES) and has_line_words(line)
-    ]
-
-
 def c4_sentences(document: Document) -> float:
     """Number of sentences in the lines that C4 would keep."""
-    return sum(map(sentences, c4_lines(document)))
+    return sum(map(sentences, document.c4_lines))
 
 
 def occurrences(document: Document, phrase: str) -> float:
@@ -307,7 +310,7 @@ RULES = {
     },
     # C4 removes lines, then pages; here the text stays whole, and is dropped where C4 would leave too little.
     "c4_terminal_punctuation": Rule(
-        measure=lambda document: len(c4_lines(document)), least=1, doc="lines of 5 words with a terminal mark"
+        measure=lambda document: len(document.c4_lines), least=1, doc="lines of 5 words with a terminal mark"
     ),
     "c4_sentences": Rule(measure=c4_sentences, least=3, doc="sentences in such lines"),
     "c4_lorem_ipsum": Rule(measure=partial(occurrences, phrase="lorem ipsum"), most=0, doc="'lorem ipsum'"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from itertools import compress
 
 import regex
 
@@ -30,6 +31,7 @@ HANGUL = re.compile(r"[\uac00-\ud7a3]+")  # syllables of two or three letters
 MARK_OF_LETTER = regex.compile(r"\p{Mark}")
 SHORT_LINE = 30  # characters, FineWeb
 LINE_WORDS = 5  # at least so many in a line that C4 keeps
+ENOUGH = 60  # characters: no script takes as many for five words, or twice as many as English for a line
 LETTERS = 5  # of a word in English, on average; a space comes to it
 
 
@@ -68,19 +70,21 @@ def is_terminated(line: str) -> bool:
         return line.endswith(TERMINAL)
     if line.rstrip(CLOSERS)[-1:] in MARKS:
         return True
-    return EASTERN.search(line) is not None and pieces_of_words(UNMARKED.findall(line)) >= LINE_WORDS
+    return EASTERN.search(line) is not None and pieces_of_words(UNMARKED.findall(line[-ENOUGH:])) >= LINE_WORDS
 
 
 def has_line_words(line: str) -> bool:
     """Whether a line has five words."""
     if len(line.split()) >= LINE_WORDS:
         return True
-    return EASTERN.search(line) is not None and pieces_of_words(split_words(line)) >= LINE_WORDS
+    return EASTERN.search(line) is not None and any(
+        pieces_of_words(split_words(part)) >= LINE_WORDS for part in (line[:ENOUGH], line)
+    )
 
 
 def is_short(line: str) -> bool:
     """Whether a line has at most 30 characters, or as little text as these are in English."""
-    if line.isascii() or len(line) > 2 * SHORT_LINE or not EASTERN.search(line):  # no script takes twice as many
+    if line.isascii() or len(line) > ENOUGH:
         return len(line) <= SHORT_LINE
     return length_as_in_english(line) <= SHORT_LINE
 
@@ -97,9 +101,14 @@ def length_as_in_english(line: str) -> float:
     >>> length_as_in_english("été"), length_as_in_english("日本")
     (3.0, 8.0)
     """
+    length = float(len(line) + more_letters(line))
+    if not EASTERN.search(line):
+        return length
     words = split_words(line)
-    of_pieces = sum(len(word) for word, share in zip(words, word_shares(words), strict=True) if share < 1)
-    return len(line) - of_pieces + (LETTERS + 1) * pieces_of_words(words) + more_letters(line)
+    shares = word_shares(words)
+    pieces = shares < 1
+    of_pieces = len("".join(compress(words, pieces)))
+    return length - of_pieces + (LETTERS + 1) * float(shares[pieces].sum())
 
 
 def more_letters(text: str) -> int:

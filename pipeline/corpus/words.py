@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
+from operator import itemgetter
 
 import numpy as np
 import regex
@@ -35,7 +36,9 @@ PIECES = {
 _CHARACTERS = "".join(script for script in PIECES if script != r"\p{Tibetan}")
 # Characters among which all of these scripts are. Few texts in others have any, and those that have none are split
 # several times as fast.
-EASTERN = re.compile("[\u0e00-\u1fff\u2e80-\U0010ffff]")
+EASTERN = re.compile(
+    "[\u0e00-\u109f\u1780-\u1b7f\u2e80-\uabff\uf900-\ufaff\uff00-\uffef\U00010000-\U0001efff\U00020000-\U0003ffff]"
+)
 # In `regex`, unlike in `re`, \w has the marks that Indic scripts and decomposed accents need.
 WORD = regex.compile(r"\w+")
 WORD_OR_PIECE = regex.compile(rf"(?V1)[\w--[{_CHARACTERS}]]+|\w")
@@ -79,7 +82,7 @@ def word_shares(words: list[str]) -> np.ndarray:
     >>> word_shares(["été", "ไ"]).round(2).tolist()
     [1.0, 0.2]
     """
-    return np.fromiter((_share(word[0]) for word in words), np.float64, len(words))
+    return np.fromiter(map(_share, map(itemgetter(0), words)), np.float64, len(words))
 
 
 @lru_cache(2**16)
