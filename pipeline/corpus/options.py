@@ -52,7 +52,13 @@ class Decontaminate:
     sets: dict[str, str] = option(
         {}, f"files of evaluation sets by name ({', '.join(SET_KINDS)}); every text in them counts", path=True
     )
-    ngram: int = option(13, "words in a row that make a document contaminated", unit="words", low=5, high=100)
+    ngram: int = option(
+        13,
+        "words in a row that make a document contaminated; where no spaces part them, as many characters as these",
+        unit="words",
+        low=5,
+        high=100,
+    )
     sets_gb: int = option(2, "memory that reading the sets may take", unit="GiB", low=1)
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -74,7 +80,12 @@ class Filter:
         "rules with published thresholds, by group or one by one; pipeline/corpus/filters.py has them",
         choices=(*RULE_GROUPS, *RULE_NAMES),
     )
-    min_words: int = option(0, "drop documents with fewer words", unit="words", low=0)
+    min_words: int = option(
+        0,
+        "drop documents with fewer words; where no spaces part them, as many as the characters make up",
+        unit="words",
+        low=0,
+    )
     min_chars: int = option(0, "drop documents with less text", unit="characters", low=0)
     url_blocklists: list[str] = option(
         [], "files of domains, one a line, .gz or not: drop documents from these and below them", exists=True
