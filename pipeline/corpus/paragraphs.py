@@ -1,0 +1,83 @@
+"""Paragraphs and blocks of texts: a paragraph is a line that is not empty, and empty lines part blocks.
+
+A page has one empty line between two blocks. A document has one too, between what is left of two of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+@dataclass(frozen=True)
+class Paragraphs:
+    """The lines of some pages, one after the other, and which of them are paragraphs."""
+
+    lines: pa.StringArray
+    page_of_line: np.ndarray  # int[lines]
+    first_line: np.ndarray  # int[pages]
+    line: np.ndarray  # int[paragraphs]: place among all lines
+    page: np.ndarray  # int[paragraphs]
+    block: np.ndarray  # int[paragraphs]: counted through all pages, from 0
+    first: np.ndarray  # int[blocks]: its first paragraph
+    size: np.ndarray  # int[paragraphs]: bytes, with the newline
+
+    def by_page(self, which: np.ndarray) -> np.ndarray:
+        """How many of the paragraphs `which` (bool[paragraphs]) each page has: int[pages]."""
+        return np.bincount(self.page[which], minlength=len(self.first_line))
+
+    def by_block(self, weights: np.ndarray) -> np.ndarray:
+        """The sum of `weights` (number[paragraphs]) in each block: float[blocks]."""
+        return np.bincount(self.block, weights, len(self.first))
+
+
+def find_paragraphs(texts: pa.StringArray) -> Paragraphs:
+    """The paragraphs of some pages."""
+    lists = pc.split_pattern(texts, "\n")
+    lines, page_of_line = lists.flatten(), pc.list_parent_indices(lists).to_numpy()
+    length = pc.binary_length(lines).to_numpy()
+    line = np.flatnonzero(length)
+    page = page_of_line[line]
+    begins = np.ones(len(line), bool)
+    begins[1:] = (np.diff(line) > 1) | (np.diff(page) > 0)
+    return Paragraphs(
+        lines=lines,
+        page_of_line=page_of_line,
+        first_line=lists.offsets.to_numpy()[:-1],
+        line=line,
+        page=page,
+        block=np.cumsum(begins) - 1,
+        first=np.flatnonzero(begins),
+        size=length[line] + 1,
+    )
+
+
+def join_kept(found: Paragraphs, keep: np.ndarray) -> tuple[pa.StringArray, pa.ListArray]:
+    """What is left of each page with the paragraphs `keep` (bool[paragraphs]): `kept_text`, and which they are."""
+    kept, block, page = found.line[keep], found.block[keep], found.page[keep]
+    parted = np.zeros(len(kept), bool)
+    parted[1:] = (np.diff(block) > 0) & (np.diff(page) == 0)
+    stays = np.zeros(len(found.lines), bool)
+    stays[kept] = True
+    stays[found.line[found.first[block[parted]]] - 1] = True  # the empty line before a block
+    lines = np.bincount(found.page_of_line[stays], minlength=len(found.first_line))
+    texts = pc.binary_join(_lists(lines, found.lines.filter(pa.array(stays))), "\n")
+    return texts, _lists(found.by_page(keep), pa.array((kept - found.first_line[page]).astype(np.int32)))
+
+
+def _lists(lengths: np.ndarray, values: pa.Array) -> pa.ListArray:
+    return pa.ListArray.from_arrays(pa.array(np.append(0, np.cumsum(lengths)).astype(np.int32)), values)
+
+
+def kept_text(lines: list[str], paragraphs: list[int]) -> str:
+    """The text of a document, from the lines of its page and the numbers of the lines that it keeps.
+
+    >>> kept_text(["Title", "", "one", "two", "", "three"], [0, 3, 5])
+    'Title\\n\\ntwo\\n\\nthree'
+    """
+    gaps = ("\n\n" if "" in lines[one:other] else "\n" for one, other in itertools.pairwise(paragraphs))
+    return "".join(lines[i] + gap for i, gap in zip(paragraphs, [*gaps, ""], strict=False))
