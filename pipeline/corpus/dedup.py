@@ -266,7 +266,8 @@ def _drops(options: Dedup, found: Paragraphs, seen: dict[str, np.ndarray]) -> di
     if options.block_new_share is None:
         return seen
     new = ~np.logical_or.reduce(list(seen.values()))
-    goes = found.by_block(found.size * new) <= options.block_new_share * found.by_block(found.size)
+    size, new_size = (np.add.reduceat(sizes, found.of_block) for sizes in (found.size, found.size * new))
+    goes = new_size <= options.block_new_share * size
     return {reason: which & goes[found.block] for reason, which in {**seen, "little_new_in_block": new}.items()}
 
 
@@ -278,40 +279,34 @@ def _without(
     Pages with fewer than `min_chars` characters left are left out; the ledger counts them, and the paragraphs.
     """
     keep = ~np.logical_or.reduce(list(drops.values()))
-    gone = (found.by_page(keep) == 0) & (found.by_page(~keep) > 0)
-    _count(pages, found, drops, keep, gone, ledger)
-    columns: dict[str, Any] = {name: pages.column(name) for name in PAGE_SCHEMA.names}
-    columns["text"], columns["paragraphs"] = join_kept(found, keep)
-    documents = pa.record_batch(columns, schema=DOCUMENT_SCHEMA).filter(pa.array(~gone))
-    return _long_enough(documents, min_chars, ledger)
-
-
-def _count(
-    pages: pa.RecordBatch,
-    found: Paragraphs,
-    drops: dict[str, np.ndarray],
-    keep: np.ndarray,
-    gone: np.ndarray,
-    ledger: Ledger,
-) -> None:
-    """Enter pages into the ledger, and what is dropped of them: `keep` is bool[paragraphs], `gone` bool[pages].
-
-    A text has a newline behind each paragraph and one more behind each block, but none at its end.
-    """
-    size = int(found.size.sum()) + len(found.first) - 2 * len(np.unique(found.page))
-    ledger.enter(documents=len(pages), paragraphs=len(keep), bytes=size)
     # A page or block with nothing left is dropped for the reason of its first paragraph.
-    of_pages = np.searchsorted(found.page, np.flatnonzero(gone))
-    of_blocks = found.first[found.by_block(keep) == 0]
+    whole_pages, whole_blocks = (
+        first[~np.logical_or.reduceat(keep, first)] for first in (found.of_page, found.of_block)
+    )
+    size = int(found.size.sum()) + len(found.of_block) - 2 * len(found.of_page)
+    ledger.enter(documents=len(pages), paragraphs=len(keep), bytes=size)
     for reason, dropped in drops.items():
         if dropped.any():
-            whole_pages = int(dropped[of_pages].sum())
-            size = int(found.size[dropped].sum()) + int(dropped[of_blocks].sum()) - 2 * whole_pages
-            ledger.drop(reason, documents=whole_pages, paragraphs=int(dropped.sum()), bytes=size)
-            _, first = np.unique(found.page[dropped], return_index=True)
-            for i in np.flatnonzero(dropped)[first[:SAMPLES_PER_REASON]]:
-                url, line = pages.column("url")[found.page[i]], found.lines[found.line[i]]
-                ledger.sample(reason, url.as_py(), line.as_py())
+            documents, blocks = int(dropped[whole_pages].sum()), int(dropped[whole_blocks].sum())
+            # A newline is behind each paragraph and one more behind each block, but none at the end of a text.
+            size = int(found.size[dropped].sum()) + blocks - 2 * documents
+            ledger.drop(reason, documents=documents, paragraphs=int(dropped.sum()), bytes=size)
+            _sample(pages, found, reason, dropped, ledger)
+    columns: dict[str, Any] = {name: pages.column(name) for name in PAGE_SCHEMA.names}
+    columns["text"], columns["paragraphs"] = join_kept(found, keep)
+    has_text = np.ones(len(pages), bool)
+    has_text[found.page[whole_pages]] = False
+    return _long_enough(
+        pa.record_batch(columns, schema=DOCUMENT_SCHEMA).filter(pa.array(has_text)), min_chars, ledger
+    )
+
+
+def _sample(pages: pa.RecordBatch, found: Paragraphs, reason: str, dropped: np.ndarray, ledger: Ledger) -> None:
+    """Show in the ledger the first paragraph that is dropped of each of the first pages."""
+    _, first = np.unique(found.page[dropped], return_index=True)
+    for i in np.flatnonzero(dropped)[first[:SAMPLES_PER_REASON]]:
+        url, line = pages.column("url")[found.page[i]], found.lines[found.line[i]]
+        ledger.sample(reason, url.as_py(), line.as_py())
 
 
 def _long_enough(documents: pa.RecordBatch, min_chars: int, ledger: Ledger) -> pa.RecordBatch:

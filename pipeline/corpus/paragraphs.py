@@ -23,16 +23,9 @@ class Paragraphs:
     line: np.ndarray  # int[paragraphs]: place among all lines
     page: np.ndarray  # int[paragraphs]
     block: np.ndarray  # int[paragraphs]: counted through all pages, from 0
-    first: np.ndarray  # int[blocks]: its first paragraph
     size: np.ndarray  # int[paragraphs]: bytes, with the newline
-
-    def by_page(self, which: np.ndarray) -> np.ndarray:
-        """How many of the paragraphs `which` (bool[paragraphs]) each page has: int[pages]."""
-        return np.bincount(self.page[which], minlength=len(self.first_line))
-
-    def by_block(self, weights: np.ndarray) -> np.ndarray:
-        """The sum of `weights` (number[paragraphs]) in each block: float[blocks]."""
-        return np.bincount(self.block, weights, len(self.first))
+    of_page: np.ndarray  # int[pages that have any]: the first paragraph
+    of_block: np.ndarray  # int[blocks]: the first paragraph
 
 
 def find_paragraphs(texts: pa.StringArray) -> Paragraphs:
@@ -42,17 +35,19 @@ def find_paragraphs(texts: pa.StringArray) -> Paragraphs:
     length = pc.binary_length(lines).to_numpy()
     line = np.flatnonzero(length)
     page = page_of_line[line]
-    begins = np.ones(len(line), bool)
-    begins[1:] = (np.diff(line) > 1) | (np.diff(page) > 0)
+    new_page, new_block = np.ones((2, len(line)), bool)
+    new_page[1:] = np.diff(page) > 0
+    new_block[1:] = (np.diff(line) > 1) | new_page[1:]
     return Paragraphs(
         lines=lines,
         page_of_line=page_of_line,
         first_line=lists.offsets.to_numpy()[:-1],
         line=line,
         page=page,
-        block=np.cumsum(begins) - 1,
-        first=np.flatnonzero(begins),
+        block=np.cumsum(new_block) - 1,
         size=length[line] + 1,
+        of_page=np.flatnonzero(new_page),
+        of_block=np.flatnonzero(new_block),
     )
 
 
@@ -63,14 +58,16 @@ def join_kept(found: Paragraphs, keep: np.ndarray) -> tuple[pa.StringArray, pa.L
     parted[1:] = (np.diff(block) > 0) & (np.diff(page) == 0)
     stays = np.zeros(len(found.lines), bool)
     stays[kept] = True
-    stays[found.line[found.first[block[parted]]] - 1] = True  # the empty line before a block
-    lines = np.bincount(found.page_of_line[stays], minlength=len(found.first_line))
-    texts = pc.binary_join(_lists(lines, found.lines.filter(pa.array(stays))), "\n")
-    return texts, _lists(found.by_page(keep), pa.array((kept - found.first_line[page]).astype(np.int32)))
+    stays[found.line[found.of_block[block[parted]]] - 1] = True  # the empty line before a block
+    pages = len(found.first_line)
+    texts = pc.binary_join(_lists(found.page_of_line[stays], pages, found.lines.filter(pa.array(stays))), "\n")
+    return texts, _lists(page, pages, pa.array((kept - found.first_line[page]).astype(np.int32)))
 
 
-def _lists(lengths: np.ndarray, values: pa.Array) -> pa.ListArray:
-    return pa.ListArray.from_arrays(pa.array(np.append(0, np.cumsum(lengths)).astype(np.int32)), values)
+def _lists(page: np.ndarray, pages: int, values: pa.Array) -> pa.ListArray:
+    """The values of each page; `page` is int[values]."""
+    ends = np.append(0, np.cumsum(np.bincount(page, minlength=pages)))
+    return pa.ListArray.from_arrays(pa.array(ends.astype(np.int32)), values)
 
 
 def kept_text(lines: list[str], paragraphs: list[int]) -> str:
