@@ -84,13 +84,12 @@ def _folded_keys(pages: str) -> Iterator[list[bytes]]:
         pending: list[str] = []
         chars = 0
         for text in batch.column("text").to_pylist():
-            pending += filter(None, text.split("\n"))
+            pending.append(text)
             chars += len(text)
             if chars >= CHARS_PER_CHUNK:
-                yield fold("\n".join(pending)).split(b"\n")
+                yield fold("\n".join(pending))
                 pending, chars = [], 0
-        if pending:
-            yield fold("\n".join(pending)).split(b"\n")
+        yield fold("\n".join(pending))
 
 
 # Reduce -------------------------------------------------------------------------------------------

@@ -7,36 +7,46 @@ import unicodedata
 
 import numpy as np
 
+NEWLINE, SPACE = ord("\n"), ord(" ")
 FIRST_MARK = 0x300  # code point; texts of lower ones alone are in NFC
 
 
-def fold(text: str) -> bytes:
-    """Each line in UTF-8 (NFC) in one case, each digit a 0, and without punctuation, as in CCNet (section 3.2).
+def fold(text: str) -> list[bytes]:
+    """Each line that is not empty, in UTF-8 (NFC), in one case, each digit a 0, without punctuation (CCNet, 3.2).
 
     Letters, the marks on them and other numbers stay; control and format characters, such as soft hyphens, are
-    nothing; all else becomes one space, and nothing at the ends of a line.
+    nothing; all else becomes one space, and nothing at the ends of a line. What is left may be empty.
 
-    >>> fold("  Page 3 of 10:\\nLes Œu\\xadvres (1873)").decode()
-    'page 0 of 00\\nles œuvres 0000'
+    >>> fold("  Page 3 of 10:\\n\\nLes Œu\\xadvres (1873)\\n***")
+    [b'page 0 of 00', b'les \\xc5\\x93uvres 0000', b'']
     """
+    text = text.strip("\n")
+    if not text:
+        return []
     if "\u0130" in text:  # İ, the only composed letter whose small one is not composed
         text = text.replace("\u0130", "I\u0307")
-    codes = _folds().take(np.frombuffer(text.encode("utf-32-le"), np.uint32), mode="clip")
+    raw = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    codes = _folds().take(raw, mode="clip")
+    drop = np.zeros(len(raw), bool)
+    drop[1:] = (raw[1:] == NEWLINE) & (raw[:-1] == NEWLINE)  # of an empty line
     if not codes.all():
-        codes = codes[codes != 0]
-    spaces = codes == ord(" ")
-    # Of several spaces the first stays; behind a newline and at the start none does.
-    spaces[1:] &= codes[:-1] <= ord(" ")
-    folded = codes[~spaces].tobytes().decode("utf-32-le")
+        stays = codes != 0
+        codes, drop = codes[stays], drop[stays]
+    # Of several spaces the first stays; behind a newline and at the start none does, nor a single one before it.
+    spaces = codes == SPACE
+    drop[1:] |= spaces[1:] & (codes[:-1] <= SPACE)
+    drop[:1] = spaces[:1]
+    drop[:-1] |= spaces[:-1] & (codes[1:] == NEWLINE)
+    folded = str(codes[~drop].data, "utf-32-le")
     if codes.max(initial=0) >= FIRST_MARK:
         folded = unicodedata.normalize("NFC", folded)
-    return folded.encode().replace(b" \n", b"\n").rstrip(b" ")
+    return folded.encode().replace(b" \n", b"\n").rstrip(b" ").split(b"\n")
 
 
 @functools.cache
 def _folds() -> np.ndarray:
     """For each code point what it becomes, as uint32[0x110000]: 0 is nothing; newline stays."""
-    folds = np.full(0x110000, ord(" "), np.uint32)
+    folds = np.full(0x110000, SPACE, np.uint32)
     for code in range(len(folds)):
         char = chr(code)
         category = unicodedata.category(char)
@@ -46,7 +56,7 @@ def _folds() -> np.ndarray:
             folds[code] = ord(_small(char)) if category[0] != "M" else code
         elif category == "Cf" or (category == "Cc" and not char.isspace()):
             folds[code] = 0
-    folds[ord("\n")] = ord("\n")
+    folds[NEWLINE] = NEWLINE
     return folds
 
 

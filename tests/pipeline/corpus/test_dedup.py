@@ -22,7 +22,7 @@ from pipeline.corpus.options import Dedup
 from pipeline.corpus.paragraphs import kept_text
 
 # Few different paragraphs, so that most crawls have duplicates within and across pages and files; "" parts blocks.
-LINE = st.sampled_from(["", "", "é", "ééé", *(f"p{i}" for i in range(4)), "a long one", "another one"])
+LINE = st.sampled_from(["", "", "é", "ééé", *(f"p{i}" for i in range(4)), "—", "A long one", "a long one."])
 CRAWL = st.lists(st.lists(st.lists(LINE, min_size=1, max_size=6), max_size=5), min_size=1, max_size=4)
 
 
@@ -57,14 +57,15 @@ def text_of(page, kept):
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
-def reference(crawl, least=0, share=None):
+def reference(crawl, least=0, share=None, key=str):
     """The kept lines of each page in a few plain lines: the first occurrence in reading order stays."""
     seen, files = set(), [[] for _ in crawl]
     for pages, kept in zip(crawl, files, strict=True):
         for page in pages:
             kept.append(set())
             for block in blocks_of(page):
-                new = {i for i in block if len(page[i]) < least or not (page[i] in seen or seen.add(page[i]))}
+                first = {i for i in block if not (key(page[i]) in seen or seen.add(key(page[i])))}
+                new = first | {i for i in block if len(page[i]) < least}
                 size, new_size = (sum(len(page[i].encode()) + 1 for i in some) for some in (block, new))
                 kept[-1] |= new if share is None else set(block) if new_size > share * size else set()
     return files
@@ -83,17 +84,20 @@ def small_buckets(monkeypatch):
     min_chars=st.integers(1, 5),
     least=st.sampled_from([0, 3, 11]),
     share=st.sampled_from([None, 0, 0.2, 0.5, 0.99]),
+    normalize=st.sampled_from(["none", "ccnet"]),
 )
-def test_the_first_occurrence_stays_whatever_the_files_and_buckets(crawl, bucket, min_chars, least, share):
+def test_the_first_occurrence_stays_whatever_the_files_and_buckets(
+    crawl, bucket, min_chars, least, share, normalize
+):
     """By the rule of lines, and with a least length, or of blocks; beside a plain reference."""
-    options = Dedup(min_chars=min_chars, min_paragraph_chars=least, block_new_share=share)
+    options = Dedup(normalize=normalize, min_chars=min_chars, min_paragraph_chars=least, block_new_share=share)
     folder = Path(tempfile.mkdtemp())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline.corpus.dedup, "HASHES_PER_BUCKET", bucket)
         patch.setattr("os.fsync", lambda file: None)  # most of the time of small files
         documents, ledgers = dedup(folder, crawl, options)
     shutil.rmtree(folder)
-    right = reference(crawl, least, share)
+    right = reference(crawl, least, share, str if normalize == "none" else plain_fold)
     for kept, pages, found, ledger in zip(right, crawl, documents, ledgers, strict=True):
         texts = [(text_of(page, lines), sorted(lines)) for page, lines in zip(pages, kept, strict=True)]
         expected = [(text, lines) for text, lines in texts if len(text) >= min_chars]
@@ -260,12 +264,12 @@ TEXT = st.text(
 
 @settings(max_examples=200, deadline=None)
 @given(lines=st.lists(TEXT, min_size=1, max_size=5))
-def test_folding_many_lines_is_folding_each(lines):
+def test_folding_many_lines_is_folding_each_that_is_not_empty(lines):
     lines = [line.replace("\n", " ") for line in lines]
-    folded = fold("\n".join(lines)).split(b"\n")
-    assert folded == [plain_fold(line) for line in lines]
-    assert fold(b"\n".join(folded).decode()).split(b"\n") == folded
-    assert fold(unicodedata.normalize("NFD", "\n".join(lines))).split(b"\n") == folded
+    folded = fold("\n".join(lines))
+    assert folded == [plain_fold(line) for line in lines if line]
+    assert [line for some in folded for line in fold(some.decode())] == list(filter(None, folded))
+    assert fold(unicodedata.normalize("NFD", "\n".join(lines))) == folded
 
 
 @pytest.mark.parametrize(
