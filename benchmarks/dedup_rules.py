@@ -1,6 +1,6 @@
 """What rules of paragraph deduplication leave of the pages of a crawl: ours, and others' by their definitions.
 
-    python -m benchmarks.dedup_rules --output docs/benchmarks/dedup_rules --pages results/demo/pages/*.json
+    python -m benchmarks.dedup_rules --output docs/benchmarks/dedup_rules --pages results/demo/pages/?????.json
 
 Ours are run by their stages, and compared with a plain definition. A page counts as cut inside a block where some
 of a block's lines went and others stayed; empty lines part blocks. Sources of the definitions: CCNet
