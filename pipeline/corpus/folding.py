@@ -8,11 +8,10 @@ import unicodedata
 import numpy as np
 
 NEWLINE, SPACE = ord("\n"), ord(" ")
-FIRST_MARK = 0x300  # code point; texts of lower ones alone are in NFC
 
 
 def fold(text: str) -> list[bytes]:
-    """Each line that is not empty, in UTF-8 (NFC), in one case, each digit a 0, without punctuation (CCNet, 3.2).
+    """Each line that is not empty, in UTF-8, in one case, each digit a 0, without punctuation (CCNet, 3.2).
 
     Letters, the marks on them and other numbers stay; control and format characters, such as soft hyphens, are
     nothing; all else becomes one space, and nothing at the ends of a line. What is left may be empty.
@@ -23,8 +22,6 @@ def fold(text: str) -> list[bytes]:
     text = text.strip("\n")
     if not text:
         return []
-    if "\u0130" in text:  # İ, the only composed letter whose small one is not composed
-        text = text.replace("\u0130", "I\u0307")
     raw = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     codes = _folds().take(raw, mode="clip")
     drop = np.zeros(len(raw), bool)
@@ -37,10 +34,8 @@ def fold(text: str) -> list[bytes]:
     drop[1:] |= spaces[1:] & (codes[:-1] <= SPACE)
     drop[:1] = spaces[:1]
     drop[:-1] |= spaces[:-1] & (codes[1:] == NEWLINE)
-    folded = str(codes[~drop].data, "utf-32-le")
-    if codes.max(initial=0) >= FIRST_MARK:
-        folded = unicodedata.normalize("NFC", folded)
-    return folded.encode().replace(b" \n", b"\n").rstrip(b" ").split(b"\n")
+    folded = str(codes[~drop].data, "utf-32-le").encode()
+    return folded.replace(b" \n", b"\n").rstrip(b" ").split(b"\n")
 
 
 @functools.cache
