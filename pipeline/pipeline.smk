@@ -96,7 +96,7 @@ rule dedup_hash:
     benchmark:
         OUT.benchmark("dedup_hash/{batch}")
     params:
-        # Not `min_chars`: it changes neither the hashes nor what is a duplicate.
+        # The other options change neither the hashes nor what is a duplicate.
         options=exactly(flags(OPTIONS.dedup, only=("normalize",))),
         code=fingerprint("pipeline.corpus.dedup:hash_paragraphs"),
     message:

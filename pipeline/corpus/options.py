@@ -15,13 +15,24 @@ class Dedup:
 
     normalize: str = option(
         "none",
-        "what makes two paragraphs equal: their text, or their text without case, digits and punctuation (CCNet)",
+        "what makes two paragraphs equal: their text, or their text in one case, each digit a 0, without "
+        "punctuation (CCNet)",
         choices=("none", "ccnet"),
     )
     against: list[str] = option(
         [],
         "indexes of earlier crawls (hashes/index.arrow in their output); what they hold is dropped",
         exists=True,
+    )
+    min_paragraph_chars: int = option(
+        0, "a shorter paragraph is no duplicate, and stays (Dolma)", unit="characters", low=0
+    )
+    block_new_share: float | None = option(
+        None,
+        "judge blocks, which empty lines part, instead of paragraphs: a block stays whole if more of its bytes "
+        "than this share are in new paragraphs, else it goes; 0.2 in Dactory",
+        low=0,
+        high=0.99,
     )
     min_chars: int = option(200, "drop documents with less text left", unit="characters", low=1)
 

@@ -26,6 +26,7 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import arrow_rows, inside, read_arrow
 from pipeline.common.ledger import Ledger, merge
 from pipeline.common.schemas import SHARD_SCHEMA
+from pipeline.corpus.paragraphs import kept_text
 from pipeline.crawl.origins import input_files
 from pipeline.extract.charset import read_charset_column, text_charset
 from pipeline.extract.main_text import plain_text
@@ -209,5 +210,5 @@ def _kept_text(record: Response, row: RecipeRow, extractor: Extractor) -> Extrac
     lines = extraction.text.split("\n")
     if not all(a < b for a, b in pairwise([-1, *row["paragraphs"], len(lines)])):
         return Extraction("", "text_differs")
-    kept = "\n".join(lines[i] for i in row["paragraphs"])
+    kept = kept_text(lines, row["paragraphs"])
     return Extraction(kept) if text_hash(kept) == row["text_hash"] else Extraction("", "text_differs")
