@@ -42,12 +42,20 @@ def declared_charset(body: bytes) -> str | None:
             if label := _label(attributes):
                 return label
         elif token[-1:].isalpha():  # another tag; a ">" in the quotes of an attribute does not end it
-            end = NAME_END.search(head, place)
-            _, place = _attributes(head, end.start() if end else len(head))
+            place = _tag_end(head, place)
         else:
             place = head.find(b">", place) + 1 or len(head)
     match = XML.match(head)
     return match[1].decode() if match else None
+
+
+def _tag_end(head: bytes, place: int) -> int:
+    """Where a tag ends, from a place in its name."""
+    end = head.find(b">", place) + 1 or len(head)
+    if b"'" not in head[place:end] and head.count(b'"', place, end) % 2 == 0:  # as nearly always
+        return end
+    name = NAME_END.search(head, place)
+    return _attributes(head, name.start() if name else len(head))[1]
 
 
 def _attributes(head: bytes, place: int) -> tuple[dict[bytes, bytes], int]:
