@@ -26,6 +26,7 @@ SKIPPED = b"iframe|math|noscript|script|select|style|svg|template|textarea"
 RUN = re.compile(rb">([^<]{20,})")  # behind any tag: a pattern with the tag would take twice as long
 # The first letters alone, first, are five times as fast.
 SKIP = re.compile(rb"<(?=[!imnstIMNST])(!--|(?:" + SKIPPED + rb")(?=[\s/>]))", re.IGNORECASE)
+QUOTED = re.compile(rb"""["']>""")  # "<" and ">" in an attribute
 QUOTES = b"\"'"
 TO_THE_END = (b"!--", b"script", b"style")  # these have no other end than their own
 LEAST_BEST = 0.3  # the probability of the best guess from which on a guess says anything
@@ -83,36 +84,41 @@ def sample_text(body: bytes, codec: str) -> str:
     while size < SAMPLE_CHARS and (match := RUN.search(body, place, SAMPLE_BYTES)):
         start, place = match.span()
         if skipped := SKIP.findall(body, seen, start + 1):
-            alike = skipped.count(skipped[0]) == len(skipped)  # then only the last of them may be open still
-            first = body.rfind(b"<" + skipped[0], seen, start) if alike else seen
-            if end := _end(body, first, start, endless):
+            end = _end(body, skipped, seen, start, endless)
+            if end > start:
                 place = seen = end
                 continue
         seen, run = start, match[1]
         if body[start - 1] not in QUOTES:  # after a quote, ">" ends a tag
             run = _behind_quotes(body[max(0, body.rfind(b"<", 0, start)) : start], run)
-        for quoted in (b'">', b"'>"):
-            if quoted in run:  # "<" and ">" in an attribute
-                run = run.rpartition(quoted)[2]
+        if b">" in run:
+            run = QUOTED.split(run)[-1]
         runs.append(run)
         size += len(run)
     text = b" ".join(runs)[:SAMPLE_CHARS].decode(codec, "ignore")
     return " ".join(html.unescape(text).split())
 
 
-def _end(body: bytes, place: int, start: int, endless: set[bytes]) -> int:
-    """Where the skipped element ends that `start` is in, if one that begins behind `place` is open there; else 0."""
-    while match := SKIP.search(body, place, start + 1):
-        name, place = match[1], match.end()
-        closing = b"-->" if name == b"!--" else b"</" + name
-        end = -1 if name in endless else body.find(closing, place, SAMPLE_BYTES)
+def _end(body: bytes, names: list[bytes], seen: int, start: int, endless: set[bytes]) -> int:
+    """Where the last of the skipped elements ends that begin between two places; one inside another is none.
+
+    An element ends as it begins, in capitals or not.
+    """
+    end = seen
+    if names.count(names[0]) == len(names):  # only the last of them may be open still
+        names, end = names[:1], body.rfind(b"<" + names[0], seen, start)
+    for name in names:
+        place = body.find(b"<" + name, end, start)
+        if place < 0:
+            continue
+        place += len(name)
+        end = -1 if name in endless else body.find(b"-->" if name == b"!--" else b"</" + name, place, SAMPLE_BYTES)
         if end < 0:
             endless.add(name)
             end = SAMPLE_BYTES if name.lower() in TO_THE_END else place
         if end > start:
-            return end
-        place = end
-    return 0
+            break
+    return end
 
 
 def _behind_quotes(tag: bytes, run: bytes) -> bytes:

@@ -11,8 +11,7 @@ import re
 # Browsers look at 1,024 bytes and then read on; of the pages that declare one, one in ten does so behind them.
 PRESCAN_BYTES = 2**14
 # All possessive or without a choice, so that each byte is read a bounded number of times.
-TOKEN = re.compile(rb"<(?:!--|meta[\s/]|/?[a-z]|[!/?])", re.IGNORECASE)
-NAME_END = re.compile(rb"[\s>]")
+TOKEN = re.compile(rb"<(?:!--|meta[\s/])", re.IGNORECASE)
 COMMENT_END = re.compile(rb"-?-->|(?<=<!--)>|(?<=<!--)->")
 ATTRIBUTE = re.compile(
     rb"""[\s/]*+(?:(>)|([^\s/>][^\s/>=]*+)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s>"'][^\s>]*+)?+))?+)"""
@@ -32,30 +31,31 @@ def declared_charset(body: bytes) -> str | None:
     head = body[:PRESCAN_BYTES]
     place = 0
     while match := TOKEN.search(head, place):
-        token = match[0].lower()
-        place = match.end()
-        if token == b"<!--":
-            end = COMMENT_END.search(head, place)
+        if match[0] == b"<!--":
+            end = COMMENT_END.search(head, match.end())
             place = end.end() if end else len(head)
-        elif token.startswith(b"<meta"):
-            attributes, place = _attributes(head, place - 1)
-            if label := _label(attributes):
-                return label
-        elif token[-1:].isalpha():  # another tag; a ">" in the quotes of an attribute does not end it
-            place = _tag_end(head, place)
-        else:
-            place = head.find(b">", place) + 1 or len(head)
+            continue
+        inside = _in_a_tag(head, place, match.start())
+        attributes, place = _attributes(head, match.end() - 1)
+        if not inside and (label := _label(attributes)):
+            return label
     match = XML.match(head)
     return match[1].decode() if match else None
 
 
-def _tag_end(head: bytes, place: int) -> int:
-    """Where a tag ends, from a place in its name."""
-    end = head.find(b">", place) + 1 or len(head)
-    if b"'" not in head[place:end] and head.count(b'"', place, end) % 2 == 0:  # as nearly always
-        return end
-    name = NAME_END.search(head, place)
-    return _attributes(head, name.start() if name else len(head))[1]
+def _in_a_tag(head: bytes, start: int, end: int) -> bool:
+    """Whether the last tag that begins between two places is not closed; a ">" in quotes closes none."""
+    begin = head.rfind(b"<", start, end)
+    if begin < 0:
+        return False
+    close = head.find(b">", begin, end)
+    # Behind the tag, an apostrophe may stand in a text.
+    return close < 0 or (_in_quotes(head, begin, close) and _in_quotes(head, begin, end))
+
+
+def _in_quotes(head: bytes, start: int, end: int) -> bool:
+    quotes = head.count(b'"', start, end) or head.count(b"'", start, end)
+    return quotes % 2 == 1
 
 
 def _attributes(head: bytes, place: int) -> tuple[dict[bytes, bytes], int]:
