@@ -102,6 +102,7 @@ def test_every_rule_has_a_case_and_a_group():
 
 def test_english_stop_words_judge_english_only():
     assert RULES["gopher_stop_words"].broken_by(Document("", "le chat dort", "en"))
+    assert RULES["gopher_stop_words"].broken_by(Document("", "le chat dort", "eng_Latn"))
     assert not RULES["gopher_stop_words"].broken_by(Document("", "le chat dort", "fr"))
 
 
