@@ -184,7 +184,27 @@ def decode(body: bytes, codec: str) -> str | None:
     >>> decode(b"caf\\xe9", "cp1252"), decode(b"\\xe9\\xe8", "utf-8")
     ('café', None)
     """
-    text = body.decode(codec, errors="replace")
+    text = body.decode(codec, errors="japanese" if codec in ("euc_jp", "iso2022_jp") else "replace")
     if text.count("\ufffd") > UNDECODABLE_SHARE * len(text):
         return None
     return text
+
+
+def _japanese(error: UnicodeError) -> tuple[str, int]:
+    """What stands for two bytes that Python does not know in EUC-JP and ISO-2022-JP, and where to go on.
+
+    Circled numbers, units and the like are there on the web as they are in Shift_JIS (Encoding standard, jis0208).
+    """
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    pair = error.object[error.start : error.start + 2]
+    row, cell = (byte | 0x80 for byte in pair.ljust(2, b"\0"))  # ISO-2022-JP has them without the eighth bit
+    if max(pair) >= 0x80 > min(pair) or not (0xA1 <= row <= 0xFE and 0xA1 <= cell <= 0xFE):
+        return "\ufffd", error.end
+    lead = (row - 0xA1) // 2 + (0x81 if row < 0xDF else 0xC1)
+    trail = cell - 0x61 + (cell >= 0xE0) if row % 2 else cell - 2  # two rows in one of Shift_JIS
+    text = bytes((lead, trail)).decode("cp932", "replace")
+    return (text, error.start + 2) if "\ufffd" not in text else ("\ufffd", error.end)
+
+
+codecs.register_error("japanese", _japanese)

@@ -188,6 +188,23 @@ def test_any_bytes_with_any_label_are_decoded_or_refused(body, label):
     assert text is None or text.encode("utf-8", "strict") is not None
 
 
+@pytest.mark.parametrize(
+    ("body", "codec", "text"),
+    [
+        (b"\xad\xa1\xad\xea\xad\xf0\xfc\xf1", "euc_jp", "①㈱≒ⅰ"),  # golden values: the standard's jis0208
+        (b"\x1b$B-!-j\x1b(B1", "iso2022_jp", "①㈱1"),
+        (b"\xad<p>\xad", "euc_jp", "\ufffd<p>\ufffd"),
+        (b"\x82<p>x\x87\x40", "cp932", "\ufffd<p>x①"),
+        (b"\x81<p>\x810<p>", "gb18030", "\ufffd<p>\ufffd0<p>"),
+        (b"\x81<p>", "big5hkscs", "\ufffd<p>"),
+        (b"\x81<p>\xc7\xff<", "cp949", "\ufffd<p>\ufffd\ufffd<"),
+        (b"\xe2\x82<p>", "utf-8", "\ufffd<p>"),
+    ],
+)
+def test_a_bad_byte_costs_no_character_behind_it(body, codec, text):
+    assert decode(body + b" " * 500, codec) == text + " " * 500
+
+
 def test_the_wrong_charset_is_refused_and_a_bad_byte_is_not():
     assert decode("日本語".encode("shift_jis") * 50, "utf-8") is None
     assert decode(b"good text " * 50 + b"\xff", "utf-8") is not None
