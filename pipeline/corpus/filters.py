@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.common.hosts import LONGEST_HOST, host_of, with_parents
+from pipeline.common.language_codes import iso_code
 from pipeline.common.ledger import Ledger
 from pipeline.common.lines import read_lines
 from pipeline.corpus.decontaminate import NgramIndex, contaminated_reason, find_set, load_index
@@ -261,11 +262,11 @@ class Rule:
     most: float | None = None
     over: float | None = None
     under: float | None = None
-    languages: tuple[str, ...] = ()  # the rule is for these alone; empty: for all
+    languages: tuple[str, ...] = ()  # ISO codes: the rule is for these alone; empty: for all
 
     def broken_by(self, document: Document) -> bool:
         """Whether the document is in one of the rule's languages and out of its bounds."""
-        if self.languages and document.language not in self.languages:
+        if self.languages and iso_code(document.language) not in self.languages:
             return False
         value = self.measure(document)
         return (

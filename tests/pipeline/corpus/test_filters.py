@@ -169,6 +169,7 @@ def test_blocks_between_empty_lines_are_paragraphs_and_empty_lines_are_no_lines(
 
 def test_english_stop_words_judge_english_only():
     assert RULES["gopher_stop_words"].broken_by(Document("", "le chat dort", "en"))
+    assert RULES["gopher_stop_words"].broken_by(Document("", "le chat dort", "eng_Latn"))
     assert not RULES["gopher_stop_words"].broken_by(Document("", "le chat dort", "fr"))
 
 

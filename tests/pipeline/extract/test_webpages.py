@@ -4,11 +4,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import fasttext
 import pytest
 from archives import http, record
 from conftest import page, prose, write_warc
 
 from pipeline.common.arrow import read_schema
+from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow
 from pipeline.extract import sandbox
 from pipeline.extract import webpages as module
@@ -46,7 +48,7 @@ def test_pages_carry_their_provenance(tmp_path, make_warc, language_id):
         (page(prose("en", 1)), "text/html", "unlikely_language"),
         (b'<html lang="fr-CA">' + page(prose("en", 1)), "text/html", "other_language"),
         (page(prose("fr", 1)) + b" " * 5000, "text/html", "html_too_long"),
-        ("日本語".encode("shift_jis") * 100, "text/html; charset=utf-8", "undecodable"),
+        (b"\xff\xfe" + b"\x00\xd8" * 500, "text/html; charset=utf-8", "undecodable"),  # halves of pairs
     ],
 )
 def test_every_drop_has_its_reason(tmp_path, language_id, body, content_type, reason):
@@ -95,6 +97,25 @@ def test_records_of_all_types_are_pages_or_have_a_reason(tmp_path, language_id):
 
 
 @pytest.mark.slow
+def test_a_page_that_declares_its_language_passes_for_any_label_of_it(tmp_path):
+    model = tmp_path / "labels.bin"
+    lines = [
+        (label, x) for label, language in (("fra_Latn", "fr"), ("eng_Latn", "en")) for x in prose(language, 1)
+    ]
+    (tmp_path / "text").write_text("".join(f"__label__{label} {line}\n" for label, line in lines))
+    trained = fasttext.train_supervised(
+        str(tmp_path / "text"), minn=2, maxn=4, bucket=10_000, dim=16, epoch=100, lr=0.8, thread=1, verbose=0
+    )
+    trained.save_model(str(model))
+    menu = "".join(f"<p>{x}</p>" for number in range(4) for x in prose("en", number))
+    body = b'<html lang="fr"><nav>' + menu.encode() + b"</nav>" + page([*prose("fr", 1), *prose("fr", 2)])
+    warc = write_warc(tmp_path / "a.warc.gz", [("https://site.example/", body, "text/html; charset=utf-8")])
+    rows, _, _ = run(tmp_path, [warc], str(model), languages=["fra_Latn"])
+    assert [row["language"] for row in rows] == ["fra_Latn"]
+    with pytest.raises(StageError, match=r"no label 'fr'; did you mean fra_Latn\?"):
+        run(tmp_path, [warc], str(model), languages=["fr"])
+
+
 def test_workers_do_not_change_a_byte(tmp_path, make_warc, language_id):
     warcs = [make_warc(f"{i}.warc.gz", first=10 * i, count=10) for i in range(3)]
     for n in (1, 2):
