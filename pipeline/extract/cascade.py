@@ -26,6 +26,7 @@ SKIPPED = b"iframe|math|noscript|script|select|style|svg|template|textarea"
 RUN = re.compile(rb">([^<]{20,})")  # behind any tag: a pattern with the tag would take twice as long
 # The first letters alone, first, are five times as fast.
 SKIP = re.compile(rb"<(?=[!imnstIMNST])(!--|(?:" + SKIPPED + rb")(?=[\s/>]))", re.IGNORECASE)
+PARAGRAPH = b"<p"
 QUOTED = re.compile(rb"""["']>""")  # "<" and ">" in an attribute
 QUOTES = b"\"'"
 TO_THE_END = (b"!--", b"script", b"style")  # these have no other end than their own
@@ -77,29 +78,38 @@ def sample_text(body: bytes, codec: str) -> str:
     'A café by the river, in the evening'
     """
     if codec.startswith(("utf-16", "utf-32", *SEVEN_BITS)):  # '<' is not the byte 0x3C, or not only
-        body, codec = body[:SAMPLE_BYTES].decode(codec, "ignore").encode(), "utf-8"
-    runs: list[bytes] = []
-    endless: set[bytes] = set()  # elements that have no end any more, which is looked for once
-    size, place, seen = 0, 0, 0
-    while size < SAMPLE_CHARS and (match := RUN.search(body, place, SAMPLE_BYTES)):
-        start, place = match.span()
-        if skipped := SKIP.findall(body, seen, start + 1):
-            end = _end(body, skipped, seen, start, endless)
-            if end > start:
-                place = seen = end
-                continue
-        seen, run = start, match[1]
-        if body[start - 1] not in QUOTES:  # after a quote, ">" ends a tag
-            run = _behind_quotes(body[max(0, body.rfind(b"<", 0, start)) : start], run)
-        if b">" in run:
-            run = QUOTED.split(run)[-1]
-        runs.append(run)
-        size += len(run)
+        body, codec = body[: 2 * SAMPLE_BYTES].decode(codec, "ignore").encode(), "utf-8"
+    # Half of it is from the top, which may be a long menu, and half from the lower half of the page.
+    runs, end = _runs(body, 0, SAMPLE_CHARS // 2)
+    middle = body.find(PARAGRAPH, max(end, len(body) // 2))
+    runs += _runs(body, end if middle < 0 else middle, SAMPLE_CHARS - sum(map(len, runs)))[0]
     text = b" ".join(runs)[:SAMPLE_CHARS].decode(codec, "ignore")
     return " ".join(html.unescape(text).split())
 
 
-def _end(body: bytes, names: list[bytes], seen: int, start: int, endless: set[bytes]) -> int:
+def _runs(body: bytes, start: int, enough: int) -> tuple[list[bytes], int]:
+    """Runs of text from a place on, until they have `enough` bytes, and where the last one ends."""
+    runs: list[bytes] = []
+    endless: set[bytes] = set()  # elements that have no end any more, which is looked for once
+    size, place, seen, stop = 0, start, start, start + SAMPLE_BYTES
+    while size < enough and (match := RUN.search(body, place, stop)):
+        begin, place = match.span()
+        if skipped := SKIP.findall(body, seen, begin + 1):
+            end = _end(body, skipped, seen, begin, stop, endless)
+            if end > begin:
+                place = seen = end
+                continue
+        seen, run = begin, match[1]
+        if body[begin - 1] not in QUOTES:  # after a quote, ">" ends a tag
+            run = _behind_quotes(body[max(0, body.rfind(b"<", 0, begin)) : begin], run)
+        if b">" in run:
+            run = QUOTED.split(run)[-1]
+        runs.append(run)
+        size += len(run)
+    return runs, place
+
+
+def _end(body: bytes, names: list[bytes], seen: int, start: int, stop: int, endless: set[bytes]) -> int:
     """Where the last of the skipped elements ends that begin between two places; one inside another is none.
 
     An element ends as it begins, in capitals or not.
@@ -112,10 +122,10 @@ def _end(body: bytes, names: list[bytes], seen: int, start: int, endless: set[by
         if place < 0:
             continue
         place += len(name)
-        end = -1 if name in endless else body.find(b"-->" if name == b"!--" else b"</" + name, place, SAMPLE_BYTES)
+        end = -1 if name in endless else body.find(b"-->" if name == b"!--" else b"</" + name, place, stop)
         if end < 0:
             endless.add(name)
-            end = SAMPLE_BYTES if name.lower() in TO_THE_END else place
+            end = stop if name.lower() in TO_THE_END else place
         if end > start:
             break
     return end

@@ -17,6 +17,7 @@ WHOLE_CHARS = 200_000
 PIECES, PIECE_CHARS = 8, 50  # pieces of a text, of so many characters at least
 GUESSES = 12  # more languages than a group has
 CLOSE = 0.3  # a language with less of the probability of the best one of its group is told apart from it
+WHOLE_GROUP = ("sh", "hbs_Latn")  # Serbo-Croatian: these say a group, but not which language of it
 MARK, JAMO = "[\u0300-\u036f\u3099\u309a]", "[\u1100-\u11ff]"  # what decomposed letters are made of
 COMBINING = re.compile(f"{MARK}|{JAMO}")
 DECOMPOSED = re.compile(f".{MARK}{{1,4}}|{JAMO}{{2,3}}")  # bounded, since to sort many marks takes quadratic time
@@ -104,7 +105,7 @@ def _best(model: Any, text: str, groups: Mapping[str, frozenset[str]]) -> tuple[
     shares = {label: sum(scores.get(other, 0.0) for other in group) for label, group in groups.items()}
     own = max(shares, key=lambda label: (shares[label], scores.get(label, 0.0)), default=best)
     if own in shares and shares[own] >= scores[best]:
-        inside = max(scores.get(other, 0.0) for other in groups[own])
+        inside = max((scores.get(other, 0.0) for other in groups[own] if other not in WHOLE_GROUP), default=0.0)
         if scores.get(own, 0.0) >= CLOSE * inside:
             return own, min(1.0, shares[own])
     return best, scores[best]

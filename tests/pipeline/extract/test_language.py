@@ -92,6 +92,14 @@ def test_a_guess_of_which_nothing_is_probable_decides_nothing(model):
     assert guess(model, names, "utf-8", wanted(model, "de"), 0.02) is None
 
 
+def test_the_sample_is_from_the_lower_half_of_the_page_too(model):
+    menu = "".join(f"<li><a href='/{i}'>Read more about all the places in region {i}</a></li>" for i in range(60))
+    body = f"<ul>{menu}</ul><p>{'Der Müller am Bach erzählt gern von früher. ' * 80}</p>".encode()
+    assert "places" in sample_text(body, "utf-8") and "Bach" in sample_text(body, "utf-8")
+    assert guess(model, body, "utf-8", wanted(model, "de"), 0.02) is None
+    assert guess(model, body, "utf-8", wanted(model, "fi"), 0.02) is not None
+
+
 @pytest.mark.parametrize(
     "noise",
     [
@@ -208,6 +216,12 @@ def test_the_best_of_the_wanted_ones_is_the_language_unless_the_model_knows_bett
     cyrillic = "Деца су јуче видела белог пса поред реке и дуго се смејала. Сутра иду у град."
     assert identify(model, cyrillic, 1000, wanted(model, "hr").groups)[0] == "sr"
     assert identify(model, "The cat sleeps on the chair.", 1000, wanted(model, "hr").groups)[0] == "en"
+    town = (
+        "Grad se nalazi na obali reke i ima oko dvadeset hiljada stanovnika. Opština se prostire na dvesta "
+        "kilometara i obuhvata trideset sela. Prema popisu iz prošlog veka je živelo više stanovnika nego danas."
+    )
+    assert identify(model, town, 1000, {})[0] == "sh"
+    assert identify(model, town, 1000, wanted(model, "hr", "sr").groups)[0] == "sr"
 
 
 def test_a_language_without_a_label_is_refused_with_those_that_are_near(language_id):
