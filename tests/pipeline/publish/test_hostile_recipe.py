@@ -13,7 +13,7 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import read_json, stamp, write_arrow, write_json
 from pipeline.common.ledger import Ledger
 from pipeline.common.schemas import SHARD_SCHEMA
-from pipeline.extract.main_text import paragraphs
+from pipeline.extract.main_text import main_text
 from pipeline.publish import rebuild as module
 from pipeline.publish.card import write_card
 from pipeline.publish.options import Publish
@@ -36,7 +36,7 @@ def made(tmp_path_factory) -> Path:
         | {"charset": "utf-8 (detected)", "warc": "a.warc.gz", "offset": record.offset, "paragraphs": [0, 1, 2]}
         | {"record_id": record.record_id, "digest": record.digest, "date": None, "quality_score": None}
         for record in responses(str(root / "a.warc.gz"))
-        for lines in [paragraphs(record.body.decode())]
+        for lines in [main_text(record.body.decode()).split("\n")]
     ]
     schema = stamp(SHARD_SCHEMA, "quality", Publish())
     write_arrow(shard_path(root / "corpus", "fr", "train", "00000"), schema, rows)
