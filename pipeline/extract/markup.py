@@ -34,8 +34,7 @@ def mend(html: str) -> str:
 
 _SELF_CLOSED = re.compile(
     r"<(?!(?:area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr)\b)"
-    r"([a-z][a-z0-9]*+)(?:/|\s[^<>]*+(?<=[\"'\s]/))>",
-    re.IGNORECASE,
+    r"([a-z][a-z0-9]*+)(?:/|\s[^<>]*+(?<=[\"'\s]/))>"
 )
 
 
@@ -186,17 +185,19 @@ def mark_preformatted(html: str) -> str:
 
 # Hints --------------------------------------------------------------------------------------------
 
-_HIDES = rf"(?:{'|'.join(_HIDING)})"
-_HINT = re.compile(
-    rf"\s(?:class|id|role|aria-[a-z]+)\s?=\s?(?:\"(?![^\"<>]*?{_HIDES})[^\"<>]*+\"|'(?![^'<>]*?{_HIDES})[^'<>]*+'"
-    rf"|(?![\w-]*?{_HIDES})[\w-]++(?=[\s>]))"
+_HIDING_CLASS = re.compile(
+    r" class=[\"'](?=(?:[^\"'<>]*?\s)?(?:(?:is|visually)[_-])?(?:hidden|invisible|display-none)[\"'\s>])"
 )
+_HINTS = (" class=", " id=", " role=", " aria-")
 
 
 def remove_hints(html: str) -> str:
-    """The source without the attributes that say what an element is for, but for those that hide it.
+    """The source with other names for the attributes that say what an element is for, but for those that hide it.
 
     >>> remove_hints('<div class="share" lang="fr"><p class="is-hidden">')
-    '<div lang="fr"><p class="is-hidden">'
+    '<div no-class="share" lang="fr"><p hidden no-class="is-hidden">'
     """
-    return _HINT.sub("", html)
+    html = _HIDING_CLASS.sub(r" hidden\g<0>", html)
+    for name in _HINTS:
+        html = html.replace(name, f" no-{name[1:]}")
+    return html
