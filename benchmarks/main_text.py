@@ -86,7 +86,7 @@ def read_phrases(source: str) -> dict[str, Phrases]:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict) and not files:
             files = ast.literal_eval(node.value)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "load_mock_page":
-            page = files[node.args[0].value] if isinstance(node.args[0], ast.Constant) else ""
+            page = files.get(str(node.args[0].value), "") if isinstance(node.args[0], ast.Constant) else ""
         if isinstance(node, ast.Compare) and isinstance(node.left, ast.Constant) and page:
             operator, phrase = node.ops[0], node.left.value
             if isinstance(operator, ast.In | ast.NotIn) and isinstance(phrase, str) and "<" not in phrase:

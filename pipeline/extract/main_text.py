@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 
+from pipeline.common.normal_form import normal_form
 from pipeline.extract.markup import PREFORMATTED, mend, remove_hints
 
 # resiliparse's selectors of what no reader of the text sees: pictures, and readings of ruby, which stand above it.
@@ -18,7 +18,6 @@ LITTLE_TEXT, LITTLE_SHARE, LONG_LINE, MUCH_MORE = 200, 0.02, 50, 4
 NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u2060\ufdd0\ufdd2-\ufdef\ufeff\ufffe\uffff]")
 ZERO_WIDTH_SPACE = re.compile("(?<![\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff])\u200b")
 LINE_END = re.compile("\r\n?|[\u2028\u2029]")
-MARKS = re.compile("[^\x00-\u02ff]{31}")  # may have more marks in a row than normalisation takes linear time for
 # Characters of which nothing is to be taken off, and which normalisation never changes.
 ORDINARY = re.compile(
     "[\t\n -~\xa0-\xac\xae-\u02ff\u0388-\u03ff\u0400-\u0482\u0621-\u064a\u0671-\u06d5\u1e00-\u1ef9"
@@ -67,7 +66,7 @@ def clean_text(text: str) -> str:
     'one\\n\\ntwo\\tthree'
     """
     if not ORDINARY.fullmatch(text):
-        text = _normal_form(NO_TEXT.sub("", ZERO_WIDTH_SPACE.sub("", LINE_END.sub("\n", text))))
+        text = normal_form(NO_TEXT.sub("", ZERO_WIDTH_SPACE.sub("", LINE_END.sub("\n", text))))
     strip = _strip_preformatted if PREFORMATTED in text else str.strip
     lines = [strip(line) for line in text.split("\n")]
     return "\n".join(line for line, before in zip(lines, ["", *lines], strict=False) if line or before).rstrip(
@@ -80,12 +79,3 @@ def _strip_preformatted(line: str) -> str:
     before = before.strip()
     code = code.replace(PREFORMATTED, "").rstrip()
     return f"{before} {code}".rstrip() if before else code
-
-
-def _normal_form(text: str) -> str:
-    """A text in NFC, in linear time."""
-    if MARKS.search(text):
-        from pipeline.corpus.words import stream_safe  # numpy takes long to import, and few pages need it
-
-        text = stream_safe(text)
-    return unicodedata.normalize("NFC", text)
