@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pipeline.common.normal_form import normal_form
-from pipeline.extract.markup import PREFORMATTED, mend, remove_hints
+from pipeline.extract.markup import FILLER, PREFORMATTED, mend, remove_hints
 
 # resiliparse's selectors of what no reader of the text sees: pictures, and readings of ruby, which stand above it.
 SKIPPED = ["img", "area", "svg", "rt", "rp"]
@@ -38,7 +38,7 @@ def main_text(html: str) -> str:
         more = _extract(remove_hints(html), noscript=True)
         if sum(len(line) for line in more.split("\n") if len(line) >= LONG_LINE) > MUCH_MORE * len(text):
             text = more
-    return clean_text(text)
+    return clean_text(text.replace(FILLER, ""))
 
 
 def _extract(html: str, noscript: bool = False) -> str:

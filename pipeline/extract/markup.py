@@ -78,7 +78,7 @@ def fill_short_texts(html: str) -> str:
 # Inline elements ----------------------------------------------------------------------------------
 
 _HIDING = ("hidden", "invisible", "display:", "display-none")
-_TAG = rf"<(?:{_INLINE})(?:\s[^<>]*+)?+(?=>)"
+_TAG = rf"<(?!/)(?:{_INLINE})(?:\s[^<>]*+)?+(?=>)"
 _OPENED = re.compile(rf"<({_INLINE})\b([^<>]*+)")
 _AFTER_TEXT = re.compile(rf">\s*+[^\s<>][^<>]*+{_TAG}(?:>\s*+{_TAG})*+")
 _BEFORE_TEXT = re.compile(
