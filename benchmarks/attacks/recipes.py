@@ -244,7 +244,7 @@ def _make_recipe(folder: Path) -> None:
     from pipeline.common.files import stamp, write_arrow
     from pipeline.common.ledger import Ledger
     from pipeline.common.schemas import SHARD_SCHEMA
-    from pipeline.extract.main_text import paragraphs
+    from pipeline.extract.sandbox import extract_text
     from pipeline.publish.card import write_card
     from pipeline.publish.options import Publish
     from pipeline.publish.publish import publish
@@ -254,7 +254,7 @@ def _make_recipe(folder: Path) -> None:
     _write_warc(folder / "a.warc.gz", 12)
     rows: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
     for number, record in enumerate(responses(str(folder / "a.warc.gz"))):
-        lines = paragraphs(record.body.decode())
+        lines = extract_text(record.body, "utf-8").text.split("\n")
         rows["validation" if number % 4 == 0 else "train"].append(
             {"text": "\n".join(lines[:3]), "url": record.url, "language": "fr", "language_score": 1.0}
             | {"charset": "utf-8 (detected)", "warc": "a.warc.gz", "offset": record.offset}

@@ -8,13 +8,14 @@ pieces wherever they stand. Near-duplicates compare n-grams of these pieces as t
 from __future__ import annotations
 
 import re
-import unicodedata
 from functools import lru_cache
 from operator import itemgetter
 
 import numpy as np
 import regex
 import xxhash
+
+from pipeline.common.normal_form import normal_form
 
 # Pieces of a word in scripts without spaces: those in which the Universal Declaration of Human Rights has as many
 # words as in English (1,753, `python -m benchmarks.rules`). Of scripts in which it is not there, those of kin.
@@ -42,11 +43,6 @@ EASTERN = re.compile(
 # In `regex`, unlike in `re`, \w has the marks that Indic scripts and decomposed accents need.
 WORD = regex.compile(r"\w+")
 WORD_OR_PIECE = regex.compile(rf"(?V1)[\w--[{_CHARACTERS}]]+|\w")
-# More marks on one letter than any language needs. Normalisation sorts them, in quadratic time. Three vowel signs
-# of Tibetan are no such marks themselves, but become two each.
-_MARK = r"[\P{ccc=0}\u0f73\u0f75\u0f81]"
-_MANY_MARKS = regex.compile(rf"{_MARK}{{30}}(?={_MARK})")
-_JOINER = "\u034f"  # combining grapheme joiner: marks are not sorted past it
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 2**64))
 
@@ -60,15 +56,7 @@ def split_words(text: str) -> list[str]:
     ['l', 'été', '2', 'häuser', '日', '本']
     """
     words = WORD_OR_PIECE if EASTERN.search(text) else WORD
-    return words.findall(unicodedata.normalize("NFC", stream_safe(text.lower())))
-
-
-def stream_safe(text: str) -> str:
-    """A text in which no letter has more than 30 marks in a row, as nearly every text is; a joiner parts others.
-
-    So normalisation takes linear time. Source: Unicode Standard Annex 15, section 13 (Stream-Safe Text Format).
-    """
-    return text if text.isascii() else _MANY_MARKS.sub(rf"\g<0>{_JOINER}", text)
+    return words.findall(normal_form(text.lower()))
 
 
 def hash_words(words: list[str]) -> np.ndarray:

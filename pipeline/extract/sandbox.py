@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.extract.charset import decode
-from pipeline.extract.main_text import paragraphs
+from pipeline.extract.main_text import main_text
 from pipeline.warc.encodings import BODY_MAX
 
 COMMAND = [sys.executable, "-m", "pipeline.extract.sandbox"]
@@ -148,7 +148,7 @@ def extract_text(body: bytes, codec: str) -> Extraction:
     """The main text of a page, in this process."""
     try:
         html = decode(body, codec)
-        return Extraction("\n".join(paragraphs(html))) if html is not None else Extraction("", "undecodable")
+        return Extraction(main_text(html)) if html is not None else Extraction("", "undecodable")
     except MemoryError:
         return Extraction("", "extractor_memory")
     except BaseException as error:  # a panic of native code is no Exception

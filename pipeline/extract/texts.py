@@ -24,7 +24,7 @@ from pipeline.common.ledger import Ledger
 from pipeline.common.schemas import PAGE_SCHEMA
 from pipeline.crawl.origins import InputFile, input_files
 from pipeline.extract.language import check_languages, identify, load_model, wanted_languages
-from pipeline.extract.main_text import clean_lines
+from pipeline.extract.main_text import clean_text
 from pipeline.extract.options import Extract
 from pipeline.extract.pages import UNFIT, fit_page, fit_text
 from pipeline.extract.parquet import OUT_OF_MEMORY, start
@@ -115,7 +115,7 @@ def _page(
     """The page, or the reason why there is none."""
     if not isinstance(content, str):
         return "no_text"
-    content = "\n".join(clean_lines(fit_text(content)))
+    content = clean_text(fit_text(content))
     if len(content) < options.min_chars:
         return "text_too_short"
     label, score = (language, 1.0) if language else identify(model, content, options.language_chars, groups)

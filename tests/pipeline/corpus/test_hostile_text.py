@@ -16,7 +16,6 @@ from pipeline.corpus.near import hash_documents
 from pipeline.corpus.options import Filter, Near, Positives, Quality
 from pipeline.corpus.quality import _positives
 from pipeline.corpus.sentences import sentences
-from pipeline.corpus.words import split_words, stream_safe
 from train.data.tokens import documents
 
 SIZE = 250_000
@@ -82,19 +81,6 @@ def test_no_address_keeps_a_pattern_of_the_config_busy(tmp_path):
     options = Quality(positives={"fr": Positives(urls=pattern)})
     assert list(_positives(options, [str(tmp_path / "d.arrow")], "fr")) == ["a"]
     assert [url for _, url in documents([str(tmp_path / "d.arrow")], pattern)] == ["https://wiki.org/"]
-
-
-@given(st.integers(0, 200))
-def test_marks_are_sorted_at_most_thirty_at_a_time(count):
-    text = "a" + ("\u0301\u0323" * 100)[:count] + " e\u0301"
-    runs = re.findall("[\u0301\u0323]+", stream_safe(text))
-    assert max(map(len, runs)) <= 30 and sum(map(len, runs)) == count + 1
-    assert len(split_words(text)) == 2
-
-
-@given(st.text(st.sampled_from("aé\u0301\u0323\u0e38\u0e48\u0e01 ."), max_size=30))
-def test_up_to_thirty_marks_change_nothing(text):
-    assert stream_safe(text) == text
 
 
 # The pattern as it was first written: plain, and quadratic.

@@ -72,3 +72,15 @@ def test_what_begins_as_binary_files_do_is_no_text(content_type):
 def test_hostile_starts_end(filler):
     for content_type in ("", "text/xml"):
         assert not is_html(content_type, b"<?xml " + filler * 10_000)
+
+
+def test_declared_types_win_over_sniffing():
+    assert is_html("text/html", b"")
+    assert not is_html("image/png", b"<html>")
+    assert is_html("", b"\n <!DOCTYPE html><html>")
+    assert not is_html("", b"\x89PNG")
+
+
+@pytest.mark.parametrize("body", [b"%PDF-1.7", b"\x89PNG\r\n", b"PK\x03\x04", b"\0\0\0\x20ftyp"])
+def test_a_file_sent_as_html_is_seen_through(body):
+    assert not is_html("text/html", body)

@@ -13,7 +13,8 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import read_json, stamp, write_arrow, write_json
 from pipeline.common.ledger import Ledger
 from pipeline.common.schemas import SHARD_SCHEMA
-from pipeline.extract.main_text import paragraphs
+from pipeline.corpus.paragraphs import kept_text
+from pipeline.extract.main_text import main_text
 from pipeline.publish import rebuild as module
 from pipeline.publish.card import write_card
 from pipeline.publish.options import Publish
@@ -32,11 +33,12 @@ def made(tmp_path_factory) -> Path:
     bodies = [page(prose("fr", i)) for i in range(20)]
     write_warc(root / "a.warc.gz", [(f"https://site.example/{i}", b, "text/html") for i, b in enumerate(bodies)])
     rows = [
-        {"text": "\n".join(lines[:3]), "url": record.url, "language": "fr", "language_score": 1.0}
-        | {"charset": "utf-8 (detected)", "warc": "a.warc.gz", "offset": record.offset, "paragraphs": [0, 1, 2]}
+        {"text": kept_text(lines, first), "url": record.url, "language": "fr", "language_score": 1.0}
+        | {"charset": "utf-8 (detected)", "warc": "a.warc.gz", "offset": record.offset, "paragraphs": first}
         | {"record_id": record.record_id, "digest": record.digest, "date": None, "quality_score": None}
         for record in responses(str(root / "a.warc.gz"))
-        for lines in [paragraphs(record.body.decode())]
+        for lines in [main_text(record.body.decode()).split("\n")]
+        for first in [[i for i, line in enumerate(lines) if line][:3]]
     ]
     schema = stamp(SHARD_SCHEMA, "quality", Publish())
     write_arrow(shard_path(root / "corpus", "fr", "train", "00000"), schema, rows)
