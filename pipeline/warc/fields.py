@@ -12,18 +12,22 @@ FOLD = re.compile(rb"[ \t]*\r?\n[ \t]+")
 
 
 class Fields:
-    """The fields of a header by their names in lower case, each with its values in their order."""
+    """The fields of a header by their names in lower case, each with its values in their order.
 
-    def __init__(self, values: dict[str, list[str]]) -> None:
-        self.values = values
+    Values are decoded when they are asked for, since few are.
+    """
+
+    def __init__(self, values: dict[bytes, list[bytes]], charset: str = "utf-8") -> None:
+        self.values, self.charset = values, charset
 
     def get(self, name: str) -> str:
         """The first value of a field, "" where there is none."""
-        return self.values.get(name, [""])[0]
+        values = self.values.get(name.encode())
+        return values[0].strip().decode(self.charset, "replace") if values else ""
 
     def all(self, name: str) -> list[str]:
         """All values of a field."""
-        return self.values.get(name, [])
+        return [value.strip().decode(self.charset, "replace") for value in self.values.get(name.encode(), [])]
 
 
 def read_fields(lines: bytes, charset: str = "utf-8") -> Fields:
@@ -32,10 +36,11 @@ def read_fields(lines: bytes, charset: str = "utf-8") -> Fields:
     >>> read_fields(b"WARC-TYPE: response\\nWarc-Target-URI:\\r\\n  https://a.example/\\r\\n").get("warc-target-uri")
     'https://a.example/'
     """
-    values: dict[str, list[str]] = {}
-    for line in FOLD.sub(b" ", lines).split(b"\n"):
+    values: dict[bytes, list[bytes]] = {}
+    if b"\n " in lines or b"\n\t" in lines:
+        lines = FOLD.sub(b" ", lines)
+    for line in lines.split(b"\n"):
         name, colon, value = line.partition(b":")
         if colon:
-            key = name.strip().lower().decode("latin-1")
-            values.setdefault(key, []).append(value.strip().decode(charset, "replace"))
-    return Fields(values)
+            values.setdefault(name.strip().lower(), []).append(value)
+    return Fields(values, charset)
