@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pipeline.warc.content import BLOCK_MAX
 from pipeline.warc.frames import CHUNK, FRAME, SUFFIXES, FrameError, Frames, PlainFile
@@ -46,13 +47,13 @@ class Lost:
 class _Part:
     """What is lost in a stretch: so many bytes of it, from the offset `begin` on, with so many records.
 
-    `is_record`: it is part of a record, of which the beginning may be in the part before.
+    `is_frame`: it is a damaged frame.
     """
 
     begin: int
     size: int
     records: int
-    is_record: bool = False
+    is_frame: bool = False
 
 
 def records(data: mmap.mmap, path: str, spend: Spend) -> Iterator[Record | Lost]:
@@ -77,8 +78,10 @@ def records(data: mmap.mmap, path: str, spend: Spend) -> Iterator[Record | Lost]
 def _loss(parts: list[_Part], end: int, size: int) -> Lost:
     begin = parts[0].begin
     end = end if end > begin else min(begin + sum(part.size for part in parts), size)
-    records = sum(part.records for part in parts)
-    return Lost(begin, end, records + int(parts[0].is_record and not parts[0].records))
+    # A damaged frame behind sound ones may go on with the record that they end in.
+    pairs = pairwise([parts[0], *parts])
+    records = sum(part.records for before, part in pairs if before.is_frame or not part.is_frame)
+    return Lost(begin, end, max(records, int(parts[0].is_frame)))
 
 
 def _parts(data: mmap.mmap, path: str, spend: Spend) -> Iterator[Record | Lost | _Part]:
@@ -94,6 +97,8 @@ def _parts(data: mmap.mmap, path: str, spend: Spend) -> Iterator[Record | Lost |
         is_frame = FRAME.match(data, place) is not None
         window = Window(frames if is_frame else plain, place, spend)
         try:
+            if place == 0 and ARC.begins(window, 0):
+                form = ARC
             if is_frame or _is_boundary(window) or (place == 0 and not path.endswith(SUFFIXES)):
                 for item in _read_window(window, form):
                     form = item.form if isinstance(item, Record) else form
@@ -107,7 +112,7 @@ def _parts(data: mmap.mmap, path: str, spend: Spend) -> Iterator[Record | Lost |
             return
         place = frames.place if is_frame else window.place
         if window.error:
-            yield _Part(place, 0, int(frames.given == 0 and place >= inside), is_record=True)
+            yield _Part(place, 0, int(frames.given == 0 and place >= inside), is_frame=True)
             reached = min(max(place + 1, window.error.end), len(data))
             inside = max(inside, reached)
             wasted += reached - place + frames.given
@@ -208,16 +213,16 @@ def _skip_to_whole(window: Window, form: Form, header: Header | None) -> Record 
     It is lost, unless it is a single record that is too long to be held: that one is undamaged if another record
     begins where it ends.
     """
-    begin, place, records = window.offset(), window.place, 0
+    begin, place, starts, traces = window.offset(), window.place, 0, 0
     giant = header if _is_giant(header) else None
     lines, length = giant or (b"", 0)
     end = place + len(lines) + (length or 0)
     kept = bytearray()
     while True:
         window.spend(FALSE_START_COST)
-        is_start = form.begins(window, 0)
+        starts += form.begins(window, 0)
         passed = _pass_by(window, form, end - window.place)
-        records += int(is_start) if giant else max(int(is_start), len(form.traces.findall(passed)))
+        traces += 0 if giant else len(form.traces.findall(passed))
         if giant and window.place <= end:
             kept += passed[: len(lines) + BLOCK_MAX - len(kept)]
             if window.place == end and _ends_at(window, form, 0):
@@ -226,7 +231,7 @@ def _skip_to_whole(window: Window, form: Form, header: Header | None) -> Record 
             window.end_at(FrameError("unpacks to too many unreadable bytes", begin))
             window.drop(len(window.held) - window.front)
         if window.is_empty() or _is_frame(window, 0) or _may_be_whole(window, form):
-            return _Part(begin, window.place - place, records)
+            return _Part(begin, window.place - place, max(starts, traces))
 
 
 def _is_giant(header: Header | None) -> bool:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from zlib_ng import zlib_ng
 
 from pipeline.warc.frames import GZIP, ZlibError
-from pipeline.warc.headers import WARC, Form
+from pipeline.warc.headers import HEADER_MAX, WARC, Form
 from pipeline.warc.unpacking import Spend, UnpacksTooFar
 
 # What takes time and unpacks to little counts as bytes too: as fewer than true records may unpack to.
@@ -49,7 +49,7 @@ class Record(NamedTuple):
 
 def usual_record(data: bytes, place: int, begin: int) -> Record | None:
     """The record at a place of unpacked bytes, if it is a usual one and its tail is there."""
-    match = HEADER.match(data, place)
+    match = HEADER.match(data, place, place + HEADER_MAX)
     if match is None:
         return None
     header, length, start = match[0], int(match[1]), match.end()

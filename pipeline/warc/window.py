@@ -37,8 +37,8 @@ class Window:
     """The bytes `held` from `front` on.
 
     `place` is the offset of the front in a plain file, else it counts the bytes. `error` is what ended them, if
-    damage did. Up to the place `checked`, frames are sound. `begin` is the offset of the record, or of the loss, at
-    the front, None behind it.
+    damage did. Up to the place `checked`, frames are sound. `begin` is the offset of the record, or of the loss,
+    that is looked at, None between them.
     """
 
     def __init__(self, source: Source, place: int, spend: Spend) -> None:
