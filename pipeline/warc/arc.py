@@ -19,11 +19,13 @@ _SCHEME = rb"(?![A-Za-z0-9+.-]{1,31}https?:/)[A-Za-z][A-Za-z0-9+.-]{1,31}:"
 _DATE = rb"(?:\d{14}|\d{12}|\d{17})"
 _IP = rb"(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9A-Fa-f:.]{0,39}:[0-9A-Fa-f:.]{1,39}|-|)"
 SCHEME, DATE, IP = re.compile(_SCHEME), re.compile(_DATE), re.compile(_IP)
-# Behind damage, a line is looked for as such, or where damage has cut what is before it, from the last scheme on.
+# Behind damage, a line is looked for as such, with the newline before it, or where damage has cut what is before
+# it, from the last of these schemes on. Since each way begins with a letter of its own the search is fast.
 _KNOWN = rb"(?:https?|ftp|dns|filedesc):"
+_BEHIND_URL = rb" (?:[^ \n]{0,255}+ %b|%b \d{0,32}+) " % (_DATE, _IP)
+_CUT = rb":(?:(?!%b)[^ \n]){1,2000}+%b" % (_KNOWN, _BEHIND_URL)
 START = re.compile(
-    rb"(?:(?<=\n)%b[^\n]{1,65536}|%b(?:(?!%b)[^ \n]){1,2000}+) (?:[^ \n]{0,255}+ %b|%b \d{0,32}+) "
-    % (_SCHEME, _KNOWN, _KNOWN, _DATE, _IP)
+    rb"\n(?=%b[^\n]{1,65536}%b)|https?%b|ftp%b|dns%b|filedesc%b" % (_SCHEME, _BEHIND_URL, _CUT, _CUT, _CUT, _CUT)
 )
 
 

@@ -38,9 +38,10 @@ class Header(NamedTuple):
 class Form:
     """How records look.
 
-    `start` finds what may start one behind damage, up to `start_max` bytes long; `begins` tells whether one starts
-    so many bytes behind the front, and `header` gives that of the record at the front. `fields` are those in the
-    lines of a header. `tail` ends a record, and `traces` finds what damage may leave of one.
+    `start` finds what may start one behind damage, perhaps with the newline before it, in up to `start_max` bytes.
+    `begins` tells whether one starts so many bytes behind the front, and `header` gives that of the record at the
+    front. `fields` are those in the lines of a header. `tail` ends a record, and `traces` finds what damage may
+    leave of one.
     """
 
     start: re.Pattern[bytes]

@@ -15,6 +15,8 @@ from pipeline.warc.unpacking import UnpacksTooFar, allowance
 
 # Records in which no document is: most are told by this, faster than by all their fields.
 NO_DOCUMENT = re.compile(rb"\nWARC-Type: (?:request|warcinfo|(metadata))\r\n")
+# A byte of a header that is longer counts as so many, for the time that a million fields take.
+LONG_HEADER, LONG_HEADER_COST = 2**13, 2**5
 OF_ANOTHER_RECORD = b"\nContent-Type: application/warc-fields\r\n"
 
 
@@ -54,6 +56,8 @@ def responses(path: str | Path) -> Iterator[Response | Damage]:
                 if none and (none[1] is None or OF_ANOTHER_RECORD in item.header):
                     continue
                 try:
+                    if len(item.header) > LONG_HEADER:
+                        spend(LONG_HEADER_COST * len(item.header))
                     fields = item.form.fields(item.header)
                     response = read_content(fields, item.block, item.length, item.begin, spend)
                 except UnpacksTooFar:

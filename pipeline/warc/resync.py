@@ -26,7 +26,8 @@ LOST_MAX = 2**28  # unreadable bytes in one stretch, unpacked, after which it co
 # Bytes that may be unpacked for nothing: for each byte of the file, and at least. After that, none is read twice.
 WORK_PER_BYTE, WORK_MIN = 64, 2**25
 # What takes time and unpacks to little counts as bytes too: as fewer than true records may unpack to.
-FALSE_START_COST = 2**11
+FALSE_START_COST, FALSE_FRAME_COST = 2**11, 2**13
+PASSED_COST = 2**2  # a lost byte counts as so many more, for the time to look through it
 TOO_FAR = "unpacks_too_far"  # the reason why the rest of a file is lost
 
 
@@ -90,35 +91,32 @@ def _parts(data: mmap.mmap, path: str, spend: Spend) -> Iterator[Record | Lost |
     plain = PlainFile(frames)
     form = ARC if path.endswith((".arc", ".arc.gz")) else WARC
     place, inside, wasted = 0, 0, 0
-    while True:
-        place = yield from usual_members(data, place, spend)
-        if place >= len(data):
-            return
+    while (place := (yield from usual_members(data, place, spend))) < len(data):
         is_frame = FRAME.match(data, place) is not None
         window = Window(frames if is_frame else plain, place, spend)
         try:
             if place == 0 and ARC.begins(window, 0):
                 form = ARC
-            if is_frame or _is_boundary(window) or (place == 0 and not path.endswith(SUFFIXES)):
-                for item in _read_window(window, form):
-                    form = item.form if isinstance(item, Record) else form
-                    yield item
-            else:
+            if not (is_frame or _is_boundary(window) or (place == 0 and not path.endswith(SUFFIXES))):
                 begin, place = place, _next_frame(data, place)
                 yield _Part(begin, place - begin, 0)
                 continue
+            for item in _read_window(window, form):
+                form = item.form if isinstance(item, Record) else form
+                yield item
+            place = frames.place if is_frame else window.place
+            if window.error:
+                yield _Part(place, 0, int(frames.given == 0 and place >= inside), is_frame=True)
+                window.spend(FALSE_FRAME_COST)
+                reached = min(max(place + 1, window.error.end), len(data))
+                inside = max(inside, reached)
+                wasted += reached - place + frames.given
+                # True frames may lie inside a false one: they are looked for there, while that is little work.
+                look_inside = wasted < WORK_PER_BYTE * len(data) + WORK_MIN
+                place = _next_frame(data, place + 1 if look_inside else reached)
         except UnpacksTooFar:
             yield Lost(window.offset() if window.begin is None else window.begin, len(data), 1, TOO_FAR)
             return
-        place = frames.place if is_frame else window.place
-        if window.error:
-            yield _Part(place, 0, int(frames.given == 0 and place >= inside), is_frame=True)
-            reached = min(max(place + 1, window.error.end), len(data))
-            inside = max(inside, reached)
-            wasted += reached - place + frames.given
-            # True frames may lie inside a false one: they are looked for there, while that is not too much work.
-            look_inside = wasted < WORK_PER_BYTE * len(data) + WORK_MIN
-            place = _next_frame(data, place + 1 if look_inside else reached)
 
 
 def _next_frame(data: mmap.mmap, place: int) -> int:
@@ -218,11 +216,14 @@ def _skip_to_whole(window: Window, form: Form, header: Header | None) -> Record 
     lines, length = giant or (b"", 0)
     end = place + len(lines) + (length or 0)
     kept = bytearray()
+    window.spend(RECORD_COST)
     while True:
         window.spend(FALSE_START_COST)
         starts += form.begins(window, 0)
         passed = _pass_by(window, form, end - window.place)
-        traces += 0 if giant else len(form.traces.findall(passed))
+        if giant is None:
+            window.spend(PASSED_COST * len(passed))
+            traces += len(form.traces.findall(passed))
         if giant and window.place <= end:
             kept += passed[: len(lines) + BLOCK_MAX - len(kept)]
             if window.place == end and _ends_at(window, form, 0):
@@ -245,14 +246,16 @@ def _pass_by(window: Window, form: Form, most: int) -> bytes:
     """
     window.fill(CHUNK)
     have = len(window.held) - window.front
-    start = form.start.search(window.held, window.front + 1)
-    size = start.start() - window.front if start else max(1, have - (0 if window.has_ended else form.start_max))
+    matches = form.start.finditer(window.held, window.front)
+    places = (match.start() + match[0].startswith(b"\n") - window.front for match in matches)
+    rest = max(1, have - (0 if window.has_ended else form.start_max))
+    size = next((place for place in places if place > 0), rest)
     if most > 0:
         size = min(size, most)
     elif isinstance(window.source, PlainFile):
-        frames = FRAME.finditer(window.held, window.front + 1, window.front + size)
-        places = (frame.start() - window.front for frame in frames)
-        size = next((place for place in places if _is_frame(window, place)), size)
+        matches = FRAME.finditer(window.held, window.front + 1, window.front + size)
+        frames = (match.start() - window.front for match in matches)
+        size = next((place for place in frames if _is_frame(window, place)), size)
     passed = window.held[window.front : window.front + size]
     window.drop(size)
     return passed
