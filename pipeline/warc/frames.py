@@ -151,13 +151,14 @@ class Frames:
     """All frames of a file one behind the other (a `Source`).
 
     `place` is the offset of the frame that is read, or of what is behind the last one. `begin` is the offset of
-    the frame that the last piece is of, `given` what its pieces have, and `is_checked` tells that it is sound.
+    the frame that the last piece is of, `given` what its pieces have, `is_checked` tells that it is sound, and
+    `is_damaged` that it is not.
     """
 
     def __init__(self, data: mmap.mmap, spend: Spend) -> None:
         self.data, self.spend = data, spend
         self.place = self.begin = self.given = 0
-        self.is_checked = False
+        self.is_checked = self.is_damaged = False
         self.dictionary: bytes | None = b""
 
     def pieces(self, place: int) -> Iterator[bytes]:
@@ -165,7 +166,7 @@ class Frames:
 
         Raises FrameError at a damaged frame, behind its bytes up to the damage, and UnpacksTooFar as `spend` does.
         """
-        self.place = place
+        self.place, self.is_damaged = place, False
         while FRAME.match(self.data, self.place):
             self.begin, self.given, self.is_checked = self.place, 0, False
             self.spend(FRAME_COST)
@@ -179,6 +180,7 @@ class Frames:
                     if piece:
                         yield piece
             except FrameError:
+                self.is_damaged = True
                 if last := self._up_to_damage():
                     yield last
                 raise
@@ -237,7 +239,7 @@ def _dictionary(data: mmap.mmap, start: int, end: int) -> bytes | None:
 class PlainFile:
     """The bytes of a file where it has no frames (a `Source`); `frames` reads those that may follow."""
 
-    begin, is_checked = None, True
+    begin, is_checked, is_damaged = None, True, False
 
     def __init__(self, frames: Frames) -> None:
         self.frames = frames

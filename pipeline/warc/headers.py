@@ -6,6 +6,8 @@ Header fields are as lenient as `pipeline.warc.fields`; a version may have white
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ HEADER = re.compile(rb"WARC/\d\.\d{1,2}[ \t]{0,8}\r?\n(?:(?!\r?\n|WARC/\d\.\d)[^
 # The value may be on the next line, as that of any field.
 LENGTH = re.compile(rb"\ncontent-length[ \t]*+:(?:[ \t]|\r?\n[ \t])*+([^\r\n]*+)", re.IGNORECASE)
 NAME = re.compile(rb"\n([^\s:]++)[ \t]*+:")
+DIGEST = re.compile(rb"\nwarc-block-digest[ \t]*+:[ \t]*+([^\r\n]*+)", re.IGNORECASE)
 TYPE = re.compile(rb"\nwarc-type[ \t]*+:", re.IGNORECASE)
 
 
@@ -96,6 +99,18 @@ def _is_one(header: bytes) -> bool:
     first, second = header[: start.start()], header[start.start() :]
     names = ({name.lower() for name in NAME.findall(part)} for part in (first, second))
     return b":" in first[first.rfind(b"\n") :] and not set.intersection(*names)
+
+
+def fits_digest(header: bytes, block: bytes) -> bool:
+    """Whether a block has the digest that its WARC header states, as SHA-1, if it states one (WARC 1.1, 5.8)."""
+    stated = DIGEST.search(header)
+    if stated is None:
+        return True
+    digest = hashlib.sha1(block, usedforsecurity=False).digest()
+    return stated[1].strip().lower() in (
+        b"sha1:" + base64.b32encode(digest).lower(),
+        b"sha1:" + digest.hex().encode(),
+    )
 
 
 def _arc_line(window: Window, ahead: int) -> tuple[arc.Line, int] | None:

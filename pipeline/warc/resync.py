@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from pipeline.warc.content import BLOCK_MAX
 from pipeline.warc.frames import CHUNK, FRAME, SUFFIXES, FrameError, Frames, PlainFile
-from pipeline.warc.headers import ARC, HEADER_MAX, WARC, Form, Header
+from pipeline.warc.headers import ARC, HEADER_MAX, WARC, Form, Header, fits_digest
 from pipeline.warc.unpacking import Spend, UnpacksTooFar
 from pipeline.warc.usual import RECORD_COST, TAIL, Record, usual_members, usual_record
 from pipeline.warc.window import BLANK, Window
@@ -178,6 +178,8 @@ def _whole(window: Window, form: Form, header: Header | None) -> Record | None:
     if not _ends_at(window, form, size + header.length):
         return None
     block = window.held[window.front + size : window.front + size + min(header.length, BLOCK_MAX)]
+    if window.place + size + header.length > window.damaged and not fits_digest(header.lines, block):
+        return None
     return Record(window.offset(), form, header.lines, block, header.length)
 
 

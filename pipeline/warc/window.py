@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ class Source(Protocol):
     """What bytes are read from: a chain of compressed frames, or a plain file.
 
     `begin` is the offset in the file of the frame that was read last, None where there are no frames. `is_checked`
-    means that all of that frame was read, and is undamaged.
+    means that all of that frame was read, and is sound; `is_damaged`, that it is not.
     """
 
     @property
@@ -27,6 +28,9 @@ class Source(Protocol):
 
     @property
     def is_checked(self) -> bool: ...
+
+    @property
+    def is_damaged(self) -> bool: ...
 
     def pieces(self, place: int) -> Iterator[bytes]:
         """The bytes from an offset of the file on. Raises OSError where the file is damaged."""
@@ -37,8 +41,8 @@ class Window:
     """The bytes `held` from `front` on.
 
     `place` is the offset of the front in a plain file, else it counts the bytes. `error` is what ended them, if
-    damage did. Up to the place `checked`, frames are sound. `begin` is the offset of the record, or of the loss,
-    that is looked at, None between them.
+    damage did. Up to the place `checked`, frames are sound, and from `damaged` on they are not. `begin` is the
+    offset of the record, or of the loss, that is looked at, None between them.
     """
 
     def __init__(self, source: Source, place: int, spend: Spend) -> None:
@@ -46,6 +50,7 @@ class Window:
         self.source, self.spend, self.place = source, spend, place
         self.pieces = source.pieces(place)
         self.held, self.front, self.checked = b"", 0, 0
+        self.damaged = math.inf
         self.has_ended = False
         self.error: FrameError | None = None
         self.begin: int | None = None
@@ -85,6 +90,8 @@ class Window:
             if len(self.frames) > FRAMES_MAX:
                 self.end_at(FrameError("a record in too many frames", begin))
         self.spend(len(piece))
+        if self.source.is_damaged:
+            self.damaged = min(self.damaged, place)
         if self.source.is_checked:
             self.checked = place + len(piece)
         return piece

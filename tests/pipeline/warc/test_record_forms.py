@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import itertools
 import random
 import re
@@ -252,6 +254,28 @@ def test_one_bad_byte_costs_the_records_in_its_frame(tmp_path, name, size):
         assert {(url_of(i), body_of(i)) for i in range(12) if i not in hit} <= right, number
         lost = 12 - len(pages)  # of a record that begins in the bad frame nothing may be seen
         assert min(lost, 1) <= sum(d.records for d in damages) <= lost <= len(hit), number
+
+
+def with_digest(number, write):
+    header, _, rest = PLAIN.record(number).partition(b"\r\n\r\n")
+    digest = write(hashlib.sha1(rest[:-4], usedforsecurity=False).digest())
+    return header + b"\r\nWARC-Block-Digest: sha1:%b\r\n\r\n" % digest + rest
+
+
+@pytest.mark.parametrize("name", SKIPPED)
+def test_of_a_damaged_frame_only_records_with_a_right_digest_are_read(tmp_path, name):
+    writers = itertools.cycle([base64.b32encode, lambda digest: digest.hex().encode()])
+    frame = FORMATS[name].pack(b"".join(with_digest(i, next(writers)) for i in range(6)))
+    rng, read_whole = random.Random(0), 0
+    for _ in range(200):
+        bad = bytearray(frame)
+        bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
+        pages, _ = read(tmp_path / f"a.{name}", bytes(bad) + FORMATS[name].pack(PLAIN.record(6)))
+        right = {body_of(i) for i in range(7)}
+        assert all(p.body in right or p.problem for p in pages)
+        assert pages and pages[-1].url == url_of(6)
+        read_whole += len(pages) - 1
+    assert read_whole > 100 or name == "warc.zst"  # one block of zstd holds all of the frame
 
 
 @pytest.mark.parametrize("name", ["warc", "warc.gz", "warc.zst", "warc.lz4", "arc", "arc.gz"])
