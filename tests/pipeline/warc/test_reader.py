@@ -287,6 +287,25 @@ def test_newlines_between_records_count_as_more_than_their_bytes(tmp_path, monke
     assert damage.reason == "unpacks_too_far"
 
 
+SLOW_BYTES = {
+    "fields": gzip.compress(b"WARC/1.0\r\nContent-Length: 0\r\n" + b"a:\r\n" * 9000 + b"\r\n\r\n\r\n", 9) * 9,
+    "frames that are none": b"\x1f\x8b\x08\0\0\0\0\0\0\x03" * 300,
+    "frames of nothing behind plain records": FORMATS["warc"].record(0) + b"?" + gzip.compress(b"") * 300,
+    "headers in headers": gzip.compress(b"WARC/1.0\r\n" + b"a:WARC/1.0\r\n" * 300 + b"\r\n"),
+    "records that say they are long": gzip.compress(b"WARC/1.0\r\nContent-Length: 99999999\r\n\r\n" * 300),
+}
+
+
+@pytest.mark.parametrize("what", SLOW_BYTES)
+def test_what_takes_time_counts_as_more_than_its_bytes(tmp_path, monkeypatch, what):
+    monkeypatch.setattr(unpacking, "UNPACKED_MIN", 2**20)
+    path = tmp_path / ("a.warc" if "plain" in what else "a.warc.gz")
+    path.write_bytes(SLOW_BYTES[what])
+    assert list(responses(path))[-1].reason == "unpacks_too_far"
+    monkeypatch.setattr(unpacking, "UNPACKED_MIN", 2**30)
+    assert "unpacks_too_far" not in [getattr(item, "reason", "") for item in responses(path)]
+
+
 @pytest.mark.parametrize("length", [2**20, DICTIONARY_MAX + 1])
 def test_a_long_dictionary_is_not_loaded_for_each_frame(tmp_path, monkeypatch, length):
     words = random.Random(0).randbytes(length)
