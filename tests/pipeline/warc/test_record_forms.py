@@ -275,7 +275,7 @@ def test_of_a_damaged_frame_only_records_with_a_right_digest_are_read(tmp_path, 
         wrong += sum(p.body not in right for p in pages)
         assert pages and pages[-1].url == url_of(6)
         read_whole += len(pages) - 1
-    assert wrong < 5  # those where the name of the field with the digest was hit too
+    assert wrong < 10  # those where the name of the field with the digest was hit too
     assert read_whole > 100 or name == "warc.zst"  # one block of zstd holds all of the frame
 
 
