@@ -10,6 +10,7 @@ from pipeline.crawl.commoncrawl import archives, texts
 from pipeline.common.config import ConfigError, bad_path, flags, read
 from pipeline.common.engine import open_to_others
 from pipeline.common.yaml_file import load_yaml
+from pipeline.extract.language import without_label
 from pipeline.common.shown import printable_lines
 from pipeline.workflow.fingerprint import fingerprint
 from pipeline.workflow.layout import Layout
@@ -50,6 +51,17 @@ try:
         else [OUT.samples(OPTIONS.sample.files)]
     )
     TEXTS = texts(OPTIONS.crawl)
+    # Only a language that all its texts come with needs no label of the language model.
+    GIVEN = {entry.language for entry in OPTIONS.crawl.texts if entry.language}
+    UNLABELLED = (
+        without_label(OPTIONS.extract.languages, OPTIONS.extract.language_model)
+        if GIVEN or workflow.is_main_process
+        else {}
+    )
+    if problems := [
+        UNLABELLED[language] for language in UNLABELLED if language not in GIVEN
+    ]:
+        raise ConfigError("\n".join(f"extract.languages: {x}" for x in problems))
 except (ConfigError, StageError) as error:
     raise WorkflowError(printable_lines(str(error))) from None
 

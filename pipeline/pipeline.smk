@@ -1,10 +1,15 @@
 # The corpus wing: WARC files -> pages -> documents -> shards. Every rule calls `python -m pipeline STAGE`.
+from dataclasses import replace
+
 from pipeline.common.cli import list_argument
 from pipeline.common.config import LANGUAGE
 from pipeline.corpus.order import documents_before, ledgers, stages_on
 from pipeline.corpus.shards import SPLITS
 
 LANGUAGES = OPTIONS.extract.languages
+ON_PAGES = replace(
+    OPTIONS.extract, languages=[x for x in LANGUAGES if x not in UNLABELLED]
+)
 FILTERED = sorted({*OPTIONS.quality.positives, *OPTIONS.quality.models})
 LANGUAGE_MODEL = OPTIONS.extract.language_model or OUT.language_model
 # The stages that write documents, as they are on; `documents_before` is what each of them reads.
@@ -75,7 +80,7 @@ rule extract:
         mem_mb=4000,
         scheduler=OPTIONS.engine.scheduler or "",
     params:
-        options=exactly(flags(OPTIONS.extract)),
+        options=exactly(flags(ON_PAGES)),
         sizes=lambda wildcards: own_sizes(BATCHES[wildcards.batch], OPTIONS.crawl.given),
         code=fingerprint("pipeline.extract.webpages:extract"),
     message:
@@ -96,7 +101,7 @@ rule dedup_hash:
     benchmark:
         OUT.benchmark("dedup_hash/{batch}")
     params:
-        # Not `min_chars`: it changes neither the hashes nor what is a duplicate.
+        # The other options change neither the hashes nor what is a duplicate.
         options=exactly(flags(OPTIONS.dedup, only=("normalize",))),
         code=fingerprint("pipeline.corpus.dedup:hash_paragraphs"),
     message:

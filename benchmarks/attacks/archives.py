@@ -148,6 +148,13 @@ def records_of_60_mb(folder: Path) -> Outcome:
     return _reads(folder / "in.warc.zst", Path("in").read_bytes() * 200)
 
 
+def headers_of_a_mebibyte(folder: Path) -> Outcome:
+    """300 records of 1 kB, whose HTTP headers are 1 MiB of fields or of spaces."""
+    fillers = (b"a:\n", b" ", b"\n a")
+    headers = [b"HTTP/1.1 200 OK\nX: y%b\n\n" % (filler * (1_000_000 // len(filler))) for filler in fillers]
+    return _reads(folder / "in.warc.gz", b"".join(_gzip(_record(header)) for header in headers) * 100)
+
+
 def layers_of_60_mb(folder: Path) -> Outcome:
     """12 records whose bodies unpack to 60 MB in each of four layers."""
     layer = bytes(60 * 2**20)

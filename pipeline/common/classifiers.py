@@ -17,7 +17,19 @@ KNOWN = {
     "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83",  # lid.176.ftz
     "7e69ec5451bc261cc7844e49e4792a85d7f09c06789ec800fc4a44aec362764e",  # lid.176.bin
 }
+_LID_176 = (
+    "af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb co cs cv "
+    "cy da de diq dsb dty dv el eml en eo es et eu fa fi fr frr fy ga gd gl gn gom gu gv he hi hif hr hsb ht "
+    "hu hy ia id ie ilo io is it ja jbo jv ka kk km kn ko krc ku kv kw ky la lb lez li lmo lo lrc lt lv mai mg "
+    "mhr min mk ml mn mr mrj ms mt mwl my myv mzn nah nap nds ne new nl nn no oc or os pa pam pfl pl pms pnb "
+    "ps pt qu rm ro ru rue sa sah sc scn sco sd sh si sk sl so sq sr su sv sw ta te tg th tk tl tr tt tyv ug "
+    "uk ur uz vec vep vi vls vo wa war wuu xal xmf yi yo yue zh"
+)
+LID_176 = frozenset(_LID_176.split())  # the labels of these two
 MAGIC = struct.pack("<i", 793712314)  # of a model's file
+LABEL = "__label__"
+# Before the words of a model's file: its arguments, and how many words and labels there are.
+_ARGUMENTS, _COUNTS = struct.Struct("<14id"), struct.Struct("<iiiqq")
 # Words end at one of these characters. `__label__` begins a label, in training and in prediction, and `</s>` ends
 # the line (fastText's Dictionary::readWord and getLine).
 _CONTROL_WORD = re.compile(r"(?<![^ \n\r\t\v\f\0])(?=__label__|</s>(?![^ \n\r\t\v\f\0]))")
@@ -65,6 +77,31 @@ def ask(path: str) -> int:
                 _check_tables(body)
     model = fasttext.load_model(path)
     return len(model.f.predict("one line, une ligne, одна строка, 一行\n", 5, 0.0, "strict"))
+
+
+def read_labels(path: str) -> list[str]:
+    """The labels of the model in a file, which stand behind its words, without loading it.
+
+    Raises StageError where the file is not laid out as a model.
+    """
+    found = []
+    with open(path, "rb") as file:  # noqa: PTH123
+        try:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as body:
+                size, words, *_ = _COUNTS.unpack_from(body, _ARGUMENTS.size)
+                place = _ARGUMENTS.size + _COUNTS.size
+                for number in range(size):
+                    end = body.find(b"\0", place)
+                    if end < 0:
+                        raise ValueError("a word without an end")
+                    if number >= words:
+                        found.append(body[place:end].decode().removeprefix(LABEL))
+                    place = end + 10  # behind a count, and whether it is a label
+        except (struct.error, ValueError):  # also of an empty file, and of a label that is no UTF-8
+            found = []
+    if not found:
+        raise StageError(f"{path}: no fastText model, or a damaged one; fetch it again")
+    return found
 
 
 def _check_tables(body: mmap.mmap) -> None:

@@ -6,6 +6,10 @@ paragraph whether it is the first with its hash, two bits a paragraph and one fi
 the documents without the others. First means first in manifest order, whatever the workers and buckets.
 Source: paper, section 4.1.
 
+A paragraph is a line of a page that is not empty; empty lines part blocks, such as an article and a menu. Two
+options of `apply` spare running text, which repeats short lines: a least length, below which a paragraph is no
+duplicate (as in Dolma), and a share of new text, above which a block stays whole (as in Dactory).
+
 `reduce` also leaves an index, the sorted hashes of the crawl. A later crawl names it in `against` and drops
 what is in it, as if the earlier crawl came before it in one manifest.
 
@@ -17,7 +21,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +38,9 @@ from pipeline.common.files import read_arrow, stamp, write_batches
 from pipeline.common.ledger import SAMPLES_PER_REASON, Ledger
 from pipeline.common.locks import own_folder
 from pipeline.common.schemas import DOCUMENT_SCHEMA, PAGE_SCHEMA, some_columns
+from pipeline.corpus.folding import fold
 from pipeline.corpus.options import Dedup
+from pipeline.corpus.paragraphs import Paragraphs, find_paragraphs, join_kept
 
 INDEX_SCHEMA = pa.schema([("hash", pa.uint64())])
 HASH_SCHEMA = INDEX_SCHEMA.append(pa.field("place", pa.uint64()))
@@ -55,11 +60,11 @@ CHARS_PER_CHUNK = 30_000
 def hash_paragraphs(options: Dedup, pages: str, output: str) -> None:
     """Write the different hashes of a file of pages, ascending, each with the place of its first paragraph.
 
-    The paragraphs of a page are its lines; places are counted through the whole file, from 0.
+    Places are counted through the paragraphs of the whole file, from 0.
     """
     keys = _plain_keys(pages) if options.normalize == "none" else _folded_keys(pages)
     hashes = np.fromiter(
-        itertools.chain.from_iterable(map(xxhash.xxh3_64_intdigest, lines) for lines in keys), np.uint64
+        itertools.chain.from_iterable(map(xxhash.xxh3_64_intdigest, some) for some in keys), np.uint64
     )
     unique, places = np.unique(hashes, return_index=True)
     batch = pa.record_batch([unique, places.astype(np.uint64)], schema=HASH_SCHEMA)
@@ -68,10 +73,10 @@ def hash_paragraphs(options: Dedup, pages: str, output: str) -> None:
     write_batches(output, schema, [batch], compression=None)
 
 
-def _plain_keys(pages: str) -> Iterator[list[bytes]]:
+def _plain_keys(pages: str) -> Iterator[Iterator[bytes]]:
     for batch in read_arrow(pages, some_columns("text")):
         for text in batch.column("text").cast(pa.binary()).to_pylist():
-            yield text.split(b"\n")
+            yield filter(None, text.split(b"\n"))
 
 
 def _folded_keys(pages: str) -> Iterator[list[bytes]]:
@@ -82,39 +87,9 @@ def _folded_keys(pages: str) -> Iterator[list[bytes]]:
             pending.append(text)
             chars += len(text)
             if chars >= CHARS_PER_CHUNK:
-                yield fold("\n".join(pending)).split(b"\n")
+                yield fold("\n".join(pending))
                 pending, chars = [], 0
-        if pending:
-            yield fold("\n".join(pending)).split(b"\n")
-
-
-def fold(text: str) -> bytes:
-    """Each line in UTF-8 without case, digits and punctuation, as in CCNet (section 3.2).
-
-    Letters and the marks on them stay, in one case where that is a single character; whatever is between them
-    becomes one space, and nothing at the ends of a line.
-
-    >>> fold("  Page 3 of 10:\\nLes Œuvres (1873)").decode()
-    'page of\\nles œuvres'
-    """
-    codes = _folds()[np.frombuffer(text.encode("utf-32-le"), np.uint32)]
-    spaces = codes == ord(" ")
-    # Of several spaces the first stays; behind a newline and at the start none does.
-    spaces[1:] &= codes[:-1] <= ord(" ")
-    folded = codes[~spaces].tobytes().decode("utf-32-le").encode()
-    return folded.replace(b" \n", b"\n").rstrip(b" ")
-
-
-@functools.cache
-def _folds() -> np.ndarray:
-    """For each code point what it becomes, as uint32[0x110000]; newline stays, and all else is a space."""
-    folds = np.full(0x110000, ord(" "), np.uint32)
-    for code in range(len(folds)):
-        if unicodedata.category(char := chr(code))[0] in "LM":
-            folded = char.casefold()
-            folds[code] = ord(folded) if len(folded) == 1 else code
-    folds[ord("\n")] = ord("\n")
-    return folds
+        yield fold("\n".join(pending))
 
 
 # Reduce -------------------------------------------------------------------------------------------
@@ -269,12 +244,12 @@ def _documents(
 ) -> Iterator[pa.RecordBatch]:
     place = 0
     for batch in read_arrow(pages, PAGE_SCHEMA):
-        paragraphs = pc.split_pattern(batch.column("text"), "\n")
-        count = len(paragraphs.flatten())
-        drops = {name: verdicts.column(name)[place : place + count].to_numpy() for name in VERDICT_SCHEMA.names}
+        found = find_paragraphs(batch.column("text"))
+        count = len(found.page)
+        seen = {name: verdicts.column(name)[place : place + count].to_numpy() for name in VERDICT_SCHEMA.names}
         place += count
         if place <= len(verdicts):
-            yield _without(batch, paragraphs, drops, options.min_chars, ledger)
+            yield _without(batch, found, _drops(options, found, seen), options.min_chars, ledger)
     if place != len(verdicts):
         raise StageError(
             f"{duplicates}: is about {len(verdicts)} paragraphs, but {pages} has {place}; it was made from "
@@ -282,35 +257,55 @@ def _documents(
         )
 
 
+def _drops(options: Dedup, found: Paragraphs, seen: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """bool[paragraphs] for each reason to drop them, from the verdicts `seen` and the rules of the options."""
+    if options.min_paragraph_chars:
+        chars = pc.utf8_length(found.lines).to_numpy()[found.line]
+        seen = {reason: which & (chars >= options.min_paragraph_chars) for reason, which in seen.items()}
+    if options.block_new_share is None:
+        return seen
+    new = ~np.logical_or.reduce(list(seen.values()))
+    size, new_size = (np.add.reduceat(sizes, found.of_block) for sizes in (found.size, found.size * new))
+    goes = new_size <= options.block_new_share * size
+    return {reason: which & goes[found.block] for reason, which in {**seen, "little_new_in_block": new}.items()}
+
+
 def _without(
-    pages: pa.RecordBatch, paragraphs: pa.ListArray, drops: dict[str, np.ndarray], min_chars: int, ledger: Ledger
+    pages: pa.RecordBatch, found: Paragraphs, drops: dict[str, np.ndarray], min_chars: int, ledger: Ledger
 ) -> pa.RecordBatch:
     """The documents of some pages: their paragraphs without those of `drops`, bool[paragraphs] for each reason.
 
     Pages with fewer than `min_chars` characters left are left out; the ledger counts them, and the paragraphs.
     """
-    lines, page_of = paragraphs.flatten(), pc.list_parent_indices(paragraphs).to_numpy()
-    starts = paragraphs.offsets.to_numpy()[:-1]
-    kept = ~np.logical_or.reduce(list(drops.values()))
-    left = np.bincount(page_of[kept], minlength=len(pages))
-    ledger.enter(documents=len(pages), paragraphs=len(lines), bytes=_bytes(pages))
+    keep = ~np.logical_or.reduce(list(drops.values()))
+    # A page or block with nothing left is dropped for the reason of its first paragraph.
+    whole_pages, whole_blocks = (
+        first[~np.logical_or.reduceat(keep, first)] for first in (found.of_page, found.of_block)
+    )
+    size = int(found.size.sum()) + len(found.of_block) - 2 * len(found.of_page)
+    ledger.enter(documents=len(pages), paragraphs=len(keep), bytes=size)
     for reason, dropped in drops.items():
         if dropped.any():
-            # A page with nothing left is dropped for the reason of its first paragraph.
-            whole_pages = int(dropped[starts[left == 0]].sum())
-            # A dropped paragraph takes its newline with it; a whole page has one less than paragraphs.
-            size = int(pc.binary_length(lines).to_numpy()[dropped].sum() + dropped.sum()) - whole_pages
-            ledger.drop(reason, documents=whole_pages, paragraphs=int(dropped.sum()), bytes=size)
-            _, first_of_page = np.unique(page_of[dropped], return_index=True)
-            for i in np.flatnonzero(dropped)[first_of_page[:SAMPLES_PER_REASON]]:
-                ledger.sample(reason, pages.column("url")[page_of[i]].as_py(), lines[i].as_py())
-    ends = pa.array(np.append(0, np.cumsum(left)).astype(np.int32))
-    indices = (np.arange(len(lines)) - starts[page_of])[kept].astype(np.int32)
+            documents, blocks = int(dropped[whole_pages].sum()), int(dropped[whole_blocks].sum())
+            # A newline is behind each paragraph and one more behind each block, but none at the end of a text.
+            size = int(found.size[dropped].sum()) + blocks - 2 * documents
+            ledger.drop(reason, documents=documents, paragraphs=int(dropped.sum()), bytes=size)
+            _sample(pages, found, reason, dropped, ledger)
     columns: dict[str, Any] = {name: pages.column(name) for name in PAGE_SCHEMA.names}
-    columns["text"] = pc.binary_join(pa.ListArray.from_arrays(ends, lines.filter(pa.array(kept))), "\n")
-    columns["paragraphs"] = pa.ListArray.from_arrays(ends, pa.array(indices))
-    documents = pa.record_batch(columns, schema=DOCUMENT_SCHEMA).filter(pa.array(left > 0))
-    return _long_enough(documents, min_chars, ledger)
+    columns["text"], columns["paragraphs"] = join_kept(found, keep)
+    has_text = np.ones(len(pages), bool)
+    has_text[found.page[whole_pages]] = False
+    return _long_enough(
+        pa.record_batch(columns, schema=DOCUMENT_SCHEMA).filter(pa.array(has_text)), min_chars, ledger
+    )
+
+
+def _sample(pages: pa.RecordBatch, found: Paragraphs, reason: str, dropped: np.ndarray, ledger: Ledger) -> None:
+    """Show in the ledger the first paragraph that is dropped of each of the first pages."""
+    _, first = np.unique(found.page[dropped], return_index=True)
+    for i in np.flatnonzero(dropped)[first[:SAMPLES_PER_REASON]]:
+        url, line = pages.column("url")[found.page[i]], found.lines[found.line[i]]
+        ledger.sample(reason, url.as_py(), line.as_py())
 
 
 def _long_enough(documents: pa.RecordBatch, min_chars: int, ledger: Ledger) -> pa.RecordBatch:

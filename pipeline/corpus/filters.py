@@ -15,27 +15,44 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 
 from pipeline.common.hosts import LONGEST_HOST, host_of, with_parents
+from pipeline.common.language_codes import iso_code
 from pipeline.common.ledger import Ledger
 from pipeline.common.lines import read_lines
 from pipeline.corpus.decontaminate import NgramIndex, contaminated_reason, find_set, load_index
 from pipeline.corpus.options import Filter
 from pipeline.corpus.select import select_documents
-from pipeline.corpus.words import hash_ngrams, hash_words, split_words
+from pipeline.corpus.sentences import (
+    LETTERS,
+    has_line_words,
+    is_short,
+    is_terminated,
+    marks_of_letters,
+    more_letters,
+    proper_marks,
+    sentences,
+)
+from pipeline.corpus.words import (
+    EASTERN,
+    NgramSums,
+    hash_ngrams,
+    hash_words,
+    ngram_sums,
+    shortest_runs,
+    split_words,
+    word_shares,
+)
 
 BULLETS = ("•", "‣", "◦", "▪", "*", "-", "–")
 ELLIPSES = ("...", "…")
-TERMINAL = (".", "!", "?", '"', "”", "»", "。", "！", "？", "؟", "।")  # the papers' and those of other scripts
-# Each run of marks is tried once, from its first mark and as a whole: linear, whatever the text.
-SENTENCE_END = re.compile(r"(?<![.!?。！？؟।])[.!?。！？؟।]++(?=[\"”»')]*+(?:\s|$))|[。！？।]")
 PARAGRAPH_GAP = re.compile(r"\n\s*\n")
 STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
-SHORT_LINE = 30  # characters, FineWeb
 LONGEST_LINE = 2**16  # characters, of a block list
-LINE_WORDS = 5  # at least so many in a line that C4 keeps
+WORD_LENGTHS = (3, 10)  # Gopher
 
 
 class Document:
@@ -46,18 +63,43 @@ class Document:
 
     @cached_property
     def lines(self) -> list[str]:
-        """The lines that are not empty."""
-        return [line for line in map(str.strip, self.text.split("\n")) if line]
+        """The lines that are not empty, with the marks that their script has."""
+        return [line for line in map(str.strip, proper_marks(self.text).split("\n")) if line]
+
+    @cached_property
+    def c4_lines(self) -> list[str]:
+        """The lines that C4 would keep: with a terminal mark, and not too short."""
+        return [
+            line
+            for line in self.lines
+            if is_terminated(line) and not line.endswith(ELLIPSES) and has_line_words(line)
+        ]
 
     @cached_property
     def words(self) -> list[str]:
-        """Its words, as `split_words` gives them."""
+        """Its words and, in scripts without spaces, pieces of words, as `split_words` gives them."""
         return split_words(self.text)
+
+    @cached_property
+    def shares(self) -> np.ndarray | None:
+        """How much of a word each is, float64[words]; None, where each is a whole one."""
+        shares = word_shares(self.words) if EASTERN.search(self.text) else np.ones(0)
+        return shares if shares.min(initial=1) < 1 else None
+
+    @cached_property
+    def word_count(self) -> float:
+        """Number of words."""
+        return len(self.words) if self.shares is None else float(self.shares.sum())
 
     @cached_property
     def hashes(self) -> np.ndarray:
         """Hash of each word: uint64[words]."""
         return hash_words(self.words)
+
+    @cached_property
+    def ngram_sums(self) -> NgramSums:
+        """What the hashes of its n-grams are computed from."""
+        return ngram_sums(self.hashes)
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -74,17 +116,30 @@ def _share(count: float, total: float) -> float:
 
 def word_count(document: Document) -> float:
     """Number of words."""
-    return len(document.words)
+    return document.word_count
 
 
 def mean_word_length(document: Document) -> float:
-    """Mean length of a word, in characters."""
-    return _share(float(document.lengths.sum()), len(document.words))
+    """Mean length of a word, in letters; of words without spaces between them, as in English.
+
+    Where the words would be too short, syllables of Korean count as their letters; where they would be too long,
+    vowel signs and other marks, which Hindi needs as letters, do not count in Tamil.
+    """
+    letters = float(document.lengths.sum())
+    if document.shares is not None:
+        pieces = document.shares < 1
+        letters += float(LETTERS * document.shares[pieces].sum() - document.lengths[pieces].sum())
+    shortest, longest = WORD_LENGTHS
+    if letters < shortest * document.word_count:
+        letters += more_letters("".join(document.words))
+    elif letters > longest * document.word_count:
+        letters -= marks_of_letters("".join(document.words))
+    return _share(letters, document.word_count)
 
 
 def symbol_ratio(document: Document, symbols: tuple[str, ...]) -> float:
-    """Occurrences of the symbols, divided by the number of words."""
-    return _share(sum(map(document.text.count, symbols)), len(document.words))
+    """Occurrences of the symbols, divided by the number of words; the ellipsis of Chinese is two signs."""
+    return _share(sum(map(document.text.replace("……", "…").count, symbols)), document.word_count)
 
 
 def bullet_lines(document: Document) -> float:
@@ -98,9 +153,18 @@ def ellipsis_lines(document: Document) -> float:
 
 
 def alphabetic_words(document: Document) -> float:
-    """Share of the text's parts between spaces that have a letter; a lone sign or number has none."""
-    parts = document.text.split()
-    return _share(sum(part[0].isalpha() or any(map(str.isalpha, part)) for part in parts), len(parts))
+    """Share of the text's parts between spaces that have a letter; a lone sign or number has none.
+
+    In scripts without spaces, words take the place of these parts, where they are more.
+    """
+    parts = [part for line in document.lines for part in line.split()]
+    with_letter = sum(part[0].isalpha() or any(map(str.isalpha, part)) for part in parts)
+    more = (
+        max(0, float(document.shares[document.shares < 1].sum()) - with_letter)
+        if document.shares is not None
+        else 0
+    )
+    return _share(with_letter + more, len(parts) + more)
 
 
 def stop_words(document: Document) -> float:
@@ -124,40 +188,50 @@ def top_ngram(document: Document, size: int) -> float:
     >>> top_ngram(Document("", "on it on it ok", "en"), 2)
     0.8
     """
-    _, first, counts = np.unique(hash_ngrams(document.hashes, size), return_index=True, return_counts=True)
+    ngrams, sizes = ngrams_of(document, size)
+    _, first, counts = np.unique(ngrams, return_index=True, return_counts=True)
     if not len(counts) or counts.max() == 1:
         return 0.0
     top = first[counts == counts.max()].min()
-    return _share(float(document.lengths[top : top + size].sum() * counts.max()), float(document.lengths.sum()))
+    length = document.lengths[top : top + _at(sizes, top)].sum()
+    return _share(float(length * counts.max()), float(document.lengths.sum()))
 
 
 def repeated_ngrams(document: Document, size: int) -> float:
     """Share of the words' characters in n-grams that occurred before; overlaps count once."""
-    ngrams = hash_ngrams(document.hashes, size)
+    ngrams, sizes = ngrams_of(document, size)
     again = np.ones(len(ngrams), bool)
     again[np.unique(ngrams, return_index=True)[1]] = False
     starts = np.flatnonzero(again)
     if not len(starts):
         return 0.0
     covered = np.zeros(len(document.words) + 1, np.int64)
-    covered[starts] += 1
-    covered[starts + size] -= 1  # no index occurs more than once here, so that plain indexing adds right
+    covered[starts] += 1  # no start occurs more than once, so that plain indexing adds right; ends may
+    np.subtract.at(covered, starts + _at(sizes, starts), 1)
     inside = np.cumsum(covered[:-1]) > 0
     return _share(float(document.lengths[inside].sum()), float(document.lengths.sum()))
 
 
-def c4_lines(document: Document) -> list[str]:
-    """The lines that C4 would keep: with a terminal mark, and not too short."""
-    return [
-        line
-        for line in document.lines
-        if line.endswith(TERMINAL) and not line.endswith(ELLIPSES) and len(line.split()) >= LINE_WORDS
-    ]
+def ngrams_of(document: Document, size: int) -> tuple[np.ndarray, int | np.ndarray]:
+    """The hash of each n-gram of words, uint64[n-grams], and how many words or pieces it has: all, or each.
+
+    A word in pieces has at least as many letters here as one in English: grammar alone repeats shorter runs, such
+    as the end of a Japanese sentence.
+    """
+    if document.shares is None:
+        return hash_ngrams(document.ngram_sums, size), size
+    pieces = np.minimum(document.shares, document.lengths / LETTERS)
+    sizes = shortest_runs(np.where(document.shares < 1, pieces, 1), size)
+    return hash_ngrams(document.ngram_sums, sizes), sizes
+
+
+def _at(sizes: int | np.ndarray, places: Any) -> Any:
+    return sizes if isinstance(sizes, int) else sizes[places]
 
 
 def c4_sentences(document: Document) -> float:
     """Number of sentences in the lines that C4 would keep."""
-    return sum(len(SENTENCE_END.findall(line)) for line in c4_lines(document))
+    return sum(map(sentences, document.c4_lines))
 
 
 def occurrences(document: Document, phrase: str) -> float:
@@ -167,12 +241,12 @@ def occurrences(document: Document, phrase: str) -> float:
 
 def punctuated_lines(document: Document) -> float:
     """Share of the lines that end with a terminal mark."""
-    return _share(sum(line.endswith(TERMINAL) for line in document.lines), len(document.lines))
+    return _share(sum(map(is_terminated, document.lines)), len(document.lines))
 
 
 def short_lines(document: Document) -> float:
-    """Share of the lines with at most 30 characters."""
-    return _share(sum(len(line) <= SHORT_LINE for line in document.lines), len(document.lines))
+    """Share of the lines with at most 30 characters, or with as little text as these are in English."""
+    return _share(sum(map(is_short, document.lines)), len(document.lines))
 
 
 # Rules ---------------------------------------------------------------------------------------------
@@ -188,11 +262,11 @@ class Rule:
     most: float | None = None
     over: float | None = None
     under: float | None = None
-    languages: tuple[str, ...] = ()  # the rule is for these alone; empty: for all
+    languages: tuple[str, ...] = ()  # ISO codes: the rule is for these alone; empty: for all
 
     def broken_by(self, document: Document) -> bool:
         """Whether the document is in one of the rule's languages and out of its bounds."""
-        if self.languages and document.language not in self.languages:
+        if self.languages and iso_code(document.language) not in self.languages:
             return False
         value = self.measure(document)
         return (
@@ -205,7 +279,9 @@ class Rule:
 
 RULES = {
     "gopher_word_count": Rule(measure=word_count, least=50, most=100_000, doc="50 to 100,000 words"),
-    "gopher_word_length": Rule(measure=mean_word_length, least=3, most=10, doc="mean word length 3 to 10"),
+    "gopher_word_length": Rule(
+        measure=mean_word_length, least=WORD_LENGTHS[0], most=WORD_LENGTHS[1], doc="mean word length 3 to 10"
+    ),
     "gopher_hashes": Rule(measure=partial(symbol_ratio, symbols=("#",)), most=0.1, doc="# per word"),
     "gopher_ellipses": Rule(measure=partial(symbol_ratio, symbols=ELLIPSES), most=0.1, doc="ellipses per word"),
     "gopher_bullet_lines": Rule(measure=bullet_lines, most=0.9, doc="share of lines that begin with a bullet"),
@@ -235,7 +311,7 @@ RULES = {
     },
     # C4 removes lines, then pages; here the text stays whole, and is dropped where C4 would leave too little.
     "c4_terminal_punctuation": Rule(
-        measure=lambda document: len(c4_lines(document)), least=1, doc="lines of 5 words with a terminal mark"
+        measure=lambda document: len(document.c4_lines), least=1, doc="lines of 5 words with a terminal mark"
     ),
     "c4_sentences": Rule(measure=c4_sentences, least=3, doc="sentences in such lines"),
     "c4_lorem_ipsum": Rule(measure=partial(occurrences, phrase="lorem ipsum"), most=0, doc="'lorem ipsum'"),
@@ -274,7 +350,7 @@ def _checks(options: Filter, contaminated: str | None) -> Iterator[Callable[[Doc
     if options.min_chars:
         yield lambda document: "few_characters" if len(document.text) < options.min_chars else None
     if options.min_words:
-        yield lambda document: "few_words" if len(document.words) < options.min_words else None
+        yield lambda document: "few_words" if document.word_count < options.min_words else None
     for name in options.rule_names:
         yield partial(_broken, name)
     if contaminated:

@@ -35,7 +35,7 @@ from pipeline.common.progress import progress
 from pipeline.common.schemas import some_columns
 from pipeline.corpus.options import Near
 from pipeline.corpus.select import select_documents
-from pipeline.corpus.words import MULTIPLIER, hash_ngrams, hash_words, split_words
+from pipeline.corpus.words import MULTIPLIER, hash_ngrams, hash_words, ngram_sums, split_words
 
 SCHEME = "affine32"  # datasketch's permutations since 2.0, 32 bits each
 MOST_KEPT = 2000  # kept documents in a bucket
@@ -65,7 +65,7 @@ def shingles(text: str, ngram: int) -> np.ndarray:
     3
     """
     words = split_words(text) or [text]
-    ngrams = hash_ngrams(hash_words(words), min(ngram, len(words)))
+    ngrams = hash_ngrams(ngram_sums(hash_words(words)), min(ngram, len(words)))
     return np.unique((ngrams >> np.uint64(32)).astype(np.uint32))
 
 

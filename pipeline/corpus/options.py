@@ -15,13 +15,24 @@ class Dedup:
 
     normalize: str = option(
         "none",
-        "what makes two paragraphs equal: their text, or their text without case, digits and punctuation (CCNet)",
+        "what makes two paragraphs equal: their text, or their text in one case, each digit a 0, without "
+        "punctuation (CCNet)",
         choices=("none", "ccnet"),
     )
     against: list[str] = option(
         [],
         "indexes of earlier crawls (hashes/index.arrow in their output); what they hold is dropped",
         exists=True,
+    )
+    min_paragraph_chars: int = option(
+        0, "a shorter paragraph is no duplicate, and stays (Dolma)", unit="characters", low=0
+    )
+    block_new_share: float | None = option(
+        None,
+        "judge blocks, which empty lines part, instead of paragraphs: a block stays whole if more of its bytes "
+        "than this share are in new paragraphs, else it goes; 0.2 in Dactory",
+        low=0,
+        high=0.99,
     )
     min_chars: int = option(200, "drop documents with less text left", unit="characters", low=1)
 
@@ -52,7 +63,13 @@ class Decontaminate:
     sets: dict[str, str] = option(
         {}, f"files of evaluation sets by name ({', '.join(SET_KINDS)}); every text in them counts", path=True
     )
-    ngram: int = option(13, "words in a row that make a document contaminated", unit="words", low=5, high=100)
+    ngram: int = option(
+        13,
+        "words in a row that make a document contaminated; where no spaces part them, as many characters as these",
+        unit="words",
+        low=5,
+        high=100,
+    )
     sets_gb: int = option(2, "memory that reading the sets may take", unit="GiB", low=1)
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -74,7 +91,12 @@ class Filter:
         "rules with published thresholds, by group or one by one; pipeline/corpus/filters.py has them",
         choices=(*RULE_GROUPS, *RULE_NAMES),
     )
-    min_words: int = option(0, "drop documents with fewer words", unit="words", low=0)
+    min_words: int = option(
+        0,
+        "drop documents with fewer words; where no spaces part them, as many as the characters make up",
+        unit="words",
+        low=0,
+    )
     min_chars: int = option(0, "drop documents with less text", unit="characters", low=0)
     url_blocklists: list[str] = option(
         [], "files of domains, one a line, .gz or not: drop documents from these and below them", exists=True

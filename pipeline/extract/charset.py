@@ -1,24 +1,29 @@
 """The charset of a page's bytes, and their text in it.
 
-Source: WHATWG Encoding and HTML standards.
+Source: WHATWG Encoding and HTML standards; where servers and pages are wrong about themselves, the bytes decide.
 """
 
 from __future__ import annotations
 
 import codecs
 import functools
+import math
 import re
+from collections.abc import Iterator
 
-BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+from pipeline.extract.alphabets import rightness
+from pipeline.extract.prescan import declared_charset
+
+BOMS = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 # A page in UTF-16 that does not declare it still begins with a tag.
-UTF16_TAGS = {b"<\0": "utf-16-le", b"\0<": "utf-16-be"}
-META_BYTES = 1024  # how far browsers look (HTML standard, "prescan a byte stream")
-COMMENT = re.compile(rb"<!--.*?(?:-->|$)", re.DOTALL)
-META = re.compile(  # possessive, so that no page of spaces costs their number squared
-    rb"""<meta[^>]{0,200}charset\s*+=\s*+["']?+\s*+([\w.:-]{1,40})"""
-    rb"""|^\s*+<\?xml[^>]{0,200}encoding\s*+=\s*+["']([\w.:-]{1,40})""",
-    re.IGNORECASE,
+UTF16_TAGS = (
+    (re.compile(rb"(?:[\t\n\r ]\0){0,99}<\0[!-~]\0"), "utf-16-le"),
+    (re.compile(rb"(?:\0[\t\n\r ]){0,99}\0<\0[!-~]"), "utf-16-be"),
 )
+# Charsets of seven bits, by the escape that stands before the first character beyond ASCII.
+ESCAPES = ((b"\x1b$)C", "iso2022_kr"), (b"\x1b$B", "iso2022_jp"), (b"\x1b$@", "iso2022_jp"))
+SEVEN_BITS = ("iso2022", "hz")
+HIGH = re.compile(rb"[\x80-\xff]")
 FALLBACK = "cp1252"  # of browsers, for western languages
 # On the web these labels mean a superset (Encoding standard); in Python they are codecs of their own.
 SUPERSETS = {
@@ -31,29 +36,102 @@ SUPERSETS = {
     "iso8859-11": "cp874",
     "shift_jis": "cp932",
 }
+# Labels of the standard that resiliparse does not know, and those for which a browser, for fear of scripts in
+# them, shows nothing; here they are only text.
+OTHER_LABELS = {
+    "cp949": "cp949",
+    "csiso2022kr": "iso2022_kr",
+    "hz-gb-2312": "hz",
+    "iso-2022-kr": "iso2022_kr",
+    "x-mac-cyrillic": "mac-cyrillic",
+    "x-mac-ukrainian": "mac-cyrillic",
+    "x-user-defined": "cp1252",
+}
+SAMPLE_BYTES = 50_000  # that tell whether a charset is right, from the first byte beyond ASCII
+MARGIN, DOUBT = 0.02, 2  # a later candidate is better by the margin, and by two characters than what is declared
 UNDECODABLE_SHARE = 0.05
 
 
 def charset_of(body: bytes, declared: str | None) -> tuple[str, str]:
-    """(Python codec, who decided) as a browser would: BOM, HTTP header, <meta>, then detection.
+    """(Python codec, who decided: `bom`, `http`, `meta` or `detected`) of a page; `declared` is what HTTP says.
 
-    An unknown label counts as none. Source: WHATWG Encoding and HTML standards.
+    Bytes that are valid UTF-8 are UTF-8. Of others, what HTTP says, what the page says, and what is detected are
+    tried in this order, and the first is taken in which the text is right, or else most nearly right: in a wrong
+    charset it has bad bytes, or letters that no language has together. An unknown label counts as none.
 
-    >>> charset_of(b'<meta charset="iso-8859-1">', None)
-    ('cp1252', 'meta')
-    >>> charset_of(b'<meta charset="iso-8859-1">', "utf-8")
-    ('utf-8', 'http')
+    >>> charset_of("<p>où</p>".encode(), "iso-8859-1")
+    ('utf-8', 'detected')
+    >>> charset_of("<meta charset=windows-1250><p>Książka życia".encode("cp1250"), "iso-8859-1")
+    ('cp1250', 'meta')
     """
     for bom, name in BOMS:
         if body.startswith(bom):
             return name, "bom"
-    if declared and (codec := _codec(declared)):
-        return codec, "http"
-    match = META.search(COMMENT.sub(b"", body[:META_BYTES]))
-    if match and (codec := _codec((match[1] or match[2]).decode("ascii", "replace"))):
-        # If the <meta> could be read as bytes, the page is not UTF-16 (HTML standard).
-        return ("utf-8" if codec.startswith("utf-16") else codec), "meta"
-    return _detect(body), "detected"
+    for tag, name in UTF16_TAGS:
+        if tag.match(body):
+            return name, "detected"
+    if body.startswith(codecs.BOM_UTF8) and is_utf8(body):
+        return "utf-8", "bom"
+    said = _claimed(declared, body)
+    if said == "utf-8" and not body.isascii() and is_utf8(body):
+        return "utf-8", "http"
+    own = _claimed(declared_charset(body), body)
+    claims = [(codec, who) for codec, who in ((said, "http"), (own, "meta")) if codec]
+    if body.isascii():
+        escape = next(((codec, "detected") for escape, codec in ESCAPES if escape in body), None)
+        sevens = (claim for claim in claims if claim[0].startswith(SEVEN_BITS))
+        return next(sevens, None) or escape or next(iter(claims), ("utf-8", "detected"))
+    if is_utf8(body):
+        return "utf-8", "meta" if own == "utf-8" else "detected"
+    # Any bytes are Latin-1, and many servers say so of every page: it counts after what the page itself says.
+    claims = sorted((claim for claim in claims if claim[0] != "utf-8"), key=(FALLBACK, "http").__eq__)
+    return _best(body, claims)
+
+
+def is_utf8(body: bytes) -> bool:
+    """Whether bytes are UTF-8: all of them, or nearly all sequences beyond ASCII. The end may be cut.
+
+    In other charsets, at most four of ten such bytes happen to be part of a valid sequence.
+    """
+    try:
+        codecs.utf_8_decode(body, "strict", False)
+        return True
+    except UnicodeDecodeError:
+        text = body.decode("utf-8", "replace")
+    bad = text.count("\ufffd")
+    good = len(text) - len(text.encode("ascii", "ignore")) - bad
+    return good > 2 * bad
+
+
+def _best(body: bytes, claims: list[tuple[str, str]]) -> tuple[str, str]:
+    """The first of the claims, then of what is detected, in which the text is right, or the most nearly right."""
+    first = HIGH.search(body)
+    start = first.start() & ~1 if first else 0  # even, for UTF-16
+    sample = body[start : start + SAMPLE_BYTES]
+    best, most = (FALLBACK, "detected"), -math.inf
+    for codec, who in _candidates(sample, claims):
+        share, letters = rightness(sample.decode(codec, "replace"))
+        doubt = 0 if best[1] == "detected" else DOUBT / (letters + 1)
+        if share > most + MARGIN + doubt:
+            best, most = (codec, who), share
+        if most + MARGIN >= 1:
+            break
+    return best
+
+
+def _candidates(sample: bytes, claims: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    yield from claims
+    yield _detect(sample), "detected"
+    yield FALLBACK, "detected"
+
+
+def text_charset(body: bytes, declared: str | None) -> str:
+    """Python's codec for plain text of an archive: UTF-8, as in WET files, where nothing is declared.
+
+    >>> text_charset(b"caf\\xe9", "iso-8859-1"), text_charset(b"caf\\xe9", None)
+    ('cp1252', 'utf-8')
+    """
+    return charset_of(body, declared)[0] if declared else "utf-8"
 
 
 def charset_column(codec: str, decided_by: str) -> str:
@@ -77,20 +155,19 @@ def read_charset_column(charset: str) -> tuple[str, str]:
     return codec, decided_by.strip("()")
 
 
-def _detect(body: bytes) -> str:
+def _detect(sample: bytes) -> str:
+    """The charset of the web that bytes beyond ASCII are most probably in."""
     from resiliparse.parse.encoding import detect_encoding
 
-    if body[:2] in UTF16_TAGS:
-        return UTF16_TAGS[body[:2]]
-    if b"\x1b$B" in body or b"\x1b$@" in body:  # all bytes are ASCII, so that it is valid UTF-8 too
-        return "iso2022_jp"
-    try:
-        body.decode("utf-8")
-        return "utf-8"
-    except UnicodeDecodeError:
-        # html5_compatible=True would give UTF-8 for every encoding that the HTML standard does not know.
-        label = detect_encoding(body, html5_compatible=False) or ""
-        return _codec(label) or _python_codec(label) or FALLBACK
+    # Charsets of DOS, for which it takes languages that it does not know, have no label on the web.
+    codec = _codec(detect_encoding(sample, html5_compatible=False) or "") or FALLBACK
+    return "koi8-u" if codec == "koi8-r" else codec  # a superset of its letters
+
+
+def _claimed(label: str | None, body: bytes) -> str | None:
+    """The codec of a label. A page without a zero byte is not UTF-16, as the HTML standard has it for a <meta>."""
+    codec = _codec(label) if label else None
+    return "utf-8" if codec and codec.startswith("utf-16") and b"\0" not in body[:100] else codec
 
 
 @functools.lru_cache(256)
@@ -98,7 +175,8 @@ def _codec(label: str) -> str | None:
     """The name of Python's codec for a label of the web, or None for an unknown one."""
     from resiliparse.parse.encoding import map_encoding_to_html5
 
-    return _python_codec(map_encoding_to_html5(label, fallback_utf8=False) or "")
+    known = OTHER_LABELS.get(label.strip("\t\n\f\r ").lower())
+    return known or _python_codec(map_encoding_to_html5(label, fallback_utf8=False) or "")
 
 
 def _python_codec(label: str) -> str | None:
@@ -115,7 +193,27 @@ def decode(body: bytes, codec: str) -> str | None:
     >>> decode(b"caf\\xe9", "cp1252"), decode(b"\\xe9\\xe8", "utf-8")
     ('café', None)
     """
-    text = body.decode(codec, errors="replace")
+    text = body.decode(codec, errors="japanese" if codec in ("euc_jp", "iso2022_jp") else "replace")
     if text.count("\ufffd") > UNDECODABLE_SHARE * len(text):
         return None
     return text
+
+
+def _japanese(error: UnicodeError) -> tuple[str, int]:
+    """What stands for two bytes that Python does not know in EUC-JP and ISO-2022-JP, and where to go on.
+
+    Circled numbers, units and the like are there on the web as they are in Shift_JIS (Encoding standard, jis0208).
+    """
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    pair = error.object[error.start : error.start + 2]
+    row, cell = (byte | 0x80 for byte in pair.ljust(2, b"\0"))  # ISO-2022-JP has them without the eighth bit
+    if max(pair) >= 0x80 > min(pair) or not (0xA1 <= row <= 0xFE and 0xA1 <= cell <= 0xFE):
+        return "\ufffd", error.end
+    lead = (row - 0xA1) // 2 + (0x81 if row < 0xDF else 0xC1)
+    trail = cell - 0x61 + (cell >= 0xE0) if row % 2 else cell - 2  # two rows in one of Shift_JIS
+    text = bytes((lead, trail)).decode("cp932", "replace")
+    return (text, error.start + 2) if "\ufffd" not in text else ("\ufffd", error.end)
+
+
+codecs.register_error("japanese", _japanese)

@@ -15,13 +15,13 @@ def paragraphs(html: str) -> list[str]:
     return clean_lines(extract_plain_text(html, main_content=True))
 
 
-def plain_text(body: bytes) -> str:
-    """The text of a body that is text already, in UTF-8, as in WET files: its clean lines.
+def plain_text(body: bytes, codec: str = "utf-8") -> str:
+    """The text of a body that is text already, as in WET files: its clean lines.
 
     >>> plain_text(b"  One \\r\\n\\n\\ttwo\\x00")
     'One\\ntwo'
     """
-    return "\n".join(clean_lines(body.decode("utf-8", "replace")))
+    return "\n".join(clean_lines(body.decode(codec, "replace")))
 
 
 def clean_lines(text: str) -> list[str]:

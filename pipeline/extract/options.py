@@ -18,7 +18,14 @@ class Extract:
     )
     language_min_score: float = option(0.5, "drop pages whose language is less probable", low=0, high=1)
     language_chars: int = option(
-        1000, "characters of the text that decide the language; all of it where they leave doubt", low=100
+        1000,
+        "characters, in pieces from all over the text, that decide its language; all of it where they leave doubt",
+        low=100,
+    )
+    language_groups: list[list[str]] = option(
+        [["hr", "bs", "sr", "sh"], ["nb", "nn", "no"], ["id", "ms"]],
+        "languages that models cannot tell apart, by ISO codes or labels: the sum of their probabilities counts, "
+        "and the page is in the most probable of those wanted",
     )
     cascade: bool = option(
         True, "guess the language from the raw page first, and extract only where a wanted one is possible"

@@ -6,7 +6,8 @@ a western time zone can be written and not read back. A batch of Arrow holds no 
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 FIELD_MAX = 2**16  # bytes in UTF-8
@@ -14,6 +15,14 @@ BOUNDED = ("url", "record_id", "digest", "warc")
 UNFIT = tuple(f"{name}_too_long" for name in BOUNDED)
 # 64 bits of nanoseconds, in which some readers of shards count, reach from 1677 to 2262.
 YEARS = range(1678, 2262)
+# The forms of ISO 8601 that WARC 1.1 (section 5.4) and W3C's note on dates allow, from a year on, and those that
+# archives have besides: without marks between the numbers, with an offset, with a space for the T.
+DATE = re.compile(
+    r"(\d{4})(?:-?(\d\d)(?:-?(\d\d)(?:[Tt ]?([01]\d|2[0-3])"
+    r"(?::?([0-5]\d)(?::?([0-5]\d|60)(?:[.,]?(\d{1,30}))?)?)?"
+    r" ?(?:[Zz]|([+-])([01]\d|2[0-3])(?::?([0-5]\d))?)?)?)?)?",
+    re.ASCII,
+)
 
 
 def fit_page(page: dict[str, Any]) -> dict[str, Any] | str:
@@ -40,13 +49,23 @@ def fit_text(text: str) -> str:
 def read_date(value: str | None) -> datetime | None:
     """A date in UTC; None where it is no date, or one out of YEARS. Without a time zone it is taken for UTC.
 
+    What a date does not say is its beginning: 2014-02 is the first of February at midnight.
+
+    >>> read_date("2014-02")
+    datetime.datetime(2014, 2, 1, 0, 0, tzinfo=datetime.timezone.utc)
     >>> read_date("2026-01-01T00:30:00+01:00")
     datetime.datetime(2025, 12, 31, 23, 30, tzinfo=datetime.timezone.utc)
     >>> read_date("9999-12-31T23:59:59-01:00")
     """
+    match = DATE.fullmatch((value or "").strip())
+    if match is None:
+        return None
+    year, month, day = int(match[1]), int(match[2] or 1), int(match[3] or 1)
+    hour, minute, second = (int(match[i] or 0) for i in (4, 5, 6))
+    time = timedelta(hours=hour, minutes=minute, seconds=second, microseconds=int(f"{match[7] or '':0<6.6}"))
+    offset = timedelta(hours=int(match[9] or 0), minutes=int(match[10] or 0))
     try:
-        date = datetime.fromisoformat(value or "")
-        date = date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
+        date = datetime(year, month, day, tzinfo=UTC) + time + (offset if match[8] == "-" else -offset)
     except (ValueError, OverflowError):
         return None
     return date if date.year in YEARS else None

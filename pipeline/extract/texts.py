@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +23,7 @@ from pipeline.common.files import stamp, write_arrow, write_list
 from pipeline.common.ledger import Ledger
 from pipeline.common.schemas import PAGE_SCHEMA
 from pipeline.crawl.origins import InputFile, input_files
-from pipeline.extract.language import identify, load_model
+from pipeline.extract.language import check_languages, identify, load_model, wanted_languages
 from pipeline.extract.main_text import clean_lines
 from pipeline.extract.options import Extract
 from pipeline.extract.pages import UNFIT, fit_page, fit_text
@@ -74,7 +74,10 @@ def read_texts(
         book.fail_unread(failure["reason"], documents=failure["documents"], bytes=failure["bytes"])
     name = Path(output).with_suffix(".arrow").name
     pages = Path(output).parent / "texts" / name
-    model = None if language else load_model(language_id)
+    model = None
+    if not language:
+        check_languages(options.languages, language_id)
+        model = load_model(language_id)
     rows = (page for file in inputs for page in _pages(options, file, text, url, language, model, book))
     write_arrow(pages, stamp(PAGE_SCHEMA, "text", options), rows)
     book.write(ledger)
@@ -84,6 +87,7 @@ def read_texts(
 def _pages(
     options: Extract, file: InputFile, text: str, url: str, language: str | None, model: Any, book: Ledger
 ) -> Iterator[dict[str, Any]]:
+    groups = wanted_languages(model, options.languages, options.language_groups).groups if model else {}
     rows = _parquet_rows if ".parquet" in Path(file.path).suffixes else _json_rows
     for row in rows(file.path, text, url, options.max_html_bytes):
         if isinstance(row, Unread):
@@ -91,7 +95,7 @@ def _pages(
             continue
         size = len(row.text.encode("utf-8", "replace")) if isinstance(row.text, str) else 0
         book.enter(documents=1, bytes=size)
-        page = _page(options, row.text, language, model)
+        page = _page(options, row.text, language, model, groups)
         if not isinstance(page, str):
             address = row.url if isinstance(row.url, str) and row.url else f"{file.source}#{row.number}"
             place = {"url": address, "date": None, "warc": file.source, "offset": row.number, "record_id": ""}
@@ -105,14 +109,16 @@ def _pages(
         yield page
 
 
-def _page(options: Extract, content: Any, language: str | None, model: Any) -> dict[str, Any] | str:
+def _page(
+    options: Extract, content: Any, language: str | None, model: Any, groups: Mapping[str, frozenset[str]]
+) -> dict[str, Any] | str:
     """The page, or the reason why there is none."""
     if not isinstance(content, str):
         return "no_text"
     content = "\n".join(clean_lines(fit_text(content)))
     if len(content) < options.min_chars:
         return "text_too_short"
-    label, score = (language, 1.0) if language else identify(model, content, options.language_chars)
+    label, score = (language, 1.0) if language else identify(model, content, options.language_chars, groups)
     if label not in options.languages:
         return "other_language"
     if score < options.language_min_score:

@@ -25,10 +25,10 @@ from pipeline.common.locks import clear
 from pipeline.common.schemas import PAGE_SCHEMA
 from pipeline.crawl.origins import InputFile, input_files, read_origins
 from pipeline.extract.cascade import guess
-from pipeline.extract.charset import charset_column, charset_of
-from pipeline.extract.language import identify, load_model
+from pipeline.extract.charset import charset_column, charset_of, text_charset
+from pipeline.extract.language import Wanted, check_languages, identify, load_model, wanted_languages
 from pipeline.extract.main_text import plain_text
-from pipeline.extract.media_type import is_html
+from pipeline.extract.media_type import is_html, is_plain_text
 from pipeline.extract.options import Extract
 from pipeline.extract.pages import UNFIT, fit_page
 from pipeline.extract.sandbox import FAILURES, Extraction, Extractor
@@ -51,6 +51,7 @@ def extract(
     The files of pages lie in `warcs/` beside the list. One that is there already, from the same code, options and
     WARC, is used as it is, so that a killed run continues with the WARCs that are left.
     """
+    check_languages(options.languages, language_id)
     folder = Path(output).parent / "warcs"
     code = fingerprint("pipeline.extract.webpages:extract")
     archives, not_fetched = input_files(warcs)
@@ -114,13 +115,14 @@ def _pages(
     options: Extract, archive: InputFile, model: Any, extractor: Extractor, ledger: Ledger
 ) -> Iterator[dict[str, Any]]:
     origins = read_origins(archive.origins) if archive.origins else {}
+    wanted = wanted_languages(model, options.languages, options.language_groups)
     for record in responses(archive.path):
         if isinstance(record, Damage):
             ledger.fail_unread(record.reason, documents=record.records, bytes=record.length)
             continue
         size = len(record.body)
         ledger.enter(documents=1, bytes=size)
-        page = _page(options, record, model, extractor, ledger)
+        page = _page(options, wanted, record, model, extractor, ledger)
         if not isinstance(page, str):
             warc, offset = origins.get(record.offset, (archive.source, record.offset))
             page = fit_page(page | {"warc": warc, "offset": offset})
@@ -134,24 +136,25 @@ def _pages(
 
 
 def _page(
-    options: Extract, record: Response, model: Any, extractor: Extractor, ledger: Ledger
+    options: Extract, wanted: Wanted, record: Response, model: Any, extractor: Extractor, ledger: Ledger
 ) -> dict[str, Any] | str:
     """The page, or the reason why there is none."""
-    if record.problem:
-        return record.problem
+    if reason := record.problem or record.left_out:
+        return reason
     if record.status != 200:
         return "http_status"
     if len(record.body) > options.max_html_bytes:
         return "html_too_long"
-    if record.kind == "conversion":  # WET: the text of the page as the crawl gives it
-        codec, decided_by = "utf-8", "WET"
-        extraction = Extraction(plain_text(record.body))
-    elif not is_html(record.content_type, record.body):
-        return "not_html"
+    if not is_html(record.content_type, record.body):
+        if record.kind != "conversion" or not is_plain_text(record.content_type, record.body):
+            return "not_html"
+        # The text of a page as the crawl gives it, as in WET files.
+        codec, decided_by = text_charset(record.body, record.charset), "WET"
+        extraction = Extraction(plain_text(record.body, codec))
     else:
         codec, decided_by = charset_of(record.body, record.charset)
         if options.cascade:
-            language = guess(model, record.body, codec, options.languages, options.cascade_min_score)
+            language = guess(model, record.body, codec, wanted, options.cascade_min_score)
             if language is not None:
                 ledger.language(language, documents=1)
                 return "unlikely_language"
@@ -162,7 +165,7 @@ def _page(
     if len(text) < options.min_chars:
         ledger.sample("text_too_short", record.url, text)
         return "text_too_short"
-    language, score = identify(model, text, options.language_chars)
+    language, score = identify(model, text, options.language_chars, wanted.groups)
     ledger.language(language, documents=1)
     if language not in options.languages:
         ledger.sample("other_language", record.url, text)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, read_json, write_json, write_text
+from pipeline.common.language_codes import iso_code
 from pipeline.common.ledger import merge
 from pipeline.common.markdown import escaped, front_matter, table_row
 from pipeline.common.schemas import some_columns
@@ -51,7 +52,7 @@ def write_card(shards: list[str], ledgers: list[str], decontamination: str | Non
 
 def _corpus_card(counts: dict[str, Any], ledgers: list[dict[str, Any]], decontamination: dict[str, Any]) -> str:
     header = {
-        "language": sorted(counts),
+        "language": sorted(set(map(iso_code, counts))),  # which the hub reads as ISO codes
         "task_categories": ["text-generation"],
         "configs": [
             {

@@ -26,8 +26,9 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import arrow_rows, inside, read_arrow
 from pipeline.common.ledger import Ledger, merge
 from pipeline.common.schemas import SHARD_SCHEMA
+from pipeline.corpus.paragraphs import kept_text
 from pipeline.crawl.origins import input_files
-from pipeline.extract.charset import read_charset_column
+from pipeline.extract.charset import read_charset_column, text_charset
 from pipeline.extract.main_text import plain_text
 from pipeline.extract.sandbox import Extraction, Extractor
 from pipeline.network.urls import is_url
@@ -201,7 +202,7 @@ def _kept_text(record: Response, row: RecipeRow, extractor: Extractor) -> Extrac
         return Extraction("", "digest_differs")
     codec, decided_by = read_charset_column(row["charset"])
     if decided_by == "WET":
-        extraction = Extraction(plain_text(record.body))
+        extraction = Extraction(plain_text(record.body, text_charset(record.body, record.charset)))
     else:
         extraction = extractor.extract(record.body, codec)
     if extraction.failure:
@@ -209,5 +210,5 @@ def _kept_text(record: Response, row: RecipeRow, extractor: Extractor) -> Extrac
     lines = extraction.text.split("\n")
     if not all(a < b for a, b in pairwise([-1, *row["paragraphs"], len(lines)])):
         return Extraction("", "text_differs")
-    kept = "\n".join(lines[i] for i in row["paragraphs"])
+    kept = kept_text(lines, row["paragraphs"])
     return Extraction(kept) if text_hash(kept) == row["text_hash"] else Extraction("", "text_differs")

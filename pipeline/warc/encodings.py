@@ -19,7 +19,7 @@ PIECE = 2**20
 FEED, FIRST_FEED = 2**16, 2**9
 PIECE_COST = 2**10  # a piece, such as a chunk of one byte, counts as so many bytes more
 GZIP_MEMBERS_MAX, CHUNKS_MAX = 10_000, 1_000_000  # of one body, so that a hostile one costs seconds
-CHUNK_HEADER = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*+(?:;[^\n]*+)?\r?\n")
+CHUNK_HEADER = re.compile(rb"\s*+([0-9A-Fa-f]++)[ \t]*+(?:;[^\n]*+)?\r?\n")
 CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # in no text but UTF-16
 
 
@@ -44,7 +44,7 @@ def undo(body: bytes, encodings: Iterable[str], spend: Spend = unlimited) -> tup
     >>> undo(b"not packed", ["gzip"])
     (b'not packed', '')
     """
-    names = [name.strip().lower() for value in encodings for name in value.split(",")]
+    names = [name.partition(";")[0].strip().lower() for value in encodings for name in value.split(",")]
     names = [name for name in names if name in DECODERS]
     if len(names) > ENCODINGS_MAX:
         return body, "too_many_encodings"
@@ -133,6 +133,11 @@ def _native(reader_name: str) -> Callable[[bytes], Iterator[bytes]]:
     return read
 
 
+def _compress(body: bytes) -> Iterator[bytes]:
+    """LZW of Unix, which no browser reads any more."""
+    raise OSError("compress is not undone") if body.startswith(b"\x1f\x9d") else _NotEncoded
+
+
 def _chunked(body: bytes) -> Iterator[bytes]:
     if not CHUNK_HEADER.match(body):
         raise _NotEncoded
@@ -158,5 +163,7 @@ DECODERS: dict[str, Callable[[bytes], Iterator[bytes]]] = {
     "deflate": _deflate,
     "br": _native("BrotliReader"),
     "zstd": _native("ZstdReader"),
+    "compress": _compress,
+    "x-compress": _compress,
     "chunked": _chunked,
 }

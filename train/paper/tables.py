@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pipeline.common.config import read_yaml
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, write_text
+from pipeline.common.language_codes import iso_code
 from pipeline.common.markdown import table_row
 from pipeline.workflow.layout import BACKBONE
 from train.paper.claims import verdicts
@@ -121,7 +122,8 @@ def accuracies(scores: TaskScores | None, languages: list[str]) -> Accuracies:
 
 
 def _accuracy(scores: TaskScores, language: str) -> tuple[float, float] | None:
-    own = [score for name, score in scores.tasks.items() if name.rpartition("/")[2] == language]
+    code = iso_code(language)
+    own = [score for name, score in scores.tasks.items() if iso_code(name.rpartition("/")[2]) == code]
     if not own:
         return None
     errors = [math.nan if x is None else x for x in (score.stderr[score.metric] for score in own)]

@@ -14,9 +14,10 @@ from models.backbone import attention_on, compute_dtype, load_backbone, weights_
 from models.extend import ExtendError, Extension, extend
 from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
+from pipeline.common.language_codes import iso_code
 from pipeline.workflow.layout import WEIGHTS
 from train.runs.options import Run
-from train.runs.record import RunRecord, read_run, record_data
+from train.runs.record import Languages, RunRecord, read_run, record_data
 
 
 def pick_device(name: str) -> torch.device:
@@ -113,7 +114,9 @@ def _saved_extension(folder: Path, record: RunRecord) -> SavedExtension:
         state = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise StageError(f"{folder}: not a finished run ({error}); train it with `extend`") from None
-    about = {"languages": to_data(record.languages), "training": record_data(record)}
+    # The card of an export has ISO codes, as the hub wants them.
+    languages = Languages(old=list(map(iso_code, record.languages.old)), new=iso_code(record.languages.new))
+    about = {"languages": to_data(languages), "training": record_data(record)}
     for name in ("languages", "backbone", "backbone_digest"):
         del about["training"][name]
     return SavedExtension(extend_options(record.options), state, about)

@@ -72,7 +72,7 @@ def load_tasks(options: Tasks, downloads: str) -> tuple[dict[str, Asked], dict[s
     asked, skipped = {}, {}
     for path in options.tasks:
         task = read_task(path)
-        for language in [x for x in task.languages if x in (options.tasks_languages or task.languages)]:
+        for language in options.asked_in(task.languages):
             name = f"{Path(path).stem}/{language}"
             try:
                 questions = load_guarded(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.common.config import ConfigError, bad_path, option
+from pipeline.common.language_codes import iso_code
 
 # The options that decide nothing of what is measured.
 BOUNDS = ("tasks_seconds", "tasks_gb")
@@ -25,6 +26,11 @@ class Tasks:
     tasks_gb: int = option(4, "memory that it may take", unit="GB", low=1)
     device: str = option("auto", "where to evaluate", choices=("auto", "cpu", "cuda"))
     threads: int = option(1, "CPU threads", low=1)
+
+    def asked_in(self, languages: Iterable[str]) -> list[str]:
+        """Those of a task's languages to ask in; labels of language models and ISO codes are alike here."""
+        codes = set(map(iso_code, self.tasks_languages))
+        return [language for language in languages if not codes or iso_code(language) in codes]
 
     def problems(self) -> Iterator[tuple[str, str]]:
         from train.tasks.task import read_task
@@ -46,5 +52,5 @@ class Tasks:
             except ConfigError as error:
                 yield f"tasks[{number}]", str(error)
                 continue
-            if self.tasks_languages and not set(self.tasks_languages) & set(task.languages):
+            if not self.asked_in(task.languages):
                 yield "tasks_languages", f"{name} has none of them; it has {', '.join(task.languages)}"

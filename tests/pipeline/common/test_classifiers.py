@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.common import classifiers
-from pipeline.common.classifiers import ask, fasttext_line, load_fasttext
+from pipeline.common.classifiers import LID_176, ask, fasttext_line, load_fasttext, read_labels
 from pipeline.common.errors import StageError
 from pipeline.common.guard import guarded
 from pipeline.extract.language import identify
@@ -76,6 +76,16 @@ def test_a_sound_model_is_loaded_after_its_trial(model_file, monkeypatch):
     monkeypatch.setattr(classifiers, "guarded", lambda *a, **k: tried.append(guarded(*a, **k)))
     assert load_fasttext(str(model_file)).predict("le chat dort")[0] == ("__label__fr",)
     assert tried == [2]
+
+
+def test_labels_are_read_without_loading_a_model(model_file, language_id, tmp_path):
+    assert sorted(read_labels(str(model_file))) == ["en", "fr"]
+    assert set(read_labels(language_id)) == LID_176
+    whole = model_file.read_bytes()
+    for number, body in enumerate((b"", b"x" * 300, whole[:DICTIONARY], whole[: DICTIONARY + 60])):
+        (tmp_path / f"{number}.bin").write_bytes(body)
+        with pytest.raises(StageError, match="no fastText model, or a damaged one; fetch it again"):
+            read_labels(str(tmp_path / f"{number}.bin"))
 
 
 def test_known_models_need_no_trial(language_id, monkeypatch):

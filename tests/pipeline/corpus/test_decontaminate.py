@@ -72,6 +72,47 @@ def test_short_texts_count_whole_from_eight_words_on(tmp_path):
     assert found_in(index, f"x {texts[1]} y") is None
 
 
+NAMES = [
+    "กรุงเทพมหานคร",
+    "第二次世界大战期间",
+    "中华人民共和国香港特别行政区",
+    "サウジアラビア王国",
+    "ភ្នំពេញ",
+    "1 2 3 4 5 6 7 8 9 0",
+]
+QUESTIONS = {
+    "下列哪种气体是造成全球变暖的主要原因之一？": "考试第三题：{}答案是二氧化碳。",
+    "地球温暖化の主な原因となっている気体は次のうちどれですか": "第三問。{}。答えは二酸化炭素です。",
+    "ก๊าซชนิดใดเป็นสาเหตุหลักที่ทำให้เกิดภาวะโลกร้อน": "ข้อสอบข้อที่สาม{}คำตอบคือคาร์บอนไดออกไซด์",
+    "តើឧស្ម័នមួយណាខាងក្រោមជាមូលហេតុចម្បងនៃការឡើងកម្តៅផែនដី": "សំណួរទីបី៖ {}? ចម្លើយគឺកាបូនិច។",
+    "ཚ་དྲག་བྱུང་བའི་རྒྱུ་རྐྱེན་གཙོ་བོ་ནི་རླུང་གཟུགས་གང་ཡིན་ནམ་ཞེས་དྲི་བ": "དྲི་བ་གསུམ་པ། {}། ལན།",
+}  # fmt: skip
+
+
+def test_names_are_no_copies_of_a_set_in_any_script(tmp_path):
+    index, report = make_index(tmp_path, {"s": [*NAMES, " ".join(PROSE)]})
+    assert report[0]["ignored_texts"] == len(NAMES)
+    for name in NAMES:
+        assert found_in(index, f"x {name} y") is None
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_questions_are_found_in_scripts_without_spaces(tmp_path, question):
+    index, _ = make_index(tmp_path, {"s": [question]})
+    assert found_in(index, QUESTIONS[question].format(question)) == "s"
+    half = len(question) // 2
+    assert found_in(index, QUESTIONS[question].format(question[:half])) is None
+    index, _ = make_index(tmp_path, {"s": [question * 2]})  # longer than an n-gram: any of its n-grams
+    assert found_in(index, QUESTIONS[question].format(question + question[:half])) == "s"
+    assert found_in(index, QUESTIONS[question].format(question[:half])) is None
+
+
+def test_a_set_of_names_alone_is_empty(tmp_path, caplog):
+    index, report = make_index(tmp_path, {"s": NAMES[:2]})
+    assert report[0]["ngrams"] == 0 and found_in(index, NAMES[0]) is None
+    assert "sets.s: every text in" in caplog.text
+
+
 def test_the_first_set_that_matches_is_named(tmp_path):
     index, report = make_index(tmp_path, {"b": [" ".join(PROSE[:20])], "a": [" ".join(PROSE[5:25])]})
     assert [entry["ngrams"] for entry in report] == [8, 8]

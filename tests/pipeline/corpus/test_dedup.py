@@ -16,12 +16,14 @@ import pipeline.corpus.dedup
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, stamp, write_arrow, write_batches
 from pipeline.common.schemas import PAGE_SCHEMA
-from pipeline.corpus.dedup import HASH_SCHEMA, apply_duplicates, fold, hash_paragraphs, reduce_hashes
+from pipeline.corpus.dedup import HASH_SCHEMA, apply_duplicates, hash_paragraphs, reduce_hashes
+from pipeline.corpus.folding import fold
 from pipeline.corpus.options import Dedup
+from pipeline.corpus.paragraphs import kept_text
 
-# Few different paragraphs, so that most crawls have duplicates within and across pages and files.
-PARAGRAPH = st.sampled_from(["", "é", *(f"p{i}" for i in range(6))])
-CRAWL = st.lists(st.lists(st.lists(PARAGRAPH, min_size=1, max_size=6), max_size=5), min_size=1, max_size=4)
+# Few different paragraphs, so that most crawls have duplicates within and across pages and files; "" parts blocks.
+LINE = st.sampled_from(["", "", "é", "ééé", *(f"p{i}" for i in range(4)), "—", "A long one", "a long one."])
+CRAWL = st.lists(st.lists(st.lists(LINE, min_size=1, max_size=6), max_size=5), min_size=1, max_size=4)
 
 
 def dedup(folder: Path, crawl, options, workers=1):
@@ -43,11 +45,29 @@ def dedup(folder: Path, crawl, options, workers=1):
     return documents, ledgers
 
 
-def reference(crawl, seen=()):
-    """The same in a few plain lines: the first occurrence in reading order stays."""
-    seen, files = set(seen), []
-    for pages in crawl:
-        files.append([[i for i, p in enumerate(page) if not (p in seen or seen.add(p))] for page in pages])
+def blocks_of(page):
+    """Lists of the numbers of lines between empty lines."""
+    parts = "".join(" " if line == "" else f"{i}," for i, line in enumerate(page)).split()
+    return [[int(i) for i in part.split(",") if i] for part in parts]
+
+
+def text_of(page, kept):
+    """The lines `kept` of a page, with an empty line between those of two blocks."""
+    blocks = [[page[i] for i in block if i in kept] for block in blocks_of(page)]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def reference(crawl, least=0, share=None, key=str):
+    """The kept lines of each page in a few plain lines: the first occurrence in reading order stays."""
+    seen, files = set(), [[] for _ in crawl]
+    for pages, kept in zip(crawl, files, strict=True):
+        for page in pages:
+            kept.append(set())
+            for block in blocks_of(page):
+                first = {i for i in block if not (key(page[i]) in seen or seen.add(key(page[i])))}
+                new = first | {i for i in block if len(page[i]) < least}
+                size, new_size = (sum(len(page[i].encode()) + 1 for i in some) for some in (block, new))
+                kept[-1] |= new if share is None else set(block) if new_size > share * size else set()
     return files
 
 
@@ -58,25 +78,43 @@ def small_buckets(monkeypatch):
 
 @pytest.mark.slow
 @settings(max_examples=40, deadline=None)
-@given(crawl=CRAWL, bucket=st.integers(1, 9), min_chars=st.integers(1, 5))
-def test_the_first_occurrence_stays_whatever_the_files_and_buckets(crawl, bucket, min_chars):
+@given(
+    crawl=CRAWL,
+    bucket=st.integers(1, 9),
+    min_chars=st.integers(1, 5),
+    least=st.sampled_from([0, 3, 11]),
+    share=st.sampled_from([None, 0, 0.2, 0.5, 0.99]),
+    normalize=st.sampled_from(["none", "ccnet"]),
+)
+def test_the_first_occurrence_stays_whatever_the_files_and_buckets(
+    crawl, bucket, min_chars, least, share, normalize
+):
+    """By the rule of lines, and with a least length, or of blocks; beside a plain reference."""
+    options = Dedup(normalize=normalize, min_chars=min_chars, min_paragraph_chars=least, block_new_share=share)
     folder = Path(tempfile.mkdtemp())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline.corpus.dedup, "HASHES_PER_BUCKET", bucket)
         patch.setattr("os.fsync", lambda file: None)  # most of the time of small files
-        documents, ledgers = dedup(folder, crawl, Dedup(min_chars=min_chars))
+        documents, ledgers = dedup(folder, crawl, options)
     shutil.rmtree(folder)
-    for kept, pages, found, ledger in zip(reference(crawl), crawl, documents, ledgers, strict=True):
-        texts = [("\n".join(page[i] for i in indices), indices) for page, indices in zip(pages, kept, strict=True)]
-        expected = [(text, indices) for text, indices in texts if indices and len(text) >= min_chars]
+    right = reference(crawl, least, share, str if normalize == "none" else plain_fold)
+    for kept, pages, found, ledger in zip(right, crawl, documents, ledgers, strict=True):
+        texts = [(text_of(page, lines), sorted(lines)) for page, lines in zip(pages, kept, strict=True)]
+        expected = [(text, lines) for text, lines in texts if len(text) >= min_chars]
         assert [(d["text"], d["paragraphs"]) for d in found] == expected
-        little = [(text, indices) for text, indices in texts if indices and len(text) < min_chars]
+        again = [(kept_text(page, lines), lines) for page, (_, lines) in zip(pages, texts, strict=True)]
+        assert again == texts
+        little = [
+            (text, lines)
+            for page, (text, lines) in zip(pages, texts, strict=True)
+            if len(text) < min_chars and (lines or not any(page))
+        ]
         sizes = {
             "in": ledger["in"],
             "kept": ledger["kept"],
             "little": ledger["dropped"].get("little_text_left", {"documents": 0, "paragraphs": 0, "bytes": 0}),
         }
-        whole = [("\n".join(page), page) for page in pages]
+        whole = [(text_of(page, range(len(page))), list(filter(None, page))) for page in pages]
         for name, rows in (("in", whole), ("kept", expected), ("little", little)):
             assert sizes[name] == {
                 "documents": len(rows),
@@ -100,14 +138,13 @@ def test_a_crawl_against_an_earlier_ones_index_keeps_what_both_together_would(fi
     shutil.rmtree(folder)
     texts = [[d["text"] for d in file] for file in one + other]
     assert texts == [[d["text"] for d in file] for file in both]
-    earlier = {p for pages in first for page in pages for p in page}
-    own = {p for pages in second for page in pages for p in page}
-    count = sum(len(page) for pages in second for page in pages)
+    earlier = {p for pages in first for page in pages for p in page if p}
+    own = [p for pages in second for page in pages for p in page if p]
     dropped = [
         sum(ledger["dropped"].get(reason, {"paragraphs": 0})["paragraphs"] for ledger in ledgers)
         for reason in ("seen_in_earlier_crawl", "duplicate_paragraph")
     ]
-    assert dropped == [len(own & earlier), count - len(own)]
+    assert dropped == [len(earlier.intersection(own)), len(own) - len(set(own))]
 
 
 def write_hashes(path, hashes):
@@ -143,22 +180,23 @@ def test_hashes_that_are_spread_evenly_are_cut_into_ranges_of_equal_width(tmp_pa
 
 
 @pytest.mark.slow
-def test_workers_do_not_change_a_byte_of_the_duplicates_and_the_index(tmp_path, small_buckets):
+def test_workers_do_not_change_a_byte_of_the_duplicates_the_index_and_the_documents(tmp_path, small_buckets):
     small_buckets(5)
-    crawl = [[[f"p{i * j % 17}" for j in range(9)] for i in range(6)] for _ in range(3)]
+    crawl = [[[f"p{i * j % 17}" if j % 4 else "" for j in range(9)] for i in range(6)] for _ in range(3)]
     files = {}
     for workers in (1, 2):
         folder = tmp_path / str(workers)
-        dedup(folder, crawl, Dedup(min_chars=1), workers)
-        files[workers] = [p.read_bytes() for p in (*sorted(folder.glob("duplicates/*")), folder / "index.arrow")]
+        dedup(folder, crawl, Dedup(min_chars=1, block_new_share=0.2), workers)
+        paths = [*folder.glob("duplicates/*"), *folder.glob("*.documents"), folder / "index.arrow"]
+        files[workers] = [path.read_bytes() for path in sorted(paths)]
         assert not list(folder.rglob("*.part*"))
     assert files[1] == files[2]
-    assert len(files[1]) == 4
+    assert len(files[1]) == 7
 
 
 def test_the_index_is_the_sorted_hashes_of_the_crawl_each_once(tmp_path, small_buckets):
     small_buckets(3)
-    crawl = [[["a", "b"], ["a", "c"]], [["c", "d"]]]
+    crawl = [[["a", "", "b"], ["a", "c"]], [["c", "", "d"]]]
     dedup(tmp_path, crawl, Dedup(min_chars=1))
     index = [h for batch in read_arrow(tmp_path / "index.arrow") for h in batch.column("hash").to_pylist()]
     assert index == sorted(xxhash.xxh3_64_intdigest(p) for p in (b"a", b"b", b"c", b"d"))
@@ -205,25 +243,47 @@ def test_duplicates_of_another_file_are_refused_and_nothing_is_written(tmp_path,
 
 def plain_fold(text: str) -> bytes:
     """`fold`, character by character."""
-    letters = [c if unicodedata.category(c)[0] in "LM" else " " for c in text]
-    folded = "".join(c.casefold() if len(c.casefold()) == 1 else c for c in letters)
+    nothing = [c for c in text if unicodedata.category(c) in ("Cf", "Cc") and not c.isspace()]
+    zeros = ("0" if unicodedata.category(c) == "Nd" else c for c in text if c not in nothing)
+    folded = "".join(small(c) if unicodedata.category(c)[0] in "LMN" else " " for c in zeros)
     return re.sub(" +", " ", folded).strip(" ").encode()
 
 
+def small(char):
+    if unicodedata.category(char)[0] == "M" or len(char.casefold()) > 1:
+        return char.lower() if len(char.lower()) == 1 else char
+    return char.casefold()
+
+
+TEXT = st.text(
+    st.characters(exclude_categories=["Cs"]) | st.sampled_from("éÉe\u0301\xadİIΣς９٣ⅣAǅ \n"), max_size=20
+)
+
+
 @settings(max_examples=200, deadline=None)
-@given(lines=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), min_size=1, max_size=5))
-def test_folding_many_lines_is_folding_each(lines):
+@given(lines=st.lists(TEXT, min_size=1, max_size=5))
+def test_folding_many_lines_is_folding_each_that_is_not_empty(lines):
     lines = [line.replace("\n", " ") for line in lines]
-    folded = fold("\n".join(lines)).split(b"\n")
-    assert folded == [plain_fold(line) for line in lines]
-    assert fold(b"\n".join(folded).decode()).split(b"\n") == folded
+    folded = fold("\n".join(lines))
+    assert folded == [plain_fold(line) for line in lines if line]
+    assert [line for some in folded for line in fold(some.decode())] == list(filter(None, folded))
 
 
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
-        ("Page 12.", "page 7", True),
+        ("Page 12.", "page 97", True),
+        ("Nantes\t17", "Nantes\t323204", False),
+        ("Page ١٢", "Page 12", True),
+        ("12\t1873", "17 2031", True),
+        ("12", "—", False),
+        ("Chapitre Ⅳ", "chapitre ⅳ", True),
+        ("Chapitre Ⅳ", "chapitre ⅵ", False),
+        ("m²", "m³", False),
         ("Été", "été !", True),
+        ("Das Donau\xaddampf\xadschiff", "Das Donaudampfschiff", True),
+        ("Donau\u200bdampf\u2060schiff\u200f", "Donaudampfschiff", True),
+        ("a\x00b\x7fc", "abc", True),
         ("« ΟΔΟΣ »", "οδος", True),
         ("a", "b", False),
         ("कि", "की", False),  # only the mark on the letter differs

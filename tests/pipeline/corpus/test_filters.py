@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,11 +20,12 @@ from pipeline.corpus.filters import (
     filter_documents,
     is_blocked,
     read_domains,
+    repeated,
     repeated_ngrams,
     top_ngram,
 )
 from pipeline.corpus.options import RULE_NAMES, Filter
-from pipeline.corpus.words import split_words
+from pipeline.corpus.words import MULTIPLIER, hash_ngrams, ngram_sums, shortest_runs, split_words
 
 WORDS = ["".join(letters) for letters in product("bcdfghjk", "aeiou", "lmnprst", "aeiou")]  # 1,400 of 4 letters
 
@@ -100,8 +102,74 @@ def test_every_rule_has_a_case_and_a_group():
     assert all(rule.doc for rule in RULES.values())
 
 
+# The same in many scripts: a boat leaves an island each morning, people know each other, drink tea and read.
+PROSE = {
+    "fr": "Le bateau quitte l'île chaque matin à six heures. Les gens se connaissent bien. Ils boivent du thé.",
+    "de": "Er sagte: „Das Boot verlässt die Insel jeden Morgen.“ „Wir kennen uns alle.“ „Wir trinken heute Tee.“",
+    "zh": "每天早上渡船六点离开小岛，海水还很平静，码头上的灯还亮着。他们喝茶，看报纸，谈论鱼的价格。",
+    "ja": "船は毎朝六時に島を出ます。海はまだ静かです。人々はお茶を飲み、新聞を読んでいます。",
+    "ja of one grammar": "船に乗ることができます。海を見ることができます。町を歩くことができます。",
+    "ja in quotes": "「船は毎朝六時に島を出ます。」「海はまだ静かですね。」「お茶を飲みましょう。」",
+    "ko": "매일 아침 배는 여섯 시에 섬을 떠난다. 사람들은 서로 잘 알고 일하러 간다. 차를 마시고 신문을 읽는다.",
+    "th": "เรือออกจากเกาะทุกเช้าเวลาหกโมง ทุกคนรู้จักกันดีและไปทำงานด้วยเรือลำเดียวกัน พวกเขาดื่มชา และอ่านหนังสือพิมพ์",
+    "lo": "ເຮືອອອກຈາກເກາະທຸກເຊົ້າເວລາຫົກໂມງ ທຸກຄົນຮູ້ຈັກກັນ ແລະ ເຮັດວຽກຮ່ວມກັນ ພວກເຂົາດື່ມຊາ ແລະ ອ່ານໜັງສືພິມ",
+    "km": "ទូកចេញពីកោះរៀងរាល់ព្រឹកនៅម៉ោងប្រាំមួយ។ ប្រជាជនស្គាល់គ្នាទាំងអស់។ ពួកគេផឹកតែ និងអានកាសែត។",
+    "my": "လှေသည် မနက်တိုင်း ခြောက်နာရီတွင် ကျွန်းမှ ထွက်သည်။ လူတိုင်း သိကြသည်။ သူတို့သည် သတင်းစာဖတ်ကြသည်။",
+    "bo": "གྲུ་གཟིངས་ཞོགས་པ་ལྟར་གླིང་ཕྲན་ནས་ཐོན། མི་ཚང་མས་ཕན་ཚུན་ངོ་ཤེས། ཁོ་ཚོས་ཇ་འཐུང་ཞིང་ཚགས་པར་ཀློག",
+    "hy": "Նավը կղզուց մեկնում է ամեն առավոտ։ Մարդիկ լավ գիտեն իրար։ Նրանք թեյ են խմում եւ թերթ կարդում։",
+    "hy with colons": "Նավը կղզուց մեկնում է ամեն առավոտ: Մարդիկ լավ գիտեն իրար: Նրանք թեյ են խմում:",
+    "ur": "کشتی ہر صبح جزیرے سے نکلتی ہے۔ لوگ ایک دوسرے کو جانتے ہیں۔ وہ چائے پیتے اور اخبار پڑھتے ہیں۔",
+    "ar": "يغادر القارب الجزيرة كل صباح. يعرف الناس بعضهم جيدا. أليسوا يشربون الشاي ويقرؤون الجريدة؟\u200f",
+    "am": "ጀልባው በየቀኑ ጠዋት ከደሴቱ ይነሳል። ሰዎቹ ይተዋወቃሉ አብረውም ይሠራሉ። ሻይ ይጠጣሉ ጋዜጣም ያነባሉ።",
+    "am with its own spaces": "ጀልባው፡በየቀኑ፡ጠዋት፡ከደሴቱ፡ይነሳል፡፡ ሰዎቹ፡ይተዋወቃሉ፡፡ ሻይ፡ይጠጣሉ፡ጋዜጣም፡ያነባሉ፡፡",
+    "hi": "नाव हर सुबह छह बजे द्वीप से निकलती है। लोग एक दूसरे को जानते हैं। वे चाय पीते हैं और अख़बार पढ़ते हैं।",
+    "ml": "ബോട്ട് എല്ലാദിവസവും രാവിലെ ദ്വീപിൽനിന്ന് പുറപ്പെടുന്നു. ആളുകൾക്ക് പരസ്പരമറിയാം. അവർ ചായകുടിക്കുകയും പത്രംവായിക്കുകയുംചെയ്യുന്നു.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", PROSE)
+def test_prose_in_any_script_passes_every_rule_but_that_of_fifty_words(language):
+    document = Document("", PROSE[language], language)
+    assert [name for name in RULES if RULES[name].broken_by(document)] == ["gopher_word_count"]
+    assert 9 <= document.word_count <= 35
+
+
+@pytest.mark.parametrize("language", [name for name in PROSE if name != "ja of one grammar"])
+def test_what_repeats_or_has_no_sentences_is_dropped_in_any_script(language):
+    again = Document("", f"{PROSE[language]} " * 5, language)
+    letters = "".join(split_words(PROSE[language]))
+    menu = Document("", "\n".join(letters[i : i + 7] for i in range(0, 49, 7)), language)
+    broken = {name for name in RULES if RULES[name].broken_by(again)}
+    assert {f"gopher_repeated_{size}grams" for size in (5, 6, 7, 8, 9, 10)} <= broken
+    broken = {name for name in RULES if RULES[name].broken_by(menu)}
+    assert {"c4_terminal_punctuation", "fineweb_line_punctuation"} <= broken
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("中" * 75, 50),
+        ("中" * 15 + " ten words", 12),
+        ("ไ" * 51, 10),
+        ("ひらカタナー。", 6 / 3.5),
+        ("བོད་ཡིག", 2 / 1.8),
+    ],
+)
+def test_words_without_spaces_between_them_are_counted_by_their_characters(text, count):
+    assert Document("", text, "").word_count == pytest.approx(count)
+
+
+def test_blocks_between_empty_lines_are_paragraphs_and_empty_lines_are_no_lines():
+    blocks = [f"{WORDS[i]} one\n{WORDS[i + 1]} two" for i in (0, 2, 4)]
+    document = Document("", "\n\n".join([*blocks, blocks[0], blocks[0]]), "en")
+    assert repeated(document, "paragraphs", "number") == 2 / 5
+    assert len(document.lines) == 10
+    assert RULES["gopher_repeated_paragraphs"].broken_by(document)
+
+
 def test_english_stop_words_judge_english_only():
     assert RULES["gopher_stop_words"].broken_by(Document("", "le chat dort", "en"))
+    assert RULES["gopher_stop_words"].broken_by(Document("", "le chat dort", "eng_Latn"))
     assert not RULES["gopher_stop_words"].broken_by(Document("", "le chat dort", "fr"))
 
 
@@ -132,11 +200,40 @@ def test_ngram_shares_are_those_of_a_plain_count(found, size):
         ("e\u0301te\u0301", ["été"]),  # decomposed accents
         ("हिन्दी में", ["हिन्दी", "में"]),
         ("中文 abc", ["中", "文", "abc"]),
+        ("ラーメン", ["ラ", "ー", "メ", "ン"]),
+        ("བོད་ཡིག།", ["བོད", "ཡིག"]),
         ("", []),
     ],
 )
 def test_words_of_any_script(text, expected):
     assert split_words(text) == expected
+
+
+HASHES = st.lists(st.integers(0, 2**64 - 1), max_size=12)
+
+
+@given(hashes=HASHES, size=st.integers(1, 14))
+def test_the_hash_of_an_ngram_is_a_polynomial_wherever_it_stands(hashes, size):
+    def plain(part):
+        total = 0
+        for value in part:
+            total = (total * int(MULTIPLIER) + value) % 2**64
+        return total
+
+    sums = ngram_sums(np.array(hashes, np.uint64))
+    ngrams = [plain(hashes[i : i + size]) for i in range(len(hashes) - size + 1)]
+    assert hash_ngrams(sums, size).tolist() == ngrams
+    assert hash_ngrams(sums, np.full(len(ngrams), size)).tolist() == ngrams
+
+
+@given(amounts=st.lists(st.sampled_from([0.25, 0.5, 1]), max_size=12), least=st.integers(1, 4))
+def test_runs_are_the_shortest_that_reach_a_sum(amounts, least):
+    runs = shortest_runs(np.array(amounts), least).tolist()
+    plain = [
+        next((size for size in range(len(amounts) - i + 1) if sum(amounts[i : i + size]) >= least), None)
+        for i in range(len(amounts))
+    ]
+    assert runs == [size for size in plain if size is not None]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
 import json
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
+import fasttext
 import pytest
+from archives import http, record
 from conftest import page, prose, write_warc
 
 from pipeline.common.arrow import read_schema
+from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow
 from pipeline.extract import sandbox
 from pipeline.extract import webpages as module
@@ -44,7 +48,7 @@ def test_pages_carry_their_provenance(tmp_path, make_warc, language_id):
         (page(prose("en", 1)), "text/html", "unlikely_language"),
         (b'<html lang="fr-CA">' + page(prose("en", 1)), "text/html", "other_language"),
         (page(prose("fr", 1)) + b" " * 5000, "text/html", "html_too_long"),
-        ("日本語".encode("shift_jis") * 100, "text/html; charset=utf-8", "undecodable"),
+        (b"\xff\xfe" + b"\x00\xd8" * 500, "text/html; charset=utf-8", "undecodable"),  # halves of pairs
     ],
 )
 def test_every_drop_has_its_reason(tmp_path, language_id, body, content_type, reason):
@@ -54,7 +58,64 @@ def test_every_drop_has_its_reason(tmp_path, language_id, body, content_type, re
     assert (ledger["dropped"] | ledger["failed"])[reason]["documents"] == 1
 
 
+def test_records_of_all_types_are_pages_or_have_a_reason(tmp_path, language_id):
+    """And those that describe the file or another record are not counted."""
+    text = "\n".join(prose("fr", 1))
+    html, plain = page(prose("fr", 1)), text.encode()
+    latin = text.replace("’", "'").encode("iso-8859-15", "replace")
+    url, fields = "https://site.example/", "application/warc-fields"
+    kept = {
+        f"{url}response": (http(html), "response", "application/http ;", "utf-8"),
+        f"{url}resource": (html, "resource", "text/html", "utf-8"),
+        "urn:x:resource": (html, "resource", "*/*", "utf-8"),
+        f"{url}wet": (plain, "conversion", "text/plain", "utf-8 (WET)"),
+        f"{url}latin": (latin, "conversion", "text/plain; charset=iso-8859-1", "cp1252 (WET)"),
+        f"{url}html": (html, "conversion", "text/html; charset=utf-8", "utf-8"),
+    }
+    left_out = [
+        (f"{url}1", b"{}", "metadata", "application/json", "metadata_record"),
+        (f"{url}2", b"", "revisit", "application/http", "revisit_record"),
+        (f"{url}3", html, "continuation", "application/http", "continuation_record"),
+        (f"{url}4", html, "x-own", "text/html", "unknown_record_type"),
+        ("dns:site.example", b"20260101", "response", "text/dns", "other_scheme"),
+        (f"{url}5", plain, "resource", "text/plain", "not_html"),
+        (f"{url}6", b"{}", "conversion", "application/json", "not_html"),
+    ]
+    uncounted = [(url, b"a: b\r\n", kind, fields) for kind in ("warcinfo", "metadata")]
+    uncounted.append((url, b"GET / HTTP/1.1\r\n\r\n", "request", "application/http"))
+    records = [(address, *entry[:3]) for address, entry in kept.items()]
+    records += [entry[:4] for entry in left_out] + uncounted
+    (tmp_path / "a.warc").write_bytes(b"".join(record(*entry) for entry in records))
+    rows, ledger, _ = run(tmp_path, [tmp_path / "a.warc"], language_id, languages=["fr"])
+    charsets = {row["url"]: row["charset"] for row in rows}
+    assert charsets.keys() == kept.keys()
+    assert all(charsets[address].startswith(entry[3]) for address, entry in kept.items())
+    assert {row["text"] for row in rows} == {text, text.replace("’", "'")}
+    dropped = {reason: counts["documents"] for reason, counts in ledger["dropped"].items()}
+    assert dropped == Counter(entry[4] for entry in left_out)
+    assert ledger["failed"] == {} and ledger["in"]["documents"] == len(kept) + len(left_out)
+
+
 @pytest.mark.slow
+def test_a_page_that_declares_its_language_passes_for_any_label_of_it(tmp_path):
+    model = tmp_path / "labels.bin"
+    lines = [
+        (label, x) for label, language in (("fra_Latn", "fr"), ("eng_Latn", "en")) for x in prose(language, 1)
+    ]
+    (tmp_path / "text").write_text("".join(f"__label__{label} {line}\n" for label, line in lines))
+    trained = fasttext.train_supervised(
+        str(tmp_path / "text"), minn=2, maxn=4, bucket=10_000, dim=16, epoch=100, lr=0.8, thread=1, verbose=0
+    )
+    trained.save_model(str(model))
+    menu = "".join(f"<p>{x}</p>" for number in range(4) for x in prose("en", number))
+    body = b'<html lang="fr"><nav>' + menu.encode() + b"</nav>" + page([*prose("fr", 1), *prose("fr", 2)])
+    warc = write_warc(tmp_path / "a.warc.gz", [("https://site.example/", body, "text/html; charset=utf-8")])
+    rows, _, _ = run(tmp_path, [warc], str(model), languages=["fra_Latn"])
+    assert [row["language"] for row in rows] == ["fra_Latn"]
+    with pytest.raises(StageError, match=r"no label 'fr'; did you mean fra_Latn\?"):
+        run(tmp_path, [warc], str(model), languages=["fr"])
+
+
 def test_workers_do_not_change_a_byte(tmp_path, make_warc, language_id):
     warcs = [make_warc(f"{i}.warc.gz", first=10 * i, count=10) for i in range(3)]
     for n in (1, 2):

@@ -116,6 +116,13 @@ The text belongs to the sites it comes from.
     )
 
 
+def test_the_card_names_languages_by_iso_codes(tmp_path):
+    write_corpus(tmp_path, ["zho_Hans", "zho_Hant", "bre_Latn"])
+    card = (tmp_path / "README.md").read_text()
+    assert card.startswith("---\nlanguage: [br, zh]\n")
+    assert "path: zho_Hant/train-*.arrow" in card
+
+
 def test_norwegian_is_a_language_and_a_licence_of_several_lines_a_licence(tmp_path):
     import datasets
     from huggingface_hub import DatasetCard

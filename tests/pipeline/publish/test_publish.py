@@ -22,8 +22,9 @@ from pipeline.extract.options import Extract
 from pipeline.extract.webpages import extract
 from pipeline.publish.card import write_card
 from pipeline.publish.options import Publish
-from pipeline.publish.publish import publish, read_sums, sha256
-from pipeline.publish.rebuild import rebuild
+from pipeline.publish.publish import publish, read_sums, sha256, text_hash
+from pipeline.publish.rebuild import _kept_text, rebuild
+from pipeline.warc.content import Response
 from pipeline.workflow.layout import shard_path
 
 LANGUAGES = ["en", "fr"]
@@ -197,3 +198,11 @@ def test_a_corpus_or_recipe_that_is_not_whole_is_refused(crawl, recipe, tmp_path
     shard.write_bytes(shard.read_bytes()[:-9])
     with pytest.raises(StageError, match=r"train-00000.arrow: not what SHA256SUMS says"):
         rebuild(str(recipe), [], f"{tmp_path}/again", f"{tmp_path}/ledger.json", 1, None)
+
+
+@pytest.mark.parametrize(("charset", "codec"), [(None, "utf-8"), ("utf-8", "utf-8"), ("iso-8859-1", "cp1252")])
+def test_plain_text_of_an_archive_is_made_again_whatever_its_charset(charset, codec):
+    body = "un café\nà part".encode(codec)
+    record = Response("https://a.example/", "", 0, "", "", 200, "text/plain", charset, body, "conversion")
+    row = {"charset": f"{codec} (WET)", "digest": "", "paragraphs": [1], "text_hash": text_hash("à part")}
+    assert _kept_text(record, row, None).text == "à part"

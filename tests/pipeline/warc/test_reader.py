@@ -205,15 +205,6 @@ def test_small_pieces_of_a_body_count_as_more_and_are_not_copied_with_what_follo
     assert Counted.copied < 2000 * 2**10
 
 
-def test_a_response_without_http_headers_says_so(tmp_path):
-    records = [
-        record(url_of(0), b"<html>0.9</html>"),
-        record(url_of(1), b""),
-        record("dns:a", b"x", media="text/dns"),
-    ]
-    assert [r.problem for r in write(tmp_path / "a", FORMATS["warc"], records)] == ["no_http_headers"] * 3
-
-
 def test_false_starts_cost_time_in_proportion(tmp_path, monkeypatch):
     """Bytes unpacked, not seconds: a chain of frames in frames, each of which is looked at only so often."""
     import pipeline.warc.frames

@@ -288,6 +288,7 @@ def test_the_stage_measures_and_says_what_is_missing(folder: Path, tmp_path: Pat
     assert found["skipped"] == {"quiz/fr": "none.jsonl: no such file; put it there"}
     assert ask(folder, tmp_path / "b.json", tasks_limit=7)["tasks"]["quiz/en"]["count"] == 7
     assert ask(folder, tmp_path / "c.json", tasks_languages=["fr"])["tasks"] == {}
+    assert Tasks(tasks_languages=["bre_Latn", "eng_Latn"]).asked_in(["en", "fr", "br"]) == ["en", "br"]
 
 
 def test_a_killed_stage_goes_on_to_the_same_bytes(
