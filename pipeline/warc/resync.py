@@ -1,40 +1,34 @@
-"""Records of a damaged archive: reading continues at the next place where a whole record starts.
+"""Records of an archive, whatever its form: reading continues behind damage where a whole record starts.
 
-An archive is plain, or a chain of frames (gzip members, zstd or lz4 frames) with one record or many in each. Each
-frame is unpacked by itself, so that damage costs only the frame that it hits. Three steps, from the inside out:
-`_read_records` splits unpacked bytes into whole records and what is lost between them, `_frames` does so for each
-frame, and `_join_unreadable` makes one loss of neighbouring frames that cannot be read. Source: WARC 1.1 (ISO
-28500), section 4 and annex D; for ARC, the Internet Archive's file format, versions 1 and 2.
+An archive is plain, or a chain of frames (gzip members, zstd or lz4 frames); a frame may hold many records and a
+record may lie in many frames. Three steps, from the inside out: `_read_window` splits bytes in which no damage is
+seen into whole records and what is lost between them, `_parts` does so for all such stretches of a file, and
+`records` makes one loss of what is lost between two records.
 """
 
 from __future__ import annotations
 
 import mmap
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
-from pipeline.warc.encodings import BODY_MAX
-from pipeline.warc.frames import CHUNK, GZIP, SUFFIXES, Part, magic_of, open_frame
-from pipeline.warc.unpacking import Spend, UnpacksTooFar, unlimited
+from pipeline.warc.content import BLOCK_MAX
+from pipeline.warc.frames import CHUNK, FRAME, SUFFIXES, FrameError, Frames, PlainFile
+from pipeline.warc.headers import ARC, HEADER_MAX, WARC, Form, Header, fits_digest
+from pipeline.warc.unpacking import Spend, UnpacksTooFar
+from pipeline.warc.usual import RECORD_COST, TAIL, Record, usual_members, usual_record
+from pipeline.warc.window import BLANK, Window
 
-HEADER_MAX = 2**15  # FastWARC's own limit
-AFTER = 2**12  # bytes behind a record in which the next one must begin
-LOST_MAX = 2**28  # unreadable bytes in one frame, unpacked, after which it counts as damaged
+HELD_MAX = BLOCK_MAX + HEADER_MAX  # a longer record is not held whole
+AFTER = 2**10  # bytes behind a record in which the next one must begin
+LOST_MAX = 2**28  # unreadable bytes in one stretch, unpacked, after which it counts as damaged
 # Bytes that may be unpacked for nothing: for each byte of the file, and at least. After that, none is read twice.
 WORK_PER_BYTE, WORK_MIN = 64, 2**25
 # What takes time and unpacks to little counts as bytes too: as fewer than true records may unpack to.
-RECORD_COST, FALSE_START_COST, NEWLINE_COST, DICTIONARY_SHARE = 2**13, 2**10, 2**4, 2**5
+FALSE_START_COST, FALSE_FRAME_COST = 2**11, 2**13
+PASSED_COST = 2**2  # a lost byte counts as so many more, for the time to look through it
 TOO_FAR = "unpacks_too_far"  # the reason why the rest of a file is lost
-NEWLINES = re.compile(rb"[\r\n]++")
-
-
-@dataclass(frozen=True)
-class Record:
-    """The bytes of a whole record, and where it starts: the record itself, or the frame that it is in."""
-
-    begin: int
-    data: bytes
 
 
 @dataclass(frozen=True)
@@ -51,266 +45,227 @@ class Lost:
 
 
 @dataclass(frozen=True)
-class _UnreadableFrame:
-    """A frame that cannot be read, or not to its end; it counts as lost up to the next frame that can.
+class _Part:
+    """What is lost in a stretch: so many bytes of it, from the offset `begin` on, with so many records.
 
-    `records` seem to start in what could be unpacked of it; `has_magic`: it begins as frames do.
+    `is_frame`: it is a damaged frame.
     """
 
     begin: int
+    size: int
     records: int
-    has_magic: bool = False
+    is_frame: bool = False
 
 
-@dataclass(frozen=True)
-class Form:
-    """How records look: what may start one, its whole header, its length, and what ends it.
+def records(data: mmap.mmap, path: str, spend: Spend) -> Iterator[Record | Lost]:
+    """Every whole record of a file, and what is lost between them.
 
-    A WARC header has no line that could start a record, so that the time to look for headers in a file full of
-    false starts is proportional to its size.
+    Where the next record begins in the same frame as a loss, the loss has a length in unpacked bytes. Where
+    `spend` raises UnpacksTooFar the rest is lost.
     """
-
-    start: re.Pattern[bytes]
-    header: re.Pattern[bytes]
-    length: re.Pattern[bytes]
-    tail: bytes
-    reach: int  # no start is longer
-
-
-WARC = Form(
-    start=re.compile(rb"WARC/[01]\.\d\d?\r?\n"),
-    header=re.compile(
-        rb"WARC/[01]\.\d\d?+\r?\n(?:(?!\r?\n)[^\n]*+(?<!WARC/[01]\.\d)(?<!WARC/[01]\.\d\r)\n)++\r?\n"
-    ),
-    length=re.compile(rb"\n[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll][Ee][Nn][Gg][Tt][Hh][ \t]*:[ \t]*([^\r\n]*)"),
-    tail=b"\r\n\r\n",
-    reach=16,
-)
-# URL, IP address, 14 digits of time, type, sometimes more fields, length. After damage, a URL is looked for at the
-# start of a line, or anywhere if it holds no other, so that no byte is read for more than two of them.
-_SCHEME, _TIME = rb"(?:https?|ftp|dns|filedesc):", rb" [0-9A-Fa-f.:]{2,45} \d{14} "
-ARC = Form(
-    start=re.compile(
-        rb"(?:(?<=\n)%b\S{1,2000}+|%b(?:(?!%b)\S){1,2000}+)%b" % (_SCHEME, _SCHEME, _SCHEME, _TIME),
-    ),
-    header=re.compile(rb"%b\S{1,2000}+%b(?:[^\n ]{1,128} ){0,8}[^\n ]{1,128}\n" % (_SCHEME, _TIME)),
-    length=re.compile(rb" ([^\s]+)\n"),
-    tail=b"\n",
-    reach=2**12,
-)
+    lost: list[_Part] = []
+    for item in _parts(data, path, spend):
+        if isinstance(item, _Part):
+            lost.append(item)
+            continue
+        if lost:
+            yield _loss(lost, item.begin, len(data))
+            lost = []
+        yield item
+    if lost:
+        yield _loss(lost, len(data), len(data))
 
 
-class _Window:
-    """The unpacked bytes from `base` on, of which only those that are looked at are held."""
-
-    def __init__(self, read: Callable[[], bytes], base: int, spend: Spend) -> None:
-        self.read, self.base, self.held, self.ended, self.spend = read, base, bytearray(), False, spend
-        self.error: OSError | None = None
-
-    def fill(self, size: int) -> None:
-        """Hold `size` bytes, or all there are; `error` is what ended them early. Raises UnpacksTooFar."""
-        while len(self.held) < size and not self.ended:
-            try:
-                piece = self.read()
-            except OSError as error:
-                self.error, piece = error, b""
-            self.spend(len(piece))
-            self.held += piece
-            self.ended = not piece
-
-    def is_empty(self) -> bool:
-        return self.ended and not self.held
-
-    def drop(self, size: int) -> None:
-        del self.held[:size]
-        self.base += size
+def _loss(parts: list[_Part], end: int, size: int) -> Lost:
+    begin = parts[0].begin
+    end = end if end > begin else min(begin + sum(part.size for part in parts), size)
+    # A damaged frame behind sound ones may go on with the record that they end in.
+    pairs = pairwise([parts[0], *parts])
+    records = sum(part.records for before, part in pairs if before.is_frame or not part.is_frame)
+    return Lost(begin, end, max(records, int(parts[0].is_frame)))
 
 
-def _stated_length(window: _Window, form: Form) -> int:
-    """Length of the record at the front, header and block, as its header says; 0 where no header says one."""
-    window.fill(HEADER_MAX)
-    header = form.header.match(window.held, 0, HEADER_MAX)
-    if header is None:
-        return 0
-    values = {value.strip() for value in form.length.findall(header[0])}
-    value = values.pop() if len(values) == 1 else b""
-    return header.end() + int(value) if value.isdigit() and len(value) < 16 else 0
-
-
-def _whole_length(window: _Window, form: Form) -> int:
-    """Length of the record at the front, if it is whole and not longer than is held; else 0.
-
-    Raises OSError where reading ended early and nothing whole is at the front.
-    """
-    length = _stated_length(window, form)
-    if 0 < length <= BODY_MAX + HEADER_MAX and _ends_at(window, form, length):
-        return length
-    if window.error:
-        raise window.error
-    return 0
-
-
-def _ends_at(window: _Window, form: Form, end: int) -> bool:
-    """Whether the record at the front ends at `end`: nothing follows, or a record, or the end mark of one."""
-    window.fill(end + AFTER)
-    if len(window.held) < end:
-        return False
-    after = bytes(window.held[end : end + AFTER])
-    rest = after.lstrip(b"\r\n")
-    if form.start.match(after, len(after) - len(rest)):
-        return True
-    return window.error is None and (after.startswith(form.tail) or not rest)
-
-
-def _read_records(window: _Window, form: Form, lost_max: int | None) -> Iterator[Record | Lost]:
-    """Every whole record, and what is lost between them. Raises OSError as reading does."""
-    while True:
-        _skip_newlines(window)
-        length = _whole_length(window, form)
-        if not window.held:
+def _parts(data: mmap.mmap, path: str, spend: Spend) -> Iterator[Record | Lost | _Part]:
+    """What is in each stretch of the file in which no damage is seen, and what is between them."""
+    frames = Frames(data, spend)
+    plain = PlainFile(frames)
+    form = ARC if path.endswith((".arc", ".arc.gz")) else WARC
+    place, inside, wasted = 0, 0, 0
+    while (place := (yield from usual_members(data, place, spend))) < len(data):
+        is_frame = FRAME.match(data, place) is not None
+        window = Window(frames if is_frame else plain, place, spend)
+        try:
+            if place == 0 and ARC.begins(window, 0):
+                form = ARC
+            if not (is_frame or _is_boundary(window) or (place == 0 and not path.endswith(SUFFIXES))):
+                begin, place = place, _next_frame(data, place)
+                yield _Part(begin, place - begin, 0)
+                continue
+            for item in _read_window(window, form):
+                form = item.form if isinstance(item, Record) else form
+                yield item
+            place = frames.place if is_frame else window.place
+            if window.error:
+                yield _Part(place, 0, int(frames.given == 0 and place >= inside), is_frame=True)
+                window.spend(FALSE_FRAME_COST)
+                reached = min(max(place + 1, window.error.end), len(data))
+                inside = max(inside, reached)
+                wasted += reached - place + frames.given
+                # True frames may lie inside a false one: they are looked for there, while that is little work.
+                look_inside = wasted < WORK_PER_BYTE * len(data) + WORK_MIN
+                place = _next_frame(data, place + 1 if look_inside else reached)
+        except UnpacksTooFar:
+            yield Lost(window.offset() if window.begin is None else window.begin, len(data), 1, TOO_FAR)
             return
-        if length:
-            window.spend(RECORD_COST)
-            yield Record(window.base, bytes(window.held[:length]))
-            window.drop(length)
-        else:
-            yield _skip_to_whole(window, form, lost_max)
 
 
-def _skip_to_whole(window: _Window, form: Form, lost_max: int | None) -> Lost | Record:
-    """Drop all up to the next whole record, or to the end, and return what that was.
+def _next_frame(data: mmap.mmap, place: int) -> int:
+    frame = FRAME.search(data, place)
+    return frame.start() if frame else len(data)
 
-    It is lost, unless it is a single record longer than BODY_MAX. Such a record is not held whole; it counts as
-    undamaged if the next record starts where its length says. Raises OSError as reading does, and after more than
-    `lost_max` bytes behind its end.
+
+def _is_boundary(window: Window) -> bool:
+    """Whether a record begins at the front, or nothing does."""
+    return not window.skip_blank() or _begins(window, 0)
+
+
+def _begins(window: Window, ahead: int) -> bool:
+    """Whether a record begins so many bytes behind the front."""
+    return WARC.begins(window, ahead) or ARC.begins(window, ahead)
+
+
+def _read_window(window: Window, form: Form) -> Iterator[Record | _Part]:
+    """Every whole record, and what is lost between them.
+
+    Ends where the bytes do, and where frames follow plain records.
     """
-    begin, records = window.base, 0
-    stated_end = begin + _stated_length(window, form)
-    giant = bytearray()
-    giant_max = BODY_MAX + 2 * HEADER_MAX if stated_end - begin > BODY_MAX else 0
-    at_whole = False
-    while window.held and not at_whole:
+    while window.skip_blank():
+        window.begin = window.offset()
+        record = usual_record(window.held, window.front, window.begin)
+        if record is None or window.place + record.size + len(TAIL) > window.checked:
+            header = form.header(window)
+            if header is None and _is_frame(window, 0):
+                break
+            record = _whole(window, form, header) or _whole_other(window, form)
+            if record is None:
+                item = _skip_to_whole(window, form, header)
+                window.begin = None
+                yield item
+                continue
+        window.spend(RECORD_COST)
+        window.drop(record.size)
+        form = record.form
+        window.begin = None
+        yield record
+
+
+def _is_frame(window: Window, ahead: int) -> bool:
+    """Whether a plain file goes on there with frames, and these with a record."""
+    if not isinstance(window.source, PlainFile):
+        return False
+    window.fill(ahead + 4)
+    if FRAME.match(window.held, window.front + ahead) is None:
+        return False
+    unpacked = Window(window.source.frames, window.place + ahead, window.spend)
+    return unpacked.skip_blank() and _begins(unpacked, 0)
+
+
+def _whole(window: Window, form: Form, header: Header | None) -> Record | None:
+    """The record at the front, if it is whole and no longer than may be held."""
+    if header is None or header.length is None or header.length > HELD_MAX:
+        return None
+    size = len(header.lines)
+    if not _ends_at(window, form, size + header.length):
+        return None
+    block = window.held[window.front + size : window.front + size + min(header.length, BLOCK_MAX)]
+    if window.place + size + header.length > window.damaged and not fits_digest(header.lines, block):
+        return None
+    return Record(window.offset(), form, header.lines, block, header.length)
+
+
+def _whole_other(window: Window, form: Form) -> Record | None:
+    """The same for a record of the other form: archives of both may be one file."""
+    other = WARC if form is ARC else ARC
+    return _whole(window, other, other.header(window))
+
+
+def _ends_at(window: Window, form: Form, end: int) -> bool:
+    """Whether the record at the front ends there.
+
+    Behind it is its mark of the end, or nothing more, in a sound frame, or else another record.
+    """
+    for after in (0, AFTER):
+        if not window.fill(end + after) and len(window.held) - window.front < end:
+            return False
+        tail = form.tail.match(window.held, window.front + end)
+        if tail and window.place + tail.end() - window.front <= window.checked:
+            return True
+    blank = BLANK.match(window.held, window.front + end)
+    after = blank.end() - window.front if blank else end
+    if window.place + end <= window.checked <= window.place + after or (tail and not window.error):
+        return True
+    return _begins(window, after) or _is_frame(window, after)
+
+
+def _skip_to_whole(window: Window, form: Form, header: Header | None) -> Record | _Part:
+    """Drop all up to the next record that may be whole, or to the end, and return what that was.
+
+    It is lost, unless it is a single record that is too long to be held: that one is undamaged if another record
+    begins where it ends.
+    """
+    begin, place, starts, traces = window.offset(), window.place, 0, 0
+    giant = header if _is_giant(header) else None
+    lines, length = giant or (b"", 0)
+    end = place + len(lines) + (length or 0)
+    kept = bytearray()
+    window.spend(RECORD_COST)
+    while True:
         window.spend(FALSE_START_COST)
-        records += form.start.match(window.held) is not None
-        passed = _seek_start(window, form)
-        giant += passed[: giant_max - len(giant)]
-        if lost_max is not None and window.base - stated_end > lost_max:
-            raise OSError("a frame unpacks to too many unreadable bytes")
-        at_whole = _whole_length(window, form) > 0
-    if giant and 0 <= window.base - stated_end <= len(form.tail):
-        return Record(begin, bytes(giant))
-    return Lost(begin, window.base, records)
+        starts += form.begins(window, 0)
+        passed = _pass_by(window, form, end - window.place)
+        if giant is None:
+            window.spend(PASSED_COST * len(passed))
+            traces += len(form.traces.findall(passed))
+        if giant and window.place <= end:
+            kept += passed[: len(lines) + BLOCK_MAX - len(kept)]
+            if window.place == end and _ends_at(window, form, 0):
+                return Record(begin, form, lines, bytes(kept[len(lines) :]), length or 0)
+        if window.source.begin is not None and window.place - end > LOST_MAX:
+            window.end_at(FrameError("unpacks to too many unreadable bytes", begin))
+            window.drop(len(window.held) - window.front)
+        if window.is_empty() or _is_frame(window, 0) or _may_be_whole(window, form):
+            return _Part(begin, window.place - place, max(starts, traces))
 
 
-def _skip_newlines(window: _Window) -> None:
-    window.fill(1)
-    while newlines := NEWLINES.match(window.held):
-        window.spend(NEWLINE_COST * newlines.end())
-        window.drop(newlines.end())
-        window.fill(1)
+def _is_giant(header: Header | None) -> bool:
+    return header is not None and header.length is not None and header.length > HELD_MAX
 
 
-def _seek_start(window: _Window, form: Form) -> bytearray:
-    """Drop at least one byte, and all up to what may start a record, or most of what is held; returns that."""
+def _pass_by(window: Window, form: Form, most: int) -> bytes:
+    """Drop at least one byte, and all up to what may start a record, or most of what is held; returns that.
+
+    No more than `most` bytes, if that is above 0.
+    """
     window.fill(CHUNK)
-    start = form.start.search(window.held, 1)
-    size = start.start() if start else max(1, len(window.held) - (0 if window.ended else form.reach))
-    passed = window.held[:size]
+    have = len(window.held) - window.front
+    matches = form.start.finditer(window.held, window.front)
+    places = (match.start() + match[0].startswith(b"\n") - window.front for match in matches)
+    rest = max(1, have - (0 if window.has_ended else form.start_max))
+    size = next((place for place in places if place > 0), rest)
+    if most > 0:
+        size = min(size, most)
+    elif isinstance(window.source, PlainFile):
+        matches = FRAME.finditer(window.held, window.front + 1, window.front + size)
+        frames = (match.start() - window.front for match in matches)
+        size = next((place for place in frames if _is_frame(window, place)), size)
+    passed = window.held[window.front : window.front + size]
     window.drop(size)
     return passed
 
 
-# Records in a file --------------------------------------------------------------------------------
-
-
-def layout(data: mmap.mmap, path: str) -> tuple[bytes, Form]:
-    """The magic of the frames, b"" in a plain file, and the form of the records.
-
-    By the content, and by the name where damage hides the content.
-    """
-    magic = magic_of(data)
-    if not magic and not WARC.start.match(data) and not ARC.header.match(data, 0, HEADER_MAX):
-        magic = next((magic for suffix, magic in SUFFIXES.items() if path.endswith(suffix)), b"")
-    head = data[:HEADER_MAX]
-    if magic == GZIP:
-        window = _Window(open_frame(data, 0, magic, b"", unlimited).read, 0, unlimited)
-        window.fill(HEADER_MAX)
-        head = bytes(window.held)
-    named_arc = path.endswith((".arc", ".arc.gz")) and not WARC.start.match(head)
-    return magic, ARC if named_arc or ARC.start.match(head) else WARC
-
-
-def records(
-    data: mmap.mmap, magic: bytes, words: bytes, form: Form, start: int, spend: Spend
-) -> Iterator[Record | Lost]:
-    """Every whole record from offset `start` of the file on, and what is lost between them.
-
-    Where a frame holds several records, each has the offset of the frame. What is lost inside such a frame has
-    that offset too, and a length in unpacked bytes. Where `spend` raises UnpacksTooFar the rest is lost.
-    """
-    if magic:
-        yield from _join_unreadable(_frames(data, magic, words, form, start, spend), len(data))
-        return
-    part = Part(data, start, len(data))
-    window = _Window(lambda: part.read(CHUNK), start, spend)
-    try:
-        yield from _read_records(window, form, None)
-    except UnpacksTooFar:
-        yield Lost(window.base, len(data), 1, TOO_FAR)
-
-
-def _join_unreadable(items: Iterable[Record | Lost | _UnreadableFrame], end: int) -> Iterator[Record | Lost]:
-    """The items with neighbouring unreadable frames as one loss, up to the next item or to `end`."""
-    begin, count = None, 0
-    for item in items:
-        if isinstance(item, _UnreadableFrame):
-            # Behind damage, most places with a magic are no frames: only the first counts as a record for it.
-            count += item.records or (begin is None and item.has_magic)
-            begin = item.begin if begin is None else begin
-            continue
-        if begin is not None:
-            yield Lost(begin, item.begin, count)
-            begin, count = None, 0
-        yield item
-    if begin is not None:
-        yield Lost(begin, end, count)
-
-
-def _frames(
-    data: mmap.mmap, magic: bytes, words: bytes, form: Form, start: int, spend: Spend
-) -> Iterator[Record | Lost | _UnreadableFrame]:
-    """What is in each frame, from an offset of the file on; behind a damaged one, from the next magic on."""
-    wasted = 0  # bytes unpacked or read for nothing
-    while start < len(data):
-        window, frame = _Window(bytes, 0, spend), None
-        try:
-            spend(len(words) // DICTIONARY_SHARE)  # each frame loads it anew
-            frame = open_frame(data, start, magic, words, spend)
-            window.read = frame.read
-            yield from _in_frame(window, form, start)
-            start = frame.end
-        except UnpacksTooFar:
-            yield Lost(start, len(data), 1, TOO_FAR)
-            return
-        except OSError as error:
-            has_magic = data[start : start + 3] == magic[:3]
-            yield _UnreadableFrame(start, int(form.start.match(window.held) is not None), has_magic)
-            reached = min(frame.end if frame else getattr(error, "end", start), len(data))
-            wasted += reached - start + window.base + len(window.held)
-            # True frames may lie inside a false one: they are looked for there, while that is not too much work.
-            look_inside = wasted < WORK_PER_BYTE * len(data) + WORK_MIN
-            start = data.find(magic, start + 1 if look_inside else max(reached, start + 1))
-            start = start if start >= 0 else len(data)
-
-
-def _in_frame(window: _Window, form: Form, begin: int) -> Iterator[Record | Lost | _UnreadableFrame]:
-    """What is in the frame that begins at `begin`. Raises OSError where the frame is damaged."""
-    is_first = True
-    for item in _read_records(window, form, LOST_MAX):
-        if isinstance(item, Record):
-            yield Record(begin, item.data)
-        elif is_first and window.is_empty():
-            yield _UnreadableFrame(begin, item.records)
-        else:
-            yield Lost(begin, begin + item.end - item.begin, item.records)
-        is_first = False
+def _may_be_whole(window: Window, form: Form) -> bool:
+    """Whether a record is at the front that is whole, or too long to be held."""
+    header = form.header(window)
+    if header is None or header.length is None:
+        return False
+    return _is_giant(header) or _ends_at(window, form, len(header.lines) + header.length)

@@ -13,7 +13,7 @@ from fastwarc import stream_io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.warc import reader, resync, unpacking
+from pipeline.warc import resync, unpacking, usual
 from pipeline.warc.content import Response
 from pipeline.warc.encodings import BODY_MAX, ENCODINGS_MAX, undo
 from pipeline.warc.frames import DICTIONARY_MAX, Part
@@ -259,7 +259,7 @@ def test_a_file_that_unpacks_too_far_is_read_up_to_there(tmp_path, monkeypatch, 
 
 def test_small_records_and_false_starts_count_as_more_than_their_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(unpacking, "UNPACKED_MIN", 2**20)
-    for content, cost in ((FORMATS["warc"].record(1), resync.RECORD_COST), (b"WARC/1.0\r\n", None)):
+    for content, cost in ((FORMATS["warc"].record(1), usual.RECORD_COST), (b"WARC/1.0\r\n", None)):
         packed = gzip.compress(content * 3000)
         (tmp_path / "a.warc.gz").write_bytes(packed)
         *read, damage = responses(tmp_path / "a.warc.gz")
@@ -270,15 +270,31 @@ def test_small_records_and_false_starts_count_as_more_than_their_bytes(tmp_path,
 @pytest.mark.parametrize("name", ["warc.gz", "warc.zst"])
 @pytest.mark.parametrize("frames", [1, 16])
 def test_newlines_between_records_count_as_more_than_their_bytes(tmp_path, monkeypatch, name, frames):
-    """FastWARC skips them one by one: 33 kB took 42 s."""
     monkeypatch.setattr(unpacking, "UNPACKED_MIN", 2**20)
-    monkeypatch.setattr(reader, "PIECE", 2**8)
-    monkeypatch.setattr(reader, "BETWEEN", 2**9)
     plain, format_ = FORMATS["warc"], FORMATS[name]
     newlines = [b"\n" * (2**20 // frames)] * frames
     *read, damage = write(tmp_path / "a", format_, [plain.record(0), plain.record(1), *newlines, plain.record(2)])
     assert urls(read) in ([url_of(0)], [url_of(0), url_of(1)])
     assert damage.reason == "unpacks_too_far"
+
+
+SLOW_BYTES = {
+    "fields": gzip.compress(b"WARC/1.0\r\nContent-Length: 0\r\n" + b"a:\r\n" * 9000 + b"\r\n\r\n\r\n", 9) * 9,
+    "frames that are none": b"\x1f\x8b\x08\0\0\0\0\0\0\x03" * 300,
+    "frames of nothing behind plain records": FORMATS["warc"].record(0) + b"?" + gzip.compress(b"") * 300,
+    "headers in headers": gzip.compress(b"WARC/1.0\r\n" + b"a:WARC/1.0\r\n" * 300 + b"\r\n"),
+    "records that say they are long": gzip.compress(b"WARC/1.0\r\nContent-Length: 99999999\r\n\r\n" * 300),
+}
+
+
+@pytest.mark.parametrize("what", SLOW_BYTES)
+def test_what_takes_time_counts_as_more_than_its_bytes(tmp_path, monkeypatch, what):
+    monkeypatch.setattr(unpacking, "UNPACKED_MIN", 2**20)
+    path = tmp_path / ("a.warc" if "plain" in what else "a.warc.gz")
+    path.write_bytes(SLOW_BYTES[what])
+    assert list(responses(path))[-1].reason == "unpacks_too_far"
+    monkeypatch.setattr(unpacking, "UNPACKED_MIN", 2**30)
+    assert "unpacks_too_far" not in [getattr(item, "reason", "") for item in responses(path)]
 
 
 @pytest.mark.parametrize("length", [2**20, DICTIONARY_MAX + 1])
@@ -304,16 +320,17 @@ def test_a_long_dictionary_is_not_loaded_for_each_frame(tmp_path, monkeypatch, l
         assert found == [url_of(0)] and words not in loaded
 
 
-@pytest.mark.parametrize("name", ["warc", "warc.gz"])
-def test_fastwarc_reads_all_of_a_sound_file(tmp_path, monkeypatch, name):
-    starts, records = [], resync.records
-    monkeypatch.setattr(resync, "records", lambda *args: starts.append(args[4]) or records(*args))
-    noise, format_ = random.Random(0), FORMATS[name]
-    sizes = [10, 60_000, 140_000, 300_000, 10]  # of bytes that gzip cannot make less
+def test_usual_members_are_read_at_once_and_others_with_the_same_result(tmp_path, monkeypatch):
+    noise, format_ = random.Random(0), FORMATS["warc.gz"]
+    sizes = [10, 60_000, 200_000, 120_000, 10]  # of bytes that gzip cannot make less
     sound = [format_.record(i, block=http(noise.randbytes(size))) for i, size in enumerate(sizes)]
+    by_window, read = [], resync._read_window
+    monkeypatch.setattr(resync, "_read_window", lambda *args: by_window.append(1) or read(*args))
     found = write(tmp_path / "a", format_, sound)
     assert urls(found) == [url_of(i) for i in range(5)]
-    assert starts == [found[-1].offset]
+    assert len(by_window) == 1  # the long one
+    monkeypatch.setattr(usual, "GZIP", b"none")
+    assert write(tmp_path / "a", format_, sound) == found
 
 
 @pytest.mark.parametrize(
