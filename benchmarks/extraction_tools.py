@@ -110,7 +110,11 @@ def main() -> None:
     if arguments.workers == 1:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     if arguments.tool != "datatrove":
+        import pyarrow as pa
+
         import pipeline.extract.webpages  # noqa: F401
+
+        pa.array(["a"])  # imports pandas, where it is installed
     with tempfile.TemporaryDirectory() as folder:
         kept, times = measure(
             lambda: TOOLS[arguments.tool](arguments.warcs, arguments.model, folder, arguments.workers)

@@ -147,7 +147,7 @@ def test_ledgers_follow_on_from_each_other(checkout):
     assert selection["kept"] == near["in"]
     assert near["kept"] == quality["in"]
     assert dedup["dropped"]["duplicate_paragraph"]["paragraphs"] > 0
-    assert selection["dropped"]["gopher_word_count"]["documents"] > 0
+    assert selection["dropped"]["gopher_repeated_5grams"]["documents"] > 0
     assert stats["decontamination"]["sets"][0]["name"] == "quiz"
     assert quality["dropped"]["low_quality"]["documents"] > 0
 

@@ -17,8 +17,8 @@ from pipeline.common.language_codes import iso_code
 from pipeline.extract.charset import SEVEN_BITS
 from pipeline.extract.language import Wanted, probabilities
 
-SAMPLE_BYTES, SAMPLE_CHARS = 100_000, 1000
-STRIDE, SKETCH_WORDS = 6, 10  # every sixth word of the sample is tried first, if these are enough to tell
+SAMPLE_BYTES, SAMPLE_CHARS = 100_000, 800
+STRIDE, SKETCH_WORDS = 5, 10  # every fifth word of the sample is tried first, if these are enough to tell
 LONG_WORD, SPACELESS = 12, re.compile(r"\S{1,12}")  # some scripts have no spaces
 TOO_SHORT = 100  # characters of a sample from which nothing can be guessed
 # What no reader sees, or no text of the page: skipped to its end.
@@ -101,7 +101,9 @@ def _runs(body: bytes, start: int, enough: int) -> tuple[list[bytes], int]:
                 continue
         seen, run = begin, match[1]
         if body[begin - 1] not in QUOTES:  # after a quote, ">" ends a tag
-            run = _behind_quotes(body[max(0, body.rfind(b"<", 0, begin)) : begin], run)
+            tag = body[max(0, body.rfind(b"<", 0, begin)) : begin]
+            if b'"' in tag or b"'" in tag:
+                run = _behind_quotes(tag, run)
         if b">" in run:
             run = QUOTED.split(run)[-1]
         runs.append(run)

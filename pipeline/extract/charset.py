@@ -73,16 +73,14 @@ def charset_of(body: bytes, declared: str | None) -> tuple[str, str]:
     if body.startswith(codecs.BOM_UTF8) and is_utf8(body):
         return "utf-8", "bom"
     said = _claimed(declared, body)
-    if said == "utf-8" and not body.isascii() and is_utf8(body):
-        return "utf-8", "http"
+    if not body.isascii() and is_utf8(body):
+        return "utf-8", "http" if said == "utf-8" else "detected"
     own = _claimed(declared_charset(body), body)
     claims = [(codec, who) for codec, who in ((said, "http"), (own, "meta")) if codec]
     if body.isascii():
         escape = next(((codec, "detected") for escape, codec in ESCAPES if escape in body), None)
         sevens = (claim for claim in claims if claim[0].startswith(SEVEN_BITS))
         return next(sevens, None) or escape or next(iter(claims), ("utf-8", "detected"))
-    if is_utf8(body):
-        return "utf-8", "meta" if own == "utf-8" else "detected"
     # Any bytes are Latin-1, and many servers say so of every page: it counts after what the page itself says.
     claims = sorted((claim for claim in claims if claim[0] != "utf-8"), key=(FALLBACK, "http").__eq__)
     return _best(body, claims)
@@ -94,8 +92,8 @@ def is_utf8(body: bytes) -> bool:
     In other charsets, at most four of ten such bytes happen to be part of a valid sequence.
     """
     try:
-        codecs.utf_8_decode(body, "strict", False)
-        return True
+        text, used = codecs.utf_8_decode(body, "strict", False)
+        return used == len(body) or not text.isascii()
     except UnicodeDecodeError:
         text = body.decode("utf-8", "replace")
     bad = text.count("\ufffd")
@@ -187,16 +185,22 @@ def _python_codec(label: str) -> str | None:
     return SUPERSETS.get(name, name)
 
 
-def decode(body: bytes, codec: str) -> str | None:
-    """The text of a page, with U+FFFD for each bad byte; None where so many are bad that the charset is wrong.
+def decode(body: bytes, codec: str) -> str:
+    """The text of a page, with U+FFFD for each bad byte.
 
-    >>> decode(b"caf\\xe9", "cp1252"), decode(b"\\xe9\\xe8", "utf-8")
-    ('café', None)
+    >>> decode(b"caf\\xe9", "cp1252"), decode(b"caf\\xe9s", "ascii")
+    ('café', 'caf�s')
     """
-    text = body.decode(codec, errors="japanese" if codec in ("euc_jp", "iso2022_jp") else "replace")
-    if text.count("\ufffd") > UNDECODABLE_SHARE * len(text):
-        return None
-    return text
+    return body.decode(codec, errors="japanese" if codec in ("euc_jp", "iso2022_jp") else "replace")
+
+
+def is_undecodable(text: str) -> bool:
+    """Whether so much of a text could not be decoded that the charset is wrong.
+
+    >>> is_undecodable("caf\\ufffd"), is_undecodable("Two of the three caf\\ufffds were full.")
+    (True, False)
+    """
+    return text.count("\ufffd") > UNDECODABLE_SHARE * len(text)
 
 
 def _japanese(error: UnicodeError) -> tuple[str, int]:

@@ -7,6 +7,7 @@ in linear time: to walk its tree from Python takes longer than three extractions
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 
@@ -78,9 +79,12 @@ def fill_short_texts(html: str) -> str:
 # Inline elements ----------------------------------------------------------------------------------
 
 _HIDING = ("hidden", "invisible", "display:", "display-none")
-_TAG = rf"<(?!/)(?:{_INLINE})(?:\s[^<>]*+)?+(?=>)"
 _OPENED = re.compile(rf"<({_INLINE})\b([^<>]*+)")
-_AFTER_TEXT = re.compile(rf">\s*+[^\s<>][^<>]*+{_TAG}(?:>\s*+{_TAG})*+")
+# Inline tags one after the other, one of which has attributes or is a time, behind text, perhaps with white space.
+_AFTER_TEXT = re.compile(
+    rf"<(?:(?<=[^>\s]<)|(?<=[^>]\s<))(?:{_INLINE})(?:>\s*+<(?:{_INLINE})){{0,4}}+(?:\s|(?<=<time))[^<>]*+"
+    rf"(?:>\s*+<(?:{_INLINE})\b[^<>]*+){{0,4}}+(?=>)"
+)
 _BEFORE_TEXT = re.compile(
     r"<(?:time\b|(?:a|span)\s(?=[^<>]*?=[\"']?(?:author|tag)\b))[^<>]*+(?=>[^<>]*+</(?:time|a|span)>\s*+[^\s<])"
 )
@@ -95,18 +99,25 @@ def keep_inline_elements(html: str) -> str:
     >>> keep_inline_elements('<p>Born on <time>3 May</time> in <a rel="tag" href="/x">Lyon</a>.')
     '<p>Born on <span>3 May</time> in <a>Lyon</a>.'
     """
-    html = _AFTER_TEXT.sub(_without_attributes, html)
+    html = _AFTER_TEXT.sub(_if_after_text, html)
     if any(sign in html for sign in _BEFORE_TEXT_SIGNS):
-        html = _BEFORE_TEXT.sub(_without_attributes, html)
+        html = _BEFORE_TEXT.sub(lambda tag: _without_attributes(tag[0]), html)
     return html
 
 
-def _without_attributes(match: re.Match[str]) -> str:
-    """What was matched, its tags as they are below."""
-    part = match[0]
-    if "class" in part or "rel=" in part or "<time" in part or "itemprop" in part or "aria-" in part:
-        return _OPENED.sub(_without_hints, part)
-    return part
+def _if_after_text(tags: re.Match[str]) -> str:
+    new, html, start = _without_attributes(tags[0]), tags.string, tags.start()
+    if new == tags[0] or (html[start - 1].isspace() and html[html.rfind(">", 0, start) + 1 : start].isspace()):
+        return tags[0]
+    return new
+
+
+@functools.lru_cache(2**14)
+def _without_attributes(tags: str) -> str:
+    """Tags as they are below; many are equal, above all in code."""
+    if "class" in tags or "rel=" in tags or "<time" in tags or "itemprop" in tags or "aria-" in tags:
+        return _OPENED.sub(_without_hints, tags)
+    return tags
 
 
 def _without_hints(tag: re.Match[str]) -> str:
@@ -119,7 +130,7 @@ def _without_hints(tag: re.Match[str]) -> str:
 
 # Lists --------------------------------------------------------------------------------------------
 
-_LIST = re.compile(r"<(/?)ul\b[^<>]*+>", re.IGNORECASE)
+_LIST = re.compile(r"<(/?)(?:ul|UL)\b[^<>]*+>")
 _ITEM = re.compile(r"<li\b[^<>]*+>", re.IGNORECASE)
 _LINK = re.compile(r"<(/?)a\b", re.IGNORECASE)
 # In the beginning of an item, behind tags: a word, or a link and a letter behind it (not only how much it has).
@@ -162,7 +173,7 @@ def _is_prose(html: str, begin: int, end: int) -> bool:
 
 # Preformatted text --------------------------------------------------------------------------------
 
-_PRE = re.compile(r"<(/?)pre\b[^<>]*+>(?:\r?\n)?", re.IGNORECASE)
+_PRE = re.compile(r"<(/?)(?:pre|PRE)\b[^<>]*+>(?:\r?\n)?")
 _LINE_END = re.compile(r"\n|<br\b[^<>]*+>", re.IGNORECASE)
 
 
@@ -172,6 +183,8 @@ def mark_preformatted(html: str) -> str:
     >>> ascii(mark_preformatted("<pre>if a:\\n  b</pre>"))
     "'<pre>\\\\ufdd1\\\\ufdd1if a:\\\\n\\\\ufdd1\\\\ufdd1  b</pre>'"
     """
+    if "<pre" not in html and "<PRE" not in html:
+        return html
     parts, done, begin = [], 0, 0
     for tag in _PRE.finditer(html):
         if not tag[1]:

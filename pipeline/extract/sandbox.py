@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.extract.charset import decode
+from pipeline.extract.charset import decode, is_undecodable
 from pipeline.extract.main_text import main_text
 from pipeline.warc.encodings import BODY_MAX
 
@@ -147,8 +147,9 @@ def serve(sock: socket.socket, page_seconds: int) -> None:
 def extract_text(body: bytes, codec: str) -> Extraction:
     """The main text of a page, in this process."""
     try:
-        html = decode(body, codec)
-        return Extraction(main_text(html)) if html is not None else Extraction("", "undecodable")
+        text = main_text(decode(body, codec))
+        # Of the text alone: a comment or a script that is not as the page costs no page.
+        return Extraction(text) if not is_undecodable(text) else Extraction("", "undecodable")
     except MemoryError:
         return Extraction("", "extractor_memory")
     except BaseException as error:  # a panic of native code is no Exception

@@ -53,7 +53,7 @@ def responses(path: str | Path) -> Iterator[Response | Damage]:
                     yield _damage(item, size)
                     continue
                 none = NO_DOCUMENT.search(item.header)
-                if none and (none[1] is None or OF_ANOTHER_RECORD in item.header):
+                if none and (none[1] is None or OF_ANOTHER_RECORD in item.header) and _has_one_type(item.header):
                     continue
                 try:
                     if len(item.header) > LONG_HEADER:
@@ -65,6 +65,10 @@ def responses(path: str | Path) -> Iterator[Response | Damage]:
                     return
                 if response is not None:
                     yield response
+
+
+def _has_one_type(header: bytes) -> bool:
+    return header.lower().count(b"\nwarc-type") == 1
 
 
 def _damage(lost: resync.Lost, size: int) -> Damage:

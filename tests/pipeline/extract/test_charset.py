@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.extract.charset import charset_of, decode
+from pipeline.extract.charset import charset_of, decode, is_undecodable
 from pipeline.extract.prescan import PRESCAN_BYTES, declared_charset
+from pipeline.extract.sandbox import extract_text
 
 TEXT = "<p>Été à Noël, où l’œuvre coûte 5 €</p>"
 
@@ -22,7 +23,7 @@ TEXT = "<p>Été à Noël, où l’œuvre coûte 5 €</p>"
         (TEXT.encode("cp1252"), "latin1", "cp1252", "http"),
         (b"<meta charset=windows-1252>" + TEXT.encode("cp1252"), None, "cp1252", "meta"),
         (b"<meta charset=windows-1252>" + TEXT.encode(), "utf-8", "utf-8", "http"),
-        (b"<meta charset=utf-16>" + TEXT.encode(), None, "utf-8", "meta"),
+        (b"<meta charset=utf-16>" + TEXT.encode(), None, "utf-8", "detected"),
         (b"<meta charset=nonsense>" + TEXT.encode(), "x-unknown", "utf-8", "detected"),
         (
             "<p>日本語のページです。文字コードを調べます。</p>".encode("shift_jis"),
@@ -51,7 +52,7 @@ TEXT = "<p>Été à Noël, où l’œuvre coûte 5 €</p>"
 )
 def test_the_charset_is_what_fits_the_bytes(body, header, codec, decided_by):
     assert charset_of(body, header) == (codec, decided_by)
-    assert decode(body, codec) is not None
+    assert not is_undecodable(decode(body, codec))
 
 
 # Sentences of our own, with the charsets that pages in these languages used before UTF-8.
@@ -182,10 +183,9 @@ def test_no_label_gives_a_codec_that_is_no_charset():
 
 
 @given(st.binary(max_size=300), st.one_of(st.none(), st.text(max_size=12)))
-def test_any_bytes_with_any_label_are_decoded_or_refused(body, label):
+def test_any_bytes_with_any_label_are_decoded(body, label):
     codec, _ = charset_of(body, label)
-    text = decode(body, codec)
-    assert text is None or text.encode("utf-8", "strict") is not None
+    assert decode(body, codec).encode("utf-8", "strict") is not None
 
 
 @pytest.mark.parametrize(
@@ -206,8 +206,14 @@ def test_a_bad_byte_costs_no_character_behind_it(body, codec, text):
 
 
 def test_the_wrong_charset_is_refused_and_a_bad_byte_is_not():
-    assert decode("日本語".encode("shift_jis") * 50, "utf-8") is None
-    assert decode(b"good text " * 50 + b"\xff", "utf-8") is not None
+    assert is_undecodable(decode("日本語".encode("shift_jis") * 50, "utf-8"))
+    assert not is_undecodable(decode(b"good text " * 50 + b"\xff", "utf-8"))
+
+
+def test_what_is_undecodable_costs_no_more_than_itself():
+    comment = "<!-- Όπου ο ποταμός -->".encode("iso-8859-7") * 300
+    body = comment + "<p>Το βράδυ τα παιδιά περπατούν κοντά στο ποτάμι.</p>".encode()
+    assert extract_text(body, "utf-8").text == "Το βράδυ τα παιδιά περπατούν κοντά στο ποτάμι."
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,17 @@ def test_a_length_that_is_none_counts_as_one_failed_record(tmp_path, length):
         assert damages == [Damage(begin, len(pack(bad)), "damaged_record", 1)]
 
 
+@pytest.mark.parametrize("other", ["WARC-Type: request", "warc-type: request"])
+def test_a_record_of_two_types_is_a_failure(tmp_path, other):
+    data = (
+        FORMATS["warc"]
+        .record(1)
+        .replace(b"WARC-Type: response\r\n", f"WARC-Type: response\r\n{other}\r\n".encode())
+    )
+    ((found,), _) = read(tmp_path / "a.warc", data)
+    assert found.problem == "no_record_type"
+
+
 def test_a_header_cut_short_does_not_lend_its_fields_to_the_next_record(tmp_path):
     header = PLAIN.record(1).partition(b"\r\n\r\n")[0]
     for size in range(len(header)):
