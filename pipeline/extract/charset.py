@@ -194,6 +194,18 @@ def decode(body: bytes, codec: str) -> str:
     return body.decode(codec, errors="japanese" if codec in ("euc_jp", "iso2022_jp") else "replace")
 
 
+def decodable_lines(text: str) -> str:
+    """A text without its lines of which a third or more could not be decoded: another charset inside the page.
+
+    >>> decodable_lines("A caf\\ufffd by the river.\\n\\ufffd\\ufffd\\ufffd a")
+    'A caf� by the river.'
+    """
+    if "\ufffd" not in text:
+        return text
+    lines = (line for line in text.split("\n") if 3 * line.count("\ufffd") < max(1, len(line)))
+    return re.sub("\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
+
+
 def is_undecodable(text: str) -> bool:
     """Whether so much of a text could not be decoded that the charset is wrong.
 

@@ -86,7 +86,7 @@ _AFTER_TEXT = re.compile(
     rf"(?:>\s*+<(?:{_INLINE})\b[^<>]*+){{0,4}}+(?=>)"
 )
 _BEFORE_TEXT = re.compile(
-    r"<(?:time\b|(?:a|span)\s(?=[^<>]*?=[\"']?(?:author|tag)\b))[^<>]*+(?=>[^<>]*+</(?:time|a|span)>\s*+[^\s<])"
+    r"<(?:time\b|(?:a|span)\s(?=[^<>]*?=[\"']?(?:author|tag)\b))[^<>]*+(?=>[^<>]*+</(?:time|a|span)>\s*+(?:[^\s<]|</t[dh]\b))"
 )
 _BEFORE_TEXT_SIGNS = ("<time", 'rel="author', 'rel="tag')  # few pages have one
 

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.extract.charset import decode, is_undecodable
+from pipeline.extract.charset import decodable_lines, decode, is_undecodable
 from pipeline.extract.main_text import main_text
 from pipeline.warc.encodings import BODY_MAX
 
@@ -147,9 +147,11 @@ def serve(sock: socket.socket, page_seconds: int) -> None:
 def extract_text(body: bytes, codec: str) -> Extraction:
     """The main text of a page, in this process."""
     try:
-        text = main_text(decode(body, codec))
-        # Of the text alone: a comment or a script that is not as the page costs no page.
-        return Extraction(text) if not is_undecodable(text) else Extraction("", "undecodable")
+        # Of the text alone: a comment or a script, or a line, that is not as the page is costs no page.
+        whole = main_text(decode(body, codec))
+        text = decodable_lines(whole)
+        is_lost = is_undecodable(text) or bool(whole and not text)
+        return Extraction("", "undecodable") if is_lost else Extraction(text)
     except MemoryError:
         return Extraction("", "extractor_memory")
     except BaseException as error:  # a panic of native code is no Exception

@@ -214,6 +214,9 @@ def test_what_is_undecodable_costs_no_more_than_itself():
     comment = "<!-- Όπου ο ποταμός -->".encode("iso-8859-7") * 300
     body = comment + "<p>Το βράδυ τα παιδιά περπατούν κοντά στο ποτάμι.</p>".encode()
     assert extract_text(body, "utf-8").text == "Το βράδυ τα παιδιά περπατούν κοντά στο ποτάμι."
+    other = "<p>Όπου ο ποταμός</p>".encode("iso-8859-7") + "<p>Καλημέρα</p>".encode()
+    assert extract_text(other, "utf-8") == ("Καλημέρα", "")
+    assert extract_text("<p>Όπου ο ποταμός</p>".encode("iso-8859-7"), "utf-8") == ("", "undecodable")
 
 
 @pytest.mark.parametrize(
