@@ -17,7 +17,7 @@ from pipeline.common.language_codes import iso_code
 from pipeline.extract.charset import SEVEN_BITS
 from pipeline.extract.language import Wanted, probabilities
 
-SAMPLE_BYTES, SAMPLE_CHARS = 100_000, 800
+SAMPLE_BYTES, SAMPLE_CHARS = 100_000, 900
 STRIDE, SKETCH_WORDS = 5, 10  # every fifth word of the sample is tried first, if these are enough to tell
 LONG_WORD, SPACELESS = 12, re.compile(r"\S{1,12}")  # some scripts have no spaces
 TOO_SHORT = 100  # characters of a sample from which nothing can be guessed
@@ -26,7 +26,7 @@ SKIPPED = b"iframe|math|noscript|script|select|style|svg|template|textarea"
 RUN = re.compile(rb">([^<]{20,})")  # behind any tag: a pattern with the tag would take twice as long
 # The first letters alone, first, are five times as fast.
 SKIP = re.compile(rb"<(?=[!imnstIMNST])(!--|(?:" + SKIPPED + rb")(?=[\s/>]))", re.IGNORECASE)
-PARAGRAPH = b"<p"
+TITLE, PARAGRAPH = re.compile(rb"<title[^<>]{0,500}+>([^<]{20,})"), b"<p"
 QUOTED = re.compile(rb"""["']>""")  # "<" and ">" in an attribute
 QUOTES = b"\"'"
 TO_THE_END = (b"!--", b"script", b"style")  # these have no other end than their own
@@ -44,11 +44,11 @@ def guess(model: Any, body: bytes, codec: str, wanted: Wanted, min_score: float)
     """
     if declared_language(body) in wanted.codes:
         return None
-    text = sample_text(body, codec)
+    words = sample_words(body, codec)
+    text = " ".join(words)
     if len(text) < TOO_SHORT:
         return None
     # Words from the whole sample say more than as many from its beginning. So few words get half the threshold.
-    words = text.split()
     if len(text) > LONG_WORD * len(words):
         words = SPACELESS.findall(text)
     sketch = words[::STRIDE]
@@ -71,24 +71,42 @@ def declared_language(body: bytes) -> str | None:
     return iso_code(match[1].decode()) if match else None
 
 
-def sample_text(body: bytes, codec: str) -> str:
-    """At most SAMPLE_CHARS characters of text between the tags of a page, with single spaces.
+def sample_words(body: bytes, codec: str) -> list[str]:
+    """Words between the tags of a page, of at most SAMPLE_CHARS characters in all.
 
-    >>> sample_text(b"<p>A caf\\xe9 by the river,\\n in the evening<script>if (evening) { open(cafe) }", "cp1252")
-    'A café by the river, in the evening'
+    >>> sample_words(b"<p>A caf\\xe9 by the river,\\n in the evening<script>if (evening) { open(cafe) }", "cp1252")
+    ['A', 'café', 'by', 'the', 'river,', 'in', 'the', 'evening']
     """
     if codec.startswith(("utf-16", "utf-32", *SEVEN_BITS)):  # '<' is not the byte 0x3C, or not only
         body, codec = body[: 2 * SAMPLE_BYTES].decode(codec, "ignore").encode(), "utf-8"
-    # Half of it is from the top, which may be a long menu, and half from the lower half of the page.
-    runs, end = _runs(body, 0, SAMPLE_CHARS // 2)
+    # The title; half of the rest from the top, which may be a long menu, and half from the lower half of the page.
+    title = TITLE.match(body, max(0, body.find(b"<title", 0, SAMPLE_BYTES)))
+    runs = [title[1]] if title else []
+    more, end = _runs(body, max(0, body.find(b"<body", 0, SAMPLE_BYTES)), SAMPLE_CHARS // 2)
+    runs += more
     middle = body.find(PARAGRAPH, max(end, len(body) // 2))
     runs += _runs(body, end if middle < 0 else middle, SAMPLE_CHARS - sum(map(len, runs)))[0]
-    text = b" ".join(runs)[:SAMPLE_CHARS].decode(codec, "ignore")
-    return " ".join(html.unescape(text).split())
+    return html.unescape(b" ".join(runs)[:SAMPLE_CHARS].decode(codec, "ignore")).split()
 
 
 def _runs(body: bytes, start: int, enough: int) -> tuple[list[bytes], int]:
     """Runs of text from a place on, until they have `enough` bytes, and where the last one ends."""
+    runs: list[bytes] = []
+    size, end = 0, start
+    for match in RUN.finditer(body, start, start + SAMPLE_BYTES):
+        runs.append(match[1])
+        size += len(match[1])
+        end = match.end()
+        if size >= enough:
+            break
+    # Nearly all samples have nothing that is to be skipped.
+    if SKIP.search(body, start, end) or any(b">" in run for run in runs):
+        return _visible_runs(body, start, enough)
+    return runs, end
+
+
+def _visible_runs(body: bytes, start: int, enough: int) -> tuple[list[bytes], int]:
+    """The same without what no reader sees, and what is in attributes."""
     runs: list[bytes] = []
     endless: set[bytes] = set()  # elements that have no end any more, which is looked for once
     size, place, seen, stop = 0, start, start, start + SAMPLE_BYTES
@@ -100,12 +118,10 @@ def _runs(body: bytes, start: int, enough: int) -> tuple[list[bytes], int]:
                 place = seen = end
                 continue
         seen, run = begin, match[1]
-        if body[begin - 1] not in QUOTES:  # after a quote, ">" ends a tag
-            tag = body[max(0, body.rfind(b"<", 0, begin)) : begin]
-            if b'"' in tag or b"'" in tag:
-                run = _behind_quotes(tag, run)
         if b">" in run:
-            run = QUOTED.split(run)[-1]
+            # The ">" before it was in an attribute, unless it came behind a quote.
+            tag = b"" if body[begin - 1] in QUOTES else body[max(0, body.rfind(b"<", 0, begin)) : begin]
+            run = QUOTED.split(_behind_quotes(tag, run))[-1]
         runs.append(run)
         size += len(run)
     return runs, place

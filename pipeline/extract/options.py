@@ -31,7 +31,7 @@ class Extract:
         True, "guess the language from the raw page first, and extract only where a wanted one is possible"
     )
     cascade_min_score: float = option(
-        0.03, "probability in the guess from which on a wanted language is possible", low=0.001, high=1
+        0.02, "probability in the guess from which on a wanted language is possible", low=0.001, high=1
     )
     page_seconds: int = option(10, "processor time that a page may take to extract", unit="seconds", low=1)
     min_chars: int = option(200, "drop pages with less text", unit="characters", low=1)
