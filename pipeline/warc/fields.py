@@ -70,9 +70,8 @@ def media_type_of(fields: Fields) -> tuple[str, str | None]:
 def _media_type(value: str) -> tuple[str, str | None]:
     media_type, charset = "", None
     for part in VALUE.findall(value):
-        part = part.strip("\"' \t")
         match = MEDIA_TYPE.match(part)
-        if match is None or match[1] == "*/*":
+        if match is None or match[1] == "*/*" or match[1].startswith("'"):  # a type in quotes is none
             continue
         named = CHARSET.search(part, match.end())
         if named or match[1].lower() != media_type:

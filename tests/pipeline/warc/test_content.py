@@ -115,8 +115,8 @@ def test_a_header_of_a_mebibyte():
 
 MEDIA_TYPES = [  # what Content-Type says, the type and the charset
     (["text/html"], "text/html", None),
-    (["'text/html'"], "text/html", None),
-    (["\"text/html; charset=utf-8\""], "text/html", "utf-8"),
+    (["'text/html'"], "", None),
+    (["\"text/html; charset=utf-8\""], "", "utf-8"),
     ([" TEXT/Html ;Charset = UTF-8 "], "text/html", "UTF-8"),
     (["text/html; charset=utf-8, text/html"], "text/html", "utf-8"),
     (["text/html, text/html; charset=utf-8"], "text/html", "utf-8"),
