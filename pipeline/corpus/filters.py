@@ -19,26 +19,9 @@ from pipeline.common.hosts import LONGEST_HOST, host_of, with_parents
 from pipeline.common.language_codes import iso_code
 from pipeline.common.ledger import Ledger
 from pipeline.common.lines import read_lines
+from pipeline.corpus import measures
 from pipeline.corpus.decontaminate import NgramIndex, contaminated_reason, find_set, load_index
-from pipeline.corpus.measures import (
-    ELLIPSES,
-    WORD_LENGTHS,
-    Document,
-    alphabetic_words,
-    bullet_lines,
-    c4_sentences,
-    ellipsis_lines,
-    mean_word_length,
-    occurrences,
-    punctuated_lines,
-    repeated,
-    repeated_ngrams,
-    short_lines,
-    stop_words,
-    symbol_ratio,
-    top_ngram,
-    word_count,
-)
+from pipeline.corpus.measures import WORD_LENGTHS, Document
 from pipeline.corpus.options import Filter
 from pipeline.corpus.select import select_documents
 
@@ -74,34 +57,52 @@ class Rule:
 
 
 RULES = {
-    "gopher_word_count": Rule(measure=word_count, least=50, most=100_000, doc="50 to 100,000 words"),
+    "gopher_word_count": Rule(measure=measures.word_count, least=50, most=100_000, doc="50 to 100,000 words"),
     "gopher_word_length": Rule(
-        measure=mean_word_length, least=WORD_LENGTHS[0], most=WORD_LENGTHS[1], doc="mean word length 3 to 10"
+        measure=measures.mean_word_length,
+        least=WORD_LENGTHS[0],
+        most=WORD_LENGTHS[1],
+        doc="mean word length 3 to 10",
     ),
-    "gopher_hashes": Rule(measure=partial(symbol_ratio, symbols=("#",)), most=0.1, doc="# per word"),
-    "gopher_ellipses": Rule(measure=partial(symbol_ratio, symbols=ELLIPSES), most=0.1, doc="ellipses per word"),
-    "gopher_bullet_lines": Rule(measure=bullet_lines, most=0.9, doc="share of lines that begin with a bullet"),
-    "gopher_ellipsis_lines": Rule(measure=ellipsis_lines, most=0.3, doc="share of lines that end in an ellipsis"),
-    "gopher_alphabetic_words": Rule(measure=alphabetic_words, least=0.8, doc="share of words with a letter"),
+    "gopher_hashes": Rule(measure=partial(measures.symbol_ratio, symbols=("#",)), most=0.1, doc="# per word"),
+    "gopher_ellipses": Rule(
+        measure=partial(measures.symbol_ratio, symbols=measures.ELLIPSES), most=0.1, doc="ellipses per word"
+    ),
+    "gopher_bullet_lines": Rule(
+        measure=measures.bullet_lines, most=0.9, doc="share of lines that begin with a bullet"
+    ),
+    "gopher_ellipsis_lines": Rule(
+        measure=measures.ellipsis_lines, most=0.3, doc="share of lines that end in an ellipsis"
+    ),
+    "gopher_alphabetic_words": Rule(
+        measure=measures.alphabetic_words, least=0.8, doc="share of words with a letter"
+    ),
     "gopher_stop_words": Rule(
-        measure=stop_words, least=2, languages=("en",), doc="different words of eight; English documents only"
+        measure=measures.stop_words,
+        least=2,
+        languages=("en",),
+        doc="different words of eight; English documents only",
     ),
     **{
         f"gopher_repeated_{parts}{'' if unit == 'number' else '_chars'}": Rule(
-            measure=partial(repeated, parts=parts, unit=unit), most=most, doc=f"share of {parts} that came before"
+            measure=partial(measures.repeated, parts=parts, unit=unit),
+            most=most,
+            doc=f"share of {parts} that came before",
         )
         for unit, most in (("number", 0.3), ("characters", 0.2))
         for parts in ("lines", "paragraphs")
     },
     **{
         f"gopher_top_{size}gram": Rule(
-            measure=partial(top_ngram, size=size), most=most, doc="share of the most frequent n-gram"
+            measure=partial(measures.top_ngram, size=size), most=most, doc="share of the most frequent n-gram"
         )
         for size, most in ((2, 0.2), (3, 0.18), (4, 0.16))
     },
     **{
         f"gopher_repeated_{size}grams": Rule(
-            measure=partial(repeated_ngrams, size=size), most=most, doc="share of n-grams that came before"
+            measure=partial(measures.repeated_ngrams, size=size),
+            most=most,
+            doc="share of n-grams that came before",
         )
         for size, most in ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.1))
     },
@@ -109,18 +110,22 @@ RULES = {
     "c4_terminal_punctuation": Rule(
         measure=lambda document: len(document.c4_lines), least=1, doc="lines of 5 words with a terminal mark"
     ),
-    "c4_sentences": Rule(measure=c4_sentences, least=3, doc="sentences in such lines"),
-    "c4_lorem_ipsum": Rule(measure=partial(occurrences, phrase="lorem ipsum"), most=0, doc="'lorem ipsum'"),
-    "c4_curly_bracket": Rule(measure=partial(occurrences, phrase="{"), most=0, doc="curly brackets"),
+    "c4_sentences": Rule(measure=measures.c4_sentences, least=3, doc="sentences in such lines"),
+    "c4_lorem_ipsum": Rule(
+        measure=partial(measures.occurrences, phrase="lorem ipsum"), most=0, doc="'lorem ipsum'"
+    ),
+    "c4_curly_bracket": Rule(measure=partial(measures.occurrences, phrase="{"), most=0, doc="curly brackets"),
     "fineweb_line_punctuation": Rule(
-        measure=punctuated_lines, over=0.12, doc="share of lines with a terminal mark"
+        measure=measures.punctuated_lines, over=0.12, doc="share of lines with a terminal mark"
     ),
     "fineweb_repeated_lines": Rule(
-        measure=partial(repeated, parts="lines", unit="characters"),
+        measure=partial(measures.repeated, parts="lines", unit="characters"),
         under=0.1,
         doc="share of lines that came before",
     ),
-    "fineweb_short_lines": Rule(measure=short_lines, under=0.67, doc="share of lines of 30 characters or fewer"),
+    "fineweb_short_lines": Rule(
+        measure=measures.short_lines, under=0.67, doc="share of lines of 30 characters or fewer"
+    ),
 }
 
 

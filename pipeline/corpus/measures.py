@@ -1,8 +1,4 @@
-"""What the filter rules measure in a document, in any script.
-
-Sources: Gopher (Rae et al. 2021, appendix A.1 and table A1); C4 (Raffel et al. 2020, section 2.2, with the
-numbers of its released code); FineWeb (Penedo et al. 2024, section 3.6).
-"""
+"""What the filter rules measure in a document, in any script. Sources: those of the rules, in `filters.py`."""
 
 from __future__ import annotations
 

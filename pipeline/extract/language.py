@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import re
-import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.common.classifiers import LID_176, fasttext_line, load_fasttext, read_labels
 from pipeline.common.errors import StageError
 from pipeline.common.language_codes import iso_code, unknown_label
+from pipeline.common.normal_form import normal_form
 
 CERTAIN = 0.9  # with a lower score for some pieces of it, the whole text decides
 WHOLE_CHARS = 200_000
@@ -18,9 +17,6 @@ PIECES, PIECE_CHARS = 8, 50  # pieces of a text, of so many characters at least
 GUESSES = 12  # more languages than a group has
 CLOSE = 0.3  # a language with less of the probability of the best one of its group is told apart from it
 WHOLE_GROUP = ("sh", "hbs_Latn")  # Serbo-Croatian: these say a group, but not which language of it
-MARK, JAMO = "[\u0300-\u036f\u3099\u309a]", "[\u1100-\u11ff]"  # what decomposed letters are made of
-COMBINING = re.compile(f"{MARK}|{JAMO}")
-DECOMPOSED = re.compile(f".{MARK}{{1,4}}|{JAMO}{{2,3}}")  # bounded, since to sort many marks takes quadratic time
 
 
 class Wanted(NamedTuple):
@@ -116,9 +112,7 @@ def probabilities(model: Any, text: str, count: int, least: float) -> dict[str, 
 
     The model is asked about lower case and composed letters, since it learnt from little else.
     """
-    text = text.lower()
-    if COMBINING.search(text):
-        text = DECOMPOSED.sub(lambda letter: unicodedata.normalize("NFC", letter[0]), text)
+    text = normal_form(text.lower())
     # The native call inside `model.predict`: the arrays of the latter cost as much as a short text.
     predictions = model.f.predict(fasttext_line(text) + "\n", count, least, "strict")
     return {label.removeprefix("__label__"): min(1.0, score) for score, label in predictions}
