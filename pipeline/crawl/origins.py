@@ -78,8 +78,8 @@ class InputFile:
 def input_files(paths: list[str]) -> tuple[list[InputFile], list[dict[str, Any]]]:
     """The files that `paths` name, those of fetched folders in their place, and what could not be fetched.
 
-    A failure is {reason, documents, bytes}, as `finish_folder` was given it. Raises StageError for a name that no
-    table can hold.
+    A failure is {reason, documents, bytes}, as `finish_folder` was given it. Raises StageError for a file that is
+    not there, or has a name that no table can hold.
     """
     for name in paths:
         if NO_NAME.search(name):
@@ -87,6 +87,8 @@ def input_files(paths: list[str]) -> tuple[list[InputFile], list[dict[str, Any]]
     files: list[InputFile] = []
     failures: list[dict[str, Any]] = []
     for path in map(Path, paths):
+        if not path.exists():
+            raise StageError(f"{path}: no such file; give one that exists, relative to {Path.cwd()}")
         if not path.is_dir():
             files.append(InputFile(str(path), path.name, unique_name(path.name, str(path))))
             continue

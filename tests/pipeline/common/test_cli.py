@@ -24,7 +24,10 @@ FILES = ("--output", "out.arrow", "--ledger", "out.json")
 
 def test_a_missing_file_is_named(capsys, language_id):
     status, line = run(capsys, "extract", "--warcs", "no.warc.gz", "--language-id", language_id, *FILES)
-    assert (status, line) == (1, "pipeline extract: No such file or directory: no.warc.gz")
+    assert (status, line) == (
+        1,
+        f"pipeline extract: no.warc.gz: no such file; give one that exists, relative to {Path.cwd()}",
+    )
 
 
 def test_a_wrong_key_of_the_config_is_named(capsys, tmp_path, language_id):
