@@ -6,6 +6,8 @@ import hashlib
 import mmap
 import re
 import struct
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ MAGIC = struct.pack("<i", 793712314)  # of a model's file
 LABEL = "__label__"
 # Before the words of a model's file: its arguments, and how many words and labels there are.
 _ARGUMENTS, _COUNTS = struct.Struct("<14id"), struct.Struct("<iiiqq")
+BEHIND_ENTRY = 10  # bytes of a dictionary behind a word: its end, a count, and whether it is a label
 # Words end at one of these characters. `__label__` begins a label, in training and in prediction, and `</s>` ends
 # the line (fastText's Dictionary::readWord and getLine).
 _CONTROL_WORD = re.compile(r"(?<![^ \n\r\t\v\f\0])(?=__label__|</s>(?![^ \n\r\t\v\f\0]))")
@@ -89,19 +92,25 @@ def read_labels(path: str) -> list[str]:
         try:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as body:
                 size, words, *_ = _COUNTS.unpack_from(body, _ARGUMENTS.size)
-                place = _ARGUMENTS.size + _COUNTS.size
-                for number in range(size):
-                    end = body.find(b"\0", place)
-                    if end < 0:
-                        raise ValueError("a word without an end")
-                    if number >= words:
-                        found.append(body[place:end].decode().removeprefix(LABEL))
-                    place = end + 10  # behind a count, and whether it is a label
+                entries = _entries(body, _ARGUMENTS.size + _COUNTS.size, size)
+                found = [
+                    body[begin:end].decode().removeprefix(LABEL) for begin, end in islice(entries, words, None)
+                ]
         except (struct.error, ValueError):  # also of an empty file, and of a label that is no UTF-8
             found = []
     if not found:
         raise StageError(f"{path}: no fastText model, or a damaged one; fetch it again")
     return found
+
+
+def _entries(body: mmap.mmap, place: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where each of `size` words and labels of a dictionary begins and ends. Raises ValueError."""
+    for _ in range(size):
+        end = body.find(b"\0", place)
+        if not 0 <= end <= len(body) - BEHIND_ENTRY:
+            raise ValueError("its tables have other sizes than its words")
+        yield place, end
+        place = end + BEHIND_ENTRY
 
 
 def _check_tables(body: mmap.mmap) -> None:
@@ -149,10 +158,9 @@ def _check_tables(body: mmap.mmap) -> None:
     _, _, dim, *_, bucket, _, _, _, _ = take("14id")
     size, words, labels, _, pruned = take("iiiqq")
     check(size == words + labels and min(words, labels, bucket) >= 0)
-    for number in range(size):
-        end = body.find(b"\0", place)
-        place = end + 10  # a count, and whether it is a label
-        check(0 <= end < len(body) - 9 and body[place - 1] == (number >= words))
+    for number, (_, end) in enumerate(_entries(body, place, size)):
+        place = end + BEHIND_ENTRY
+        check(body[place - 1] == (number >= words))
     kept = take(f"{2 * pruned}i")[1::2] if pruned > 0 else (-1,)
     check(pruned <= 0 or min(kept) >= 0)
     (packed,) = take("?")
