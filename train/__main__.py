@@ -201,6 +201,12 @@ example:
             File("tasks", "tasks that were asked", many=True, required=False, metavar="NAME"),
             File("forgetting", "domain that measures forgetting"),
             File("learning", "domain that measures learning"),
+            File(
+                "new",
+                "the new domain of the runs that it measures; other new domains measure themselves",
+                required=False,
+                metavar="DOMAIN",
+            ),
             File("config_files", "the configs, to show", many=True, required=False),
         ),
         Report,

@@ -385,6 +385,7 @@ rule report:
         tasks=exactly(OPTIONS.evaluate.tasks),
         forgetting=OPTIONS.evaluate.forgetting,
         learning=OPTIONS.evaluate.learning,
+        new=OPTIONS.extend.new,
         configs=exactly(CONFIG_FILES),
         code=fingerprint("train.report.report:write_report"),
     message:
@@ -393,4 +394,4 @@ rule report:
         "python -m train report {params.options:q} --folder={params.folder:q}"
         f" --runs {list_argument('params.runs')} --quality {list_argument('params.quality')}"
         f" --tasks {list_argument('params.tasks')} --config-files {list_argument('params.configs')}"
-        " --forgetting={params.forgetting:q} --learning={params.learning:q} > {log:q} 2>&1"
+        " --forgetting={params.forgetting:q} --learning={params.learning:q} --new={params.new:q} > {log:q} 2>&1"

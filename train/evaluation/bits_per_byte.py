@@ -17,15 +17,16 @@ from models.loss import token_nll
 from pipeline.common.errors import StageError
 from train.data.rows import Rows
 from train.distributed import add_over_ranks, rank, world
+from train.evaluation.intervals import bpb_interval, document_sums
 
 
 def score_rows(
     model: Any, rows: Rows, batch_rows: int, device: torch.device, limit: int | None = None
 ) -> dict[str, Any]:
-    """NLL of `limit` rows, evenly spread (None: all): `nats`, `tokens`, `bytes`, `nats_per_token` and `bpb`.
+    """NLL of `limit` rows, evenly spread (None: all): the fields of a Measure.
 
-    docs/method.md, Bits per byte: bpb = total nats / ln 2 / UTF-8 bytes. Special tokens are not scored. `bpb_low`
-    and `bpb_high` are its 95% interval (bootstrap()). Ranks share the rows, and each returns the whole.
+    docs/method.md, Bits per byte: bpb = total nats / ln 2 / UTF-8 bytes. Special tokens are not scored. Ranks
+    share the rows, and each returns the whole.
     """
     count = min(limit or len(rows), len(rows))
     chosen = np.arange(count) * len(rows) // count
@@ -49,7 +50,8 @@ def score_rows(
     nats, tokens, size = sums[0].item(), int(sums[1]), int(sums[2])
     if not tokens or not size:
         raise StageError(f"{rows.path}: no text in {count} of its rows; nothing to measure")
-    low, high = bootstrap(nats_N.cpu().numpy(), rows.bytes(chosen), rows.documents(chosen))
+    documents = document_sums(nats_N.cpu().numpy(), rows.bytes(chosen), rows.documents(chosen))
+    low, high = bpb_interval(documents)
     return {
         "bpb": nats / math.log(2) / size,
         "bpb_low": low,
@@ -58,23 +60,5 @@ def score_rows(
         "nats": nats,
         "tokens": tokens,
         "bytes": size,
+        "documents": documents,
     }
-
-
-def bootstrap(
-    nats_N: np.ndarray, bytes_N: np.ndarray, document_N: np.ndarray, resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """A 95% interval of bits per byte: percentiles over documents drawn with replacement.
-
-    What is drawn are the rows that begin in the same document, together: a long document's rows are not
-    independent, while rows of several short ones are. With one document there is no interval: both are bpb.
-    """
-    _, owner_N = np.unique(document_N, return_inverse=True)
-    nats, size = (np.bincount(owner_N, weights=values) for values in (nats_N, bytes_N))
-    random = np.random.default_rng(seed)
-    means = []
-    for _ in range(resamples):
-        drawn = random.integers(0, len(nats), len(nats))
-        means.append(nats[drawn].sum() / max(size[drawn].sum(), 1))
-    low, high = np.percentile(means, [2.5, 97.5]) / math.log(2)
-    return float(low), float(high)

@@ -11,17 +11,21 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
+import numpy as np
+
 from pipeline.common.config import read_yaml
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, write_text
 from pipeline.common.language_codes import iso_code
 from pipeline.common.markdown import table_row
 from pipeline.workflow.layout import BACKBONE
+from train.evaluation.intervals import Estimate, estimate, paired
 from train.paper.claims import verdicts
 from train.paper.grid import Grid, Target
 from train.report.points import Points
+from train.report.words import with_ends
 from train.runs.record import RunRecord, read_run
-from train.runs.results import TaskScores, read_evaluation, read_task_scores
+from train.runs.results import Measure, TaskScores, read_evaluation, read_task_scores
 
 T = TypeVar("T")
 AXES = ("forgetting", "learning")
@@ -31,11 +35,20 @@ Accuracies = dict[str, tuple[float, float] | None]
 
 @dataclass(frozen=True)
 class Result:
-    """Of the backbone or a run: forgetting and learning in bits per byte, and accuracies."""
+    """Of the backbone or a run: what was measured of forgetting and learning (by AXES), and accuracies."""
 
-    forgetting: float
-    learning: float
+    measures: dict[str, Measure]
     tasks: Accuracies
+
+    @property
+    def forgetting(self) -> float:
+        """Bits per byte."""
+        return self.measures["forgetting"].bpb
+
+    @property
+    def learning(self) -> float:
+        """Bits per byte."""
+        return self.measures["learning"].bpb
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,10 @@ class RunResult(Result):
 # By row, a run for each seed.
 Results = dict[str, list[RunResult]]
 
+ABOUT_BPB = (
+    "Bits per byte of held-out text; `change` is of the mean, against the backbone, with a 95% interval over "
+    "documents, not over seeds."
+)
 ABOUT = "Trained weights and seconds of training are means. Where the paper has numbers, they come last."
 TASKS_ABOUT = " Of tasks, the mean accuracy over those in the language, in percent, ± its standard error."
 
@@ -75,7 +92,7 @@ def write_table(
 
     def result(name: str, evaluation: str) -> Result:
         scores = read_task_scores(f"{tasks}/{name}.json") if tasks else None
-        return Result(*measures(evaluation, forgetting, learning), accuracies(scores, languages))
+        return Result(measures(evaluation, forgetting, learning), accuracies(scores, languages))
 
     def run_result(folder: str, evaluation: str) -> RunResult:
         name = Path(folder).name
@@ -89,7 +106,7 @@ def write_table(
         key: {axis: [getattr(result, axis) for result in seeds] for axis in AXES} for key, seeds in results.items()
     }
     text = heading(chosen, target, len(next(iter(results.values()))))
-    text += "Bits per byte of held-out text; `change` is against the backbone. " + ABOUT
+    text += f"{ABOUT_BPB} {ABOUT}"
     text += TASKS_ABOUT * bool(tasks) + "\n\n"
     text += markdown(chosen, results, backbone, (forgetting, learning)) + "\n"
     text += verdicts(chosen.claims, values, {key: row.method for key, row in chosen.rows.items()})
@@ -107,13 +124,21 @@ def by_row(target: Target, items: list[T]) -> dict[str, list[T]]:
     return {key: items[i * seeds : (i + 1) * seeds] for i, key in enumerate(target.rows)}
 
 
-def measures(path: str, forgetting: str, learning: str) -> tuple[float, float]:
-    """Bits per byte of both domains in an evaluation. Raises StageError where one was not measured."""
+def measures(path: str, forgetting: str, learning: str) -> dict[str, Measure]:
+    """By AXES, what was measured on both domains. Raises StageError where one was not."""
     domains = read_evaluation(path).domains
     for domain in (forgetting, learning):
         if domain not in domains:
             raise StageError(f"{path}: {domain} was not measured; add it to evaluate.others")
-    return domains[forgetting].bpb, domains[learning].bpb
+    return dict(zip(AXES, (domains[forgetting], domains[learning]), strict=True))
+
+
+def changes(axis: str, results: Results, backbone: Result) -> dict[str, Estimate]:
+    """By row, the change of its mean over the seeds against the backbone."""
+    models = {result.name: result.measures[axis] for seeds in results.values() for result in seeds}
+    bpb = paired({BACKBONE: backbone.measures[axis]} | models)
+    means = {key: np.mean([bpb[result.name] for result in seeds], axis=0) for key, seeds in results.items()}
+    return {key: estimate(mean_1R - bpb[BACKBONE]) for key, mean_1R in means.items()}
 
 
 def accuracies(scores: TaskScores | None, languages: list[str]) -> Accuracies:
@@ -149,11 +174,12 @@ def markdown(target: Target, results: Results, backbone: Result, domains: tuple[
     lines = ["| " + table_row(columns), "|---|" + "---:|" * len(columns)]
     own = [cell for axis in AXES for cell in (f"{getattr(backbone, axis):.3f}", "")]
     lines.append(table_row(["backbone", *own, *_tasks([backbone]), "", "", *_paper(target, target.backbone)]))
+    against = {axis: changes(axis, results, backbone) for axis in AXES}
     for key, row in target.rows.items():
         cells = []
         for axis in AXES:
             values = [getattr(result, axis) for result in results[key]]
-            cells += [spread(values), f"{fmean(values) - getattr(backbone, axis):+.3f}"]
+            cells += [spread(values), with_ends(against[axis][key])]
         cells += _tasks(results[key])
         records = [result.record for result in results[key]]
         cells.append(f"{fmean(record.trained_weights for record in records):,.0f}")

@@ -56,38 +56,43 @@ def picked(pick: Any) -> Any:
 
 
 def trade_off(points: ChartData, forgetting: str, learning: str) -> Any:
-    """Figure 1 of the paper: learning against forgetting, each run's way through its training.
+    """Figure 1 of the paper: learning against forgetting, both as changes against the backbone.
 
-    Points: model, method, setting (all options but rate and seed), label, rate, seed, step, forgetting, learning
-    (both in bits per byte), final (whether it is the run's end). Large points are the means of a setting at one
-    rate, over its seeds; several rates of a setting are joined by a line. Small points are single runs.
+    Points: train/report/points.py, trade_off_points(). Large points are the means of a setting over its seeds,
+    with their 95% intervals; several rates of a setting are joined by a line. Small points are single runs.
     """
     colour, shape = by_method(points)
     pick = method_pick(legend=True)
-    number, near = ".4f", alt.Scale(zero=False, padding=55)
-    x_title, y_title = f"{forgetting}, bits per byte (right: forgets)", f"{learning}, bits per byte (down: learns)"
-    base = alt.Chart(alt.Data(values=points)).encode(color=colour, opacity=picked(pick))
-    runs = base.encode(
+    near = alt.Scale(zero=False, nice=False, padding=50)
+    x_title = [f"{forgetting}, change in bits per byte", "(right: forgets)"]
+    y_title = [f"{learning}, change in bits per byte", "(down: learns)"]
+    fields = ("forgetting", "forgetting_low", "forgetting_high", "learning", "learning_low", "learning_high")
+    numbers = [alt.Tooltip(f"{name}:Q", format="+.4f") for name in fields]
+    base = alt.Chart(alt.Data(values=points)).encode(
         x=alt.X("forgetting:Q", title=x_title, scale=near),
         y=alt.Y("learning:Q", title=y_title, scale=near),
-        tooltip=["model:N", "rate:Q", "seed:N", "step:Q", alt.Tooltip("forgetting:Q", format=number),
-                 alt.Tooltip("learning:Q", format=number)],
-    )  # fmt: skip
-    way = runs.mark_line(strokeWidth=1.2, strokeDash=[4, 3]).encode(detail="model:N", order="step:Q")
-    steps = runs.mark_point(size=16, filled=True)
-    means = base.transform_filter("datum.final").encode(
-        x=alt.X("mean(forgetting):Q", title=x_title, scale=near),
-        y=alt.Y("mean(learning):Q", title=y_title, scale=near),
+        color=colour,
+        opacity=picked(pick),
     )
-    rates = means.mark_line(strokeWidth=2.5).encode(order="rate:Q", detail="setting:N")
-    ends = means.mark_point(size=160, filled=True).encode(
-        shape=shape,
-        detail=["label:N", "setting:N"],
-        tooltip=["label:N", "rate:Q", alt.Tooltip("count()", title="runs"),
-                 alt.Tooltip("mean(forgetting):Q", format=number), alt.Tooltip("mean(learning):Q", format=number)],
-    )  # fmt: skip
-    names = means.mark_text(align="left", dx=10, dy=-6, fontSize=12).encode(text="label:N", detail="setting:N")
-    return alt.layer(way, steps, rates, ends, names).add_params(pick).properties(width=WIDTH, height=380)
+    means = base.transform_filter("datum.kind == 'mean'")
+    known = means.transform_filter("isValid(datum.forgetting_low)")
+    across = known.encode(x=alt.X("forgetting_low:Q", title=x_title, scale=near), x2="forgetting_high:Q")
+    along = known.encode(y=alt.Y("learning_low:Q", title=y_title, scale=near), y2="learning_high:Q")
+    seeds = base.transform_filter("datum.kind == 'run'").mark_point(size=22, filled=True)
+    return (
+        alt.layer(
+            means.mark_line(strokeWidth=2.5).encode(order="rate:Q", detail="family:N"),
+            across.mark_rule(strokeWidth=1.6),
+            along.mark_rule(strokeWidth=1.6),
+            seeds.encode(tooltip=["model:N", "rate:Q", "seed:N", *numbers]),
+            means.mark_point(size=110, filled=True).encode(
+                shape=shape, tooltip=["label:N", "rate:Q", "seeds:Q", *numbers]
+            ),
+            means.mark_text(align="left", dx=10, dy=-8, fontSize=12).encode(text="label:N"),
+        )
+        .add_params(pick)
+        .properties(width=WIDTH, height=380)
+    )
 
 
 def paper_trade_off(points: ChartData, forgetting: str, learning: str, joined: bool) -> Any:

@@ -18,18 +18,24 @@ from pipeline.common.files import read_json
 from pipeline.common.markdown import code, escaped
 from pipeline.workflow.layout import Layout
 from train.data.rows import open_rows
+from train.evaluation.intervals import estimate, paired
 from train.report.report import stage_times
+from train.report.words import NOISE, ends, is_noise
 from train.runs.record import is_run, read_metrics, read_pretraining, read_run
-from train.runs.results import read_evaluation, read_speed, read_task_scores
+from train.runs.results import Measure, read_evaluation, read_speed, read_task_scores
 
 
 @dataclass
 class Side:
-    """What a folder says: options by name, and numbers by group (a model, the corpus) and name."""
+    """What a folder says: options by name, and numbers by group (a model, the corpus) and name.
+
+    scored: of those in bits per byte all that was measured, for the interval of a difference.
+    """
 
     kind: str
     options: dict[str, Any] = field(default_factory=dict)
     measures: dict[str, dict[str, float]] = field(default_factory=dict)
+    scored: dict[str, dict[str, Measure]] = field(default_factory=dict)
 
 
 def compare(a: str, b: str) -> None:
@@ -51,7 +57,10 @@ def difference(a: str, b: str) -> str:
     parts.append(_table(["option", "A", "B"], cells) if cells else "None.\n")
     for group in dict.fromkeys([*one.measures, *other.measures]):
         left, right = one.measures.get(group, {}), other.measures.get(group, {})
-        rows = [[name, *_sides(left.get(name), right.get(name))] for name in dict.fromkeys([*left, *right])]
+        rows = []
+        for name in dict.fromkeys([*left, *right]):
+            scored = [side.scored.get(group, {}).get(name) for side in (one, other)]
+            rows.append([name, *_sides(left.get(name), right.get(name), _interval(*scored))])
         parts += [f"## {escaped(group)}\n", _table(["measure", "A", "B", "B - A"], rows)]
     return "\n".join(parts)
 
@@ -64,7 +73,9 @@ def read_side(folder: Path) -> Side:
     if is_run(folder):
         side = Side("a run's folder")
         side.options = _run_options(folder)
-        side.measures["run"] = _model_measures(Layout(folder.parent.parent), folder.name) | _run_measures(folder)
+        out = Layout(folder.parent.parent)
+        side.measures["run"] = _model_measures(out, folder.name) | _run_measures(folder)
+        side.scored["run"] = _scored(out, folder.name)
         return side
     out = Layout(folder)
     if not any(out.files(path) for path in (out.run("*"), out.evaluation("*"), out.stats)):
@@ -77,7 +88,7 @@ def read_side(folder: Path) -> Side:
     runs = {path.parent.name: path.parent for path in out.files(out.run_record("*"))}
     for model in ["backbone", *runs]:
         own = _run_measures(runs[model]) if model in runs else {}
-        side.measures[model] = _model_measures(out, model) | own
+        side.measures[model], side.scored[model] = _model_measures(out, model) | own, _scored(out, model)
     times = stage_times(out)
     side.measures["time of each stage, seconds"] = {time["stage"]: time["seconds"] for time in times}
     side.measures = {group: measures for group, measures in side.measures.items() if measures}
@@ -111,13 +122,18 @@ def _run_measures(folder: Path) -> dict[str, float]:
     return measures
 
 
+def _scored(out: Layout, model: str) -> dict[str, Measure]:
+    """What was measured of a model in bits per byte, by the name of the measure."""
+    path = Path(out.evaluation(model))
+    domains = read_evaluation(path).domains if path.exists() else {}
+    return {f"{domain}, bits per byte": measure for domain, measure in domains.items()}
+
+
 def _model_measures(out: Layout, model: str) -> dict[str, float]:
     """What was measured of a model in a workflow's folder: bits per byte, changes, tasks and speed."""
-    measures: dict[str, float] = {}
+    measures = {name: measure.bpb for name, measure in _scored(out, model).items()}
     if (path := Path(out.evaluation(model))).exists():
-        evaluation = read_evaluation(path)
-        measures |= {f"{domain}, bits per byte": m.bpb for domain, m in evaluation.domains.items()}
-        for domain, change in evaluation.change.items():
+        for domain, change in read_evaluation(path).change.items():
             measures |= {f"{domain}, KL to backbone": change.kl, f"{domain}, agreement": change.agreement}
             if layers := change.layers:
                 gate = sum(layer.gate for layer in layers) / len(layers)
@@ -163,13 +179,22 @@ def _workflow_options(out: Layout) -> Iterator[tuple[str, Any]]:
 # In words -----------------------------------------------------------------------------------------
 
 
-def _sides(a: float | None, b: float | None) -> list[str]:
+def _interval(a: Measure | None, b: Measure | None) -> str:
+    """The 95% interval of the difference, where both were scored on the same documents."""
+    if a is None or b is None:
+        return ""
+    both = paired({"a": a, "b": b})
+    difference = estimate(both["b"] - both["a"])
+    return f", 95%: {ends(difference)}{f', {NOISE}' * is_noise(difference)}" if ends(difference) else ""
+
+
+def _sides(a: float | None, b: float | None, interval: str = "") -> list[str]:
     if a is None or b is None:
         return ["" if x is None else _number(x) for x in (a, b)] + [""]
     if a == b:
         return [_number(a), _number(b), "0"]
     share = f" ({(b - a) / abs(a):+.1%})" if a else ""
-    return [_number(a), _number(b), ("+" if b > a else "-") + _number(abs(b - a)) + share]
+    return [_number(a), _number(b), ("+" if b > a else "-") + _number(abs(b - a)) + share + interval]
 
 
 def _number(x: float) -> str:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from train.report import charts, corpus_charts, points, results
-from train.report.points import Points, RunResult
+from train.report import charts, corpus_charts, corpus_points, points
+from train.report.points import Points
+from train.report.settings import Axis, Bpb, RunResult
+from train.report.words import signed
 from train.runs.results import Speed
 
 
@@ -24,36 +26,29 @@ Draft = tuple[Callable[[Points], Any], Points, str]
 
 
 def model_figures(
-    runs: list[RunResult], backbone: str, forgetting: str, learning: str, speeds: list[Speed]
+    runs: list[RunResult], backbone: str, axes: list[Axis], forgetting: str, bpb: Bpb, speeds: list[Speed]
 ) -> dict[str, Figure]:
     """The figures of the model wing, by their place in the template; those without data are left out."""
-    old, new = f"{forgetting}, bits per byte", f"{learning}, bits per byte"
-    trade_off = points.trade_off_points(runs, forgetting, learning)
-    drafts: dict[str, Draft] = {
-        "trade_off": (
-            lambda rows: charts.trade_off(rows, forgetting, learning),
-            trade_off,
-            f"Learning of {learning} against forgetting of {forgetting}, for each run during its training",
-        ),
-        "learning": (
-            lambda rows: charts.curves(rows, "bpb", new),
-            results.evaluation_points(runs, learning),
-            f"{new}, over the steps of training",
-        ),
+    old = f"{forgetting}, bits per byte"
+    drafts: dict[str, Draft] = {}
+    for number, axis in enumerate(axes, 1):
+        of_language = _language_figures(axis, runs, forgetting, bpb)
+        drafts |= {name if number == 1 else f"{name}_{number}": draft for name, draft in of_language.items()}
+    drafts |= {
         "forgetting": (
             lambda rows: charts.curves(rows, "bpb", old),
-            results.evaluation_points(runs, forgetting),
+            points.evaluation_points(runs, forgetting),
             f"{old}, over the steps of training",
         ),
         "loss": (
             lambda rows: charts.curves(rows, "loss", "training loss, nats per token"),
-            results.loss_points(runs),
+            points.loss_points(runs),
             "Training loss over the steps",
         ),
-        "gates": (charts.gates, results.gate_points(runs), "Mean gate on old and new tokens over the steps"),
+        "gates": (charts.gates, points.gate_points(runs), "Mean gate on old and new tokens over the steps"),
         "pretraining": (
             charts.pretraining,
-            results.pretraining_points(backbone),
+            points.pretraining_points(backbone),
             "Bits per byte of the backbone over the steps of its pretraining",
         ),
         "divergence": (
@@ -83,11 +78,6 @@ def model_figures(
             points.site_points(runs, forgetting),
             f"Change in bits per byte of {forgetting} on each of its sites, for each model",
         ),
-        "learning_sites": (
-            charts.sites,
-            points.site_points(runs, learning),
-            f"Change in bits per byte of {learning} on each of its sites, for each model",
-        ),
         "training_time": (
             charts.training_time,
             points.training_points(runs),
@@ -102,19 +92,52 @@ def model_figures(
     return _drawn(drafts)
 
 
+def _language_figures(axis: Axis, runs: list[RunResult], forgetting: str, bpb: Bpb) -> dict[str, Draft]:
+    """The figures of a language, by their place in the template; those of a second one have a number too."""
+    learning, new = axis.learning, f"{axis.learning}, bits per byte"
+    bases = [run for run in runs if run.name in {own.base for own in axis.runs} and run not in axis.runs]
+    trade_off = points.trade_off_points(axis, bases, forgetting, bpb)
+    ends = [
+        f"{point['label']} {signed(point['forgetting'])} and {signed(point['learning'])}"
+        for point in trade_off
+        if point["kind"] == "mean"
+    ]
+    return {
+        "trade_off": (
+            lambda rows: charts.trade_off(rows, forgetting, learning),
+            trade_off,
+            f"Changes of {forgetting} and of {learning} against the backbone, bits per byte: {'; '.join(ends)}",
+        ),
+        "learning": (
+            lambda rows: charts.curves(rows, "bpb", new),
+            points.evaluation_points(axis.runs, learning),
+            f"{new}, over the steps of training",
+        ),
+        "learning_sites": (
+            charts.sites,
+            points.site_points(axis.runs, learning),
+            f"Change in bits per byte of {learning} on each of its sites, for each model",
+        ),
+    }
+
+
 def corpus_figures(corpus: dict[str, Any], quality: list[dict[str, Any]], times: Points) -> dict[str, Figure]:
     """The figures of the corpus wing and of what ran; those without data are left out."""
     stages = [ledger["stage"] for ledger in corpus["ledgers"]]
     drafts: dict[str, Draft] = {
         "funnel": (
             lambda rows: corpus_charts.funnel(rows, stages),
-            results.funnel_points(corpus["ledgers"]),
+            corpus_points.funnel_points(corpus["ledgers"]),
             "Share of pages and paragraphs that each stage kept, and dropped for each reason",
         ),
-        "languages": (corpus_charts.languages, results.language_points(corpus), "Pages found in each language"),
+        "languages": (
+            corpus_charts.languages,
+            corpus_points.language_points(corpus),
+            "Pages found in each language",
+        ),
         "precision_recall": (
             corpus_charts.precision_recall,
-            results.quality_points(quality),
+            corpus_points.quality_points(quality),
             "Precision against recall of the quality classifiers on held-out text",
         ),
         "durations": (corpus_charts.durations, times, "Seconds of each stage, summed over its jobs"),

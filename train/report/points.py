@@ -1,76 +1,56 @@
-"""The data of the report's figures of what changed in the models, and of what they cost."""
+"""The data of the report's figures of the models: what they learned and forgot, how, and what it cost."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.common.config import to_data
-from pipeline.workflow.layout import Layout
-from train.runs.record import Line, RunRecord, read_metrics, read_run
-from train.runs.results import Evaluation, Speed, read_evaluation
+from pipeline.workflow.layout import BACKBONE, METRICS
+from train.evaluation.intervals import estimate
+from train.report.settings import Axis, Bpb, RunResult, settings_of
+from train.runs.record import read_metrics
+from train.runs.results import Speed
 
 Point = dict[str, Any]  # a row of the data of a figure: names and values
 Points = list[Point]
-# Options that do not make another setting: runs that differ in these alone belong together.
-SAME_SETTING = (
-    "learning_rate",
-    "seed",
-    "device",
-    "threads",
-    "evaluate_every",
-    "evaluate_rows",
-    "checkpoint_every",
-)
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """All that is known of a run: its record, the lines of its metrics, and its evaluation."""
-
-    name: str
-    record: RunRecord
-    metrics: list[Line]
-    evaluation: Evaluation
-
-
-def load_result(out: Layout, name: str) -> RunResult:
-    """A run of a result folder. Raises StageError where a file is missing or damaged."""
-    folder = out.run(name)
-    return RunResult(name, read_run(folder), read_metrics(folder), read_evaluation(out.evaluation(name)))
 
 
 def named(run: RunResult) -> Point:
     return {"model": run.name, "method": run.record.method}
 
 
-def trade_off_points(runs: list[RunResult], forgetting: str, learning: str) -> Points:
-    """Every evaluation during training of every run, all on the same rows; step 0 is the backbone.
+def trade_off_points(axis: Axis, bases: Sequence[RunResult], forgetting: str, bpb: Bpb) -> Points:
+    """Changes against the backbone on all held-out documents, with their 95% intervals.
 
-    `setting` is the same in runs that differ in rate and seed alone, `label` in those that differ in seed alone:
-    the name of the first of them.
+    Of each setting the mean over its seeds, and each run where they are several; the backbone, at 0, and the
+    bases of the runs come first. `family` is the same in settings that differ in their rate alone.
     """
-    points: Points = []
-    labels: dict[tuple[str, float], str] = {}
-    for run in runs:
-        options = to_data(run.record.options)
-        setting = json.dumps({key: options[key] for key in options if key not in SAME_SETTING}, sort_keys=True)
-        rate = run.record.options.learning_rate
-        about = named(run) | {"rate": rate, "seed": run.record.options.seed, "setting": setting}
-        about["label"] = labels.setdefault((setting, rate), run.name)
-        evaluated = [line for line in run.metrics if "evaluation" in line]
-        for line in evaluated:
-            measures = {
-                axis: line["evaluation"][domain]["bpb"]
-                for axis, domain in (("forgetting", forgetting), ("learning", learning))
-            }
-            points.append(about | {"step": line["step"], **measures, "final": line is evaluated[-1]})
-    settings = list(dict.fromkeys(point["setting"] for point in points))
-    for point in points:  # a number says as much, in less room
-        point["setting"] = settings.index(point["setting"])
-    backbone = {"model": "backbone", "method": "backbone", "label": "backbone", "setting": -1, "final": True}
-    return [points[0] | backbone | {"rate": 0}, *points]
+    both = [bpb[domain] for domain in (forgetting, axis.learning)]
+    origin: Point = {"label": BACKBONE, "method": BACKBONE, "rate": 0.0, "family": "", "seeds": 0, "kind": "mean"}
+    points = [origin | {"forgetting": 0.0, "learning": 0.0}]
+    named_settings = [(setting, ", base") for setting in settings_of(bases)]
+    for setting, suffix in [*named_settings, *((setting, "") for setting in settings_of(axis.runs))]:
+        about = {"label": f"{setting.label}{suffix}", "method": setting.method, "rate": setting.rate}
+        about |= {"family": f"{setting.family}{suffix}", "seeds": len(setting.runs)}
+        points.append(about | {"kind": "mean"} | _place([setting.change(models) for models in both]))
+        if len(setting.runs) > 1:
+            for run in setting.runs:
+                one = {"kind": "run", "model": run.name, "seed": run.record.options.seed}
+                points.append(about | one | _place([models[run.name] - models[BACKBONE] for models in both]))
+    return points
+
+
+def _place(changes: list[np.ndarray]) -> Point:
+    """Both changes, and the ends of their intervals."""
+    place: Point = {}
+    for name, values_1R in zip(("forgetting", "learning"), changes, strict=True):
+        known = estimate(values_1R)
+        place |= {name: known.value, f"{name}_low": known.low, f"{name}_high": known.high}
+    return place
 
 
 def change_points(runs: list[RunResult]) -> Points:
@@ -122,6 +102,47 @@ def speed_points(runs: list[RunResult], speeds: list[Speed]) -> Points:
         for run, measured in zip(runs, speeds, strict=True)
         for kind, speed in vars(measured.speeds["run"]).items()
         for plain in [getattr(measured.speeds["backbone"], kind)]
+    ]
+
+
+def evaluation_points(runs: list[RunResult], domain: str) -> Points:
+    return [
+        named(run) | {"step": line["step"], "bpb": line["evaluation"][domain]["bpb"]}
+        for run in runs
+        for line in run.metrics
+        if domain in line.get("evaluation", {})
+    ]
+
+
+def loss_points(runs: list[RunResult]) -> Points:
+    """The training loss at about a hundred steps of each run."""
+    points = []
+    for run in runs:
+        lines = [line for line in run.metrics if "loss" in line]
+        every = max(1, len(lines) // 100)
+        points += [named(run) | {"step": x["step"], "loss": x["loss"]} for x in lines[::every]]
+    return points
+
+
+def gate_points(runs: list[RunResult]) -> Points:
+    return [
+        named(run) | {"step": line["step"], "tokens": f"{kind} tokens", "gate": line[f"gate_{kind}"]}
+        for run in runs
+        if run.record.method == "neutral"
+        for line in run.metrics
+        for kind in ("old", "new")
+        if line.get(f"gate_{kind}") is not None
+    ]
+
+
+def pretraining_points(backbone: str) -> Points:
+    """The backbone's own validation curves, a line a domain; empty where it was not pretrained here."""
+    if not Path(backbone, METRICS).exists():
+        return []
+    return [
+        {"domain": domain, "step": line["step"], "bpb": measure["bpb"]}
+        for line in read_metrics(backbone)
+        for domain, measure in line.get("evaluation", {}).items()
     ]
 
 

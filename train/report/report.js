@@ -3,6 +3,8 @@ const specs = JSON.parse(document.getElementById("specs").textContent);
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const views = {}; // of the charts that show methods
 let method = null;
+// Where legends need several lines.
+const narrow = () => document.querySelector(".chart").clientWidth < 420;
 
 function theme(isDark) {
   const ink = isDark ? "#c9d1d9" : "#3c454e", line = isDark ? "#343b42" : "#dfe3e7";
@@ -12,7 +14,7 @@ function theme(isDark) {
       labelFontSize: 12, titleFontSize: 12 },
     legend: {
       labelColor: ink, titleColor: ink, orient: "top", labelFontSize: 12, titleFontSize: 12,
-      columns: window.innerWidth < 500 ? 3 : undefined,
+      columns: narrow() ? 3 : undefined,
     },
   };
 }
@@ -76,4 +78,10 @@ for (const button of document.querySelectorAll("input[name=method]")) {
 window.addEventListener("beforeprint", () => { if (dark.matches) draw(false); });
 window.addEventListener("afterprint", () => { if (dark.matches) draw(true); });
 dark.addEventListener("change", () => draw(dark.matches));
+let wasNarrow = narrow();
+window.addEventListener("resize", () => {
+  if (narrow() === wasNarrow) return;
+  wasNarrow = narrow();
+  draw(dark.matches);
+});
 draw(dark.matches);

@@ -24,12 +24,12 @@ from pipeline.common.yaml_file import load_yaml
 from pipeline.plan import compare_with_real
 from pipeline.workflow.layout import Layout
 from train.report.options import Report
-from train.report.points import Point, Points, load_result
 from train.runs.record import read_pretraining
 from train.runs.results import read_evaluation, read_speed, read_task_scores
 
 if TYPE_CHECKING:
     from train.report.figures import Figure
+    from train.report.points import Point, Points
 
 
 def write_report(
@@ -40,18 +40,22 @@ def write_report(
     tasks: list[str],
     forgetting: str,
     learning: str,
+    new: str | None,
     config_files: list[str],
 ) -> None:
     """Write into a result folder the page, Figure 1 as `figure1.png` and the table as `results.md`.
 
     runs: their names, in the order to show them. quality: languages with a classifier. tasks: those that were
-    asked. What is no stage of the workflow is shown if it is there: the paper's tables, and a prediction
-    (`pipeline plan`) beside what was real. Raises StageError where a file of a stage is missing or damaged.
+    asked. learning: the domain that measures the runs whose new domain is `new`; another one measures itself.
+    What is no stage of the workflow is shown if it is there: the paper's tables, and a prediction (`pipeline
+    plan`) beside what was real. Raises StageError where a file of a stage is missing or damaged.
     """
     import vl_convert
 
     from train.report import charts, results
     from train.report.figures import corpus_figures, model_figures
+    from train.report.settings import axes, load_result, paired_domains
+    from train.report.summary import comparisons, summary
 
     out = Layout(folder)
     models = [load_result(out, name) for name in runs]
@@ -60,23 +64,32 @@ def write_report(
     classifiers = [read_json(out.quality_report(language)) for language in quality]
     asked = ["backbone", *runs] if tasks else []
     scores = results.tasks_table({name: read_task_scores(out.task_scores(name)) for name in asked}, models)
-    table = results.results_table(base, models, forgetting, learning)
+    languages = axes(models, learning, new or learning)
+    bpb = paired_domains(base, models, [forgetting, *(axis.learning for axis in languages)])
+    table = results.results_table(base, models, languages, forgetting, bpb)
+    sentences = summary(languages, forgetting, bpb, base)
+    compared = [comparisons(axis, forgetting, bpb) for axis in languages]
+    seeds = results.spreads(languages, bpb)
     times = stage_times(out)
     speeds = [read_speed(out.speed(name)) for name in runs]
     figures = {
-        **model_figures(models, out.backbone, forgetting, learning, speeds),
+        **model_figures(models, out.backbone, languages, forgetting, bpb, speeds),
         **corpus_figures(corpus, classifiers, times),
     }
     write_page(
         out.report,
         {
             "title": options.title,
-            "summary": results.summary(table, forgetting, learning),
+            "summary": sentences,
             "forgetting": forgetting,
-            "learning": learning,
+            "languages": languages,
+            "learned": [axis.learning for axis in languages],
             "table": table,
+            "compared": [(axis.learning, rows) for axis, rows in zip(languages, compared, strict=True) if rows],
+            "compared_data": data_link([row for rows in compared for row in results.flat_comparisons(rows)]),
+            "seeds": seeds,
             "table_data": data_link(results.flat_table(table)),
-            "others": [name for name in base.domains if name not in (forgetting, learning)],
+            "domains": list(dict.fromkeys([forgetting, *(axis.learning for axis in languages), *base.domains])),
             "methods": list(dict.fromkeys(model.record.method for model in models)),
             "tasks": scores,
             "tasks_data": data_link(scores.flat),
@@ -97,7 +110,7 @@ def write_report(
     png = vl_convert.vegalite_to_png(charts.for_print(figures["trade_off"].chart), scale=2)
     with atomic(out.figure) as part:
         part.write_bytes(png)
-    write_text(out.results, results.markdown_table(table))
+    write_text(out.results, results.markdown_results(sentences, table, [rows for rows in compared if rows], seeds))
 
 
 def write_page(output: str, content: dict[str, Any], figures: dict[str, Figure]) -> None:
@@ -108,7 +121,7 @@ def write_page(output: str, content: dict[str, Any], figures: dict[str, Figure])
     import jinja2
     import vl_convert
 
-    from train.report.results import signed
+    from train.report import words
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -116,7 +129,8 @@ def write_page(output: str, content: dict[str, Any], figures: dict[str, Figure])
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"signed": signed, "to_data": to_data}
+    named = (words.amount, words.ends, words.is_noise, words.share, words.signed, words.with_ends, to_data)
+    environment.filters |= {function.__name__: function for function in named}
     vega: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
     scripts = [vega.replace("</script", "<\\/script"), (Path(__file__).parent / "report.js").read_text()]
     page = environment.get_template("report.html.j2").render(

@@ -5,46 +5,91 @@ from __future__ import annotations
 import base64
 from collections import defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-from pipeline.common.markdown import table_row
-from pipeline.workflow.layout import METRICS, Layout
-from train.report.points import Point, Points, RunResult, named
-from train.runs.record import RunRecord, read_metrics
+import numpy as np
+
+from pipeline.common.markdown import escaped, table_row
+from pipeline.workflow.layout import BACKBONE, Layout
+from train.evaluation.intervals import Estimate, estimate
+from train.report.points import Point, Points
+from train.report.settings import Axis, Bpb, RunResult, Setting, settings_of
+from train.report.summary import Comparison
+from train.report.words import NOISE, amount, ends, is_noise, share, signed, with_ends
 from train.runs.results import Evaluation, TaskScore, TaskScores
 
 # What the plots and data of the paper's targets may add to the page, before a third more as base64.
 PAPER_BYTES = 1_500_000
 
 
+BEST, AS_GOOD = "best", "as good"
+
+
 @dataclass
 class ModelResult:
     """A row of the table of results: bits per byte by domain, and the change against the backbone.
 
-    nats: per token. best: the domains on which no other extended model is better. The backbone has no record.
+    nats: per token. marks: by domain, BEST of the language's runs, or AS_GOOD, no worse beyond the noise. The
+    backbone has no run.
     """
 
     name: str
     bpb: dict[str, float]
-    change: dict[str, float]
+    change: dict[str, Estimate]
     nats: dict[str, float]
-    record: RunRecord | None
-    best: set[str] = field(default_factory=set)
+    run: RunResult | None = None
+    marks: dict[str, str] = field(default_factory=dict)
 
 
-def results_table(base: Evaluation, runs: list[RunResult], forgetting: str, learning: str) -> list[ModelResult]:
+def results_table(
+    base: Evaluation, runs: list[RunResult], axes: list[Axis], forgetting: str, bpb: Bpb
+) -> list[ModelResult]:
     """A row a model, the backbone first."""
-    rows = []
-    models = [("backbone", base, None), *((run.name, run.evaluation, run.record) for run in runs)]
-    for name, evaluation, record in models:
-        bpb = {domain: measure.bpb for domain, measure in evaluation.domains.items()}
-        change = {domain: value - base.domains[domain].bpb for domain, value in bpb.items()}
-        nats = {domain: measure.nats_per_token for domain, measure in evaluation.domains.items()}
-        rows.append(ModelResult(name, bpb, change, nats, record))
-    for domain in (forgetting, learning):
-        min(rows[1:], key=lambda row: row.bpb[domain]).best.add(domain)
+    rows = [_row(BACKBONE, base, bpb), *(_row(run.name, run.evaluation, bpb, run) for run in runs)]
+    by_name = {row.name: row for row in rows}
+    for axis in axes:
+        for domain in (forgetting, axis.learning):
+            for name, mark in _marks([run.name for run in axis.runs], bpb[domain]).items():
+                by_name[name].marks[domain] = mark
     return rows
+
+
+def _row(name: str, evaluation: Evaluation, bpb: Bpb, run: RunResult | None = None) -> ModelResult:
+    return ModelResult(
+        name,
+        {domain: evaluation.domains[domain].bpb for domain in bpb},
+        {domain: estimate(models[name] - models[BACKBONE]) for domain, models in bpb.items()},
+        {domain: evaluation.domains[domain].nats_per_token for domain in bpb},
+        run,
+    )
+
+
+def _marks(names: list[str], models: dict[str, np.ndarray]) -> dict[str, str]:
+    """Of several runs the best on a domain, and those whose difference from it is within the noise."""
+    best = min(names, key=lambda name: float(models[name][0]))
+    marks = {name: AS_GOOD for name in names if is_noise(estimate(models[name] - models[best]))}
+    return marks | {best: BEST} if len(names) > 1 else {}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Changes of a setting of several seeds by domain: of their mean, and of the least and the greatest seed."""
+
+    setting: Setting
+    mean: dict[str, Estimate]
+    seeds: dict[str, tuple[float, float]]
+
+
+def spreads(axes: list[Axis], bpb: Bpb) -> list[Spread]:
+    """Of the settings with several seeds."""
+    found = []
+    for setting in (setting for axis in axes for setting in settings_of(axis.runs) if len(setting.runs) > 1):
+        mean, seeds = {}, {}
+        for domain, models in bpb.items():
+            mean[domain] = estimate(setting.change(models))
+            changes = [float(models[run.name][0] - models[BACKBONE][0]) for run in setting.runs]
+            seeds[domain] = min(changes), max(changes)
+        found.append(Spread(setting, mean, seeds))
+    return found
 
 
 def flat_table(table: list[ModelResult]) -> Points:
@@ -54,41 +99,97 @@ def flat_table(table: list[ModelResult]) -> Points:
     for row in table:
         flat: Point = {"model": row.name}
         for domain, bpb in row.bpb.items():
-            flat |= {f"{domain} bpb": bpb, f"{domain} change": row.change[domain]}
-            flat[f"{domain} nats per token"] = row.nats[domain]
-        if row.record:
-            flat |= {name: getattr(row.record, name) for name in names}
-            flat |= {name: getattr(row.record.options, name) for name in ("learning_rate", "seed")}
+            change = row.change[domain]
+            flat |= {f"{domain} bpb": bpb, f"{domain} change": change.value}
+            flat |= {f"{domain} change low": change.low, f"{domain} change high": change.high}
+            flat |= {f"{domain} nats per token": row.nats[domain], f"{domain} mark": row.marks.get(domain, "")}
+        if row.run:
+            flat |= {name: getattr(row.run.record, name) for name in names}
+            flat |= {"added_share": row.run.added_share, "base": row.run.base}
+            flat |= {name: getattr(row.run.record.options, name) for name in ("learning_rate", "seed")}
         rows.append(flat)
     return rows
 
 
-def signed(value: float) -> str:
-    """A change with its sign; what rounds to nothing is +0.000.
+def flat_comparisons(compared: list[Comparison]) -> Points:
+    """Neutral residues against the others as plain rows, for CSV."""
+    rows = []
+    for each in compared:
+        for domain, difference in each.differences.items():
+            row: Point = {"against": each.other.label, "method": each.other.method, "domain": domain}
+            row |= {"difference": difference.value, "low": difference.low, "high": difference.high}
+            if share := each.shares.get(domain):
+                row |= {"share": share.value, "share low": share.low, "share high": share.high}
+            rows.append(row)
+    return rows
 
-    >>> signed(0.0125), signed(-0.0001)
-    ('+0.013', '+0.000')
-    """
-    return f"{round(value, 3) + 0.0:+.3f}"
+
+# results.md ---------------------------------------------------------------------------------------
+
+
+def markdown_results(
+    sentences: list[str], table: list[ModelResult], compared: list[list[Comparison]], seeds: list[Spread]
+) -> str:
+    """`results.md`: the table, neutral residues against the others by language, seeds, and all in sentences."""
+    parts = [markdown_table(table)]
+    parts += map(markdown_comparisons, compared)
+    parts += [markdown_spreads(seeds)] if seeds else []
+    return "\n".join([*parts, *(f"{escaped(sentence)}\n" for sentence in sentences)])
 
 
 def markdown_table(table: list[ModelResult]) -> str:
     """The results as a Markdown table: bits per byte, and the change against the backbone in brackets."""
     domains = list(table[0].bpb)
-    lines = [
-        table_row(["model", *domains, "rate", "trained weights", "training, s", "peak MiB"]),
-        "|---|" + "---:|" * (len(domains) + 4),
-    ]
+    heads = ["model", *domains, "rate", "trained weights", "added", "training, s", "peak MiB"]
+    lines = [_head(heads)]
     for row in table:
-        changes = {domain: f" ({signed(change)})" if row.record else "" for domain, change in row.change.items()}
-        cells = [f"{row.bpb[domain]:.3f}{changes[domain]}" for domain in domains]
-        if record := row.record:
-            cells += [f"{record.options.learning_rate:g}", f"{record.trained_weights:,}"]
+        cells = [_cell(row, domain) for domain in domains]
+        if row.run:
+            record, added = row.run.record, f"{row.run.record.true_fraction:.1%}"
+            added += f", {row.run.added_share:.1%} in all" if row.run.bases else ""
+            cells += [f"{record.options.learning_rate:g}", f"{record.trained_weights:,}", added]
             cells += [f"{record.seconds:.0f}", f"{record.peak_memory_mib:,}"]
-        else:
-            cells += [""] * 4
-        lines.append(table_row([row.name, *cells]))
+        lines.append(table_row([row.name, *cells, *[""] * (len(heads) - 1 - len(cells))]))
     return "\n".join(lines) + "\n"
+
+
+def _cell(row: ModelResult, domain: str) -> str:
+    if not row.run:
+        return f"{row.bpb[domain]:.3f}"
+    change = row.change[domain]
+    words = [words for words in (amount(change), ends(change)) if words]
+    words += [NOISE] if is_noise(change) else []
+    words += [row.marks[domain]] if domain in row.marks else []
+    return f"{row.bpb[domain]:.3f} ({', '.join(words)})"
+
+
+def markdown_comparisons(compared: list[Comparison]) -> str:
+    """Neutral residues less each other setting in bits per byte, and their share of its change."""
+    domains = list(compared[0].differences)
+    columns = [f"{domain}{what}" for domain in domains for what in ("", ", share")]
+    lines = [_head(["neutral residues against", *columns])]
+    for each in compared:
+        cells = []
+        for domain in domains:
+            of = each.shares.get(domain)
+            cells += [with_ends(each.differences[domain]), share(of) if of else ""]
+        lines.append(table_row([each.other.label, *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def markdown_spreads(seeds: list[Spread]) -> str:
+    """Changes of the mean over the seeds, and of the least and the greatest."""
+    domains = list(seeds[0].mean)
+    lines = [_head(["mean over seeds", "seeds", *domains])]
+    for each in seeds:
+        both = {domain: " to ".join(map(signed, each.seeds[domain])) for domain in domains}
+        cells = [f"{with_ends(each.mean[domain])}; seeds {both[domain]}" for domain in domains]
+        lines.append(table_row([each.setting.label, len(each.setting.runs), *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def _head(columns: list[str]) -> str:
+    return f"{table_row(columns)}\n|---|" + "---:|" * (len(columns) - 1)
 
 
 @dataclass(frozen=True)
@@ -144,113 +245,6 @@ def paper_tables(out: Layout) -> list[dict[str, str]]:
                 entry[name] = f"data:{kind};base64," + base64.b64encode(file.read_bytes()).decode()
         entries.append(entry)
     return entries
-
-
-def summary(table: list[ModelResult], forgetting: str, learning: str) -> str:
-    """The result in two sentences: the first neutral run against the first of each other method."""
-    by_method = {row.record.method: row for row in reversed(table) if row.record}
-    neutral = by_method.get("neutral")
-    if not neutral:
-        return ""
-    text = (
-        f"Neutral residues change {forgetting} by {signed(neutral.change[forgetting])} bits per byte "
-        f"and {learning} by {signed(neutral.change[learning])}."
-    )
-    for method in ("finetune", "adapter"):
-        other = by_method.get(method)
-        if other and other.change[learning] < 0:
-            share = neutral.change[learning] / other.change[learning]
-            text += (
-                f" They keep {share:.0%} of what {method} learns"
-                f" ({method}: {signed(other.change[forgetting])} and {signed(other.change[learning])})."
-            )
-    return text
-
-
-def evaluation_points(runs: list[RunResult], domain: str) -> Points:
-    return [
-        named(run) | {"step": line["step"], "bpb": line["evaluation"][domain]["bpb"]}
-        for run in runs
-        for line in run.metrics
-        if "evaluation" in line
-    ]
-
-
-def loss_points(runs: list[RunResult]) -> Points:
-    """The training loss at about a hundred steps of each run."""
-    points = []
-    for run in runs:
-        lines = [line for line in run.metrics if "loss" in line]
-        every = max(1, len(lines) // 100)
-        points += [named(run) | {"step": x["step"], "loss": x["loss"]} for x in lines[::every]]
-    return points
-
-
-def gate_points(runs: list[RunResult]) -> Points:
-    return [
-        named(run) | {"step": line["step"], "tokens": f"{kind} tokens", "gate": line[f"gate_{kind}"]}
-        for run in runs
-        if run.record.method == "neutral"
-        for line in run.metrics
-        for kind in ("old", "new")
-        if line.get(f"gate_{kind}") is not None
-    ]
-
-
-def pretraining_points(backbone: str) -> Points:
-    """The backbone's own validation curves, a line a domain; empty where it was not pretrained here."""
-    if not Path(backbone, METRICS).exists():
-        return []
-    return [
-        {"domain": domain, "step": line["step"], "bpb": measure["bpb"]}
-        for line in read_metrics(backbone)
-        for domain, measure in line.get("evaluation", {}).items()
-    ]
-
-
-def funnel_points(ledgers: list[dict[str, Any]]) -> Points:
-    """Shares of what each stage kept and dropped: pages for extract, paragraphs for the others."""
-    points = []
-    for ledger in ledgers:
-        unit = "paragraphs" if ledger["in"]["paragraphs"] else "documents"
-        outcomes = {"kept": ledger["kept"], **ledger["dropped"], **ledger["failed"]}
-        for order, (outcome, counts) in enumerate(outcomes.items()):
-            if ledger["in"][unit]:
-                points.append(
-                    {
-                        "stage": ledger["stage"],
-                        "outcome": outcome.replace("_", " "),
-                        "order": order,
-                        "amount": counts[unit],
-                        "unit": unit,
-                        "share": counts[unit] / ledger["in"][unit],
-                    }
-                )
-    return points
-
-
-def language_points(corpus: dict[str, Any]) -> Points:
-    """The 20 languages with most documents among the pages, and whether the corpus has them."""
-    documents = {code: counts["documents"] for code, counts in corpus["ledgers"][0]["languages"].items()}
-    most = sorted(documents, key=lambda code: (-documents[code], code))[:20]
-    return [
-        {
-            "language": code,
-            "documents": documents[code],
-            "wanted": "kept" if code in corpus["languages"] else "not wanted",
-        }
-        for code in most
-    ]
-
-
-def quality_points(reports: list[dict[str, Any]]) -> Points:
-    """The curve of each trained classifier, and its threshold among them; a ready-made one has no curve."""
-    return [
-        {"language": report["language"], "chosen": point is report["chosen"], **point}
-        for report in reports
-        for point in (*report["curve"], report["chosen"])
-        if point["recall"]
-    ]
 
 
 def generations(base: Evaluation, runs: list[RunResult]) -> dict[str, list[tuple[str, str]]]:

@@ -17,7 +17,7 @@ from pipeline.common.errors import StageError
 from pipeline.common.language_codes import iso_code
 from pipeline.workflow.layout import WEIGHTS
 from train.runs.options import Run
-from train.runs.record import Languages, RunRecord, read_run, record_data
+from train.runs.record import Languages, RunRecord, read_chain, record_data
 
 
 def pick_device(name: str) -> torch.device:
@@ -81,7 +81,7 @@ def check_trained_on(run_folder: str | Path, model: Any, backbone: str) -> None:
 
     Other weights may lie at its path by now, or lie there for another copy of the results.
     """
-    for folder, record in _chain(Path(run_folder)):
+    for folder, record in read_chain(run_folder):
         if record.backbone_digest not in (None, weights_digest(model)):
             why = f"trained on other weights than those of {backbone}"
             raise StageError(f"{folder}: {why}; give the place of its own backbone, or train it again")
@@ -92,21 +92,7 @@ def saved_extensions(run_folder: str | Path) -> list[SavedExtension]:
 
     Raises StageError where a folder is not a finished run's, or a run goes on from itself.
     """
-    return [_saved_extension(folder, record) for folder, record in _chain(Path(run_folder))]
-
-
-def _chain(folder: Path) -> list[tuple[Path, RunRecord]]:
-    """The run and those that it goes on from, the first of them first."""
-    chain: list[tuple[Path, RunRecord]] = []
-    following: Path | None = folder
-    while following is not None:
-        if following.resolve() in {known.resolve() for known, _ in chain}:
-            raise StageError(f"{folder}: goes on from itself, by way of {following}; train it again with `extend`")
-        record = read_run(following)
-        chain.insert(0, (following, record))
-        base = record.options.base
-        following = base_folder(following, base) if base else None
-    return chain
+    return [_saved_extension(folder, record) for folder, record in read_chain(run_folder)]
 
 
 def _saved_extension(folder: Path, record: RunRecord) -> SavedExtension:
@@ -120,8 +106,3 @@ def _saved_extension(folder: Path, record: RunRecord) -> SavedExtension:
     for name in ("languages", "backbone", "backbone_digest"):
         del about["training"][name]
     return SavedExtension(extend_options(record.options), state, about)
-
-
-def base_folder(folder: Path, base: str) -> Path:
-    """Folder of the base run: `base` as it was at training, or, if the runs were moved, beside `folder`."""
-    return Path(base) if Path(base).is_dir() else folder.parent / Path(base).name

@@ -92,6 +92,30 @@ def read_run(folder: str | Path) -> RunRecord:
     return read_result(RunRecord, Path(folder, RUN_RECORD), "train the run again with `extend`")
 
 
+def read_chain(run_folder: str | Path) -> list[tuple[Path, RunRecord]]:
+    """The run and those that it goes on from, the first of them first: their folders and records.
+
+    Raises StageError where a folder is not a finished run's, or a run goes on from itself.
+    """
+    chain: list[tuple[Path, RunRecord]] = []
+    following: Path | None = Path(run_folder)
+    while following is not None:
+        if following.resolve() in {known.resolve() for known, _ in chain}:
+            raise StageError(
+                f"{run_folder}: goes on from itself, by way of {following}; train it again with `extend`"
+            )
+        record = read_run(following)
+        chain.insert(0, (following, record))
+        base = record.options.base
+        following = base_folder(following, base) if base else None
+    return chain
+
+
+def base_folder(folder: Path, base: str) -> Path:
+    """Folder of the base run: `base` as it was at training, or, if the runs were moved, beside `folder`."""
+    return Path(base) if Path(base).is_dir() else folder.parent / Path(base).name
+
+
 def read_pretraining(backbone: str | Path) -> PretrainingRecord | None:
     """The record of a backbone, or None for one from elsewhere. Raises StageError on a damaged record."""
     path = Path(backbone, PRETRAINING)

@@ -5,7 +5,9 @@ A field that is None by default may be missing in the file; docs/formats.md says
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,27 @@ from typing import Any
 from pipeline.common.config import default_of, option
 from pipeline.common.files import write_json
 from train.runs.record import read_result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    """Sums by document, in their order, for intervals; neighbours are one group where they are many.
+
+    docs/formats.md; train/evaluation/intervals.py makes and reads them.
+    """
+
+    count: int = option(doc="the documents in which a row begins", unit="documents")
+    nats: str = option(doc="base64: a float32 for each group")
+    bytes: str = option(doc="base64: a uint32 for each group")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        try:
+            nats, size = (len(base64.b64decode(text, validate=True)) for text in (self.nats, self.bytes))
+        except ValueError:
+            yield "nats", "this or bytes is not base64"
+        else:
+            if nats != size or not size or size % 4:
+                yield "bytes", f"{size} bytes of numbers beside {nats} of nats; expected as many, 4 for each group"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +49,7 @@ class Measure:
     nats: float = option(doc="the sum", unit="nats")
     tokens: int = option(doc="the tokens scored", unit="tokens")
     bytes: int = option(doc="the text scored", unit="bytes")
+    documents: Documents | None = option(None, "the same by document; an older file has none")
 
 
 @dataclass(frozen=True, kw_only=True)

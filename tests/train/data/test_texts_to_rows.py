@@ -1,7 +1,6 @@
 """Bits per byte of any text, and its interval by document."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from models.backbone import create_llama, load_tokenizer, save_backbone
 from pipeline.common.errors import StageError
 from pipeline.common.files import write_arrow
 from train.data.texts import SCHEMA, _texts, open_corpus
-from train.evaluation.bits_per_byte import bootstrap
 from train.evaluation.evaluate import evaluate
 from train.evaluation.options import Evaluate
 
@@ -92,26 +90,6 @@ def test_a_text_is_evaluated_with_an_interval(backbone: str, tmp_path: Path) -> 
     assert domains["many"]["bpb_low"] < domains["many"]["bpb"] < domains["many"]["bpb_high"]
     assert domains["one"]["bpb_low"] == pytest.approx(domains["one"]["bpb"]) == domains["one"]["bpb_high"]
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-
-
-def test_the_interval_covers_as_often_as_it_says() -> None:
-    random = np.random.default_rng(0)
-    inside = 0
-    for trial in range(300):
-        size = random.integers(50, 150, 60).astype(float)
-        rate = random.normal(1.0, 0.3, 60)  # nats per byte of each document, whose rows are alike
-        rows = np.repeat(np.arange(60), 3)
-        low, high = bootstrap((rate * size)[rows] / 3, size[rows] / 3, rows, 300, trial)
-        inside += low <= 1 / math.log(2) <= high
-    assert 0.90 <= inside / 300 <= 0.98
-
-
-def test_rows_of_a_document_are_drawn_together() -> None:
-    random = np.random.default_rng(1)
-    rate = random.normal(1.0, 0.3, 40)
-    narrow = bootstrap(np.repeat(rate, 25), np.ones(1000), np.arange(1000))
-    wide = bootstrap(np.repeat(rate, 25), np.ones(1000), np.repeat(np.arange(40), 25))
-    assert np.diff(wide) > 3 * np.diff(narrow)
 
 
 @pytest.mark.parametrize("line", ['{"text": ' + "[" * 10**6, '{"text": 1e', '["text"]', "1" * 10_000])

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from train.evaluation.intervals import document_sums
 from train.runs.options import Pretrain, Run
 from train.runs.record import Languages, PretrainingRecord, RunRecord
 from train.runs.results import (
     Amounts,
     Change,
+    Documents,
     Evaluation,
     Generation,
     Layer,
@@ -115,16 +117,36 @@ def pretraining_record(steps: int) -> PretrainingRecord:
     )
 
 
-def evaluation(run: str | None, text: str = "text", sites: list[Site] | None = None, **bpb: float) -> Evaluation:
-    """Of these bits per byte by domain; the change is the same on each."""
+def evaluation(
+    run: str | None, text: str = "text", sites: list[Site] | None = None, documents: int = 0, **bpb: float
+) -> Evaluation:
+    """Of these bits per byte by domain, on so many scored_documents(); the change is the same on each."""
     layers = [Layer(gate=0.2, block=0.1), Layer(gate=0.4, block=0.3)]
     change = Change(rows=2, tokens=9, kl=0.5, agreement=0.75, bpb=0.1, layers=layers, sites=sites)
     domains = {
-        domain: Measure(bpb=x, bpb_low=x, bpb_high=x, nats_per_token=1.0, nats=9.0, tokens=9, bytes=20)
+        domain: Measure(
+            bpb=x,
+            bpb_low=x,
+            bpb_high=x,
+            nats_per_token=1.0,
+            nats=9.0,
+            tokens=9,
+            bytes=20,
+            documents=scored_documents(x, documents, str(run)) if documents else None,
+        )
         for domain, x in bpb.items()
     }
     texts = [Generation(prompt=text, continuation=text)]
     return Evaluation(run=run, domains=domains, change=dict.fromkeys(bpb, change), generations=texts)
+
+
+def scored_documents(bpb: float, count: int, model: str) -> Documents:
+    """Documents that are as hard for every model, to 0.3, and to 0.01 differently; together exactly `bpb`."""
+    common, own = np.random.default_rng(count), np.random.default_rng(list(model.encode()))
+    bytes_G = common.integers(500, 1500, count)
+    bpb_G = common.normal(0, 0.3, count) + own.normal(0, 0.01, count)
+    bpb_G += bpb - np.average(bpb_G, weights=bytes_G)
+    return document_sums(bpb_G * bytes_G * np.log(2), bytes_G, np.arange(count))
 
 
 def speed(backbone: float, run: float) -> Speed:

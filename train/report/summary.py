@@ -1,0 +1,135 @@
+"""What came out, in sentences: forgetting and learning of each method, and neutral residues against the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from train.evaluation.intervals import FEWEST, Estimate, estimate
+from train.report.settings import Axis, Bpb, Setting, settings_of
+from train.report.words import NOISE, is_noise, share, with_ends
+from train.runs.results import Evaluation
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Neutral residues against a setting of another method, by domain.
+
+    changes: of the other, against the backbone. differences: neutral residues' change less the other's. shares:
+    neutral residues' change over the other's, where that one learns or forgets beyond the noise, as they do.
+    """
+
+    other: Setting
+    changes: dict[str, Estimate]
+    differences: dict[str, Estimate]
+    shares: dict[str, Estimate]
+
+
+def neutral_setting(axis: Axis) -> Setting | None:
+    """The first setting of neutral residues."""
+    return next((setting for setting in settings_of(axis.runs) if setting.method == "neutral"), None)
+
+
+def comparisons(axis: Axis, forgetting: str, bpb: Bpb) -> list[Comparison]:
+    """The first neutral residues against every setting of the other methods; empty without neutral residues."""
+    neutral = neutral_setting(axis)
+    others = [setting for setting in settings_of(axis.runs) if setting.method != "neutral"]
+    return [_compare(neutral, other, axis, forgetting, bpb) for other in others] if neutral else []
+
+
+def _compare(neutral: Setting, other: Setting, axis: Axis, forgetting: str, bpb: Bpb) -> Comparison:
+    changes, differences, shares = {}, {}, {}
+    for domain, direction in ((forgetting, 1), (axis.learning, -1)):
+        ours, theirs = neutral.change(bpb[domain]), other.change(bpb[domain])
+        changes[domain], differences[domain] = estimate(theirs), estimate(ours - theirs)
+        if direction * theirs[0] > 0 < direction * ours[0] and not is_noise(changes[domain]):
+            shares[domain] = estimate(ours / theirs)
+    return Comparison(other, changes, differences, shares)
+
+
+def summary(axes: Sequence[Axis], forgetting: str, bpb: Bpb, base: Evaluation) -> list[str]:
+    """Sentences: of each language its neutral residues, then each other method; what the intervals are of."""
+    sentences = [sentence for axis in axes for sentence in _of_language(axis, forgetting, bpb)]
+    sentences += [_against_base(setting, axes, forgetting, bpb) for setting in _stacked(axes, bpb)]
+    return [*sentences, _about_intervals(axes, forgetting, bpb, base)]
+
+
+def _of_language(axis: Axis, forgetting: str, bpb: Bpb) -> list[str]:
+    """A sentence for each method, of its first setting; that of neutral residues comes first."""
+    compared = {each.other.label: each for each in comparisons(axis, forgetting, bpb)}
+    first: dict[str, Setting] = {}
+    for setting in settings_of(axis.runs):
+        first.setdefault(setting.method, setting)
+    sentences: list[str] = []
+    for setting in sorted(first.values(), key=lambda setting: setting.method != "neutral"):
+        old, new = (with_ends(estimate(setting.change(bpb[domain]))) for domain in (forgetting, axis.learning))
+        verb = "change" if setting.method == "neutral" else "changes"
+        if sentences:
+            text = f"{_name(setting)} {verb} them by {old} and {new}"
+        else:
+            text = f"{_name(setting)} {verb} {forgetting}, which measures forgetting, by {old} bits per byte, "
+            text += f"and {axis.learning}, which measures learning, by {new}"
+        if setting.label in compared:
+            text += f"; neutral residues {_beside(compared[setting.label], forgetting, axis.learning)}"
+        sentences.append(f"{text}.")
+    return sentences
+
+
+def _beside(comparison: Comparison, forgetting: str, learning: str) -> str:
+    """How much neutral residues forget and learn, beside the other method."""
+    clauses = []
+    for verb, domain in (("forget", forgetting), ("learn", learning)):
+        difference, part = comparison.differences[domain], comparison.shares.get(domain)
+        if part is None:
+            clauses.append(f"differ from it on {domain} by {with_ends(difference)}")
+        elif is_noise(difference):
+            clauses.append(f"{verb} as much as it {verb}s, {NOISE}: {share(part)}")
+        else:
+            clauses.append(f"{verb} {share(part)} of what it {verb}s")
+    return " and ".join(clauses)
+
+
+def _stacked(axes: Sequence[Axis], bpb: Bpb) -> list[Setting]:
+    """The settings that go on from another run that is known."""
+    settings = [setting for axis in axes for setting in settings_of(axis.runs)]
+    return [each for each in settings if each.runs[0].base in next(iter(bpb.values()))]
+
+
+def _against_base(setting: Setting, axes: Sequence[Axis], forgetting: str, bpb: Bpb) -> str:
+    """What a run on another run changed of what that one had."""
+    base = str(setting.runs[0].base)
+    changes = []
+    for domain in dict.fromkeys([forgetting, *(axis.learning for axis in axes)]):
+        changes.append(f"{domain} by {with_ends(estimate(setting.mean(bpb[domain]) - bpb[domain][base]))}")
+    return f"Against {base}, which it goes on from, {setting.label} changes {', '.join(changes)}."
+
+
+def _about_intervals(axes: Sequence[Axis], forgetting: str, bpb: Bpb, base: Evaluation) -> str:
+    domains = list(dict.fromkeys([forgetting, *(axis.learning for axis in axes)]))
+    documents = {domain: base.domains[domain].documents for domain in domains}
+    counts = [f"{known.count:,} of {domain}" for domain, known in documents.items() if known]
+    if len(counts) < len(domains) or not all(known and known.count >= FEWEST for known in documents.values()):
+        return (
+            "Where no interval is given, how sure a number is is not known: the documents are fewer than "
+            f"{FEWEST}, or the evaluation is of an older version; measure it again with `evaluate`."
+        )
+    settings = [setting for axis in axes for setting in settings_of(axis.runs)]
+    text = f"In brackets: 95% intervals over held-out documents ({', '.join(counts)}); "
+    several = any(len(setting.runs) > 1 for setting in settings)
+    text += "the spread of the seeds is below the table." if several else "another seed may differ by more."
+    if len(settings) > len(
+        {(axis.learning, setting.method) for axis in axes for setting in settings_of(axis.runs)}
+    ):
+        text += " Of a method with several settings, the first is in these sentences."
+    return text
+
+
+def _name(setting: Setting) -> str:
+    """The setting in words: its method, its label where that is another, and how many seeds.
+
+    >>> _name(Setting("ft", "finetune", 0.1, 0, [])), _name(Setting("neutral", "neutral", 0.1, 0, []))
+    ('finetune (ft)', 'Neutral residues')
+    """
+    name = "Neutral residues" if setting.method == "neutral" else setting.method
+    name += f" ({setting.label})" if setting.label != setting.method else ""
+    return name + (f" (mean of {len(setting.runs)} seeds)" if len(setting.runs) > 1 else "")

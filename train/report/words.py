@@ -1,0 +1,70 @@
+"""Numbers of the report in words: a change with its interval, and whether it is within the noise."""
+
+from __future__ import annotations
+
+import math
+
+from train.evaluation.intervals import Estimate
+
+NOISE = "within the noise"
+
+
+def signed(value: float, places: int = 3) -> str:
+    """A change with its sign; what rounds to nothing is +0.000.
+
+    >>> signed(0.0125), signed(-0.0001)
+    ('+0.013', '+0.000')
+    """
+    return f"{round(value, places) + 0.0:+.{places}f}"
+
+
+def amount(estimate: Estimate) -> str:
+    """A change, with so many digits that half its interval is seen, and three at least.
+
+    >>> amount(Estimate(-0.5, -0.6, -0.4)), amount(Estimate(0.0004, 0.0003, 0.0005))
+    ('-0.500', '+0.0004')
+    """
+    return signed(estimate.value, _places(estimate))
+
+
+def ends(estimate: Estimate) -> str:
+    """Both ends of a change's interval; empty where it is not known.
+
+    >>> ends(Estimate(-0.5, -0.6, -0.4)), ends(Estimate(-0.5, None, None))
+    ('-0.600 to -0.400', '')
+    """
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return " to ".join(signed(end, _places(estimate)) for end in (estimate.low, estimate.high))
+
+
+def with_ends(estimate: Estimate) -> str:
+    """A change, and in brackets its interval, and whether that is within the noise.
+
+    >>> with_ends(Estimate(0.5, 0.4, 0.6)), with_ends(Estimate(0.5, -0.4, 0.6))
+    ('+0.500 (+0.400 to +0.600)', '+0.500 (-0.400 to +0.600, within the noise)')
+    >>> with_ends(Estimate(0.5, None, None))
+    '+0.500'
+    """
+    about = [ends(estimate), NOISE] if is_noise(estimate) else [ends(estimate)]
+    return f"{amount(estimate)} ({', '.join(about)})" if about[0] else amount(estimate)
+
+
+def share(estimate: Estimate) -> str:
+    """A share in percent, and in brackets its interval.
+
+    >>> share(Estimate(0.76, 0.748, 0.771))
+    '76% (75% to 77%)'
+    """
+    value, *both = (f"{x:.0%}" for x in (estimate.value, estimate.low, estimate.high) if x is not None)
+    return f"{value} ({' to '.join(both)})" if both else value
+
+
+def is_noise(estimate: Estimate) -> bool:
+    """Whether the interval is known, and has 0 in it."""
+    return estimate.low is not None and not estimate.beyond()
+
+
+def _places(estimate: Estimate) -> int:
+    width = 0.0 if estimate.low is None or estimate.high is None else estimate.high - estimate.low
+    return min(6, max(3, -math.floor(math.log10(width / 2)))) if width else 3
