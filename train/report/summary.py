@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from train.evaluation.intervals import FEWEST, Estimate, estimate
 from train.report.settings import Axis, Bpb, Setting, settings_of
 from train.report.words import NOISE, is_noise, share, with_ends
@@ -105,23 +107,25 @@ def _against_base(setting: Setting, axes: Sequence[Axis], forgetting: str, bpb: 
 
 
 def _about_intervals(axes: Sequence[Axis], forgetting: str, bpb: Bpb, base: Evaluation) -> str:
+    """What the intervals are of, where there are some, and why there are none elsewhere."""
     domains = list(dict.fromkeys([forgetting, *(axis.learning for axis in axes)]))
-    documents = {domain: base.domains[domain].documents for domain in domains}
-    counts = [f"{known.count:,} of {domain}" for domain, known in documents.items() if known]
-    if len(counts) < len(domains) or not all(known and known.count >= FEWEST for known in documents.values()):
-        return (
-            "Where no interval is given, how sure a number is is not known: the documents are fewer than "
-            f"{FEWEST}, or the evaluation is of an older version; measure it again with `evaluate`."
+    known = [bool(np.isfinite(bpb_1R).all()) for domain in domains for bpb_1R in bpb[domain].values()]
+    settings = {axis.learning: settings_of(axis.runs) for axis in axes}
+    sentences = []
+    if any(known):
+        documents = [(domain, base.domains[domain].documents) for domain in domains]
+        counts = ", ".join(f"{found.count:,} of {domain}" for domain, found in documents if found)
+        several = any(len(setting.runs) > 1 for own in settings.values() for setting in own)
+        seeds = "the spread of the seeds is below the table" if several else "another seed may differ by more"
+        sentences.append(f"In brackets: 95% intervals over held-out documents ({counts}); {seeds}.")
+    if not all(known):
+        sentences.append(
+            f"Without an interval it is not known how sure a number is: the documents are fewer than {FEWEST}, or "
+            "the evaluation is of an older version or of other documents; measure it again with `evaluate`."
         )
-    settings = [setting for axis in axes for setting in settings_of(axis.runs)]
-    text = f"In brackets: 95% intervals over held-out documents ({', '.join(counts)}); "
-    several = any(len(setting.runs) > 1 for setting in settings)
-    text += "the spread of the seeds is below the table." if several else "another seed may differ by more."
-    if len(settings) > len(
-        {(axis.learning, setting.method) for axis in axes for setting in settings_of(axis.runs)}
-    ):
-        text += " Of a method with several settings, the first is in these sentences."
-    return text
+    if any(len(own) > len({setting.method for setting in own}) for own in settings.values()):
+        sentences.append("Of a method with several settings, the first is in these sentences.")
+    return " ".join(sentences)
 
 
 def _name(setting: Setting) -> str:

@@ -24,7 +24,7 @@ from train.paper.claims import judge
 from train.paper.grid import Claim, Grid, Target
 from train.paper.plan import changed, plan
 from train.paper.spectrum import singular_values, write_spectrum
-from train.paper.tables import write_table
+from train.paper.tables import RunResult, changes, write_table
 from train.runs.options import Run
 from train.runs.record import write_record
 from train.runs.results import TaskScores, write_result
@@ -202,6 +202,18 @@ def test_a_table_of_made_up_results(tmp_path: Any) -> None:
         write_table(grid, "table9", runs[:3], evaluations[:3], base, "old", "new", None, [], output)
     with pytest.raises(StageError, match=r"de was not measured; add it to evaluate\.others"):
         write_table(grid, "table9", runs, evaluations, base, "old", "de", None, [], output)
+
+
+def test_a_change_is_of_the_mean_over_the_seeds_and_has_its_interval() -> None:
+    def result(name: str, value: float, documents: int = 40) -> RunResult:
+        scored = evaluation(name, documents=documents, old=value).domains["old"]
+        return RunResult({"forgetting": scored}, {}, name, run_record("neutral"))
+
+    rows = {"a": [result("a-0", 1.5), result("a-1", 1.7)], "older": [result("b-0", 1.4), result("b-1", 1.5, 0)]}
+    found = changes("forgetting", rows, result("base", 1.2))
+    assert found["a"].value == pytest.approx(0.4) and found["older"].value == pytest.approx(0.25)
+    assert 0.39 < found["a"].low < 0.4 < found["a"].high < 0.41
+    assert found["older"].low is None
 
 
 def test_accuracies_stand_beside_bits_per_byte(tmp_path: Any) -> None:

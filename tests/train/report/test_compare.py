@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import pyarrow as pa
@@ -100,6 +101,19 @@ def test_two_runs_of_one_workflow(tmp_path):
     text = difference(str(folder / "runs/neutral"), str(folder / "runs/lora"))
     assert cells(text)["fr, bits per byte"] == ["2", "2.5000", "+0.5000 (+25.0%)"]
     assert cells(text)["fr, KL to backbone"] == ["0.5000", "", ""]
+
+
+def test_a_difference_of_the_same_documents_has_its_interval(tmp_path):
+    folder = workflow(tmp_path / "a", runs=("neutral", "lora"))
+    runs = [str(folder / "runs/neutral"), str(folder / "runs/lora")]
+    for fr, documents, words in (
+        (2.5, 30, r"\+0\.5000 \(\+25\.0%\), 95%: \+0\.49\d+ to \+0\.50\d+"),
+        (2.0001, 30, r"\+1\.00e-04 \(\+0\.0%\), 95%: -0\.00\d+ to \+0\.00\d+, within the noise"),
+        (2.5, 31, r"\+0\.5000 \(\+25\.0%\)"),
+    ):
+        for run, value, count in (("neutral", 2.0, 30), ("lora", fr, documents)):
+            write_result(folder / f"evaluate/{run}.json", evaluation(run, documents=count, fr=value))
+        assert re.fullmatch(words, cells(difference(*runs))["fr, bits per byte"][2])
 
 
 def test_wrong_folders_are_refused_with_a_reason(tmp_path):

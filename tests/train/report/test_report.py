@@ -14,22 +14,20 @@ from pipeline.common.files import write_json
 from pipeline.common.ledger import Ledger
 from pipeline.workflow.layout import Layout
 from train.report.options import Report
-from train.report.points import RunResult, trade_off_points
 from train.report.report import config_text, data_link, write_report
-from train.report.results import markdown_table, results_table, summary
 from train.runs.record import write_record
 from train.runs.results import Site, TaskScores, write_result
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-DOMAINS = {"en": {"bpb": 2.0, "nats_per_token": 3.0}, "fr": {"bpb": 3.0, "nats_per_token": 4.0}}
+DOMAINS = {domain: {"bpb": 2.0, "nats_per_token": 3.0} for domain in ("en", "fr", "de")}
 SET = {"name": "quiz", "ngrams": 1200, "documents_dropped": 7}
 POINTS = [{"threshold": t, "precision": t, "recall": 1 - t, "kept": 0.5} for t in (0.2, 0.4, 0.6)]
 SITES = [Site(site=HOSTILE, tokens=9, bytes=20, bpb=0.1)]
 PAPER = f"# table1: {HOSTILE}\n\nWords.\n\n| a | b |\n|---|---:|\n| {HOSTILE} | ![x](http://out.example/x.png) |\n"
 
 
-def measured(en, fr):
-    return evaluation("run", text=HOSTILE, sites=SITES, en=en, fr=fr)
+def measured(run, en, fr, de=4.0):
+    return evaluation(run, text=HOSTILE, sites=SITES, documents=20, en=en, fr=fr, de=de)
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +56,15 @@ def page(tmp_path_factory):
     (tmp_path / "backbone/metrics.jsonl").write_text(json.dumps({"step": 0, "evaluation": DOMAINS}))
     lines = [{"step": s, "evaluation": DOMAINS} for s in (0, 2)]
     lines += [{"step": 1, "loss": 3.0, "gate_old": 0.1, "gate_new": 0.9}]
-    for method in ("adapter", "neutral"):
-        write_record(out.run(method), run_record(method))
-        Path(out.metrics(method)).write_text("\n".join(map(json.dumps, lines)))
-        write_result(out.evaluation(method), measured(2.01, 2.5))
-        write_result(out.speed(method), speed(backbone=100.0, run=90.0))
-    write_result(out.evaluation("backbone"), measured(2.0, 3.0))
-    for model, error in (("backbone", None), ("adapter", 0.1), ("neutral", 0.2)):
+    german = run_record("neutral", base="elsewhere/runs/neutral", new="de")
+    records = {"adapter": run_record("adapter"), "neutral": run_record("neutral"), "german": german}
+    for run, record in records.items():
+        write_record(out.run(run), record)
+        Path(out.metrics(run)).write_text("\n".join(map(json.dumps, lines)))
+        write_result(out.evaluation(run), measured(run, 2.01, 2.5, 3.0 if run == "german" else 4.0))
+        write_result(out.speed(run), speed(backbone=100.0, run=90.0))
+    write_result(out.evaluation("backbone"), measured(None, 2.0, 3.0))
+    for model, error in (("backbone", None), ("adapter", 0.1), ("neutral", 0.2), ("german", 0.2)):
         scores = TaskScores(model=model, tasks={"arc/fr": task_score(0.4, error)}, skipped={"mmlu/fr": HOSTILE})
         write_result(out.task_scores(model), scores)
     (tmp_path / "paper").mkdir()
@@ -76,9 +76,7 @@ def page(tmp_path_factory):
     (tmp_path / "benchmarks/card.tsv").write_text("s\tmax_rss\n2.5\t10\n")
 
     configs = [str(tmp_path / "config.yaml")]
-    write_report(
-        Report(title=HOSTILE), str(tmp_path), ["adapter", "neutral"], ["fr"], ["arc"], "en", "fr", configs
-    )
+    write_report(Report(title=HOSTILE), str(tmp_path), list(records), ["fr"], ["arc"], "en", "fr", None, configs)
     return (tmp_path / "report.html").read_text()
 
 
@@ -114,7 +112,7 @@ def charts(page):
 def test_every_figure_has_its_specification_its_words_and_its_data(page):
     specs = json.loads(re.search(r'<script type="application/json" id="specs">(.*?)</script>', page, re.DOTALL)[1])
     assert sorted(charts(page)) == sorted(specs)
-    assert len(specs) == 18
+    assert len(specs) == 21
     for name in specs:
         link = re.search(rf'<a href="(data:text/csv[^"]+)" download="{name}.csv">', page)[1]
         rows = list(csv.DictReader(io.StringIO(unquote(link.split(",", 1)[1]))))
@@ -159,21 +157,27 @@ def test_tasks_and_the_papers_tables_are_shown(page):
     assert base64.b64decode(link) == b"a,b\n1,2\n"
 
 
-def test_runs_that_differ_in_rate_and_seed_are_one_setting():
-    def named(name, **options):
-        lines = [{"step": s, "evaluation": DOMAINS} for s in (0, 9)]
-        return RunResult(name, run_record("neutral", **options), lines, measured(2.0, 3.0))
-
-    runs = [named("a"), named("a-1", seed=1), named("b", learning_rate=1.0), named("c", alpha=3.0)]
-    points = {point["model"]: point for point in trade_off_points(runs, "en", "fr")}
-    assert [points[name]["setting"] for name in ("backbone", "a", "a-1", "b", "c")] == [-1, 0, 0, 0, 1]
-    assert [points[name]["label"] for name in ("backbone", "a", "a-1", "b", "c")] == [
-        "backbone",
-        "a",
-        "a",
-        "b",
-        "c",
-    ]
+def test_the_page_says_in_words_how_sure_it_is_and_what_a_second_language_added(page):
+    cells = dict(
+        re.findall(
+            r"<tr[^>]*><td>(adapter|neutral|german)\b.*?</td>(.*?)</tr>", page.split("<tbody>")[1], re.DOTALL
+        )
+    )
+    text = {run: " ".join(re.sub(r"<[^>]+>", " ", row).split()) for run, row in cells.items()}
+    number = r"[+-]\d\.\d+"
+    for run in ("adapter", "neutral"):  # as good as each other
+        assert re.match(
+            rf"2\.010 {number} {number} to {number} (best|as good) 2\.500 -0\.500\d* {number} to ", text[run]
+        )
+    assert {"best", "as good"} == set(re.findall("best|as good", text["adapter"] + text["neutral"]))
+    assert "within the noise" in text["adapter"]
+    assert "20.0% 40.0% in all" in text["german"]
+    assert f"<td>{'neutral'}</td>" in page and 'german<br><span class="delta">after neutral</span>' in page
+    assert re.search(
+        r'id="trade_off_2" role="img" aria-label="Changes of en and of de [^"]*german \+0\.010 and -1\.000"', page
+    )
+    assert "<li>Against neutral, which it goes on from, german changes" in page
+    assert "learn as much as it learns, within the noise: 100% (" in page
 
 
 def test_the_funnel_has_every_stage_and_the_curve_its_threshold(page):
@@ -181,27 +185,3 @@ def test_the_funnel_has_every_stage_and_the_curve_its_threshold(page):
         assert f'"stage": "{stage}", "outcome": "a reason"' in page
     assert page.count('"chosen": true') == 1
     assert "<tr><td>quiz</td><td>1,200</td><td>7</td></tr>" in page
-
-
-def results():
-    runs = [
-        RunResult("a", run_record("finetune"), [], measured(2.5, 2.0)),
-        RunResult("n", run_record("neutral"), [], measured(2.01, 2.2)),
-    ]
-    return results_table(measured(2.0, 3.0), runs, "en", "fr")
-
-
-def test_the_best_of_each_kind_is_marked():
-    assert [row.best for row in results()] == [set(), {"fr"}, {"en"}]
-
-
-def test_the_summary_says_what_was_kept_of_what_others_learn():
-    text = summary(results(), "en", "fr")
-    assert "change en by +0.010 bits per byte and fr by -0.800" in text
-    assert "They keep 80% of what finetune learns (finetune: +0.500 and -1.000)" in text
-
-
-def test_the_table_has_a_line_a_model():
-    lines = markdown_table(results()).splitlines()
-    assert len(lines) == 5
-    assert lines[-1].startswith("| n | 2.010 (+0.010) | 2.200 (-0.800) | 0.01 | 1,200 |")

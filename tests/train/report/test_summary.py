@@ -1,0 +1,202 @@
+"""What the report says of made-up results: changes, how sure they are, and which belong together."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from helpers import evaluation, run_record
+
+from pipeline.common.errors import StageError
+from train.report.charts import trade_off
+from train.report.points import trade_off_points
+from train.report.results import (
+    flat_comparisons,
+    flat_table,
+    markdown_comparisons,
+    markdown_results,
+    markdown_spreads,
+    markdown_table,
+    results_table,
+    spreads,
+)
+from train.report.settings import Axis, RunResult, axes, paired_domains, settings_of
+from train.report.summary import comparisons, summary
+
+BASE = evaluation(None, documents=60, en=2.0, fr=3.0, de=3.5)
+
+
+def run(
+    name: str, method: str, en: float, fr: float, de: float = 3.5, documents: int = 60, **options: Any
+) -> RunResult:
+    measured = evaluation(name, documents=documents, en=en, fr=fr, de=de)
+    return RunResult(name, run_record(method, **{"new": "fr"} | options), [], measured)
+
+
+METHODS = [
+    run("finetune", "finetune", 2.5, 2.0),
+    run("lora", "lora", 2.2, 2.3),
+    run("adapter", "adapter", 2.1, 2.2005),
+    run("neutral", "neutral", 2.01, 2.2),
+]
+
+
+def told(runs: list[RunResult], base: Any = BASE) -> dict[str, Any]:
+    """All that the report computes of the runs."""
+    languages = axes(runs, "fr", "fr")
+    bpb = paired_domains(base, runs, ["en", *(axis.learning for axis in languages)])
+    return {
+        "axes": languages,
+        "bpb": bpb,
+        "table": results_table(base, runs, languages, "en", bpb),
+        "sentences": summary(languages, "en", bpb, base),
+        "compared": comparisons(languages[0], "en", bpb),
+        "seeds": spreads(languages, bpb),
+    }
+
+
+def test_the_sentences_name_both_sides_all_methods_and_the_noise() -> None:
+    neutral, finetune, lora, adapter, about = told(METHODS)["sentences"]
+    ends, shares = r"\([+-]\d\.\d+ to [+-]\d\.\d+\)", r"\(\d+% to \d+%\)"
+    assert re.fullmatch(
+        rf"Neutral residues change en, which measures forgetting, by \+0\.010\d* {ends} bits per byte, "
+        rf"and fr, which measures learning, by -0\.800\d* {ends}\.",
+        neutral,
+    )
+    assert re.fullmatch(
+        rf"finetune changes them by \+0\.500\d* {ends} and -1\.000\d* {ends}; neutral residues "
+        rf"forget 2% {shares} of what it forgets and learn 80% {shares} of what it learns\.",
+        finetune,
+    )
+    assert re.search(rf"learn 114% {shares} of", lora)
+    assert re.search(rf"it forgets and learn as much as it learns, within the noise: 100% {shares}", adapter)
+    assert about.startswith("In brackets: 95% intervals over held-out documents (60 of en, 60 of fr); another")
+
+
+def test_a_share_is_given_only_of_what_is_beyond_the_noise() -> None:
+    """Nothing forgotten by the one or the other, or nothing learned by the other: then a difference is told."""
+    same = run("adapter", "adapter", 2.0, 3.0)
+    _, sentence, _ = told([same, METHODS[3]])["sentences"]
+    assert "within the noise)" in sentence
+    assert "differ from it on en by +0.010" in sentence and "differ from it on fr by -0.800" in sentence
+    gained = run("neutral", "neutral", 1.9, 2.2)
+    assert "differ from it on en by -0.6" in told([METHODS[0], gained])["sentences"][1]
+    assert "%" not in sentence.replace("95%", "")
+
+
+@pytest.mark.parametrize("documents", [0, 5])
+def test_without_intervals_nothing_is_within_the_noise_or_as_good_and_it_says_so(documents: int) -> None:
+    base = evaluation(None, documents=documents, en=2.0, fr=3.0, de=3.5)
+    runs = [
+        run("adapter", "adapter", 2.1, 2.2, documents=documents),
+        run("neutral", "neutral", 2.0, 2.2, documents=documents),
+    ]
+    result = told(runs, base)
+    assert result["sentences"][0].endswith("by +0.000 bits per byte, and fr, which measures learning, by -0.800.")
+    assert "measure it again with `evaluate`" in result["sentences"][-1]
+    assert not any("noise" in sentence for sentence in result["sentences"])
+    assert [row.marks for row in result["table"]] == [{}, {"fr": "best"}, {"en": "best"}]
+    assert result["table"][1].change["fr"].low is None
+
+
+def test_the_best_is_marked_and_all_that_are_as_good_within_the_noise() -> None:
+    assert [row.marks for row in told(METHODS)["table"]] == [{}, {"fr": "best"}, {}, {}, {"en": "best"}]
+    like = run("like", "adapter", 2.0101, 2.0001)
+    marks = {row.name: row.marks for row in told([*METHODS, like])["table"]}
+    assert marks["like"] == {"en": "as good", "fr": "as good"}
+    assert told(METHODS[:1])["table"][1].marks == {}  # the best of one is no news
+
+
+def test_the_tables_have_a_line_a_model_with_the_change_and_its_interval() -> None:
+    result = told(METHODS)
+    lines = markdown_table(result["table"]).splitlines()
+    assert len(lines) == 7
+    changes = (r"\+0\.010\d*, \+0\.0\d+ to \+0\.0\d+, best", r"-0\.800\d*, -0\.8\d+ to -0\.79\d+")
+    cells = [
+        "neutral",
+        rf"2\.010 \({changes[0]}\)",
+        rf"2\.200 \({changes[1]}\)",
+        r"3\.500 \([^)]+, within the noise\)",
+    ]
+    cells += ["0.01", "1,200", "20.0%", "10", "400"]
+    assert re.fullmatch(" [|] ".join(cells), lines[-1].strip("| "))
+    against = markdown_comparisons(result["compared"]).splitlines()
+    assert [line.split(" | ")[0].strip("| ") for line in against[2:]] == ["finetune", "lora", "adapter"]
+    assert "within the noise) | 100% (" in against[-1]
+    flat = {row["model"]: row for row in flat_table(result["table"])}
+    assert flat["neutral"]["fr change low"] < flat["neutral"]["fr change"] < flat["neutral"]["fr change high"]
+    differences = {(row["against"], row["domain"]): row for row in flat_comparisons(result["compared"])}
+    assert differences["lora", "fr"]["difference"] == pytest.approx(-0.1)
+    assert differences["lora", "fr"]["high"] < 0
+    page = markdown_results(result["sentences"], result["table"], [result["compared"]], result["seeds"])
+    assert page.count("|---|") == 2 and page.rstrip().endswith("by more.")
+
+
+def test_runs_that_differ_in_rate_and_seed_are_one_family_and_seeds_one_setting() -> None:
+    runs = [
+        run("a", "neutral", 2.0, 2.0),
+        run("a-1", "neutral", 2.2, 2.4, seed=1),
+        run("b", "neutral", 2.0, 2.0, learning_rate=1.0),
+        run("c", "neutral", 2.0, 2.0, alpha=3.0),
+    ]
+    settings = settings_of(runs)
+    assert [(each.label, each.family, len(each.runs)) for each in settings] == [
+        ("a", 0, 2),
+        ("b", 0, 1),
+        ("c", 1, 1),
+    ]
+    result = told(runs)
+    (spread,) = result["seeds"]
+    assert spread.seeds["fr"] == pytest.approx((-1.0, -0.6))
+    assert spread.mean["fr"].value == pytest.approx(-0.8)
+    assert spread.mean["fr"].high < -0.7  # of documents, not of seeds
+    assert "); seeds -1.000 to -0.600 |" in markdown_spreads(result["seeds"])
+    assert "(a) (mean of 2 seeds) change en" in result["sentences"][0]
+    assert "the spread of the seeds is below the table" in result["sentences"][-1]
+    points = trade_off_points(result["axes"][0], [], "en", result["bpb"])
+    ends = [point for point in points if point["kind"] == "mean"]
+    assert [(point["label"], point["seeds"]) for point in ends] == [("backbone", 0), ("a", 2), ("b", 1), ("c", 1)]
+    assert ends[1]["learning"] == pytest.approx(-0.8)
+    assert ends[1]["learning_low"] < -0.8 < ends[1]["learning_high"]
+    assert [point["learning"] for point in points if point["kind"] == "run"] == pytest.approx([-1.0, -0.6])
+
+
+def test_german_after_french_has_its_own_axis_and_all_that_was_added() -> None:
+    french = METHODS[3]
+    german = run("german", "neutral", 2.02, 2.25, 2.6, base="elsewhere/runs/neutral", new="de")
+    german = replace(german, bases=[french.record])
+    result = told([*METHODS, german])
+    assert [(axis.learning, len(axis.runs)) for axis in result["axes"]] == [("fr", 4), ("de", 1)]
+    assert (french.added_share, german.added_share) == (0.2, 0.4)
+    assert "| 20.0%, 40.0% in all |" in markdown_table(result["table"])
+    marks = {row.name: row.marks for row in result["table"]}
+    assert (marks["neutral"], marks["german"]) == ({"en": "best"}, {})
+    against = result["sentences"][-2]
+    assert against.startswith("Against neutral, which it goes on from, german changes en by +0.010")
+    assert " fr by +0.050" in against and " de by -0.900" in against
+    points = trade_off_points(result["axes"][1], [french], "en", result["bpb"])
+    assert [(point["label"], round(point["learning"], 3)) for point in points] == [
+        ("backbone", 0.0), ("neutral, base", 0.0), ("german", -0.9)
+    ]  # fmt: skip
+
+
+def test_a_new_domain_that_another_measures_and_one_that_is_not_measured() -> None:
+    runs = [
+        run("a", "lora", 2.0, 2.0, new="fr-wiki"),
+        run("b", "lora", 2.0, 2.0, new="it"),
+        run("c", "lora", 2.0, 2.0, new=None),
+    ]
+    assert [axis.learning for axis in axes(runs, "fr", "fr-wiki")] == ["fr"]
+    assert axes([], "fr", "fr") == []
+    with pytest.raises(StageError, match=r"it was not measured of backbone, a; `evaluate` with its rows too"):
+        paired_domains(BASE, runs[:1], ["en", "it"])
+
+
+def test_error_bars_go_both_ways_and_only_where_an_interval_is_known() -> None:
+    older = run("older", "lora", 2.2, 2.3, documents=0)
+    result = told([METHODS[3], older])
+    points = trade_off_points(Axis("fr", [METHODS[3], older]), [], "en", result["bpb"])
+    assert [point.get("forgetting_low") is None for point in points] == [True, False, True]
+    layers = trade_off(points, "en", "fr").to_dict()["layer"]
+    ends = [layer["encoding"].get(end, {}).get("field") for layer in layers for end in ("x2", "y2")]
+    assert [end for end in ends if end] == ["forgetting_high", "learning_high"]
