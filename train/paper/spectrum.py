@@ -13,10 +13,10 @@ from pipeline.common.config import read_yaml
 from pipeline.common.files import write_text
 from pipeline.common.markdown import table_row
 from pipeline.workflow.layout import BACKBONE
+from train.paper import plots
 from train.paper.claims import verdicts
 from train.paper.grid import Grid
-from train.paper.tables import by_row, csv_lines, heading, write_chart
-from train.report import charts
+from train.paper.tables import by_row, csv_lines, heading
 
 # The gating matrix of a block in a run's weights, and of a gated FFN in the backbone's.
 BLOCKS = re.compile(r"\.(\d+)\.mlp\.block\.gate_proj\.weight$")
@@ -56,7 +56,7 @@ def write_spectrum(grid: str, target: str, runs: list[str], backbone: str, outpu
     ]
     write_text(f"{output}.md", text)
     write_text(f"{output}.csv", csv_lines(points))
-    write_chart(charts.spectra(points), output)
+    plots.write_chart(plots.spectra(points), output)
 
 
 def gate_spectra(folder: str, name: re.Pattern[str]) -> Spectra:

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from pipeline.common.config import read_yaml
 from pipeline.common.errors import StageError
-from pipeline.common.files import atomic, write_text
+from pipeline.common.files import write_text
 from pipeline.common.language_codes import iso_code
 from pipeline.common.markdown import table_row
 from pipeline.workflow.layout import BACKBONE
@@ -88,7 +88,7 @@ def write_table(
     theirs, `base` is the backbone's. tasks: folder of {model}.json of multiple choice, whose mean accuracies
     in these languages are shown too. Raises StageError where the number of runs does not fit the rows.
     """
-    from train.report import charts
+    from train.paper import plots
 
     def result(name: str, evaluation: str) -> Result:
         scores = read_task_scores(f"{tasks}/{name}.json") if tasks else None
@@ -113,7 +113,7 @@ def write_table(
     write_text(f"{output}.md", text)
     write_text(f"{output}.csv", csv_text(chosen, results, backbone))
     points = plot_points(chosen, results, backbone)
-    write_chart(charts.paper_trade_off(points, forgetting, learning, chosen.joined), output)
+    plots.write_chart(plots.trade_off(points, forgetting, learning, chosen.joined), output)
 
 
 def by_row(target: Target, items: list[T]) -> dict[str, list[T]]:
@@ -286,13 +286,3 @@ def plot_labels(target: Target) -> dict[str, str]:
         own = [other.label for other in target.rows.values() if other.method == row.method]
         labels[key] = rest if rest and all(label.startswith(f"{first}, ") for label in own) else row.label
     return labels
-
-
-def write_chart(chart: Any, output: str) -> None:
-    """`output`.svg and `output`.png of an Altair chart."""
-    import vl_convert
-
-    specification = chart.to_dict()
-    write_text(f"{output}.svg", vl_convert.vegalite_to_svg(specification))
-    with atomic(f"{output}.png") as part:
-        part.write_bytes(vl_convert.vegalite_to_png(specification, scale=2))

@@ -95,56 +95,6 @@ def trade_off(points: ChartData, forgetting: str, learning: str) -> Any:
     )
 
 
-def paper_trade_off(points: ChartData, forgetting: str, learning: str, joined: bool) -> Any:
-    """A table of the paper as a plot: learning against forgetting, ours and the paper's side by side.
-
-    Points: source, label, method, order (of the row), kind (a row's mean, or a single run of it), forgetting,
-    learning. `joined`: the means of a method are joined in the order of the rows.
-    """
-    colour, shape = by_method(points)
-    panels = []
-    for source in dict.fromkeys(point["source"] for point in points):
-        own = [point for point in points if point["source"] == source]
-        near = alt.Scale(zero=False, padding=30)
-        base = alt.Chart(alt.Data(values=own)).encode(
-            x=alt.X(
-                "forgetting:Q", title=f"{forgetting if source == 'ours' else 'EN'} (right: forgets)", scale=near
-            ),
-            y=alt.Y("learning:Q", title=f"{learning if source == 'ours' else 'FR'} (down: learns)", scale=near),
-            color=colour,
-        )
-        means = base.transform_filter("datum.kind == 'mean'")
-        lines = [means.mark_line(strokeWidth=1.5, opacity=0.5).encode(order="order:Q")] if joined else []
-        marks = [
-            *lines,
-            base.mark_point(size=22, filled=True, opacity=0.6).transform_filter("datum.kind == 'run'"),
-            means.mark_point(size=90, filled=True, opacity=1).encode(shape=shape),
-            means.mark_text(align="left", dx=7, dy=-5, fontSize=9).encode(text="label:N"),
-        ]
-        panels.append(alt.layer(*marks).properties(width=420, height=360, title=f"{source}, bits per byte"))
-    return alt.hconcat(*panels, background="white")
-
-
-def spectra(points: ChartData) -> Any:
-    """Figure 3 of the paper: singular values over the largest, a panel a layer.
-
-    Points: label, layer, share (of the values that are greater), value.
-    """
-    labels = list(dict.fromkeys(point["label"] for point in points))
-    colours = alt.Scale(domain=labels, range=list(COLOURS[: len(labels)]))
-    lines = alt.Chart(alt.Data(values=points)).mark_line(strokeWidth=2)
-    return (
-        lines.encode(
-            x=alt.X("share:Q", title="rank, over the number of values"),
-            y=alt.Y("value:Q", title="singular value over the greatest"),
-            color=alt.Color("label:N", title=None, scale=colours),
-        )
-        .properties(width=220, height=160)
-        .facet(facet=alt.Facet("layer:O", title="layer"), columns=4)
-        .properties(background="white")
-    )
-
-
 def curves(points: ChartData, value: str, title: str) -> Any:
     """One measure over the steps of training, a line a run. Points: model, method, step and the value."""
     colour, _ = by_method(points)
