@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models.backbone import find_commit, load_backbone, load_tokenizer, save_backbone
-from models.extend import ExtendError, decoder_layers
+from models.extend import ExtendError, extendable_layers
 from pipeline.common.config import option
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder, write_json
@@ -48,7 +48,7 @@ def fetch_backbone(source: str, revision: str | None, downloads: str, output: st
     with own_folder(f"{output}.gguf") as converted:  # as large as the model: a killed run must leave none
         try:
             model, tokenizer, commit = _load(source, revision, Path(downloads), str(converted))
-            decoder_layers(model)
+            extendable_layers(model)
         except (OSError, ValueError, ExtendError) as error:
             why = f"cannot be loaded as a decoder (safetensors or GGUF): {error}"
             raise StageError(f"backbone.source {source}: {why}") from None
