@@ -13,6 +13,13 @@ Table = tuple[tuple[str, str, str], ...]
 
 CONVERT = "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW) of transformers, and give NEW"
 PLAIN = "take the model that they were made of, or a GGUF file of it"
+# Quantised weights that transformers turns into plain ones by itself.
+UNPACK = "unpack them with transformers, AutoModelForCausalLM.from_pretrained(FOLDER{})"
+UNPACKED = {
+    "bitsandbytes": UNPACK.format("") + ".dequantize().save_pretrained(NEW), and give NEW; better, " + PLAIN,
+    "mxfp4": UNPACK.format(", quantization_config=Mxfp4Config(dequantize=True)")
+    + ".save_pretrained(NEW), and give NEW",
+}
 ORIGINAL = "take the model in transformers' format, with config.json and safetensors"
 MERGE_SHARDS = "make one model of its shards (DeepSpeed: its zero_to_fp32.py; FSDP: `accelerate merge-weights`)"
 # Whatever else is there: a whole model beside it is not what the folder is for.
@@ -55,16 +62,21 @@ WEIGHTS_OF_OTHERS: Table = (
         f"take what it was made of: {ORIGINAL.removeprefix('take ')}",
     ),
     (
+        r"adapter_model\..*",
+        "an adapter of peft without its adapter_config.json",
+        "merge it into its model with peft",
+    ),
+    (r"optimizer\..*|trainer_state\.json|scheduler\.pt", "a training's state without its model", ORIGINAL),
+    (
         r".*\.(pt|pth|ckpt|bin|pkl)",
         "weights as pickles, which can run code",
         "write them as safetensors with the program that made them: model.save_pretrained(NEW), and give NEW",
     ),
     (
-        r"(?!adapter_model).*\.safetensors",
+        r".*\.safetensors",
         "weights under another name than model.safetensors",
         f"if it is one whole model, rename it; if they are shards, write their index with {CONVERT}",
     ),
-    (r"optimizer\..*|trainer_state\.json|scheduler\.pt", "a training's state without its model", ORIGINAL),
 )
 NO_CONFIG: Table = (
     (r"run\.json", "the folder of a run", "give its backbone, and the run as `base`"),
@@ -159,7 +171,8 @@ def check_quantised(data: dict[str, Any]) -> None:
         kind = about.get("quant_method") if isinstance(about, dict) else about
         if kind is None and any(map(about.get, BITS)):
             kind = "bitsandbytes"
-        raise Refused(f"config.json: quantised weights ({said(kind or 'of an unknown method')[1:-1]}); {PLAIN}")
+        named = said(kind or "of an unknown method")[1:-1]
+        raise Refused(f"config.json: quantised weights ({named}); {UNPACKED.get(named, PLAIN)}")
 
 
 def is_fp8(about: Any) -> bool:
@@ -198,5 +211,5 @@ def check_text_alone(config: Any) -> None:
             "text.get_output_embeddings().load_state_dict(whole.get_output_embeddings().state_dict()); "
             "text.save_pretrained(NEW); AutoTokenizer.from_pretrained(FOLDER).save_pretrained(NEW), and give NEW"
         )
-    parts = f"{said(config.model_type)[1:-1]} is more than its text decoder ({said(text.model_type)[1:-1]})"
-    raise Refused(f"config.json: {parts}; {cure}")
+    kinds = [said(one.model_type)[1:-1] for one in (config, text)]
+    raise Refused(f"config.json: {kinds[0]} is a model of more than text, around a {kinds[1]}; {cure}")

@@ -54,24 +54,25 @@ def check_used(model: Any, missing: set[str], unused: dict[str, Tensor]) -> None
             f"{len(missing)} weights of a {type(model).__name__} are not there, such as {min(missing)}"
         )
     for path, layers in model.named_modules():
-        if not isinstance(layers, ModuleList):
+        if isinstance(layers, ModuleList):
+            _check_layers(path, [{name for name, _ in layer.named_parameters()} for layer in layers], unused)
+
+
+def _check_layers(path: str, own: list[set[str]], unused: dict[str, Tensor]) -> None:
+    """check_used() for the list of layers at `path`, by the names of each one's weights."""
+    spare: dict[int, set[str]] = {}
+    for name, weight in unused.items():
+        match = re.fullmatch(r"(.*?)\.(\d+)\.(.+)", name)
+        # A file may leave out the first part of a path, such as `model.`.
+        if not match or not f".{path}".endswith(f".{match[1]}"):
             continue
-        own = [{name for name, _ in layer.named_parameters()} for layer in layers]
-        spare: dict[int, set[str]] = {}
-        for name, weight in unused.items():
-            match = re.fullmatch(r"(?:(.*)\.)?(\d+)\.(.+)", name) if weight.dim() in (1, 2) else None
-            match = match or re.fullmatch(r"(.*?)\.(\d+)\.(.+)", name)
-            if not match or not f".{path}".endswith(f".{match[1]}"):
-                continue
-            number, rest = int(match[2]), match[3]
-            if number >= len(own):
-                spare.setdefault(number, set()).add(rest)
-            elif rest.endswith((".weight", ".bias")) and weight.dim() in (1, 2):
-                raise ValueError(f"config.json describes a model without {name}, which the weights have; {AGAIN}")
-        if more := [number for number, names in spare.items() if names in own]:
-            raise ValueError(
-                f"config.json describes {len(own)} layers, and the weights have {max(more) + 1}; mend its number"
-            )
+        number = int(match[2])
+        if number >= len(own):
+            spare.setdefault(number, set()).add(match[3])
+        elif name.endswith((".weight", ".bias")) and weight.dim() in (1, 2):
+            raise Refused(f"config.json describes a model without {name}, which the weights have; {AGAIN}")
+    if more := [number for number, names in spare.items() if any(names <= one for one in own)]:
+        raise Refused(f"config.json describes {len(own)} layers, and the weights have {max(more) + 1}; mend it")
 
 
 def check_values(model: Any) -> None:

@@ -66,7 +66,7 @@ def as_data(what: str) -> Iterator[None]:
 
 
 def check_folder(folder: str | Path) -> None:
-    """Raises ValueError where a file is a link that leads out of the folder, or too large for JSON or text.
+    """Raises ValueError where a file is a link that leads out of the folder, no file yet, or too large for text.
 
     It would be read, and written into our copy. Weights may lie elsewhere: only tensors are taken from them. The
     hub's own cache is made of links to its blobs.
@@ -74,10 +74,12 @@ def check_folder(folder: str | Path) -> None:
     folder = Path(folder).resolve()
     homes = [folder, folder.parent.with_name("blobs")] if folder.parent.name == "snapshots" else [folder]
     for path in [*folder.glob("*"), *folder.glob("additional_chat_templates/*")]:
-        if path.suffix == ".safetensors" or not path.is_file():
+        if not path.is_file():
             continue
-        if not any(path.resolve().is_relative_to(home) for home in homes):
+        if path.suffix != ".safetensors" and not any(path.resolve().is_relative_to(home) for home in homes):
             raise ValueError(f"{path.name} is a link that leads out of {folder}; put the file itself there")
+        if path.stat().st_size < 1000 and path.read_bytes().startswith(b"version https://git-lfs"):
+            raise Refused(f"{path.name} is a pointer of Git LFS, and not the file; fetch it with `git lfs pull`")
         if path.suffix in (".json", ".jinja", ".txt", ".model") and path.stat().st_size > MOST_BYTES:
             raise ValueError(f"{path.name} has more than {MOST_BYTES >> 20} MiB; it is no part of a model")
 
@@ -223,9 +225,7 @@ def read_decoder(path: str, revision: str | None, dtype: torch.dtype, attention:
     """
     data = _read_json(path, revision)
     sketch = sketch_decoder(_parsed(data, path))
-    weights = read_weights(path, revision)
-    with as_data("damaged weights; delete them, also from the hub's cache"):
-        weights = dequantise(weights, data)
+    weights = dequantise(read_weights(path, revision), data)
     check_plain(sketch, weights)
     check_sizes(sketch, weights)
     with as_data("the weights do not fit config.json"):

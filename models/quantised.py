@@ -6,6 +6,7 @@ block of rows and columns, or one for all of it (DeepSeek-V3, arXiv 2412.19437, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from models.doors import PLAIN, Refused, is_fp8, quantisation
@@ -20,7 +21,7 @@ SCALES = ("_scale_inv", "_scale")  # behind the weight's name; both are multipli
 def dequantise(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
     """The weights in bf16 that those in FP8 stand for, if config.json says that they are; scales are left out.
 
-    As transformers has them: the product in fp32, rounded. Raises ValueError for scales that do not fit.
+    As transformers has them: the product in fp32, rounded. Raises Refused for scales that do not fit.
     """
     import torch
 
@@ -28,8 +29,8 @@ def dequantise(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[str, 
     if not is_fp8(about):
         return weights
     block = about.get("weight_block_size") or BLOCK
-    if not (len(block) == 2 and all(type(size) is int and size > 0 for size in block)):
-        raise ValueError("weight_block_size in config.json is not two sizes")
+    if not (isinstance(block, list | tuple) and len(block) == 2 and all(type(x) is int and x > 0 for x in block)):
+        raise Refused("config.json: weight_block_size is not two sizes; download the model again")
     plain = {}
     for name, weight in weights.items():
         scale = next((weights[name + end] for end in SCALES if name + end in weights), None)
@@ -40,23 +41,24 @@ def dequantise(weights: dict[str, Tensor], config: dict[str, Any]) -> dict[str, 
     return plain
 
 
-def _product(name: str, weight: Tensor, scale: Tensor, block: tuple[int, int]) -> Tensor:
+def _product(name: str, weight: Tensor, scale: Tensor, block: Sequence[int]) -> Tensor:
     import torch
 
     # A byte is the exponent alone.
     scale = (scale.float() - 127).exp2() if scale.dtype == torch.uint8 else scale.float()
+    misfit = f"{name}: its FP8 scale of {list(scale.shape)} does not fit it; download the model again"
     if scale.numel() == 1:
         scale = scale.reshape([1] * weight.dim())
     elif scale.dim() == weight.dim() - 1:  # one for each row
         scale = scale.unsqueeze(-1)
     if scale.dim() != weight.dim() or scale.shape[:-2] not in (weight.shape[:-2], (1,) * (weight.dim() - 2)):
-        raise ValueError(f"the scale of {name} does not fit it; download the model again")
+        raise Refused(misfit)
     for axis, size in zip((-2, -1), block, strict=True):
         count, length = scale.shape[axis], weight.shape[axis]
         if count != -(-length // size):  # other blocks than the config says, all of one size
             size, rest = divmod(length, max(1, count))
             if rest or not size:
-                raise ValueError(f"the scale of {name} does not fit it; download the model again")
+                raise Refused(misfit)
         scale = scale.repeat_interleave(min(size, length), axis).narrow(axis, 0, length)
     return (weight.float() * scale).bfloat16()
 

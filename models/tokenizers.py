@@ -113,7 +113,7 @@ def _check_fit(tokenizer: Any, config: Any) -> None:
         last = next(token for token, number in tokenizer.get_vocab().items() if number == size - 1)
         raise Refused(
             f"its tokenizer has ids up to {size - 1} ({said(last)}), and the model {entries} embeddings: put the "
-            f"model's own tokenizer beside it, or train it with model.resize_token_embeddings({size})"
+            f"model's own tokenizer beside it, or enlarge it with model.resize_token_embeddings({size})"
         )
 
 

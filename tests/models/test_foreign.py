@@ -204,7 +204,7 @@ def test_usual_classes_of_tokenizers_are_read(name: str | None, folder: Path) ->
         ({"vocab_size": 10**9}, "and there are 5,520"),
         ({"num_hidden_layers": 3}, "config.json describes 7,"),
         ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000, more than any model has"),
-        ({"num_hidden_layers": 1}, "config.json describes 1 layers, and the weights have 2; mend its number"),
+        ({"num_hidden_layers": 1}, "config.json describes 1 layers, and the weights have 2; mend it"),
         ({"pretraining_tp": 10**9}, "pretraining_tp is 1000000000, more than any model has"),
         ({"model_type": "xlstm", "num_blocks": 10**9}, "can be built (more than 1,000 modules and weights)"),
         ({"vocab_size_per_layer_input": 2**18, "shared_expert_intermediate_size": 5632, "num_experts": 2**14}, ""),
