@@ -158,8 +158,11 @@ def decoder_layers(model: Any) -> list[Any]:
 
     Raises ExtendError if there is none.
     """
-    count = model.config.get_text_config().num_hidden_layers
-    lists = [module for module in model.get_decoder().modules() if isinstance(module, nn.ModuleList)]
+    text = model.config.get_text_config()
+    count = getattr(text, "num_hidden_layers", None)
+    # A model of images or sounds has layers of those, too.
+    decoder = model if text is model.config else model.get_decoder()
+    lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
     for candidate in lists:
         layers: list[Any] = list(candidate)
         if len(layers) == count and all(isinstance(getattr(layer, "mlp", None), nn.Module) for layer in layers):

@@ -94,7 +94,7 @@ def _read_json(path: str, revision: str | None) -> Any:
     names = file_names(path, revision)
     refuse(names, NEVER)
     refuse_peft(find(path, "adapter_config.json", revision, needed=False))
-    file = find(path, "config.json", revision, needed=False)
+    file = find(path, "config.json", revision, needed=not names)
     if file is None:
         refuse(names, NO_CONFIG)
         raise ValueError(f"Unrecognized model in {path}: it has no config.json")

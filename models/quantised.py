@@ -64,14 +64,17 @@ def _product(name: str, weight: Tensor, scale: Tensor, block: Sequence[int]) -> 
 
 
 def check_plain(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Raises Refused where what the model's modules take is packed: whole numbers, or floats of 8 bits.
+    """Raises Refused where what the model's modules take is packed: small whole numbers, or floats of 8 bits.
 
-    Masks that older models keep beside their modules are whole numbers too.
+    Masks that older models keep beside their modules are such numbers too, and tables of positions large ones.
     """
+    import torch
+
     owners = {path.rpartition(".")[2] for path, module in model.named_modules() if module._parameters}
     owners = {name for name in owners if not name.isdigit()} - {""}
     for name, weight in weights.items():
-        plain = weight.is_floating_point() and weight.element_size() > 1
+        size = weight.element_size()
+        plain = size == 8 or weight.dtype == torch.bool or (weight.is_floating_point() and size > 1)
         if not plain and not owners.isdisjoint(name.split(".")):
             kind = str(weight.dtype).removeprefix("torch.")
             raise Refused(f"quantised weights, of which config.json says nothing ({name} is {kind}); {PLAIN}")
