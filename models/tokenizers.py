@@ -54,7 +54,7 @@ def read_fast_tokenizer(path: str) -> Any:
         _check_there(path, None, fast=True)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
         _check_growth(tokenizer)
-        _check_ids(tokenizer, Path(path, "tokenizer.json"))
+        _check_ids(tokenizer, find(path, "tokenizer.json", None, needed=False))
         return tokenizer
 
 
