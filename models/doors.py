@@ -146,7 +146,8 @@ def refuse_peft(file: Path | None) -> None:
     if file is None:
         return
     try:
-        about = json.loads(file.read_text(encoding="utf-8")[: 2**20])
+        with file.open(encoding="utf-8") as opened:
+            about = json.loads(opened.read(2**20))
         kind, base = about.get("peft_type"), about.get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError, RecursionError):
         kind = base = None

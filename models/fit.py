@@ -98,8 +98,9 @@ def check_causal(model: Any) -> None:
     seen: list[Tensor] = []
     hook = model.get_input_embeddings().register_forward_hook(lambda module, given, out_BTD: seen.append(out_BTD))
     try:
-        logits_BTV = model(input_ids=torch.tensor([[0, 1]], device=model.device)).logits
-        (slope_BTD,) = torch.autograd.grad(logits_BTV[0, 0].float().sum(), seen[0])
+        with torch.enable_grad():
+            logits_BTV = model(input_ids=torch.tensor([[0, 1]], device=model.device)).logits
+            (slope_BTD,) = torch.autograd.grad(logits_BTV[0, 0].float().sum(), seen[0])
     except Exception:  # some models compute on a GPU alone
         return
     finally:
