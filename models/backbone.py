@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.foreign import as_data, check_counts, read_decoder, read_tokenizer
+from models.foreign import as_data, check_counts, read_decoder
+from models.tokenizers import read_tokenizer
 
 # Products are in bf16 wherever it is fast: on a CPU with AVX512-BF16 five times as fast as fp32.
 COMPUTE = torch.bfloat16
@@ -83,7 +84,7 @@ def load_backbone(
     # Of a commit, all files belong together.
     commit = find_commit(path, revision)
     with network_errors():
-        return read_decoder(path, commit, dtype, attention).eval()
+        return read_decoder(path, commit, dtype, attention)
 
 
 def find_commit(path: str, revision: str | None = None) -> str | None:
@@ -93,8 +94,12 @@ def find_commit(path: str, revision: str | None = None) -> str | None:
     """
     from transformers.utils.hub import cached_file, extract_commit_hash
 
+    if Path(path).is_dir():
+        return revision
     with network_errors():
-        config = cached_file(path, "config.json", revision=revision or "main")
+        config = cached_file(
+            path, "config.json", revision=revision or "main", _raise_exceptions_for_missing_entries=False
+        )
     return extract_commit_hash(config, None) or revision
 
 

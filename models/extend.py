@@ -17,6 +17,7 @@ from models.backbone import unique_parameters
 from models.block import NeutralBlock
 from models.local_losses import Context
 from models.modeling_neutral import ACTIVATIONS, POST_NORMS
+from models.modeling_neutral import ExtendedFFN as Exported
 
 
 class ExtendError(ValueError):
@@ -112,7 +113,7 @@ def extend(
     layers are not understood, or the fraction is too small for a width of 1.
     """
     merge_lora(model)
-    layers = decoder_layers(model)
+    layers = extendable_layers(model)
     before, backbone = unique_parameters(model), backbone_parameters(model)
     context, width = Context(), 0
     torch.manual_seed(seed)
@@ -138,16 +139,37 @@ def backbone_parameters(model: nn.Module) -> int:
     return unique_parameters(model) - sum(map(unique_parameters, blocks))
 
 
+def extendable_layers(model: Any) -> list[Any]:
+    """decoder_layers() of a model that may be extended. Raises ExtendError where it is none, or an export.
+
+    An export's blocks would count as the backbone's, and be lost to its own export.
+    """
+    layers = decoder_layers(model)
+    if any(isinstance(layer.mlp, Exported) for layer in layers):
+        raise ExtendError(
+            "cannot extend an export, which has blocks already; to add another language, take its backbone, and "
+            "its run as `base`"
+        )
+    return layers
+
+
 def decoder_layers(model: Any) -> list[Any]:
-    """The ModuleList of num_hidden_layers items that have `.mlp`. Raises ExtendError if there is none."""
-    count = model.config.get_text_config().num_hidden_layers
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    """The ModuleList of num_hidden_layers items that have `.mlp`, in the text decoder of the model.
+
+    Raises ExtendError if there is none.
+    """
+    text = model.config.get_text_config()
+    count = getattr(text, "num_hidden_layers", None)
+    # A model of images or sounds has layers of those, too.
+    decoder = model if text is model.config else model.get_decoder()
+    lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
     for candidate in lists:
         layers: list[Any] = list(candidate)
         if len(layers) == count and all(isinstance(getattr(layer, "mlp", None), nn.Module) for layer in layers):
             if any("expert" in name for name, _ in candidate.named_modules()):
                 raise ExtendError(_refusal(model, "its FFN is a mixture of experts"))
-            _check_ffn(model, plain_ffn(layers[0].mlp))
+            for ffn in {type(ffn): ffn for ffn in (plain_ffn(layer.mlp) for layer in layers)}.values():
+                _check_ffn(model, ffn)
             return layers
     reason = f"no list of {count} layers that each have .mlp was found"
     raise ExtendError(_refusal(model, reason))
@@ -156,7 +178,9 @@ def decoder_layers(model: Any) -> list[Any]:
 @torch.no_grad()
 def _check_ffn(model: Any, ffn: nn.Module) -> None:
     """Raises ExtendError unless the FFN is a function of one tensor that keeps its shape."""
-    weight = next(ffn.parameters())
+    weight = next(ffn.parameters(), None)
+    if weight is None:
+        raise ExtendError(_refusal(model, f"its {type(ffn).__name__} has no weights"))
     x_BTD = weight.new_zeros(1, 1, model.config.get_text_config().hidden_size)
     try:
         y_BTD = ffn(x_BTD)

@@ -1,4 +1,4 @@
-"""Models from elsewhere, read as data: the config, the weights and the tokenizer of a folder or a repository.
+"""Models from elsewhere, read as data: the config and the weights of a folder or a repository.
 
 No file of it is code to run here, none is followed that is not asked for (an adapter beside the model, another
 `generate`, a link out of the folder), and what its config describes is no larger than its weights.
@@ -6,16 +6,29 @@ No file of it is code to run here, none is followed that is not asked for (an ad
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import itertools
 import json
-import math
 import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from models.doors import (
+    NEVER,
+    NO_CONFIG,
+    NO_WEIGHTS,
+    Refused,
+    check_kind,
+    check_quantised,
+    check_text_alone,
+    file_names,
+    refuse,
+    refuse_peft,
+)
+from models.fit import check_causal, check_sizes, check_used, check_values
+from models.quantised import check_plain, dequantise
 
 if TYPE_CHECKING:
     import torch
@@ -24,10 +37,11 @@ if TYPE_CHECKING:
 LEADING = re.compile(
     r"__.*|auto_map|custom_pipelines|transformers_weights|configuration_files|(fusion|distributed)_config"
     r"|_?(attn|experts)_implementation\w*|_?name_or_path|_auto_class|num_labels|id2label|label2id"
+    r"|quantization_config"
 )
-# Bounds far above what any decoder has: layers, or rounds of a loop; modules and weights; numbers computed from
-# its config, such as masks; bytes of a file of JSON or text; characters that a tokenizer makes of one.
-MOST_LAYERS, MOST_PARTS, MOST_BUFFERS, MOST_BYTES, MOST_GROWTH = 1000, 2**16, 2**28, 2**28, 100
+# Bounds far above what any decoder has: layers, or rounds of a loop; modules and weights; bytes of a file of JSON
+# or text.
+MOST_LAYERS, MOST_PARTS, MOST_BYTES = 1000, 2**16, 2**28
 # Keys of layers and rounds, but not of a width such as vocab_size_per_layer_input.
 COUNTS = re.compile("(?!.*(size|dim)).*(layer|cycle|loop|iter|pretraining_tp)")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -36,14 +50,14 @@ SHARD = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)
 
 @contextlib.contextmanager
 def as_data(what: str) -> Iterator[None]:
-    """Turns what libraries raise on a hostile file into a ValueError of one line; OSError keeps its own words.
+    """Turns what libraries raise on a hostile file into a ValueError of one line; OSError and Refused stay.
 
     A library that takes a file at its word fails in any way, and a panic of native code is no Exception. The line
     may quote the file: what would steer a terminal is left out.
     """
     try:
         yield
-    except (OSError, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (OSError, Refused, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
         kind = "" if isinstance(error, ValueError) or type(error) is Exception else f"{type(error).__name__}: "
@@ -52,7 +66,7 @@ def as_data(what: str) -> Iterator[None]:
 
 
 def check_folder(folder: str | Path) -> None:
-    """Raises ValueError where a file is a link that leads out of the folder, or too large for JSON or text.
+    """Raises ValueError where a file is a link that leads out of the folder, no file yet, or too large for text.
 
     It would be read, and written into our copy. Weights may lie elsewhere: only tensors are taken from them. The
     hub's own cache is made of links to its blobs.
@@ -60,23 +74,39 @@ def check_folder(folder: str | Path) -> None:
     folder = Path(folder).resolve()
     homes = [folder, folder.parent.with_name("blobs")] if folder.parent.name == "snapshots" else [folder]
     for path in [*folder.glob("*"), *folder.glob("additional_chat_templates/*")]:
-        if path.suffix == ".safetensors" or not path.is_file():
+        if not path.is_file():
             continue
-        if not any(path.resolve().is_relative_to(home) for home in homes):
+        if path.suffix != ".safetensors" and not any(path.resolve().is_relative_to(home) for home in homes):
             raise ValueError(f"{path.name} is a link that leads out of {folder}; put the file itself there")
+        if path.stat().st_size < 1000 and path.read_bytes().startswith(b"version https://git-lfs"):
+            raise Refused(f"{path.name} is a pointer of Git LFS, and not the file; fetch it with `git lfs pull`")
         if path.suffix in (".json", ".jinja", ".txt", ".model") and path.stat().st_size > MOST_BYTES:
             raise ValueError(f"{path.name} has more than {MOST_BYTES >> 20} MiB; it is no part of a model")
 
 
 def read_config(path: str, revision: str | None = None) -> Any:
     """The config of a model, by parse_config(). Raises OSError of transformers where there is no such model."""
-    file = _find(path, "config.json", revision, needed=False)
+    return _parsed(_read_json(path, revision), path)
+
+
+def _read_json(path: str, revision: str | None) -> Any:
+    """What config.json says. Raises ValueError where the folder is something else than a model."""
+    names = file_names(path, revision)
+    refuse(names, NEVER)
+    refuse_peft(find(path, "adapter_config.json", revision, needed=False))
+    file = find(path, "config.json", revision, needed=not names)
     if file is None:
+        refuse(names, NO_CONFIG)
         raise ValueError(f"Unrecognized model in {path}: it has no config.json")
     if Path(path).is_dir():
         check_folder(path)
     with as_data("config.json cannot be read"):
-        config = parse_config(json.loads(file.read_text(encoding="utf-8")))
+        return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _parsed(data: Any, path: str) -> Any:
+    with as_data("config.json cannot be read"):
+        config = parse_config(data)
     config.name_or_path = path
     return config
 
@@ -86,10 +116,14 @@ def parse_config(data: Any) -> Any:
 
     Raises ValueError where it has layers without bound, and anything where it makes no sense.
     """
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     if not isinstance(data["model_type"], str):
         raise ValueError("its model_type is no name")
+    if "auto_map" in data and data["model_type"] not in CONFIG_MAPPING and "neutral_residues" not in data:
+        raise Refused(
+            "config.json: the model has code of its own, which is not run; take one that transformers has"
+        )
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "config.json").write_text(json.dumps(_own_keys(data)), encoding="utf-8")
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -99,8 +133,7 @@ def _own_keys(data: Any) -> Any:
     """A config, or a part of it, without LEADING keys."""
     if not isinstance(data, dict):
         return data
-    if data.get("quantization_config"):
-        raise ValueError("quantised weights; take the model that they were made of, or a GGUF file")
+    check_quantised(data)
     check_counts(data)
     return {key: _own_keys(value) for key, value in data.items() if not LEADING.fullmatch(key)}
 
@@ -112,112 +145,26 @@ def check_counts(data: dict[str, Any]) -> None:
             raise ValueError(f"{key} is {value}, more than any model has")
 
 
-def read_tokenizer(path: str, revision: str | None = None) -> Any:
-    """The tokenizer of a folder or a repository. Raises ValueError where it is damaged."""
-    from transformers import AutoTokenizer
-
-    if Path(path).is_dir():
-        check_folder(path)
-    # Of the tokenizers that are made here, there is no config.
-    config = {"config": read_config(path, revision)} if _find(path, "config.json", revision, needed=False) else {}
-    with as_data("its tokenizer cannot be read"):
-        about = _tokenizer_config(path, revision)
-        _check_class(about.get("tokenizer_class") or "")
-        _check_class(getattr(config.get("config"), "tokenizer_class", None) or "")
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, revision=revision or "main", trust_remote_code=False, **config
-        )
-        # It would lead those who trust a copy's code to code of another repository.
-        tokenizer.init_kwargs.pop("auto_map", None)
-        _check_growth(tokenizer)
-        return tokenizer
-
-
-def read_fast_tokenizer(path: str) -> Any:
-    """The tokenizer of a folder's tokenizer.json alone, whatever the model: read_tokenizer() takes ten seconds to
-    import. Raises ValueError where it is damaged."""
-    from transformers import PreTrainedTokenizerFast
-
-    if Path(path).is_dir():
-        check_folder(path)
-    with as_data("tokenizer.json cannot be read"):
-        _tokenizer_config(path)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
-        _check_growth(tokenizer)
-        return tokenizer
-
-
-def _tokenizer_config(path: str, revision: str | None = None) -> dict[str, Any]:
-    """What the files beside a tokenizer say of it. Raises ValueError where they lead to a file elsewhere.
-
-    Their keys are arguments of the tokenizer's class, which opens some of these, and a copy would hold the text.
-    """
-    about: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        file = _find(path, name, revision, needed=False)
-        for key, value in json.loads(file.read_text(encoding="utf-8") if file else "{}").items():
-            opened = key in ("vocab", "merges", "vocab_file", "merges_file") and isinstance(value, str)
-            versions = key == "fast_tokenizer_files" and "/" in str(value)
-            if (opened and Path(value).is_file()) or versions or (value and key in ("gguf_file", "init_inputs")):
-                raise ValueError(f"{key} in {name} leads to another file; take it out")
-            about[key] = value
-    return about
-
-
-def _check_class(name: str) -> None:
-    """Raises ValueError where a tokenizer's class is something else of transformers.
-
-    That would read other files, and ask on the terminal whether to run code that lies there.
-    """
-    from transformers import PreTrainedTokenizerBase
-    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
-
-    for known in map(tokenizer_class_from_name, (name, name.removesuffix("Fast"))):
-        if known is not None and not (isinstance(known, type) and issubclass(known, PreTrainedTokenizerBase)):
-            raise ValueError(f"{name} is no class of a tokenizer")
-
-
-def _check_growth(tokenizer: Any) -> None:
-    """Raises ValueError where rules of a tokenizer make many characters of one.
-
-    Five rules that each make 30 letters of the last one's letter would make gigabytes of a line.
-    """
-    if backend := getattr(tokenizer, "backend_tokenizer", None):
-        for rules in filter(None, (backend.normalizer, backend.decoder)):
-            growth = _growth(json.loads(rules.__getstate__()))
-            if growth > MOST_GROWTH:
-                raise ValueError(f"its rules make {growth:,.0f} characters of one, more than any tokenizer does")
-
-
-def _growth(rule: dict[str, Any]) -> float:
-    """How many characters a rule may make of one."""
-    if rule["type"] == "Replace":
-        return max(1, len(rule["content"]) / max(1, len(rule["pattern"].get("String", ""))))
-    if rule["type"] == "Precompiled":  # a table, whose size comes first, and the texts that it leads to
-        table = base64.b64decode(rule["precompiled_charsmap"])
-        texts = table[4 + int.from_bytes(table[:4], "little") :].split(b"\0")
-        return max(1, *(len(text.decode(errors="replace")) for text in texts))
-    parts = rule.get("normalizers") or rule.get("decoders") or []
-    return math.prod(map(_growth, parts)) * max(1, len(rule.get("prepend", "")))
-
-
 def read_weights(path: str, revision: str | None = None) -> dict[str, torch.Tensor]:
     """The tensors of a model's safetensors files, mapped into memory. Raises ValueError for damaged ones."""
     from safetensors.torch import load_file
 
     names = [WEIGHTS]
-    if not _find(path, WEIGHTS, revision, needed=False):
+    if not find(path, WEIGHTS, revision, needed=False):
+        if not (index := find(path, INDEX, revision, needed=False)):
+            refuse(file_names(path, revision), NO_WEIGHTS)
         with as_data(f"{INDEX} cannot be read"):
-            index = json.loads(Path(str(_find(path, INDEX, revision))).read_text(encoding="utf-8"))
-            names = sorted(set(index["weight_map"].values()))
+            names = sorted(set(json.loads(Path(str(index)).read_text(encoding="utf-8"))["weight_map"].values()))
             if outside := [name for name in names if not SHARD.fullmatch(name)]:
                 raise ValueError(f"{outside[0]!r} is no safetensors file of this folder")
     with as_data("damaged weights; delete them, also from the hub's cache"):
-        files = [str(_find(path, name, revision)) for name in names]
-        return {key: tensor for file in files for key, tensor in load_file(file).items()}
+        found = {name: find(path, name, revision, needed=False) for name in names}
+        if missing := [name for name, file in found.items() if file is None]:
+            raise Refused(f"{INDEX} names {missing[0]}, which is not there; download it, too")
+        return {key: tensor for file in found.values() for key, tensor in load_file(str(file)).items()}
 
 
-def _find(path: str, name: str, revision: str | None, needed: bool = True) -> Path | None:
+def find(path: str, name: str, revision: str | None, needed: bool = True) -> Path | None:
     """A file of a folder, or of a repository, which is fetched; None where there is none and it is not needed.
 
     Raises OSError of transformers for one that is needed, and where the hub cannot be reached.
@@ -240,7 +187,9 @@ def sketch_decoder(config: Any) -> Any:
 
     cannot = as_data("config.json does not describe a decoder that can be built")
     with cannot, _counting_parts(), torch.device("meta"):
+        check_kind(config)
         plain: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        check_text_alone(plain.config)
         if not hasattr(plain.config, "neutral_residues"):
             return plain
         extended = type("ExtendedForCausalLM", (Extended, type(plain)), {"__module__": Extended.__module__})
@@ -270,23 +219,24 @@ def _counting_parts() -> Iterator[None]:
 
 
 def read_decoder(path: str, revision: str | None, dtype: torch.dtype, attention: str) -> Any:
-    """The decoder that a config describes, with the weights beside it.
+    """The decoder that a config describes, with the weights beside it, in eval mode.
 
     Raises ValueError where there is none, or weights are missing, which transformers would draw at random.
     """
-    sketch = sketch_decoder(read_config(path, revision))
-    weights = read_weights(path, revision)
-    _check_sizes(sketch, weights)
+    data = _read_json(path, revision)
+    sketch = sketch_decoder(_parsed(data, path))
+    weights = dequantise(read_weights(path, revision), data)
+    check_plain(sketch, weights)
+    check_sizes(sketch, weights)
     with as_data("the weights do not fit config.json"):
         # Without a path transformers finds no file but these.
         model, report = type(sketch).from_pretrained(
             None, config=sketch.config, state_dict=weights, dtype=dtype, attn_implementation=attention,
             output_loading_info=True,
         )  # fmt: skip
-    if missing := report["missing_keys"]:
-        raise ValueError(
-            f"{len(missing)} weights of a {type(model).__name__} are not there, such as {min(missing)}"
-        )
+    check_used(model, report["missing_keys"], {name: weights[name] for name in report["unexpected_keys"]})
+    check_values(model)
+    check_causal(model)
     model.config.name_or_path = model.name_or_path = path
     _read_generation_config(model, path, revision)
     return model
@@ -296,17 +246,6 @@ def _read_generation_config(model: Any, path: str, revision: str | None) -> None
     """How the model generates by default, if the folder says so: settings, and no `generate` of its own."""
     from transformers import GenerationConfig
 
-    if file := _find(path, "generation_config.json", revision, needed=False):
+    if file := find(path, "generation_config.json", revision, needed=False):
         with as_data("generation_config.json cannot be read"):
             model.generation_config = GenerationConfig.from_dict(json.loads(file.read_text(encoding="utf-8")))
-
-
-def _check_sizes(sketch: Any, weights: dict[str, torch.Tensor]) -> None:
-    """Raises ValueError where the model would take more memory than its files account for."""
-    described = sum(parameter.numel() for parameter in sketch.parameters())
-    held = sum(tensor.numel() for tensor in weights.values())
-    computed = sum(buffer.numel() for buffer in sketch.buffers())
-    if described > held:
-        raise ValueError(f"config.json describes {described:,} weights, and there are {held:,}")
-    if computed > MOST_BUFFERS:
-        raise ValueError(f"config.json describes {computed:,} numbers beside the weights, more than any model has")

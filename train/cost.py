@@ -10,6 +10,7 @@ import torch
 
 from models.backbone import create_llama, network_errors, unique_parameters
 from models.cost import H100_FLOPS, activation_bytes, flops_per_token, state_bytes
+from models.doors import Refused
 from models.extend import extend
 from models.foreign import as_data, parse_config, read_config, sketch_decoder
 from pipeline.common.config import read_yaml
@@ -96,6 +97,8 @@ def sketch(config: Config, configfile: str) -> Any:
             with network_errors():
                 known = read_config(str(config.backbone.source), config.backbone.revision)
         return sketch_decoder(known)
+    except Refused as error:
+        raise StageError(f"backbone.source {config.backbone.source}: {error}") from None
     except (OSError, ValueError) as error:
         cure = f"put its config.json beside the config, as {beside}"
         raise StageError(f"backbone.source {config.backbone.source}: {error}; {cure}") from None

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from models.foreign import as_data, read_fast_tokenizer
+from models.foreign import as_data
+from models.tokenizers import read_fast_tokenizer, vocabulary_size
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, atomic_folder, read_arrow, write_json
 from pipeline.common.hosts import matches
@@ -107,7 +108,7 @@ def tokenize(
     except ValueError as error:
         raise StageError(f"{tokenizer}: {error}") from None
     before, after = separators(encoder)
-    vocabulary = max(encoder.get_vocab().values()) + 1
+    vocabulary = vocabulary_size(encoder)
     dtype = np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
     held_out = split == "validation"
     hosts: list[str] = []

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from models.backbone import find_commit, load_backbone, load_tokenizer, save_backbone
-from models.extend import ExtendError, decoder_layers
+from models.extend import ExtendError, extendable_layers
+from models.tokenizers import read_fast_tokenizer
 from pipeline.common.config import option
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder, write_json
@@ -48,13 +49,17 @@ def fetch_backbone(source: str, revision: str | None, downloads: str, output: st
     with own_folder(f"{output}.gguf") as converted:  # as large as the model: a killed run must leave none
         try:
             model, tokenizer, commit = _load(source, revision, Path(downloads), str(converted))
-            decoder_layers(model)
+            extendable_layers(model)
         except (OSError, ValueError, ExtendError) as error:
             why = f"cannot be loaded as a decoder (safetensors or GGUF): {error}"
             raise StageError(f"backbone.source {source}: {why}") from None
         with atomic_folder(output) as part:
             try:
                 save_backbone(model, tokenizer, part)
+                if read_fast_tokenizer(str(part)).get_vocab() != tokenizer.get_vocab():
+                    raise ValueError(
+                        "its tokenizer has other ids once saved; take a model that has a tokenizer.json"
+                    )
             except ValueError as error:
                 raise StageError(f"backbone.source {source}: {error}") from None
             write_json(part / ORIGIN, {"source": source, "revision": commit})

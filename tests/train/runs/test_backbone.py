@@ -1,8 +1,13 @@
+import json
+
 import pytest
 import torch
 from helpers import write_tokenizer
 
 from models.backbone import convert_gguf, create_llama, load_backbone, load_tokenizer, save_backbone
+from models.export import Card, export
+from models.extend import extend
+from models.tokenizers import read_fast_tokenizer
 from pipeline.common.errors import StageError, one_line
 from train.runs import backbone
 from train.runs.backbone import fetch_backbone, needs_gguf, origin
@@ -22,6 +27,31 @@ def test_a_folder_becomes_the_workflows_own_copy(tmp_path):
     assert ours.keys() == theirs.keys()
     assert all(ours[name].equal(theirs[name]) for name in ours)
     assert load_tokenizer(str(tmp_path / "copy")).get_vocab() == tokenizer.get_vocab()
+
+
+def test_an_export_is_no_source_but_its_run_is_a_base(tmp_path):
+    model = create_llama(hidden_size=16, layers=2, heads=2, ffn_size=24, vocabulary=64, row_tokens=16)
+    extend(model, "neutral", fraction=0.5)
+    tokenizer = load_tokenizer(write_tokenizer(tmp_path / "tokenizer"))
+    (tmp_path / "export").mkdir()
+    export(model, tokenizer, tmp_path / "export", Card("tiny-fr", "some/tiny", None, [], {}))
+    with pytest.raises(StageError, match=r"backbone\.source .*: cannot extend an export, .* its run as `base`"):
+        fetch_backbone(str(tmp_path / "export"), None, "downloads", str(tmp_path / "copy"))
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_vocabulary_with_holes_has_the_same_ids_in_a_copy(tmp_path):
+    path = tmp_path / "source" / "tokenizer.json"
+    model = create_llama(hidden_size=16, layers=2, heads=2, ffn_size=24, vocabulary=100, row_tokens=16)
+    save_backbone(model, load_tokenizer(write_tokenizer(tmp_path / "tokenizer")), tmp_path / "source")
+    about = json.loads(path.read_text())
+    last = max(about["model"]["vocab"], key=about["model"]["vocab"].get)
+    about["model"]["vocab"][last] = 99
+    path.write_text(json.dumps(about))
+    fetch_backbone(str(tmp_path / "source"), None, "downloads", str(tmp_path / "copy"))
+    for load in (load_tokenizer, read_fast_tokenizer):
+        assert load(str(tmp_path / "copy")).get_vocab() == load(str(tmp_path / "source")).get_vocab()
+        assert load(str(tmp_path / "copy")).convert_tokens_to_ids(last) == 99
 
 
 def test_a_missing_model_names_the_key(tmp_path):

@@ -123,8 +123,14 @@ def test_an_adapter_of_a_hubs_model_stays_with_its_commit(place, tmp_path):
     [
         ("owner/none", (), "owner/none is not a local folder and is not a valid model identifier"),
         ("{name}", ("--revision", "v9"), "v9 is not a valid git identifier"),
-        ("{name}-bin", (), "does not appear to have a file named model.safetensors"),
-        ("{name}-gguf", (), "cannot be loaded as a decoder (safetensors or GGUF): Unrecognized model"),
+        ("{name}-bin", (), "pytorch_model.bin is there: weights as pickles"),
+        ("{name}-gguf", (), "x.gguf is there: a GGUF file in a folder"),
+        (
+            "{name}-peft",
+            (),
+            "adapter_config.json: an adapter of peft ('LORA') for 'owner/base', no model; merge it",
+        ),
+        ("{name}-gptq", (), "quantize_config.json is there: quantised weights"),
         ("{name}-gguf/x.gguf", (), "no such file; one of the hub has to be fetched first"),
         ("{name}-gated", (), "You are trying to access a gated repo. Make sure to have access to it"),
     ],
@@ -135,6 +141,9 @@ def test_what_is_not_there_is_said_in_a_line(place, tmp_path, source, more, mess
     server.push(name, files)
     server.push(f"{name}-bin", rest | {"pytorch_model.bin": b"x"})
     server.push(f"{name}-gguf", {"x.gguf": b"GGUF"})
+    lora = {"adapter_config.json": b'{"peft_type": "LORA", "base_model_name_or_path": "owner/base"}'}
+    server.push(f"{name}-peft", lora | {"adapter_model.safetensors": b"x"})
+    server.push(f"{name}-gptq", files | {"quantize_config.json": b"{}"})
     server.push(f"{name}-gated", files)
     server.gated.add(f"{name}-gated")
     done = backbone(shell, tmp_path / "out", source.format(name=name), *more)
