@@ -88,6 +88,7 @@ def parse_config(data: Any) -> Any:
     """
     from transformers import AutoConfig
 
+    data = data | data.get("neutral_residues", {}).get("decoder", {})  # of an export: the decoder's own
     if not isinstance(data["model_type"], str):
         raise ValueError("its model_type is no name")
     with tempfile.TemporaryDirectory() as folder:
@@ -274,8 +275,13 @@ def read_decoder(path: str, revision: str | None, dtype: torch.dtype, attention:
 
     Raises ValueError where there is none, or weights are missing, which transformers would draw at random.
     """
+    from models.extend import plain_name
+
     sketch = sketch_decoder(read_config(path, revision))
     weights = read_weights(path, revision)
+    added = getattr(sketch.config, "neutral_residues", None)
+    if added and "decoder" not in added:  # an export of before, whose weights have the names of training
+        weights = {plain_name(name, len(added["blocks"])): weight for name, weight in weights.items()}
     _check_sizes(sketch, weights)
     with as_data("the weights do not fit config.json"):
         # Without a path transformers finds no file but these.
