@@ -39,7 +39,10 @@ AUTO_MAP = {
 
 @dataclass(frozen=True)
 class Card:
-    """What the model card says besides the sizes. `measures`: bits per byte by domain, before and after."""
+    """What the model card says besides the sizes. `measures`: bits per byte by domain, before and after.
+
+    `backbone`: its hub id, where it has a revision; else what it is called.
+    """
 
     name: str
     backbone: str
@@ -185,7 +188,7 @@ def _card(card: Card, plain: bool) -> str:
     front = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "base_model": card.backbone,
+        **({"base_model": card.backbone} if card.revision else {}),
         **({"language": languages} if languages else {}),
         "tags": ["neutral-residues"],
     }
