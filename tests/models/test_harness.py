@@ -40,6 +40,8 @@ def test_scores_are_those_of_the_model(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "model").mkdir()
     assert not export(model, tokenizer, tmp_path / "model", card(one))
 
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        lm_eval.models.huggingface.HFLM(pretrained=str(tmp_path / "model"), device="cpu")
     lines = [{"question": f"w{i} w{i + 3}", "choices": ["w1", "w7 w9"], "label": i % 2} for i in range(1, 9)]
     (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "tiny.yaml").write_text(TASK.replace("FILE", str(tmp_path / "lines.jsonl")))
