@@ -214,7 +214,7 @@ Extension* (Signe Talla, Jégou, Grave). {code}
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("path/to/this/folder", dtype="auto"{trust})
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder"{trust})
 ```
 
 | # | method | gate | extra weights | from | to | learning rate | steps | tokens |

@@ -149,7 +149,7 @@ STAGES = (
         (RUN, RUNS_BACKBONE, File("output", "folder to write")),
         example="""example:
   python -m train save --run results/demo/runs/neutral --output neutral-fr
-  python -m train generate --model neutral-fr --prompt "Le salarié peut"
+  python -m train generate --model neutral-fr --backbone results/demo/backbone --prompt "Le salarié peut"
 """,
     ),
     Stage(
@@ -168,7 +168,7 @@ STAGES = (
             File("output", "folder to write"),
         ),
         example="""LoRA and blocks without a gate beside a gated FFN are folded: the folder is then a plain model.
-Others come with their code, one file that imports torch and transformers alone.
+Others come with their code, one file that imports torch and transformers alone, and are not loaded without it.
 
 example:
   python -m train export --run results/demo/runs/neutral --output my-model \\
