@@ -137,7 +137,7 @@ def _save_for_peft(folder: str | Path, named: dict[str, Any], model: Any, weight
     config = model.peft_config["default"]
     config.target_modules = short_names(adapted, [name for name, _ in model.named_modules()])
     config.base_model_name_or_path, config.revision = named["source"] or "", named["revision"]
-    config.task_type = "CAUSAL_LM"
+    config.task_type, config.inference_mode = "CAUSAL_LM", True
     config.save_pretrained(folder)
     tensors = {f"base_model.model.{name.replace('.default.', '.')}": x.to(COMPUTE) for name, x in weights.items()}
     save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})

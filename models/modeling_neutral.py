@@ -136,9 +136,10 @@ def as_saved(decoder: dict[str, Any], config_class: Any, about: dict[str, Any]) 
     Its `model_type` is one that transformers does not know, and it has no width: `neutral_residues` keeps both.
     """
     width = config_class.attribute_map.get("hidden_size", "hidden_size")
-    kept = {"model_type": config_class.model_type, width: decoder[width]}
-    changed = {"model_type": ExtendedConfig.model_type, width: HOW_TO_LOAD}
-    return decoder | changed | {"neutral_residues": about | {"decoder": kept}}
+    kept = {width: decoder[width]} if width in decoder else {}
+    changed = dict.fromkeys(kept, HOW_TO_LOAD) | {"model_type": ExtendedConfig.model_type}
+    about = about | {"decoder": kept | {"model_type": config_class.model_type}}
+    return decoder | changed | {"neutral_residues": about}
 
 
 class ExtendedConfig(Config):
