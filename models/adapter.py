@@ -1,7 +1,8 @@
 """Extensions without their backbone: kept in a small folder, and attached to the backbone again.
 
 The folder holds `adapter.safetensors` (bf16, `0.NAME` of the first extension, `1.NAME` of the second, …) and
-`adapter.json`: the backbone, and for each extension how it is made, its languages and how it was trained.
+`adapter.json`: the backbone, and for each extension how it is made, its languages and how it was trained. One LoRA
+alone is there a second time, as peft keeps it. No file names a place of the machine it was made on.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from models.extend import (
 from models.foreign import as_data
 
 FORMAT = 1
+DESCRIPTION = "adapter.json"
 MOST = 10  # times the backbone's weights that an extension may add
 
 
@@ -94,11 +96,12 @@ def describe_backbone(model: Any) -> dict[str, Any]:
     }
 
 
-def save_adapter(
-    folder: str | Path, source: str, revision: str | None, backbone: Any, saved: list[SavedExtension]
-) -> None:
-    """Write the folder. `backbone` is the model of `source` and `revision` in bf16; it is extended in place."""
-    about = {"source": source, "revision": revision, **describe_backbone(backbone)}
+def save_adapter(folder: str | Path, named: dict[str, Any], backbone: Any, saved: list[SavedExtension]) -> None:
+    """Write the folder. `backbone` is the model in bf16; it is extended in place.
+
+    named: what the backbone is called (`name`), and the `source` and `revision` it can be had from; None: nowhere.
+    """
+    about = named | describe_backbone(backbone)
     extensions = attach(backbone, saved)
     entries = [
         {
@@ -116,16 +119,52 @@ def save_adapter(
         for name, weight in one.weights.items()
     }
     save_file(tensors, Path(folder) / "adapter.safetensors", metadata={"format": "pt"})
+    if is_plain_lora(saved):
+        _save_for_peft(folder, named, backbone, saved[0].weights)
     make_readable(folder)
     text = json.dumps({"format": FORMAT, "backbone": about, "additions": entries}, indent=1, ensure_ascii=False)
-    (Path(folder) / "adapter.json").write_text(text + "\n", encoding="utf-8")
+    (Path(folder) / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+
+def is_plain_lora(saved: list[SavedExtension]) -> bool:
+    """Whether peft can hold all of it: one LoRA, on the backbone itself."""
+    return [one.extend_options["method"] for one in saved] == ["lora"]
+
+
+def _save_for_peft(folder: str | Path, named: dict[str, Any], model: Any, weights: dict[str, Tensor]) -> None:
+    """Write adapter_config.json and adapter_model.safetensors, as peft does, of the LoRA that `model` has."""
+    adapted = {name for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    config = model.peft_config["default"]
+    config.target_modules = short_names(adapted, [name for name, _ in model.named_modules()])
+    config.base_model_name_or_path, config.revision = named["source"] or "", named["revision"]
+    config.task_type, config.inference_mode = "CAUSAL_LM", True
+    config.save_pretrained(folder)
+    tensors = {f"base_model.model.{name.replace('.default.', '.')}": x.to(COMPUTE) for name, x in weights.items()}
+    save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def short_names(chosen: set[str], names: list[str]) -> list[str]:
+    """The ends of the names of some modules, as short as they can be without being ends of others.
+
+    >>> short_names({"h.0.mlp.c_fc", "h.0.mlp.c_proj"}, ["h.0.mlp.c_fc", "h.0.mlp.c_proj", "h.0.attn.c_proj"])
+    ['mlp.c_fc', 'mlp.c_proj']
+    """
+    for length in range(1, max(name.count(".") for name in chosen) + 1):
+        ends = {".".join(name.split(".")[-length:]) for name in chosen}
+        if {name for name in names if any(f".{name}".endswith(f".{end}") for end in ends)} == chosen:
+            return sorted(ends)
+    return sorted(chosen)
+
+
+def is_adapter(folder: str | Path) -> bool:
+    return (Path(folder) / DESCRIPTION).exists()
 
 
 def read_adapter(folder: str | Path) -> tuple[dict[str, Any], list[SavedExtension]]:
     """The backbone's description, and what was added to it. Raises AdapterError where the folder is no adapter."""
     try:
         with as_data("not a saved adapter, or a damaged one"):
-            content = json.loads((Path(folder) / "adapter.json").read_text(encoding="utf-8"))
+            content = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']}, but this program reads {FORMAT}; update it")
             weights: dict[str, dict[str, Tensor]] = defaultdict(dict)
@@ -137,7 +176,10 @@ def read_adapter(folder: str | Path) -> tuple[dict[str, Any], list[SavedExtensio
                 about = {key: value for key, value in entry.items() if key != "how"}
                 saved.append(SavedExtension(_checked_recipe(entry["how"]), weights[str(place)], about))
             backbone = content["backbone"]
-            if not (isinstance(backbone["source"], str) and isinstance(backbone["revision"], str | None)):
+            backbone.setdefault("name", backbone["source"])
+            if not (isinstance(backbone["name"], str) and isinstance(backbone["digest"], str)):
+                raise ValueError("its backbone has no name")
+            if not all(isinstance(backbone[key], str | None) for key in ("source", "revision")):
                 raise ValueError("its backbone has no name")
             return backbone, saved
     except OSError as error:
@@ -168,16 +210,17 @@ def load_adapter(
 ) -> Any:
     """The backbone with the adapter of `folder` attached, in `dtype`, ready for inference, on the CPU.
 
-    backbone: where it lies now; None: the hub id or folder that the adapter names. Raises AdapterError
-    where that is another model than the adapter was trained on, and says in what they differ.
+    backbone: where it lies; None: the hub id that the adapter names. Raises AdapterError where that is another
+    model than the adapter was trained on, and says in what they differ.
     """
     about, saved = read_adapter(folder)
-    source, revision = (about["source"], about["revision"]) if backbone is None else (backbone, None)
+    source, revision = backbone_place(folder, about, backbone)
     try:
         model = load_backbone(source, revision, attention=attention)
     except (OSError, ValueError) as error:
+        fetch = "" if backbone else f", fetched by `python -m train backbone --source {source}`"
         raise AdapterError(
-            f"{folder}: its backbone {source} cannot be loaded ({error}); say where it is"
+            f"{folder}: its backbone {source} cannot be loaded ({error}); give its folder{fetch}: --backbone"
         ) from None
     check_backbone(folder, about, model, source)
     try:
@@ -185,6 +228,21 @@ def load_adapter(
     except ExtendError as error:
         raise AdapterError(f"{folder}: does not fit {source}: {error}") from None
     return model
+
+
+def backbone_place(folder: str | Path, about: dict[str, Any], backbone: str | None) -> tuple[str, str | None]:
+    """Where an adapter's backbone is, and its revision: `backbone`, or else what the adapter names.
+
+    Raises AdapterError where it names nothing that others have.
+    """
+    if backbone is not None:
+        return backbone, None
+    if about["source"] is None:
+        raise AdapterError(
+            f"{folder}: its backbone is {about['name']}, a folder or file of another machine, with weights of the "
+            f"digest {about['digest']}; give its folder on this one: --backbone"
+        )
+    return about["source"], about["revision"]
 
 
 def check_backbone(folder: str | Path, about: dict[str, Any], model: Any, source: str) -> None:
@@ -195,5 +253,5 @@ def check_backbone(folder: str | Path, about: dict[str, Any], model: Any, source
         if len(differences) == 1:  # the digest alone: same architecture, other weights
             differences = ["its weights are others, though the architecture is the same"]
         raise AdapterError(
-            f"{folder}: trained on {about.get('source')}, and {source} is another model: {', '.join(differences)}"
+            f"{folder}: trained on {about['name']}, and {source} is another model: {', '.join(differences)}"
         )

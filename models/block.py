@@ -27,8 +27,8 @@ class NeutralBlock(nn.Module):
 
     docs/method.md, Block (paper, section 3 and Figure 2). Takes the FFN's normed input x_BTD and returns out_BTD,
     to be added to the FFN's output. At step 0 out is exactly zero, since W_down is. A gate sees its own token
-    only, so that cached generation stays exact. `bias`: whether the gate has its b. Raises ValueError for an
-    unknown gate or init.
+    only, so that cached generation stays exact. `bias`: whether the gate has its b. The activation, which may have
+    weights, stays the FFN's. Raises ValueError for an unknown gate or init.
     """
 
     def __init__(
@@ -46,7 +46,9 @@ class NeutralBlock(nn.Module):
         super().__init__()
         if gate not in GATES or init not in INITS:
             raise ValueError(f"no gate {gate!r} or init {init!r}; gates: {list(GATES)}, inits: {list(INITS)}")
-        self.layer, self.layers, self.activation, self.context = layer, layers, activation, context
+        self.layer, self.layers, self.context = layer, layers, context
+        # A module would be registered here a second time, with its weights.
+        self.activation = activation.forward if isinstance(activation, nn.Module) else activation
         self.gate_name, self.phi, self.is_sigmoid = gate, GATES[gate], gate == "sigmoid"
         self.gate_proj = nn.Linear(size, width, bias=False)
         self.up_proj = nn.Linear(size, width, bias=False)

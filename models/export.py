@@ -1,7 +1,9 @@
 """Export: a folder that transformers loads without this toolkit.
 
 What can be is folded into a plain model: LoRA into the weights it adapts, blocks without a gate into a wider
-FFN (the same sums in another order). Blocks with a gate cannot be: their model comes with its code.
+FFN (the same sums in another order). Blocks with a gate cannot be: their model comes with its code. Without it
+nothing loads the folder as another model: it has a `model_type` of its own, and the backbone's weights in it keep
+their names, so that no class would draw them at random.
 
 Shapes: N samples, D width of the model.
 """
@@ -22,18 +24,25 @@ from models import modeling_neutral
 from models.adapter import SavedExtension
 from models.backbone import make_readable
 from models.block import NeutralBlock
-from models.extend import ExtendedFFN, decoder_layers, merge_lora, plain_ffn, post_norm
+from models.extend import ExtendedFFN, decoder_layers, merge_lora, plain_ffn, plain_name
 from models.foreign import as_data
-from models.modeling_neutral import ACTIVATIONS
+from models.modeling_neutral import as_saved, post_norm
 
-# An export's code, and the entry of its config that leads there.
+# An export's code, and the entries of its config that lead there.
 EXPORTED = "modeling_neutral.py"
-EXPORTED_CLASS = {"AutoModelForCausalLM": "modeling_neutral.ExtendedForCausalLM"}
+AUTO_MAP = {
+    "AutoConfig": "modeling_neutral.ExtendedConfig",
+    "AutoModel": "modeling_neutral.ExtendedModel",
+    "AutoModelForCausalLM": "modeling_neutral.ExtendedForCausalLM",
+}
 
 
 @dataclass(frozen=True)
 class Card:
-    """What the model card says besides the sizes. `measures`: bits per byte by domain, before and after."""
+    """What the model card says besides the sizes. `measures`: bits per byte by domain, before and after.
+
+    `backbone`: its hub id, where it has a revision; else what it is called.
+    """
 
     name: str
     backbone: str
@@ -50,31 +59,33 @@ def export(model: Any, tokenizer: Any, folder: str | Path, card: Card) -> bool:
     """
     merge_lora(model)
     plain = fold(model)
-    about = {} if plain else describe_blocks(model)
-    class_name = type(model).__name__
+    about = None if plain else describe_blocks(model)
+    blocks = len(about["blocks"]) if about else 0
+    state = {plain_name(name, blocks) if blocks else name: weight for name, weight in model.state_dict().items()}
     with as_data("it cannot be saved"):
         # Names as they are in memory: the renaming to a hub's older names is undone for native classes alone.
-        model.save_pretrained(folder, save_original_format=plain)
+        model.save_pretrained(folder, state_dict=state, save_original_format=plain)
         make_readable(folder)
         tokenizer.save_pretrained(folder)
-    if not plain:
-        source = Path(modeling_neutral.__file__).read_text(encoding="utf-8")
-        code = source.replace("import LlamaForCausalLM as", f"import {class_name} as")
-        (Path(folder) / EXPORTED).write_text(code, encoding="utf-8")
-        _change_config(
-            Path(folder),
-            architectures=[modeling_neutral.ExtendedForCausalLM.__name__],
-            auto_map=EXPORTED_CLASS,
-            neutral_residues=about,
-        )
+    if about:
+        (Path(folder) / EXPORTED).write_text(_code_for(model), encoding="utf-8")
+        path = Path(folder) / "config.json"
+        config = as_saved(json.loads(path.read_text(encoding="utf-8")), type(model.config), about)
+        config |= {"architectures": [modeling_neutral.ExtendedForCausalLM.__name__], "auto_map": AUTO_MAP}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (Path(folder) / "README.md").write_text(_card(card, plain), encoding="utf-8")
     return plain
 
 
-def _change_config(folder: Path, **entries: Any) -> None:
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) | entries
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def _code_for(model: Any) -> str:
+    """The code of an export: modeling_neutral.py on the classes of its decoder."""
+    code = Path(modeling_neutral.__file__).read_text(encoding="utf-8")
+    classes = {"LlamaConfig": model.config, "LlamaForCausalLM": model, "LlamaModel": model.base_model}
+    for known, instance in classes.items():
+        code = code.replace(
+            f"from transformers import {known} ", f"from transformers import {type(instance).__name__} "
+        )
+    return code
 
 
 def describe_blocks(model: Any) -> dict[str, Any]:
@@ -84,18 +95,19 @@ def describe_blocks(model: Any) -> dict[str, Any]:
     """
     layers = decoder_layers(model)
     path = next(name for name, module in model.named_modules() if module is layers[0]).rpartition(".")[0]
-    ffn = plain_ffn(layers[0].mlp)
-    blocks = [
-        {
-            "width": one.block.up_proj.out_features,
-            "gate": one.block.gate_name,
-            "bias": one.block.gate is not None and one.block.gate.bias is not None,
-            "norm": post_norm(layers[0]) if one.after_norm else None,
-        }
-        for one in _extended_ffns(layers[0])
-    ]
-    activation = next(name for name in ACTIVATIONS if callable(getattr(ffn, name, None)))
-    return {"layers": path, "activation": activation, "blocks": blocks}
+    blocks = []
+    for extended in zip(*map(_extended_ffns, layers), strict=True):
+        block = extended[0].block
+        norms = [post_norm(layer) for layer, one in zip(layers, extended, strict=True) if one.after_norm]
+        blocks.append(
+            {
+                "width": block.up_proj.out_features,
+                "gate": block.gate_name,
+                "bias": block.gate is not None and block.gate.bias is not None,
+                "norm": norms[0] if norms else None,
+            }
+        )
+    return {"layers": path, "blocks": blocks}
 
 
 def _extended_ffns(layer: Any) -> list[ExtendedFFN]:
@@ -176,7 +188,7 @@ def _card(card: Card, plain: bool) -> str:
     front = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "base_model": card.backbone,
+        **({"base_model": card.backbone} if card.revision else {}),
         **({"language": languages} if languages else {}),
         "tags": ["neutral-residues"],
     }
@@ -202,7 +214,7 @@ Extension* (Signe Talla, Jégou, Grave). {code}
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("path/to/this/folder", dtype="auto"{trust})
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder"{trust})
 ```
 
 | # | method | gate | extra weights | from | to | learning rate | steps | tokens |

@@ -5,6 +5,7 @@ Shapes: B rows, T tokens of a row, D width of the model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +17,7 @@ from torch import Tensor, nn
 from models.backbone import unique_parameters
 from models.block import NeutralBlock
 from models.local_losses import Context
-from models.modeling_neutral import ACTIVATIONS, POST_NORMS
-from models.modeling_neutral import ExtendedFFN as Exported
+from models.modeling_neutral import POST_NORMS, activation_name, post_norm
 
 
 class ExtendError(ValueError):
@@ -145,7 +145,7 @@ def extendable_layers(model: Any) -> list[Any]:
     An export's blocks would count as the backbone's, and be lost to its own export.
     """
     layers = decoder_layers(model)
-    if any(isinstance(layer.mlp, Exported) for layer in layers):
+    if hasattr(model.config, "neutral_residues"):
         raise ExtendError(
             "cannot extend an export, which has blocks already; to add another language, take its backbone, and "
             "its run as `base`"
@@ -198,9 +198,21 @@ def plain_ffn(ffn: nn.Module) -> nn.Module:
     return ffn
 
 
-def post_norm(layer: nn.Module) -> str | None:
-    """The name of the norm that follows the FFN of a decoder layer; None where there is none."""
-    return next((name for name in POST_NORMS if hasattr(layer, name)), None)
+def plain_name(name: str, blocks: int) -> str:
+    """The name of a weight where `blocks` blocks are part of the FFN (models/modeling_neutral.py), not around it.
+
+    >>> plain_name("h.0.mlp.ffn.block.up_proj.weight", 2), plain_name("h.0.mlp.ffn.ffn.up_proj.weight", 2)
+    ('h.0.mlp.blocks.0.up_proj.weight', 'h.0.mlp.up_proj.weight')
+    >>> plain_name("layers.0.post_mlp_layernorm.norm.weight", 2)
+    'layers.0.post_mlp_layernorm.weight'
+    """
+
+    def inside(found: re.Match[str]) -> str:
+        depth = found[1].count(".")
+        return f".mlp.{found[2] or ''}" if depth == blocks else f".mlp.blocks.{blocks - 1 - depth}."
+
+    name = re.sub(rf"\.({'|'.join(POST_NORMS)})(\.norm)+\.", r".\1.", name)
+    return re.sub(rf"\.mlp((?:\.ffn){{0,{blocks}}})\.(block\.)?", inside, name)
 
 
 def _refusal(model: nn.Module, reason: str) -> str:
@@ -228,11 +240,11 @@ def ffn_projections(ffn: nn.Module) -> dict[str, tuple[int, int]]:
 def _activation(model: nn.Module, ffn: nn.Module) -> Callable[[Tensor], Tensor]:
     """The activation of the backbone's own FFN. Raises ExtendError where it has none of the usual names."""
     ffn = plain_ffn(ffn)
-    for name in ACTIVATIONS:
-        activation: Callable[[Tensor], Tensor] | None = getattr(ffn, name, None)
-        if callable(activation):
-            return activation
-    raise ExtendError(_refusal(model, f"the activation of its {type(ffn).__name__} was not found"))
+    name = activation_name(ffn)
+    if name is None:
+        raise ExtendError(_refusal(model, f"the activation of its {type(ffn).__name__} was not found"))
+    activation: Callable[[Tensor], Tensor] = getattr(ffn, name)
+    return activation
 
 
 def _add_blocks(

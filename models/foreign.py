@@ -118,6 +118,7 @@ def parse_config(data: Any) -> Any:
     """
     from transformers import CONFIG_MAPPING, AutoConfig
 
+    data = data | data.get("neutral_residues", {}).get("decoder", {})  # of an export: the decoder's own
     if not isinstance(data["model_type"], str):
         raise ValueError("its model_type is no name")
     if "auto_map" in data and data["model_type"] not in CONFIG_MAPPING and "neutral_residues" not in data:
@@ -223,9 +224,14 @@ def read_decoder(path: str, revision: str | None, dtype: torch.dtype, attention:
 
     Raises ValueError where there is none, or weights are missing, which transformers would draw at random.
     """
+    from models.extend import plain_name
+
     data = _read_json(path, revision)
     sketch = sketch_decoder(_parsed(data, path))
     weights = dequantise(read_weights(path, revision), data)
+    added = getattr(sketch.config, "neutral_residues", None)
+    if added and "decoder" not in added:  # an export of before, whose weights have the names of training
+        weights = {plain_name(name, len(added["blocks"])): weight for name, weight in weights.items()}
     check_plain(sketch, weights)
     check_sizes(sketch, weights)
     with as_data("the weights do not fit config.json"):

@@ -7,91 +7,104 @@ Shapes: B rows, T tokens of a row, D width of the model.
 """
 
 import re
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import LlamaConfig as Config
 from transformers import LlamaForCausalLM as Decoder
+from transformers import LlamaModel as Base
 
 GATES: dict[str, Any] = {"sigmoid": torch.sigmoid, "elu": functional.elu, "relu": functional.relu}
 # What FFNs call their activation, and decoder layers the norm that follows the FFN (Gemma 2 and 3, OLMo2, GLM 4).
 ACTIVATIONS = ("act_fn", "act", "activation_fn", "activation")
 POST_NORMS = ("post_feedforward_layernorm", "post_mlp_layernorm")
+# What a config.json has instead of the model's width. transformers' own classes would take the rest for a plain
+# decoder; they check that the width is a number, and stop with these words.
+HOW_TO_LOAD = "this model has code of its own: load it with AutoModelForCausalLM and trust_remote_code=True"
+
+
+def activation_name(ffn: nn.Module) -> str | None:
+    """What an FFN calls its activation; None where it has none of the usual names."""
+    return next((name for name in ACTIVATIONS if callable(getattr(ffn, name, None))), None)
+
+
+def post_norm(layer: nn.Module) -> str | None:
+    """The name of the norm that follows the FFN of a decoder layer; None where there is none."""
+    return next((name for name in POST_NORMS if hasattr(layer, name)), None)
 
 
 class Block(nn.Module):
-    """out = g(x) W_down(act(W_gate x) * W_up x): a gated adapter; its gate g(x) is one number a token."""
+    """out = g(x) W_down(act(W_gate x) * W_up x): a gated adapter; its gate g(x) is one number a token.
 
-    def __init__(self, size: int, width: int, gate: str, bias: bool, activation: Any) -> None:
+    The activation, which may have weights, is the FFN's own, and given at each call.
+    """
+
+    def __init__(self, size: int, width: int, gate: str, bias: bool) -> None:
         super().__init__()
-        self.activation, self.phi = activation, GATES.get(gate)
+        self.phi = GATES.get(gate)
         self.gate_proj = nn.Linear(size, width, bias=False)
         self.up_proj = nn.Linear(size, width, bias=False)
         self.down_proj = nn.Linear(width, size, bias=False)
         self.gate = nn.Linear(size, 1, bias=bias) if self.phi else None
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        out_BTD: Tensor = self.down_proj(self.activation(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+    def forward(self, x_BTD: Tensor, activation: Any) -> Tensor:
+        out_BTD: Tensor = self.down_proj(activation(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
         return out_BTD if self.gate is None or self.phi is None else self.phi(self.gate(x_BTD)) * out_BTD
 
 
-class ExtendedFFN(nn.Module):
-    """FFN(x) + out(x) of the block beside it; with `after_norm` out(x), the residue, is kept for ExtendedNorm."""
+def add_blocks(layer: Any, size: int, described: list[dict[str, Any]]) -> None:
+    """Put the blocks beside the FFN of a decoder layer: FFN(x) + out_1(x) + … + out_n(x).
 
-    residue_BTD: Tensor
-
-    def __init__(self, ffn: nn.Module, block: Block, after_norm: bool) -> None:
-        super().__init__()
-        self.ffn, self.block, self.after_norm = ffn, block, after_norm
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        y_BTD: Tensor = self.ffn(x_BTD)
-        out_BTD: Tensor = self.block(x_BTD)
-        if not self.after_norm:
-            return y_BTD + out_BTD
-        self.residue_BTD = out_BTD
-        return y_BTD
-
-    def take_residue(self) -> Tensor:
-        """What the block computed; it is kept no longer."""
-        residue_BTD = self.residue_BTD
-        del self.residue_BTD
-        return residue_BTD
+    Those that are described with a norm are added behind it, in layers that have one: norm(FFN(x)) + out(x). They
+    are part of the FFN, and all its own weights keep their names.
+    """
+    ffn = layer.mlp
+    behind = [one["norm"] is not None and post_norm(layer) is not None for one in described]
+    ffn.blocks = nn.ModuleList(Block(size, one["width"], one["gate"], one["bias"]) for one in described)
+    ffn.register_forward_hook(partial(_add_outputs, behind, activation_name(ffn)))
+    if any(behind):
+        getattr(layer, str(post_norm(layer))).register_forward_hook(partial(_add_residues, ffn))
 
 
-class ExtendedNorm(nn.Module):
-    """The norm that follows an FFN, plus the residue: norm(FFN(x)) + out(x)."""
+def _add_outputs(behind: list[bool], activation: Any, ffn: Any, inputs: tuple[Tensor], y_BTD: Tensor) -> Tensor:
+    """What an FFN gives, plus the outputs of its blocks; those for behind the norm are kept for it."""
+    residues = []
+    for block, later in zip(ffn.blocks, behind, strict=True):
+        out_BTD = block(inputs[0], getattr(ffn, activation))
+        if later:
+            residues.append(out_BTD)
+        else:
+            y_BTD = y_BTD + out_BTD
+    if residues:
+        ffn.residues = residues
+    return y_BTD
 
-    def __init__(self, norm: nn.Module, take_residue: Callable[[], Tensor]) -> None:
-        super().__init__()
-        self.norm, self.take_residue = norm, take_residue
 
-    def forward(self, y_BTD: Tensor) -> Tensor:
-        normed_BTD: Tensor = self.norm(y_BTD)
-        return normed_BTD + self.take_residue()
+def _add_residues(ffn: Any, norm: nn.Module, inputs: tuple[Tensor], y_BTD: Tensor) -> Tensor:
+    """What the norm behind an FFN gives, plus the outputs kept for it, which are kept no longer."""
+    for out_BTD in ffn.residues:
+        y_BTD = y_BTD + out_BTD
+    del ffn.residues
+    return y_BTD
 
 
-class Extended(nn.Module):
+class Extended:
     """A decoder becomes one with the blocks that `neutral_residues` in its config describes."""
 
+    base_model: Any
+    base_model_prefix: str
     post_init: Any
 
     def __init__(self, config: Any) -> None:
-        super().__init__(config)
+        super().__init__(config)  # type: ignore[call-arg]
         about = config.neutral_residues
         check(about)
-        size = config.get_text_config().hidden_size
-        layers: Any = self.get_submodule(about["layers"])
-        for layer in layers:
-            activation = getattr(layer.mlp, about["activation"])
-            for one in about["blocks"]:
-                block = Block(size, one["width"], one["gate"], one["bias"], activation)
-                layer.mlp = ExtendedFFN(layer.mlp, block, after_norm=bool(one["norm"]))
-                if one["norm"]:
-                    norm = getattr(layer, one["norm"])
-                    setattr(layer, one["norm"], ExtendedNorm(norm, layer.mlp.take_residue))
+        path = about["layers"].removeprefix(f"{self.base_model_prefix}.")
+        for layer in self.base_model.get_submodule(path):
+            add_blocks(layer, config.get_text_config().hidden_size, about["blocks"])
         self.post_init()
 
 
@@ -101,7 +114,7 @@ def check(about: Any) -> None:
         isinstance(about, dict)
         and isinstance(about["layers"], str)
         and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)*", about["layers"])
-        and about["activation"] in ACTIVATIONS
+        and about.get("activation", ACTIVATIONS[0]) in ACTIVATIONS  # exports of before name it
         and isinstance(about["blocks"], list)
         and len(about["blocks"]) <= 100
         and all(
@@ -117,5 +130,39 @@ def check(about: Any) -> None:
         raise ValueError("neutral_residues in config.json does not describe blocks; export the model again")
 
 
+def as_saved(decoder: dict[str, Any], config_class: Any, about: dict[str, Any]) -> dict[str, Any]:
+    """The config.json of a decoder with blocks, from that of the decoder.
+
+    Its `model_type` is one that transformers does not know, and it has no width: `neutral_residues` keeps both.
+    """
+    width = config_class.attribute_map.get("hidden_size", "hidden_size")
+    kept = {width: decoder[width]} if width in decoder else {}
+    changed = dict.fromkeys(kept, HOW_TO_LOAD) | {"model_type": ExtendedConfig.model_type}
+    about = about | {"decoder": kept | {"model_type": config_class.model_type}}
+    return decoder | changed | {"neutral_residues": about}
+
+
+class ExtendedConfig(Config):
+    """The decoder's config, and in `neutral_residues` what was added to it."""
+
+    model_type = "neutral_residues"
+
+    def __init__(self, **entries: Any) -> None:
+        kept = entries.get("neutral_residues", {}).get("decoder", {})
+        super().__init__(**(entries | kept | {"model_type": self.model_type}))
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is saved."""
+        return as_saved(super().to_diff_dict(), Config, getattr(self, "neutral_residues", {}))
+
+
+class ExtendedModel(Extended, Base):
+    """The decoder without its head."""
+
+    config_class = ExtendedConfig
+
+
 class ExtendedForCausalLM(Extended, Decoder):
-    """The decoder, with the blocks that `neutral_residues` in its config describes."""
+    """The decoder."""
+
+    config_class = ExtendedConfig

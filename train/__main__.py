@@ -18,7 +18,8 @@ SHARDS = File("shards", "Arrow shards of the corpus", many=True)
 VALIDATION = File("validation", "held-out rows to evaluate with, as DOMAIN=PATH", many=True)
 BACKBONE = File("backbone", "folder of the backbone")
 RUN = File("run", "folder of the run")
-RUNS_BACKBONE = File("backbone", "where the run's backbone lies now, if it was moved", required=False)
+MEASURED = File("run", "folder of the run, or of a saved adapter; without it the backbone alone", required=False)
+RUNS_BACKBONE = File("backbone", "where the backbone of a run or adapter lies, if it was moved", required=False)
 
 TASKS = File("tasks", "folder of {model}.json of the multiple-choice tasks, if there is one", required=False)
 GRID = File("grid", "the paper's tables and figures, as configs/paper/grid.yaml")
@@ -95,7 +96,7 @@ STAGES = (
         "train.evaluation.evaluate:evaluate",
         (
             BACKBONE,
-            File("run", "folder of the run; without it the backbone alone", required=False),
+            MEASURED,
             File(
                 "rows",
                 "held-out rows, .arrow shards, .jsonl or .txt (or a pattern of them), as DOMAIN=PATH",
@@ -113,7 +114,7 @@ STAGES = (
         "train.tasks.accuracy:measure_tasks",
         (
             BACKBONE,
-            File("run", "folder of the run; without it the backbone alone", required=False),
+            MEASURED,
             File("downloads", "folder that keeps downloaded packages", default="downloads"),
             File("output", "JSON of the accuracies"),
         ),
@@ -129,6 +130,7 @@ STAGES = (
         "train.runs.generate:generate",
         (
             File("model", "folders of runs, saved adapters or models, or hub ids", many=True),
+            RUNS_BACKBONE,
             File("prompt", "beginnings to continue", many=True, metavar="TEXT"),
         ),
         Generate,
@@ -147,7 +149,7 @@ STAGES = (
         (RUN, RUNS_BACKBONE, File("output", "folder to write")),
         example="""example:
   python -m train save --run results/demo/runs/neutral --output neutral-fr
-  python -m train generate --model neutral-fr --prompt "Le salarié peut"
+  python -m train generate --model neutral-fr --backbone results/demo/backbone --prompt "Le salarié peut"
 """,
     ),
     Stage(
@@ -166,7 +168,7 @@ STAGES = (
             File("output", "folder to write"),
         ),
         example="""LoRA and blocks without a gate beside a gated FFN are folded: the folder is then a plain model.
-Others come with their code, one file that imports torch and transformers alone.
+Others come with their code, one file that imports torch and transformers alone, and are not loaded without it.
 
 example:
   python -m train export --run results/demo/runs/neutral --output my-model \\

@@ -279,14 +279,15 @@ def adapter_of_many_times(folder: Path) -> Outcome:
     extend(model, **how)
     saved = SavedExtension(how, trainable_state(model), {})
     (folder / "adapter").mkdir()
-    save_adapter(folder / "adapter", source, None, load_backbone(source), [saved])
+    named = {"name": "backbone", "source": None, "revision": None}
+    save_adapter(folder / "adapter", named, load_backbone(source), [saved])
     path = folder / "adapter" / "adapter.json"
     content = json.loads(path.read_text())
     content["additions"][0]["how"]["fraction"] = 1e5
     path.write_text(json.dumps(content))
     begin = time.perf_counter()
     try:
-        load_adapter(folder / "adapter")
+        load_adapter(folder / "adapter", source)
     except AdapterError:
         seconds = time.perf_counter() - begin
         return seconds < 2, f"refused after {seconds:.1f} s"

@@ -8,14 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
+import transformers
 import yaml
 from markdown_it import MarkdownIt
 from safetensors.torch import load_file, save_file
 from tiny import ARCHITECTURES, POST_NORMED, logits, make, rounded, shake, tokens
 
-from models.adapter import AdapterError, SavedExtension, attach, load_adapter, save_adapter
+from models.adapter import AdapterError, SavedExtension, attach, describe_backbone, load_adapter, save_adapter
 from models.export import EXPORTED, Card, _card, describe_blocks, export, fold
 from models.extend import decoder_layers, extend, trainable_state
 
@@ -179,7 +181,8 @@ def saved(tmp_path: Path, *additions: SavedExtension, name: str = "Llama") -> Pa
     rounded(make(name)).save_pretrained(tmp_path / "backbone")
     (tmp_path / "adapter").mkdir()
     backbone = rounded(make(name))
-    save_adapter(tmp_path / "adapter", str(tmp_path / "backbone"), None, backbone, list(additions))
+    named = {"name": "backbone", "source": None, "revision": None}
+    save_adapter(tmp_path / "adapter", named, backbone, list(additions))
     return tmp_path / "adapter"
 
 
@@ -191,11 +194,11 @@ def test_saved_and_loaded_is_the_same_model(tmp_path: Path, method: str) -> None
     folder = saved(tmp_path, *additions)
     model = rounded(make())
     attach(model, additions)
-    again = load_adapter(folder)
+    again = load_adapter(folder, str(tmp_path / "backbone"))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     assert torch.equal(logits(model, tokens()), logits(again, tokens()))
     about = json.loads((folder / "adapter.json").read_text())
-    assert about["backbone"]["source"] == str(tmp_path / "backbone")
+    assert about["backbone"]["name"] == "backbone"
     entry = about["additions"][-1]
     assert entry["how"]["method"] == method and entry["languages"] == {"old": ["en"], "new": "fr"}
     assert entry["training"]["tokens"] == 1234
@@ -203,12 +206,57 @@ def test_saved_and_loaded_is_the_same_model(tmp_path: Path, method: str) -> None
     assert (folder / "adapter.safetensors").stat().st_size < 2 * trained + 6000
 
 
-def test_the_backbone_may_lie_elsewhere(tmp_path: Path) -> None:
+def test_the_backbone_is_asked_for_by_its_digest(tmp_path: Path) -> None:
     folder = saved(tmp_path, addition("Llama", "neutral"))
+    digest = describe_backbone(rounded(make()))["digest"]
+    with pytest.raises(AdapterError, match=rf"backbone is backbone, a .* digest {digest}; give .*: --backbone"):
+        load_adapter(folder)
+    with pytest.raises(AdapterError, match=r"its backbone .*/none cannot be loaded .*give its folder: --backbone"):
+        load_adapter(folder, str(tmp_path / "none"))
+
+
+def test_an_adapter_of_before_is_loaded(tmp_path: Path) -> None:
+    """It named the folder that its backbone lay in, and nothing else."""
+    folder = saved(tmp_path, addition("Llama", "neutral"))
+    about = json.loads((folder / "adapter.json").read_text())
+    del about["backbone"]["name"]
+    about["backbone"]["source"] = str(tmp_path / "backbone")
+    (folder / "adapter.json").write_text(json.dumps(about))
+    load_adapter(folder)
     (tmp_path / "backbone").rename(tmp_path / "moved")
-    with pytest.raises(AdapterError, match=r"its backbone .*/backbone cannot be loaded .*say where it is"):
+    with pytest.raises(AdapterError, match=r"/backbone cannot be loaded .* --source .*/backbone`: --backbone"):
         load_adapter(folder)
     load_adapter(folder, str(tmp_path / "moved"))
+
+
+@pytest.mark.parametrize("name", ["Llama", "GPT2", "GPTNeoX"])
+def test_peft_alone_loads_a_saved_lora(name: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path, addition(name, "lora"), name=name)
+    ours = load_adapter(folder, str(tmp_path / "backbone"), dtype=torch.float32)
+    where = {"dtype": torch.float32, "attn_implementation": "eager"}
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "backbone", **where)
+    before = logits(plain, tokens())
+    theirs = peft.PeftModel.from_pretrained(plain, folder)
+    torch.testing.assert_close(logits(theirs, tokens()), logits(ours, tokens()))
+    assert not torch.allclose(logits(theirs, tokens()), before, atol=1e-3)
+    about = json.loads((folder / "adapter_config.json").read_text())
+    assert about["base_model_name_or_path"] == "" and about["task_type"] == "CAUSAL_LM"
+    assert (
+        sorted(about["target_modules"])
+        == {
+            "Llama": ["down_proj", "gate_proj", "up_proj"],
+            "GPT2": ["mlp.c_fc", "mlp.c_proj"],  # there is another c_proj
+            "GPTNeoX": ["dense_4h_to_h", "dense_h_to_4h"],
+        }[name]
+    )
+    written = b"".join(path.read_bytes() for path in folder.glob("*.json"))
+    assert str(tmp_path).encode() not in written
+
+
+@pytest.mark.parametrize("methods", [("adapter",), ("lora", "neutral"), ("lora", "lora")])
+def test_what_peft_cannot_hold_is_not_written_for_it(methods: tuple[str, ...], tmp_path: Path) -> None:
+    folder = saved(tmp_path, *(addition("Llama", method) for method in methods))
+    assert {path.name for path in folder.iterdir()} == {"adapter.json", "adapter.safetensors"}
 
 
 @pytest.mark.parametrize(
@@ -235,7 +283,7 @@ def test_a_recipe_is_data(changes: dict[str, Any], message: str, tmp_path: Path)
     about["additions"][0]["how"] |= changes
     (folder / "adapter.json").write_text(json.dumps(about))
     with pytest.raises(AdapterError, match=re.escape(message)):
-        load_adapter(folder)
+        load_adapter(folder, str(tmp_path / "backbone"))
 
 
 @pytest.mark.parametrize(
@@ -244,6 +292,8 @@ def test_a_recipe_is_data(changes: dict[str, Any], message: str, tmp_path: Path)
         "[", "[]", "{}", "[" * 10**5, '{"format": 1, "additions": 3}', '{"format": 1, "additions": [3]}',
         '{"format": 1, "additions": [{"how": 3}]}', '{"format": 1, "additions": [], "backbone": 3}',
         '{"format": 1, "additions": [], "backbone": {"source": 3, "revision": null}}',
+        '{"format": 1, "additions": [], "backbone": {"source": null, "revision": null, "digest": "x"}}',
+        '{"format": 1, "additions": [], "backbone": {"name": "x", "source": 3, "revision": null, "digest": "x"}}',
     ],
 )  # fmt: skip
 def test_a_damaged_description_is_named(content: str, tmp_path: Path) -> None:
@@ -267,8 +317,9 @@ def test_what_does_not_fit_is_refused_with_the_reason(tmp_path: Path) -> None:
         "additions": [about["additions"][0] | {"how": about["additions"][0]["how"] | {"fraction": 0.1}}]
     }
     (folder / "adapter.json").write_text(json.dumps(wrong))
+    backbone = str(tmp_path / "backbone")
     with pytest.raises(AdapterError, match=r"does not fit .*6 weights do not fit"):
-        load_adapter(folder)
+        load_adapter(folder, backbone)
     (folder / "adapter.json").write_text(json.dumps(about | {"format": 99}))
     with pytest.raises(AdapterError, match="format 99, but this program reads 1"):
         load_adapter(folder)
@@ -277,7 +328,7 @@ def test_what_does_not_fit_is_refused_with_the_reason(tmp_path: Path) -> None:
     tensors.pop(min(tensors))
     save_file(tensors, folder / "adapter.safetensors")
     with pytest.raises(AdapterError, match="1 weights do not fit"):
-        load_adapter(folder)
+        load_adapter(folder, backbone)
     content = (folder / "adapter.safetensors").read_bytes()
     for damage in (content[:50], b"", content[: len(content) // 2]):
         (folder / "adapter.safetensors").write_bytes(damage)

@@ -28,7 +28,7 @@ metric_list: [{metric: acc}]
 
 
 def test_scores_are_those_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lm_eval = pytest.importorskip("lm_eval")
+    lm_eval, registry = pytest.importorskip("lm_eval"), pytest.importorskip("lm_eval.api.registry")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     vocabulary = {"<end>": 0} | {f"w{i}": i for i in range(1, 50)}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<end>"))  # noqa: S106 - no password
@@ -40,6 +40,8 @@ def test_scores_are_those_of_the_model(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "model").mkdir()
     assert not export(model, tokenizer, tmp_path / "model", card(one))
 
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        registry.get_model("hf")(pretrained=str(tmp_path / "model"), device="cpu")
     lines = [{"question": f"w{i} w{i + 3}", "choices": ["w1", "w7 w9"], "label": i % 2} for i in range(1, 9)]
     (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "tiny.yaml").write_text(TASK.replace("FILE", str(tmp_path / "lines.jsonl")))

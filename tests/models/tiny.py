@@ -38,6 +38,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "GPTNeoX": NO_GROUPS,
     "GPT2": GPT2,
 }
+# Layers that differ (of OLMo-Hybrid one has a norm behind its FFN), and activations with weights.
+ODD: dict[str, dict[str, Any]] = {
+    "OlmoHybrid": COMMON | {"layer_types": ["linear_attention", "full_attention"]},
+    "Apertus": COMMON,
+    "Mistral-prelu": COMMON | {"hidden_act": "prelu"},
+}
 POST_NORMED = ("Gemma2", "Gemma3", "Olmo2")
 
 
@@ -45,8 +51,9 @@ def make(name: str = "Llama", seed: int = 1) -> Any:
     """A model of the architecture, in eval mode, that no dropout makes noisy."""
     import transformers
 
+    entries, name = (ARCHITECTURES | ODD)[name], name.partition("-")[0]
     config_class = "Gemma3TextConfig" if name == "Gemma3" else f"{name}Config"
-    config = getattr(transformers, config_class)(**ARCHITECTURES[name])
+    config = getattr(transformers, config_class)(**entries)
     # Gradients and caches of tiny models drown in noise at the usual 0.02.
     config.initializer_range = 0.2
     config._attn_implementation = "eager"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,19 @@ def origin(backbone: str) -> dict[str, Any]:
     if path.is_file():
         return dict(vars(read_result(Origin, path, "fetch the backbone again")))
     return {"source": backbone, "revision": None if Path(backbone).exists() else find_commit(backbone)}
+
+
+def public_origin(backbone: str) -> dict[str, Any]:
+    """What a backbone is called where it is passed on, without a place of this machine. Raises StageError.
+
+    `name`, and `source` and `revision` where others can have it from: a hub id with its commit, or a name in
+    PACKAGED; of a folder or file, which is known by the digest of its weights, both are None.
+    """
+    source, revision = (known := origin(backbone))["source"], known["revision"]
+    if re.fullmatch("[0-9a-f]{40}", revision or "") and not Path(source).exists():
+        return {"name": source, "source": source, "revision": revision}
+    name = Path(source).resolve().name
+    return {"name": name, "source": source if source in PACKAGED else None, "revision": None}
 
 
 def _load(source: str, revision: str | None, downloads: Path, converted: str) -> tuple[Any, Any, str | None]:

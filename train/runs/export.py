@@ -6,14 +6,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from models.adapter import attach, save_adapter
+from models.adapter import attach, is_adapter, is_plain_lora, save_adapter
 from models.backbone import COMPUTE, attention_on, compute_dtype, load_tokenizer
 from models.export import Card, export
 from models.extend import ExtendError
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder
 from train.data.tokens import open_tokenizer
-from train.runs.backbone import origin
+from train.runs.backbone import public_origin
 from train.runs.load import check_trained_on, load_for, pick_device, saved_extensions
 from train.runs.record import is_run, read_run
 from train.runs.results import read_evaluation
@@ -28,15 +28,19 @@ def save(run: str, backbone: str | None, output: str) -> None:
     """
     added = saved_extensions(run)
     path = backbone or backbone_of(run)
-    model, known = load_for(path, pick_device("cpu"), dtype=COMPUTE), origin(path)
+    model, named = load_for(path, pick_device("cpu"), dtype=COMPUTE), public_origin(path)
     check_trained_on(run, model, path)
     with atomic_folder(output) as folder:
         try:
-            save_adapter(folder, known["source"], known["revision"], model, added)
+            save_adapter(folder, named, model, added)
         except ExtendError as error:
             raise StageError(f"{run}: does not fit the backbone {path}: {error}") from None
     size = sum(file.stat().st_size for file in Path(output).iterdir())
-    log.info("%s: %.1f MB, beside the backbone %s", output, size / 1e6, known["source"])
+    log.info("%s: %.1f MB, beside the backbone %s", output, size / 1e6, named["name"])
+    if is_plain_lora(added):
+        log.info("%s: also in peft's own format", output)
+    elif any(one.extend_options["method"] == "lora" for one in added):
+        log.info("%s: not in peft's format, which has one LoRA on a plain backbone; `export` folds it", output)
 
 
 def export_run(run: str, backbone: str | None, evaluations: list[str], output: str) -> None:
@@ -46,14 +50,14 @@ def export_run(run: str, backbone: str | None, evaluations: list[str], output: s
     """
     added = saved_extensions(run)
     path = backbone or backbone_of(run)
-    model, known = load_for(path, pick_device("cpu"), dtype=COMPUTE), origin(path)
+    model, named = load_for(path, pick_device("cpu"), dtype=COMPUTE), public_origin(path)
     check_trained_on(run, model, path)
     try:
         attach(model, added)
     except ExtendError as error:
         raise StageError(f"{run}: does not fit the backbone {path}: {error}") from None
-    name = f"{Path(known['source']).name}-{Path(run).name}"
-    card = Card(name, known["source"], known["revision"], added, _measures(evaluations))
+    name = f"{Path(named['name']).name}-{Path(run).name}"
+    card = Card(name, named["name"], named["revision"], added, _measures(evaluations))
     with atomic_folder(output) as folder:
         try:
             plain = export(model, open_tokenizer(path), folder, card)
@@ -65,9 +69,11 @@ def export_run(run: str, backbone: str | None, evaluations: list[str], output: s
 
 def backbone_of(run: str) -> str:
     """Path or hub id of the backbone that the run was trained on. Raises StageError where it is there no more."""
-    path = read_run(run).backbone
+    record = read_run(run)
+    path = record.backbone
     if not Path(path).exists() and (path.startswith((".", "/")) or path.count("/") > 1):
-        raise StageError(f"{run}: its backbone {path} is not there any more; give --backbone")
+        known = f"its weights have the digest {record.backbone_digest}"
+        raise StageError(f"{run}: its backbone {path} is not there any more; give its place ({known}): --backbone")
     return path
 
 
@@ -80,22 +86,24 @@ def _measures(evaluations: list[str]) -> dict[str, tuple[float, float]]:
     return {name: (before[name].bpb, after[name].bpb) for name in after if name in before}
 
 
-def open_model(path: str, device: Any) -> tuple[Any, Any]:
+def open_model(path: str, device: Any, backbone: str | None = None) -> tuple[Any, Any]:
     """The model and the tokenizer of `path`: the folder of a run, of a saved adapter or of a model, or a hub id.
 
-    Raises StageError where it is none of these.
+    backbone: where that of a run or an adapter lies; None: where they say. Raises StageError where it is no model.
     """
-    from models.adapter import AdapterError, load_adapter, read_adapter
+    from models.adapter import AdapterError, backbone_place, load_adapter, read_adapter
     from train.runs.load import load_run
 
     try:
         if is_run(path):
-            backbone = backbone_of(path)
+            backbone = backbone or backbone_of(path)
             return load_run(backbone, path, device), load_tokenizer(backbone)
-        if (Path(path) / "adapter.json").exists():
-            about, _ = read_adapter(path)
-            model = load_adapter(path, attention=attention_on(device), dtype=compute_dtype(device)).to(device)
-            return model, load_tokenizer(about["source"], about["revision"])
+        if is_adapter(path):
+            place = backbone_place(path, read_adapter(path)[0], backbone)
+            model = load_adapter(path, backbone, attention_on(device), compute_dtype(device)).to(device)
+            return model, load_tokenizer(*place)
         return load_run(path, None, device), load_tokenizer(path)
-    except (AdapterError, OSError, ValueError) as error:
+    except AdapterError as error:
+        raise StageError(str(error)) from None
+    except (OSError, ValueError) as error:
         raise StageError(f"{path}: {error}") from None

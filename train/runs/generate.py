@@ -16,16 +16,17 @@ from train.runs.load import measuring_device
 from train.runs.options import Generate
 
 
-def generate(options: Generate, model: list[str], prompt: list[str]) -> None:
+def generate(options: Generate, model: list[str], backbone: str | None, prompt: list[str]) -> None:
     """Print what each model makes of each prompt. One model at a time is in memory.
 
+    backbone: where that of the runs and saved adapters lies; None: where each of them says.
     Raises StageError where a model cannot be loaded or a prompt leaves no room.
     """
     torch.set_num_threads(options.threads)
     device = measuring_device(options.device)
     written: dict[str, list[str]] = {}
     for path in model:
-        loaded, tokenizer = open_model(path, device)
+        loaded, tokenizer = open_model(path, device, backbone)
         written[path] = [write(loaded, tokenizer, beginning, options) for beginning in prompt]
     for number, beginning in enumerate(prompt):
         print(without_steering(f"\n> {beginning}"))

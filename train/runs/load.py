@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from models.adapter import SavedExtension, attach
+from models.adapter import AdapterError, SavedExtension, attach, check_backbone, is_adapter, read_adapter
 from models.backbone import attention_on, compute_dtype, load_backbone, weights_digest
 from models.extend import ExtendError, Extension, extend
 from pipeline.common.config import to_data
@@ -60,7 +62,7 @@ def extend_options(options: Run) -> dict[str, Any]:
 
 
 def load_run(backbone: str, run_folder: str | None, device: torch.device, stays: bool = False) -> Any:
-    """The backbone, extended by the run in `run_folder` (None: as it is), all in what `device` computes in.
+    """The backbone, extended by the run or adapter in `run_folder` (None: as it is), all in compute_dtype(device).
 
     Every method is so measured with the same arithmetic, as it would be deployed. What the run goes on from
     is added before it. `stays` as in load_for(). Raises StageError where the run was not trained from this
@@ -79,8 +81,12 @@ def load_run(backbone: str, run_folder: str | None, device: torch.device, stays:
 def check_trained_on(run_folder: str | Path, model: Any, backbone: str) -> None:
     """Raises StageError where the model is another backbone than the run was trained on.
 
-    Other weights may lie at its path by now, or lie there for another copy of the results.
+    Other weights may lie at its path by now, or lie there for another copy of the results. So for a saved adapter.
     """
+    if is_adapter(run_folder):
+        with _adapter_errors():
+            check_backbone(run_folder, read_adapter(run_folder)[0], model, backbone)
+        return
     for folder, record in read_chain(run_folder):
         if record.backbone_digest not in (None, weights_digest(model)):
             why = f"trained on other weights than those of {backbone}"
@@ -90,9 +96,21 @@ def check_trained_on(run_folder: str | Path, model: Any, backbone: str) -> None:
 def saved_extensions(run_folder: str | Path) -> list[SavedExtension]:
     """What the run added to the backbone, behind what was added by the runs that it goes on from.
 
-    Raises StageError where a folder is not a finished run's, or a run goes on from itself.
+    Of a saved adapter, all that it holds. Raises StageError where a folder is not a finished run's, or a run goes
+    on from itself.
     """
+    if is_adapter(run_folder):
+        with _adapter_errors():
+            return read_adapter(run_folder)[1]
     return [_saved_extension(folder, record) for folder, record in read_chain(run_folder)]
+
+
+@contextmanager
+def _adapter_errors() -> Iterator[None]:
+    try:
+        yield
+    except AdapterError as error:
+        raise StageError(str(error)) from None
 
 
 def _saved_extension(folder: Path, record: RunRecord) -> SavedExtension:
@@ -105,4 +123,6 @@ def _saved_extension(folder: Path, record: RunRecord) -> SavedExtension:
     about = {"languages": to_data(languages), "training": record_data(record)}
     for name in ("languages", "backbone", "backbone_digest"):
         del about["training"][name]
+    options = about["training"]["options"]
+    options["base"] = options["base"] and Path(options["base"]).name  # a place of this machine
     return SavedExtension(extend_options(record.options), state, about)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from helpers import evaluation, language, write_rows, write_tokenizer
+from safetensors.torch import load_file, save_file
 
 from models.backbone import create_llama, load_tokenizer, save_backbone
 from pipeline.common.cli import main
@@ -56,7 +57,7 @@ def test_models_write_side_by_side(world: Path, tmp_path: Path, capsys: pytest.C
 
     models = [f"{world}/backbone", f"{world}/neutral", f"{tmp_path}/small", f"{tmp_path}/whole"]
     capsys.readouterr()
-    words = f"generate --tokens 6 --device cpu --model {' '.join(models)} --prompt"
+    words = f"generate --tokens 6 --device cpu --model {' '.join(models)} --backbone {world}/backbone --prompt"
     assert shell(words, "3 4", "9") == 0
     parts = capsys.readouterr().out.split("\n> ")[1:]
     assert [part.split("\n")[0] for part in parts] == ["3 4", "9"]
@@ -64,6 +65,49 @@ def test_models_write_side_by_side(world: Path, tmp_path: Path, capsys: pytest.C
         texts = dict(zip(models, (text.split("]\n")[1].strip() for text in part.split("\n[")[1:]), strict=True))
         assert texts[models[1]] == texts[models[2]]
         assert texts[models[1]] != texts[models[0]]
+
+
+def test_what_is_saved_travels(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing names a place of the machine: not the backbone's, nor that of the run that another goes on from."""
+    shutil.copytree(world / "lora", tmp_path / "second")
+    record = json.loads((tmp_path / "second/run.json").read_text())
+    record["options"] |= {"base": str(world / "neutral"), "method": "adapter"}
+    (tmp_path / "second/run.json").write_text(json.dumps(record))
+    shutil.copyfile(world / "adapter/weights.safetensors", tmp_path / "second/weights.safetensors")
+    for run in (world / "lora", tmp_path / "second"):
+        assert shell(f"save --run {run} --output {tmp_path}/{run.name}-saved") == 0
+        assert shell(f"export --run {run} --output {tmp_path}/{run.name}-exported") == 0
+    files = [path for folder in tmp_path.glob("*-*ed") for path in folder.iterdir()]
+    places = (str(world).encode(), str(tmp_path).encode())
+    assert len(files) > 12 and not any(place in path.read_bytes() for path in files for place in places)
+    about = json.loads((tmp_path / "second-saved/adapter.json").read_text())
+    assert [one["training"]["options"]["base"] for one in about["additions"]] == [None, "neutral"]
+    assert "base_model:" not in (tmp_path / "second-exported/README.md").read_text()
+    assert (tmp_path / "lora-saved/adapter_model.safetensors").exists()
+
+    shutil.copytree(world / "backbone", tmp_path / "elsewhere")
+    capsys.readouterr()
+    ask = f"generate --model {tmp_path}/second-saved --tokens 6 --device cpu"
+    assert shell(f"{ask} --prompt 3") == 1
+    known = f"with weights of the digest {about['backbone']['digest']}; give its folder on this one: --backbone"
+    assert known in capsys.readouterr().err
+    assert shell(f"{ask} --backbone {tmp_path}/elsewhere --prompt 3") == 0
+
+
+def test_a_saved_adapter_is_measured_as_its_run(world: Path, tmp_path: Path) -> None:
+    assert shell(f"save --run {world}/neutral --output {tmp_path}/small") == 0
+    measured = []
+    for run in (world / "neutral", tmp_path / "small"):
+        words = f"evaluate --backbone {world}/backbone --run {run} --rows fr={world}/fr.arrow --device cpu"
+        assert shell(f"{words} --threads 1 --output {tmp_path}/out.json") == 0
+        measured.append(json.loads((tmp_path / "out.json").read_text())["domains"])
+    assert measured[0]["fr"]["nats"] == pytest.approx(measured[1]["fr"]["nats"], rel=1e-2)
+    other = tmp_path / "other"
+    shutil.copytree(world / "backbone", other)
+    weights = load_file(other / "model.safetensors")
+    save_file({name: weight + 1 for name, weight in weights.items()}, other / "model.safetensors")
+    words = f"evaluate --backbone {other} --run {tmp_path}/small --rows fr={world}/fr.arrow --device cpu"
+    assert shell(f"{words} --output {tmp_path}/out.json") == 1
 
 
 def test_nothing_printed_steers_the_terminal(

@@ -104,12 +104,14 @@ def test_an_adapter_of_a_hubs_model_stays_with_its_commit(place, tmp_path):
     server, shell, folder, name, (old, new) = place
     commit = server.push(name, old)
     rows = f"--old-rows {folder}/rows.arrow --new-rows {folder}/rows.arrow --validation fr={folder}/rows.arrow"
-    how = "--method neutral --steps 1 --batch-rows 2 --fraction 0.5 --device cpu --learning-rate 1e-1"
+    how = "--method lora --steps 1 --batch-rows 2 --fraction 0.5 --device cpu --learning-rate 1e-1"
     done = shell(*f"train extend --backbone {name} {rows} {how} --output {tmp_path}/run".split())
     assert done.code == 0, done.err
     assert shell(*f"train save --run {tmp_path}/run --output {tmp_path}/small".split()).code == 0
     about = json.loads((tmp_path / "small/adapter.json").read_text())["backbone"]
     assert (about["source"], about["revision"]) == (name, commit)
+    config = json.loads((tmp_path / "small/adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == (name, commit)
 
     server.push(name, new)
     models = f"--model {name} {tmp_path}/small --tokens 3 --device cpu"
