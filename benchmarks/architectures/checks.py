@@ -272,7 +272,7 @@ def runs(tried: Tried) -> str:
         train_run(options, tried.path, [rows], rows, [f"en={rows}"], run)
         expected, before = logits(load_run(tried.path, run, CPU), tokens()), logits(tried.load(), tokens())
         save(run, None, f"{run}.adapter")
-        adapter = load_adapter(f"{run}.adapter", dtype=torch.float32)
+        adapter = load_adapter(f"{run}.adapter", tried.path, dtype=torch.float32)
         alike(logits(adapter, tokens()), expected, before, f"{name}: the saved adapter")
         export_run(run, None, [], f"{run}.export")
         exports.append(exported(f"{run}.export", expected, before, name))
