@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from torch.nn import functional
 # Measured on a 2-core CPU at V = 4096: 512 is best (1.8 times the speed of whole logits). A GPU needs larger
 # products to be busy (not measured; 1.6 GB of buffers at V = 128,256).
 CHUNK_TOKENS = {"cpu": 512, "cuda": 2048}
+LARGE = 300.0  # a logit far beyond what a head that caps its logits gives
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -204,17 +206,47 @@ def log_probabilities(model: nn.Module, tokens_BT1: Tensor, chunk: int) -> Itera
         yield logits_CV.log_softmax(-1)
 
 
-# Configs that change the logits after the head: Gemma caps them, Cohere and others scale them.
-_AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+# Whether the head of a model is plain, which is tried once. Models are kept alive by others.
+_tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def plain_head(model: Any) -> Tensor | None:
     """The head's weights_VD where logits are nothing but hidden @ weights.T, else None."""
     head = model.get_output_embeddings()
-    config = model.config.get_text_config()
-    changed = any(getattr(config, name, None) not in (None, 1, 1.0) for name in _AFTER_HEAD)
-    plain = isinstance(head, nn.Linear) and head.bias is None and not changed
-    return head.weight if plain else None
+    if not isinstance(head, nn.Linear) or head.bias is not None:
+        return None
+    if model not in _tried:
+        _tried[model] = _is_product(model, head)
+    return head.weight if _tried[model] else None
+
+
+@torch.no_grad()
+def _is_product(model: Any, head: nn.Linear) -> bool:
+    """Whether the model, given the hidden states of 4 tokens, returns their product with the head.
+
+    Gemma caps what comes out of it, Cohere and others scale it; large logits show that. A model that needs more of
+    its decoder than the hidden states counts as one that does something.
+    """
+    from transformers.modeling_outputs import BaseModelOutputWithPast
+
+    place = torch.arange(4 * head.in_features, device=head.weight.device)
+    hidden_BTD = (place * 0.7).sin().view(1, 4, -1).to(head.weight.dtype)
+    expected_BTV = functional.linear(hidden_BTD, head.weight).float()  # a head of its own class may do more
+    scale = LARGE / expected_BTV.abs().max()
+    made = BaseModelOutputWithPast(last_hidden_state=(hidden_BTD * scale).to(hidden_BTD.dtype))
+    decoder, ids_BT = model.base_model, torch.zeros(1, 4, dtype=torch.int64, device=place.device)
+    decoder.forward, own = (lambda *_, **__: made), vars(decoder).get("forward")
+    try:
+        logits_BTV = model(input_ids=ids_BT, use_cache=False).logits.float()
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return False
+    finally:
+        del decoder.forward
+        if own is not None:
+            decoder.forward = own
+    if logits_BTV.shape != expected_BTV.shape:
+        return False
+    return bool((logits_BTV - expected_BTV * scale).norm() < 0.02 * LARGE)
 
 
 def _hidden(model: Any, tokens_BT1: Tensor, position_BT: Tensor | None = None) -> Tensor:

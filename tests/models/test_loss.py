@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 from torch.nn import functional
 
 from models import loss
@@ -95,9 +96,21 @@ def test_model_loss_equals_logits(make) -> None:
     torch.testing.assert_close(sum_nll(model, tokens_BT1, mask_BT), (expected_BT * mask_BT).sum())
 
 
-def test_softcapped_head_is_not_plain() -> None:
+class Scaled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * super().forward(x)
+
+
+def test_only_a_product_with_the_weights_is_a_plain_head() -> None:
     assert plain_head(softcapped()) is None
     assert plain_head(create_llama(**SIZES)) is not None
+    model = create_llama(**SIZES)
+    model.set_output_embeddings(Scaled(SIZES["hidden_size"], SIZES["vocabulary"], bias=False))
+    assert plain_head(model) is None
+    # Logits that are small are capped by next to nothing.
+    quiet = softcapped()
+    quiet.get_output_embeddings().weight.data *= 1e-3
+    assert plain_head(quiet) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

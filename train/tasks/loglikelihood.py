@@ -1,15 +1,16 @@
 """Log-likelihoods of continuations: what contexts share is computed once.
 
 The contexts of a family (a task's questions behind the same shots) begin with the same tokens: their keys and
-values are computed once. Questions are batched by length: a batch computes as many tokens of each context as its
-shortest has, once a question; what is left goes with each answer. So no row has padding before its answer, and
-no mask or position differs from those of a plain forward pass, in any architecture.
+values are computed once (train/tasks/prefix_cache.py). Questions are batched by length: a batch computes as many
+tokens of each context as its shortest has, once a question; what is left goes with each answer. So no row has
+padding before its answer, and no mask or position differs from those of a plain forward pass. Where a cache would
+change something, rows of the same length are computed whole.
 """
 
 from __future__ import annotations
 
-import copy
-import inspect
+import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,9 @@ from torch import Tensor
 
 from models.backbone import compute
 from train.data.tokens import batched, encode
+from train.tasks.prefix_cache import cache_is_exact, forward, make_cache, rope_limit, select
+
+log = logging.getLogger(__name__)
 
 # Of a batch: tokens of its keys and values, and numbers of its logits. Measured on a 2-core CPU, larger ones
 # are not faster; a GPU has to be kept busy.
@@ -42,6 +46,11 @@ class Request:
     @property
     def longest(self) -> int:
         return max(map(len, self.continuations))
+
+    @property
+    def length(self) -> int:
+        """Tokens of its longest row, but for the last, which is predicted and not fed."""
+        return len(self.context) + self.longest - 1
 
 
 def beginning(tokenizer: Any) -> list[int]:
@@ -93,27 +102,33 @@ def make_request(family: tuple[str, ...], pairs: list[tuple[list[int], list[int]
 
 @dataclass(frozen=True)
 class Pass:
-    """Requests (by number) computed together, of a family whose contexts share the first `shared` tokens."""
+    """Requests (by number) computed together, of a family whose contexts share the first `shared` tokens.
+
+    cached: whether those may be computed once.
+    """
 
     family: tuple[str, ...]
     shared: int
     numbers: list[int]
+    cached: bool = True
 
 
-def plan_passes(requests: Sequence[Request], vocabulary: int, device: str) -> list[Pass]:
+def plan_passes(
+    requests: Sequence[Request], vocabulary: int, device: str, longest_cached: float = math.inf
+) -> list[Pass]:
     """All requests in passes, each family's longest first: the same for the same requests, in any order."""
-    families: dict[tuple[str, ...], list[int]] = {}
+    families: dict[tuple[tuple[str, ...], bool], list[int]] = {}
     for number, request in enumerate(requests):
-        families.setdefault(request.family, []).append(number)
+        families.setdefault((request.family, request.length <= longest_cached), []).append(number)
     passes = []
-    for family, numbers in families.items():
+    for (family, cached), numbers in families.items():
         shared = _shared([requests[number].context for number in numbers])
         numbers.sort(
             key=lambda n: (-len(requests[n].context), -requests[n].longest, requests[n].context.tobytes())
         )
         while numbers:
             count = _fitting([requests[number] for number in numbers], vocabulary, device)
-            passes.append(Pass(family, shared, numbers[:count]))
+            passes.append(Pass(family, shared, numbers[:count], cached))
             numbers = numbers[count:]
     return passes
 
@@ -152,58 +167,61 @@ def score(
     device = next(model.parameters()).device
     family, cache = None, None
     with torch.inference_mode(), compute(device, model):
-        for batch in plan_passes(requests, model.config.get_text_config().vocab_size, device.type):
+        most = longest_cached(model, requests)
+        for batch in plan_passes(requests, model.config.get_text_config().vocab_size, device.type, most):
             if all(map(done, batch.numbers)):
                 continue
             chosen = [requests[number] for number in batch.numbers]
-            if family != batch.family:
-                family, cache = batch.family, _cache(model, chosen[0].context[None, : batch.shared])
-            scores = _score_batch(model, chosen, cache, batch.shared)
+            if not batch.cached:
+                scores = _score_batch(model, chosen, None, 0)
+            else:
+                if family != batch.family:
+                    family, cache = batch.family, make_cache(model, chosen[0].context[None, : batch.shared])
+                scores = _score_batch(model, chosen, cache, batch.shared)
             yield dict(zip(batch.numbers, scores, strict=True))
 
 
-def _cache(model: Any, tokens_BT: np.ndarray, cache: Any = None) -> Any:
-    """Keys and values of the tokens, after those of `cache`, which is extended."""
-    from transformers import DynamicCache
-
-    cache = DynamicCache(config=model.config) if cache is None else cache
-    if tokens_BT.shape[1]:
-        _forward(model, tokens_BT, cache, 1)
-    return cache
-
-
-def _forward(model: Any, tokens_BT: np.ndarray, cache: Any, last: int) -> Tensor:
-    """Logits of the `last` tokens of each row; the cache grows by all."""
-    ids_BT = torch.from_numpy(tokens_BT.astype(np.int64)).to(model.device)
-    # What transformers called past_key_values is `cache` since 5.24.
-    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-    return model(input_ids=ids_BT, use_cache=True, logits_to_keep=last, **{name: cache}).logits
+def longest_cached(model: Any, requests: Sequence[Request]) -> float:
+    """The most tokens of a request that is scored with a cache of what contexts share: infinite, or 0 for none."""
+    limit = rope_limit(model.config) or math.inf
+    shorter = [request for request in requests if request.length <= limit]
+    if len(shorter) < len(requests):
+        log.info(
+            "%d questions of more than %d tokens are scored without a cache", len(requests) - len(shorter), limit
+        )
+    if not shorter:
+        return 0
+    longest = max(shorter, key=lambda request: request.length)
+    row = [*longest.context, *max(longest.continuations, key=len)]
+    return limit if cache_is_exact(model, np.array(row[:-1])) else 0
 
 
 def _score_batch(model: Any, requests: list[Request], cache: Any, shared: int) -> list[list[float]]:
-    """`cache` holds the first `shared` tokens of every context, as one row."""
-    cut = min(len(request.context) for request in requests) - 1
+    """`cache` holds the first `shared` tokens of every context, as one row; None: rows are computed whole."""
+    cut = min(len(request.context) for request in requests) - 1 if cache is not None else 0
     own = cut > shared
     if own:
-        cache = _select(cache, np.zeros(len(requests), np.int64), model.device)
-        cache = _cache(model, np.stack([request.context[shared:cut] for request in requests]), cache)
+        cache = select(cache, np.zeros(len(requests), np.int64), model.device)
+        cache = make_cache(model, np.stack([request.context[shared:cut] for request in requests]), cache)
     rows = [
         (owner if own else 0, request.context[cut:].tolist(), continuation)
         for owner, request in enumerate(requests)
         for continuation in request.continuations
     ]
     sums = np.empty(len(rows))
-    for chosen in _alike([len(rest) + len(answer) for _, rest, answer in rows]):
+    # Whole rows of a batch are of one length: what is behind an answer may matter to layers that need no cache.
+    spread = SPREAD if cache is not None else 0
+    for chosen in _alike([len(rest) + len(answer) for _, rest, answer in rows], spread):
         sums[chosen] = _score_rows(model, [rows[i] for i in chosen], cache)
     ends = np.cumsum([len(request.continuations) for request in requests])
     return [part.tolist() for part in np.split(sums, ends[:-1])]
 
 
-def _alike(lengths: list[int]) -> Iterator[np.ndarray]:
-    """All places, the longest first, in parts whose lengths differ by at most SPREAD."""
+def _alike(lengths: list[int], spread: int) -> Iterator[np.ndarray]:
+    """All places, the longest first, in parts whose lengths differ by at most `spread`."""
     order = np.argsort(-np.array(lengths), kind="stable")
     while len(order):
-        part = [i for i in order if lengths[order[0]] - lengths[i] <= SPREAD]
+        part = [i for i in order if lengths[order[0]] - lengths[i] <= spread]
         yield np.array(part)
         order = order[len(part) :]
 
@@ -211,13 +229,14 @@ def _alike(lengths: list[int]) -> Iterator[np.ndarray]:
 def _score_rows(model: Any, rows: list[tuple[int, list[int], list[int]]], cache: Any) -> np.ndarray:
     """Log-likelihoods of rows: the row of `cache` that each goes on from, the rest of its context, its answer."""
     _, rests, answers = zip(*rows, strict=True)
-    cache = _select(cache, np.array([row for row, _, _ in rows]), model.device)
+    if cache is not None:
+        cache = select(cache, np.array([row for row, _, _ in rows]), model.device)
     width = max(len(rest) + len(answer) - 1 for rest, answer in zip(rests, answers, strict=True))
     tokens_BT = np.zeros((len(rows), width), np.int32)  # what is behind an answer does not matter
     for i, (rest, answer) in enumerate(zip(rests, answers, strict=True)):
         tokens_BT[i, : len(rest) + len(answer) - 1] = [*rest, *answer[:-1]]
     first = min(map(len, rests)) - 1  # the token whose logits are of an answer's first token
-    logits_BTV = _forward(model, tokens_BT, cache, width - first)
+    logits_BTV = forward(model, tokens_BT, cache, width - first)
     row_N = np.repeat(np.arange(len(rows)), list(map(len, answers)))
     place_N = np.concatenate([len(r) - 1 - first + np.arange(len(a)) for r, a in zip(rests, answers, strict=True)])
     target_N = torch.tensor([token for answer in answers for token in answer], device=model.device)
@@ -229,11 +248,3 @@ def _score_rows(model: Any, rows: list[tuple[int, list[int], list[int]]], cache:
 def _log_likelihood(logits_NV: Tensor, target_N: Tensor) -> Tensor:
     logits_NV = logits_NV.float()
     return logits_NV.gather(1, target_N[:, None])[:, 0] - logits_NV.logsumexp(1)
-
-
-def _select(cache: Any, rows: np.ndarray, device: torch.device) -> Any:
-    """A copy of the cache, of these of its rows."""
-    cache = copy.deepcopy(cache)
-    if cache.get_seq_length():
-        cache.batch_select_indices(torch.from_numpy(rows).to(device))
-    return cache

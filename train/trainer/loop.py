@@ -31,10 +31,12 @@ from train.distributed import add_gradients, add_over_ranks, clip_gradients, ran
 from train.evaluation.bits_per_byte import score_rows
 from train.runs.options import Pretrain, Run, Training
 from train.trainer import checkpoint
+from train.trainer.documents import check_documents_apart
 from train.trainer.failures import exploded, memory_advice
 from train.trainer.metrics import metrics_log, summarise
 from train.trainer.mixture import Batch, batches, read_batch
 from train.trainer.optimizer import learning_rate, make_optimizer
+from train.trainer.randomness import without_randomness
 
 STATISTICS_EVERY = 10
 # Batches with old-domain rows that set `alpha: auto`.
@@ -68,8 +70,16 @@ def train(job: TrainingJob) -> checkpoint.State:
     also stand in the folder of the checkpoints while it trains. Raises StageError where the loss or its
     gradient is not a finite number, where the loss explodes, and where memory runs out.
     """
+    with without_randomness(job.model):
+        return _train(job)
+
+
+def _train(job: TrainingJob) -> checkpoint.State:
     options = job.options
     set_up_layers(job)
+    if options.mask_documents:
+        with uncompiled_if(True, options):
+            check_documents_apart(job.model, job.device)
     optimizer = make_optimizer(job.model, options)
     state = checkpoint.resume(job.checkpoints, job.identity, job.model, optimizer)
     with memory_advice(options, job.device, state.step):
@@ -117,7 +127,11 @@ def set_up_layers(job: TrainingJob) -> None:
         # gradient, which the first frozen layer has not.
         model = job.model
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        try:
+            enable({"use_reentrant": False})
+        except ValueError:
+            what = f"transformers cannot recompute the layers of a {type(model).__name__}"
+            raise StageError(f"activation_checkpointing: {what}; set it to false") from None
     if options.compile:
         # What an earlier training in this process compiled counts towards the limit, behind which layers would run
         # uncompiled with no more than a line in a log.
@@ -143,8 +157,6 @@ def take_step(
     options, step = job.options, state.step
     job.model.train()
     optimizer.zero_grad(set_to_none=True)
-    # For the dropout of backbones that have one: step and rank alone say what is dropped.
-    torch.manual_seed((options.seed << 32) + step * world() + rank())
     loss, measures = accumulate(job, batch, state.alpha or 0.0, measure=step % STATISTICS_EVERY == 0)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     add_gradients(trained)
@@ -245,7 +257,6 @@ def find_alpha(job: TrainingJob) -> float:
     model.train()
     all_steps = (read_batch(step, options, job.old, job.new, rank(), world()) for step in range(options.steps))
     for batch in islice((batch for batch in all_steps if batch.old_rows), ALPHA_BATCHES):
-        torch.manual_seed(options.seed)
         _, measures = accumulate(job, batch, 1.0, measure=True)
         model.zero_grad(set_to_none=True)
         lm += measures["lm_gradient"] ** 2

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import ARCHITECTURES, logits, make, shake
+from tiny import ARCHITECTURES, COMMON, logits, make, shake
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -19,7 +19,15 @@ from models.backbone import create_llama, load_tokenizer, save_backbone
 from models.extend import extend
 from train.tasks import loglikelihood
 from train.tasks.accuracy import Asked, kept_scores, macro_average, measure, measure_tasks, normalise
-from train.tasks.loglikelihood import Request, beginning, encode_pairs, make_request, plan_passes, score
+from train.tasks.loglikelihood import (
+    Request,
+    beginning,
+    encode_pairs,
+    longest_cached,
+    make_request,
+    plan_passes,
+    score,
+)
 from train.tasks.options import Tasks
 from train.tasks.task import Question, Set, read_task
 
@@ -47,10 +55,11 @@ def requests_at_random(seed: int = 0, count: int = 14) -> list[Request]:
 
 
 def plain(model: Any, request: Request) -> list[float]:
-    """Each answer behind the whole context, by one forward pass without a cache."""
+    """Each answer behind the whole context, by one forward pass without a cache, that predicts its last token."""
     found = []
     for answer in request.continuations:
-        logp_TV = logits(model, torch.tensor([[*request.context.tolist(), *answer]]))[0].log_softmax(-1)
+        logits(model, torch.ones(1, 1, dtype=torch.int64))  # dynamic rope remembers the longest row until then
+        logp_TV = logits(model, torch.tensor([[*request.context.tolist(), *answer[:-1]]]))[0].log_softmax(-1)
         found.append(sum(logp_TV[len(request.context) - 1 + i, token].item() for i, token in enumerate(answer)))
     return found
 
@@ -68,6 +77,73 @@ def assert_equal(found: dict[int, list[float]], expected: list[list[float]], wit
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_scores_are_those_of_whole_sequences(name: str) -> None:
     model, requests = make(name), requests_at_random()
+    assert_equal(scored(model, requests), [plain(model, request) for request in requests])
+
+
+WINDOWS = COMMON | {"head_dim": 8, "sliding_window": 4}
+LONG = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [9.0] * 4}
+LINEAR = {f"linear_{name}": 2 for name in ("num_key_heads", "num_value_heads")}
+LINEAR |= {f"linear_{name}_head_dim": 8 for name in ("key", "value")}
+# Caches and positions of other kinds than those of tiny.py, by the name of the config; and whether the cache of
+# what contexts share is used. Contexts are longer than the windows, and than what rope was trained for.
+OTHERS: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "longrope": ("Phi3", COMMON | {"original_max_position_embeddings": 12, "rope_parameters": LONG}, True),
+    "dynamic": (
+        "Llama",
+        COMMON
+        | {
+            "max_position_embeddings": 12,
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
+        },
+        True,
+    ),
+    "chunks": ("Llama4", COMMON | {"head_dim": 8, "attention_chunk_size": 4, "intermediate_size_mlp": 24}, True),
+    "sinks": ("GptOss", WINDOWS | {"num_local_experts": 2, "num_experts_per_tok": 1}, True),
+    "recurrent": (
+        "Qwen3_5",
+        COMMON | LINEAR | {"head_dim": 8, "layer_types": ["linear_attention", "full_attention"]},
+        False,
+    ),
+    "convolutions": ("Lfm2", COMMON | {"layer_types": ["conv", "full_attention"]}, False),
+}
+
+
+def other(kind: str) -> Any:
+    import transformers
+
+    name, sizes, _ = OTHERS[kind]
+    suffix = "TextConfig" if name in ("Qwen3_5", "Llama4") else "Config"
+    config = getattr(transformers, f"{name}{suffix}")(**sizes, initializer_range=0.2)
+    config._attn_implementation = "eager"
+    torch.manual_seed(1)
+    return getattr(transformers, f"{name}ForCausalLM")(config).eval()
+
+
+@pytest.mark.parametrize("kind", list(OTHERS))
+def test_scores_are_those_of_whole_sequences_with_any_cache(kind: str) -> None:
+    requests = requests_at_random()
+    assert {request.length > 12 for request in requests} == {True, False}
+    found = scored(other(kind), requests)
+    # Each of another model, since dynamic rope remembers the longest row that it has seen.
+    assert_equal(found, [plain(other(kind), request) for request in requests])
+    with torch.inference_mode():
+        assert (longest_cached(other(kind), requests) > 0) == OTHERS[kind][2]
+
+
+@pytest.mark.parametrize("broken", ["batch_select_indices", "update"])
+def test_a_cache_that_cannot_be_shared_is_not_used(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that forgets which row is whose, or forgets what it held."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    wrong: dict[str, Any] = {
+        "batch_select_indices": (DynamicCache, lambda self, indices: None),
+        "update": (DynamicLayer, lambda self, keys, values, *_, **__: (keys, values)),
+    }
+    model, requests = make(), requests_at_random()
+    with torch.inference_mode():
+        assert longest_cached(model, requests) == math.inf
+        monkeypatch.setattr(wrong[broken][0], broken, wrong[broken][1])
+        assert longest_cached(model, requests) == 0
     assert_equal(scored(model, requests), [plain(model, request) for request in requests])
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import LENGTH, language, write_rows
 from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from models.backbone import create_llama
 from models.extend import extend
@@ -24,6 +25,7 @@ CASES = {
     "neutral": {"method": "neutral", "alpha": "auto", "gate": "sigmoid", "checkpoint_every": 2},
     "sharded": {"method": "neutral", "alpha": "auto", "gate": "sigmoid", "checkpoint_every": 2, "shard": True},
     "finetune": {"method": "finetune", "shard": True, "activation_checkpointing": True},
+    "dropout": {"method": "adapter", "activation_checkpointing": True},  # of GPT-2
     # A second language, behind blocks of the first and of two old domains.
     "second": {"method": "neutral", "alpha": "auto", "gate": "relu", "shard": True, "base": "first"},
 }
@@ -49,7 +51,10 @@ def trained(folder: str, name: str, **changes) -> None:
     resumed = changes.pop("resumed", False)
     options = Run(**(OPTIONS | CASES[name] | changes))
     torch.manual_seed(1)
-    model = create_llama(hidden_size=16, layers=3, heads=2, ffn_size=24, vocabulary=64, row_tokens=LENGTH)
+    if name == "dropout":
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2))
+    else:
+        model = create_llama(hidden_size=16, layers=3, heads=2, ffn_size=24, vocabulary=64, row_tokens=LENGTH)
     for weight in model.parameters():
         weight.data = weight.data.bfloat16()
     old, new = open_rows(f"{folder}/old.arrow"), open_rows(f"{folder}/new.arrow")
@@ -110,8 +115,9 @@ def results(folder: Path, label: str):
     )
 
 
-def test_two_ranks_are_one_to_the_bit(folder: Path) -> None:
-    one, two = results(folder, "neutral-1"), results(folder, "neutral-2")
+@pytest.mark.parametrize("name", ["neutral", "dropout"])
+def test_two_ranks_are_one_to_the_bit(folder: Path, name: str) -> None:
+    one, two = results(folder, f"{name}-1"), results(folder, f"{name}-2")
     assert one[0].keys() == two[0].keys()
     assert all(torch.equal(one[0][name], two[0][name]) for name in one[0])
     assert one[1] == pytest.approx(two[1], rel=1e-6)

@@ -1,0 +1,57 @@
+"""The table of architectures: what it says of one that passes, is refused, cannot be made, or fails."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.architectures import checks, tiny
+from models.block import NeutralBlock
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3_5_text", "zamba2", "gpt2", "deepseek_v3"])
+def test_a_tiny_model_has_every_kind_of_layer_and_few_weights(name: str) -> None:
+    model = tiny.make(name)
+    assert sum(weight.numel() for weight in model.parameters()) < 200_000
+    assert model(input_ids=torch.arange(4, 20)[None]).logits.shape == (1, 16, tiny.VOCABULARY)
+    kinds = getattr(model.config, "layer_types", None)
+    assert kinds is None or len(set(kinds)) == (1 if name in ("llama", "gpt2") else 2)
+
+
+def test_all_architectures_of_transformers_are_tried() -> None:
+    assert {"llama", "mamba", "gpt2", "qwen3_5_text"} < set(tiny.architectures())
+
+
+def test_outcomes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "CHECKS", {"identity": checks.identity})
+    assert checks.try_architecture("llama", tmp_path / "a")["outcome"] == "passes"
+    refused = checks.try_architecture("bloom", tmp_path / "b")
+    assert refused["outcome"] == "refused" and "BloomMLP" in refused["said"]
+    assert checks.try_architecture("none such", tmp_path / "c")["outcome"] == "not made"
+    # Blocks that do something before they are trained.
+    real = NeutralBlock._initialise
+    monkeypatch.setattr(
+        NeutralBlock,
+        "_initialise",
+        lambda self, variance: (real(self, variance), nn.init.ones_(self.down_proj.weight))[0],
+    )
+    failed = checks.try_architecture("llama", tmp_path / "d")
+    assert failed["outcome"] == "fails later"
+    assert failed["said"] == "identity: adapter before_norm changes the model before training"
+
+
+@pytest.mark.slow
+def test_an_architecture_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.architectures.process import in_a_process
+
+    row = in_a_process("gemma2")
+    assert row == {
+        "architecture": "gemma2",
+        "outcome": "passes",
+        "documents": "eager apart, sdpa not there",
+        "scoring": "cached",
+        "generation": "",
+        "export": "plain, with code",
+        "said": "",
+    }
