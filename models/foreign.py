@@ -30,6 +30,8 @@ LEADING = re.compile(
 MOST_LAYERS, MOST_PARTS, MOST_BUFFERS, MOST_BYTES, MOST_GROWTH = 1000, 2**16, 2**28, 2**28, 100
 # Keys of layers and rounds, but not of a width such as vocab_size_per_layer_input.
 COUNTS = re.compile("(?!.*(size|dim)).*(layer|cycle|loop|iter|pretraining_tp)")
+# Classes of a tokenizer that is its tokenizer.json alone; beside a config the model may say otherwise.
+PLAIN_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)
 
@@ -113,8 +115,11 @@ def check_counts(data: dict[str, Any]) -> None:
 
 
 def read_tokenizer(path: str, revision: str | None = None) -> Any:
-    """The tokenizer of a folder or a repository. Raises ValueError where it is damaged."""
-    from transformers import AutoTokenizer
+    """The tokenizer of a folder or a repository, as transformers reads it for the model beside it.
+
+    Raises ValueError where it is damaged.
+    """
+    from transformers import PreTrainedTokenizerFast
 
     if Path(path).is_dir():
         check_folder(path)
@@ -122,27 +127,17 @@ def read_tokenizer(path: str, revision: str | None = None) -> Any:
     config = {"config": read_config(path, revision)} if _find(path, "config.json", revision, needed=False) else {}
     with as_data("its tokenizer cannot be read"):
         about = _tokenizer_config(path, revision)
-        _check_class(about.get("tokenizer_class") or "")
-        _check_class(getattr(config.get("config"), "tokenizer_class", None) or "")
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, revision=revision or "main", trust_remote_code=False, **config
-        )
+        where: dict[str, Any] = {"revision": revision or "main"}
+        if not config and about.get("tokenizer_class") in PLAIN_TOKENIZERS:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(path, **where)
+        else:
+            from transformers import AutoTokenizer  # takes seconds to import
+
+            _check_class(about.get("tokenizer_class") or "")
+            _check_class(getattr(config.get("config"), "tokenizer_class", None) or "")
+            tokenizer = AutoTokenizer.from_pretrained(path, **where, trust_remote_code=False, **config)
         # It would lead those who trust a copy's code to code of another repository.
         tokenizer.init_kwargs.pop("auto_map", None)
-        _check_growth(tokenizer)
-        return tokenizer
-
-
-def read_fast_tokenizer(path: str) -> Any:
-    """The tokenizer of a folder's tokenizer.json alone, whatever the model: read_tokenizer() takes ten seconds to
-    import. Raises ValueError where it is damaged."""
-    from transformers import PreTrainedTokenizerFast
-
-    if Path(path).is_dir():
-        check_folder(path)
-    with as_data("tokenizer.json cannot be read"):
-        _tokenizer_config(path)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
         _check_growth(tokenizer)
         return tokenizer
 

@@ -21,7 +21,6 @@ from models.adapter import attach
 from models.backbone import load_backbone, load_tokenizer, save_backbone
 from models.export import export
 from models.extend import decoder_layers
-from models.foreign import read_fast_tokenizer
 from models.modeling_neutral import check
 
 RAN = "from pathlib import Path\nPath({path!r}).touch()\nclass C: ...\n"
@@ -168,9 +167,11 @@ def test_a_tokenizer_opens_no_file_elsewhere(
     (folder / "tokenizer.json").unlink()
     change(folder / "tokenizer_config.json", tokenizer_class=entries.get("tokenizer_class", "TokenizersBackend"))
     (folder / file).write_text(json.dumps(told))
-    for load in (load_tokenizer, read_fast_tokenizer):
+    for alone in (False, True):  # beside a model or not
+        if alone:
+            (folder / "config.json").unlink()
         with pytest.raises(ValueError, match=rf"{what} .*{file} leads to another file"):
-            load(str(folder))
+            load_tokenizer(str(folder))
 
 
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "config.json"])
@@ -295,9 +296,11 @@ TABLE = base64.b64encode((4).to_bytes(4, "little") + b"tree" + b"ab\0" + b"x" * 
 )
 def test_a_tokenizer_makes_few_characters_of_one(rules: dict[str, Any], said: str, folder: Path) -> None:
     change(folder / "tokenizer.json", **rules)
-    for load in (load_tokenizer, read_fast_tokenizer):
+    for alone in (False, True):  # beside a model or not
+        if alone:
+            (folder / "config.json").unlink()
         with pytest.raises(ValueError, match=said) if said else contextlib.nullcontext():
-            load(str(folder))
+            load_tokenizer(str(folder))
 
 
 def test_a_large_file_of_text_is_not_read(folder: Path) -> None:

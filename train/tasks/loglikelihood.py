@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from models.backbone import compute
-from train.data.tokens import batched, encode
+from train.data.tokens import batched, beginning, encode
 
 # Of a batch: tokens of its keys and values, and numbers of its logits. Measured on a 2-core CPU, larger ones
 # are not faster; a GPU has to be kept busy.
@@ -42,15 +42,6 @@ class Request:
     @property
     def longest(self) -> int:
         return max(map(len, self.continuations))
-
-
-def beginning(tokenizer: Any) -> list[int]:
-    """The beginning-of-text token, if the tokenizer puts it before a text: then the model needs it.
-
-    Others were trained without, and must not have it: the rule of lm-evaluation-harness too.
-    """
-    first = tokenizer("a")["input_ids"][:1]
-    return list(first) if first == [tokenizer.bos_token_id] else []
 
 
 def encode_pairs(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
@@ -77,12 +68,19 @@ def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     return [tokens for batch in batched(iter(texts)) for tokens, _ in encode(tokenizer, batch)]
 
 
-def make_request(family: tuple[str, ...], pairs: list[tuple[list[int], list[int]]], room: int) -> Request:
-    """One question's answers as a request for a model of `room` tokens: what is too long loses its beginning."""
+def make_request(
+    family: tuple[str, ...], pairs: list[tuple[list[int], list[int]]], room: int, lead: int = 0
+) -> Request:
+    """One question's answers as a request for a model of `room` tokens.
+
+    A context that is too long loses its first tokens, but for `lead` that begin every text.
+    """
     context = pairs[0][0]
     continuations = [continuation[-room:] for _, continuation in pairs]
     # The last token is predicted and not fed, so that a row of room + 1 fits.
-    kept = context[-(room + 1 - max(map(len, continuations))) :]
+    fitting = room + 1 - max(map(len, continuations))
+    head = context[: min(lead, fitting)]
+    kept = head + context[len(context) - fitting + len(head) :] if len(context) > fitting else context
     truncated = len(kept) < len(context) or any(
         len(a) < len(b) for a, (_, b) in zip(continuations, pairs, strict=True)
     )
