@@ -175,9 +175,11 @@ def check_rows(files: list[Rows], options: Training) -> None:
         raise StageError(
             f"{files[0].path}: made before mask_documents was there; run `python -m train tokenize` again"
         )
-    for key in ("row_tokens", "vocabulary", "tokenizer_sha256", "beginning", "separator"):
+    # Rows that do not say what they begin with begin with nothing.
+    keys = ["row_tokens", "vocabulary", "tokenizer_sha256", "beginning", *["separator"] * options.mask_documents]
+    for key in keys:
         for one in files[1:]:
-            first, other = files[0].metadata.get(key), one.metadata.get(key)
+            first, other = (rows.metadata.get(key, []) for rows in (files[0], one))
             if first != other:
                 raise StageError(
                     f"{one.path}: {key} is {other}, but {first} in {files[0].path}; tokenize both alike"
