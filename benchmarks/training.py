@@ -262,7 +262,7 @@ def make_inputs(job: dict[str, Any], folder: Path) -> tuple[str, str, str]:
 def random_rows(path: Path, count: int, row_tokens: int, vocabulary: int, digest: str) -> str:
     import numpy as np
 
-    from train.data.tokens import write_rows
+    from train.data.packing import write_rows
 
     ids = np.random.default_rng(0).integers(1, vocabulary, count * row_tokens + 1)
     ids = ids.astype(np.uint16 if vocabulary <= 2**16 else np.uint32)

@@ -12,14 +12,19 @@ from typing import Any
 from models.doors import Refused, file_names, said
 from models.foreign import as_data, check_folder, find, read_config
 
+# Classes of a tokenizer that is its tokenizer.json alone; beside a config the model may say otherwise.
+PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")
 MOST_GROWTH = 100  # characters that a tokenizer makes of one, far above what any does
 # What a vocabulary lies in, if not in tokenizer.json.
 VOCABULARY = re.compile(r".*\.model|vocab.*|tekken\.json|.*\.tiktoken|.*\.spm|spiece.*|merges\.txt")
 
 
 def read_tokenizer(path: str, revision: str | None = None) -> Any:
-    """The tokenizer of a folder or a repository. Raises ValueError where it is damaged."""
-    from transformers import AutoTokenizer
+    """The tokenizer of a folder or a repository, as transformers reads it for the model beside it.
+
+    Raises ValueError where it is damaged.
+    """
+    from transformers import PreTrainedTokenizerFast
 
     if Path(path).is_dir():
         check_folder(path)
@@ -27,12 +32,16 @@ def read_tokenizer(path: str, revision: str | None = None) -> Any:
     config = {"config": read_config(path, revision)} if find(path, "config.json", revision, needed=False) else {}
     with as_data("its tokenizer cannot be read"):
         about = _tokenizer_config(path, revision)
-        _check_there(path, revision, fast=False)
-        _check_class(about.get("tokenizer_class") or "")
-        _check_class(getattr(config.get("config"), "tokenizer_class", None) or "")
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, revision=revision or "main", trust_remote_code=False, **config
-        )
+        _check_there(path, revision)
+        where: dict[str, Any] = {"revision": revision or "main"}
+        if not config and about.get("tokenizer_class") in PLAIN:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(path, **where)
+        else:
+            from transformers import AutoTokenizer  # takes seconds to import
+
+            _check_class(about.get("tokenizer_class") or "")
+            _check_class(getattr(config.get("config"), "tokenizer_class", None) or "")
+            tokenizer = AutoTokenizer.from_pretrained(path, **where, trust_remote_code=False, **config)
         # It would lead those who trust a copy's code to code of another repository.
         tokenizer.init_kwargs.pop("auto_map", None)
         _check_growth(tokenizer)
@@ -40,22 +49,6 @@ def read_tokenizer(path: str, revision: str | None = None) -> Any:
     if config:
         _check_fit(tokenizer, config["config"])
     return tokenizer
-
-
-def read_fast_tokenizer(path: str) -> Any:
-    """The tokenizer of a folder's tokenizer.json alone, whatever the model: read_tokenizer() takes ten seconds to
-    import. Raises ValueError where it is damaged."""
-    from transformers import PreTrainedTokenizerFast
-
-    if Path(path).is_dir():
-        check_folder(path)
-    with as_data("tokenizer.json cannot be read"):
-        _tokenizer_config(path)
-        _check_there(path, None, fast=True)
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
-        _check_growth(tokenizer)
-        _check_ids(tokenizer, find(path, "tokenizer.json", None, needed=False))
-        return tokenizer
 
 
 def vocabulary_size(tokenizer: Any) -> int:
@@ -70,16 +63,12 @@ def vocabulary_size(tokenizer: Any) -> int:
     return int(max(set(tokenizer.get_vocab().values()) - unmade, default=-1)) + 1
 
 
-def _check_there(path: str, revision: str | None, fast: bool) -> None:
+def _check_there(path: str, revision: str | None) -> None:
     """Raises Refused where there is no file of a tokenizer: some classes would be made without a word in them."""
     if find(path, "tokenizer.json", revision, needed=False):
         return
-    names = file_names(path, revision)
-    if not any(map(VOCABULARY.fullmatch, names)):
+    if not any(map(VOCABULARY.fullmatch, file_names(path, revision))):
         raise Refused(f"there is no tokenizer (tokenizer.json) in {path}; put the model's own beside it")
-    if fast:
-        cure = "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers writes one"
-        raise Refused(f"there is no tokenizer.json in {path}; {cure}")
 
 
 def _check_ids(tokenizer: Any, file: Path | None) -> None:

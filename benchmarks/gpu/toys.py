@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from models.backbone import attention_on, compute_dtype, create_llama
+from train.data.packing import write_rows
 from train.data.rows import Rows, open_rows
-from train.data.tokens import write_rows
 from train.runs.load import extend_for
 from train.runs.options import Run
 from train.trainer.loop import TrainingJob, set_up_layers

@@ -22,7 +22,6 @@ from models.backbone import load_backbone, load_tokenizer, save_backbone
 from models.export import export
 from models.extend import decoder_layers
 from models.modeling_neutral import check
-from models.tokenizers import read_fast_tokenizer
 
 RAN = "from pathlib import Path\nPath({path!r}).touch()\nclass C: ...\n"
 
@@ -166,9 +165,11 @@ def test_a_tokenizer_opens_no_file_elsewhere(
     (folder / "tokenizer.json").unlink()
     change(folder / "tokenizer_config.json", tokenizer_class=entries.get("tokenizer_class", "TokenizersBackend"))
     (folder / file).write_text(json.dumps(told))
-    for load in (load_tokenizer, read_fast_tokenizer):
+    for alone in (False, True):  # beside a model or not
+        if alone:
+            (folder / "config.json").unlink()
         with pytest.raises(ValueError, match=rf"{what} .*{file} leads to another file"):
-            load(str(folder))
+            load_tokenizer(str(folder))
 
 
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "config.json"])
@@ -289,9 +290,11 @@ TABLE = base64.b64encode((4).to_bytes(4, "little") + b"tree" + b"ab\0" + b"x" * 
 )
 def test_a_tokenizer_makes_few_characters_of_one(rules: dict[str, Any], said: str, folder: Path) -> None:
     change(folder / "tokenizer.json", **rules)
-    for load in (load_tokenizer, read_fast_tokenizer):
+    for alone in (False, True):  # beside a model or not
+        if alone:
+            (folder / "config.json").unlink()
         with pytest.raises(ValueError, match=said) if said else contextlib.nullcontext():
-            load(str(folder))
+            load_tokenizer(str(folder))
 
 
 def test_a_large_file_of_text_is_not_read(folder: Path) -> None:

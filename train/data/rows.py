@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ class Rows:
     def row_tokens(self) -> int:
         """T: tokens of a row that are predicted; a row holds T + 1."""
         return int(self.metadata["row_tokens"])
+
+    @property
+    def unlearned_ids(self) -> list[int]:
+        """Tokens that training does not score where they are predicted."""
+        return list(self.metadata.get("unlearned_ids", []))
 
     def tokens(self, indices: np.ndarray) -> np.ndarray:
         """tokens_NT1 (int64) of rows, in the order of `indices`.
@@ -112,6 +118,22 @@ def open_rows(path: str) -> Rows:
     return Rows(path, metadata, batches, starts, [path] * len(batches))
 
 
+def check_length(rows: Rows, model: Any, backbone: str) -> None:
+    """Raises StageError where the rows are longer than any text that the model takes.
+
+    Where it computes positions, and only never saw so long a text, the log says so.
+    """
+    from models.positions import longest_text, stored_positions
+
+    most = longest_text(model.config)
+    if most is None or rows.row_tokens <= most:
+        return
+    longer = f"{rows.path}: rows of {rows.row_tokens} tokens, but {backbone} is made for {most}"
+    if stored_positions(model) is not None:
+        raise StageError(f"{longer} and has no positions for more; tokenize with row_tokens {most} or less")
+    logging.warning("%s; what is behind that token may be predicted badly", longer)
+
+
 def join_rows(files: list[Rows]) -> Rows:
     """Several domains as one, for a mixture to draw from: each is repeated whole to about the largest's size.
 
@@ -130,9 +152,11 @@ def _check_metadata(metadata: dict[str, Any]) -> None:
     names, numbers = ("tokenizer_sha256", "domain"), ("row_tokens", "vocabulary")
     wrong = [name for name in names if not isinstance(metadata.get(name), str)]
     wrong += [name for name in numbers if not _is_count(metadata.get(name)) or not metadata[name]]
-    special = metadata.get("special_ids")
-    if not isinstance(special, list) or not all(map(_is_count, special)):
-        wrong.append("special_ids")
+    lists: dict[str, Any] = {"special_ids": None, "beginning": [], "unlearned_ids": []}
+    for name, missing in lists.items():
+        ids = metadata.get(name, missing)
+        if not isinstance(ids, list) or not all(map(_is_count, ids)):
+            wrong.append(name)
     if not _is_count(metadata.get("separator", 0)):
         wrong.append("separator")
     if "sites" in metadata and not _are_sites(metadata["sites"]):

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from models.backbone import network_errors
+from models.foreign import read_config
+from models.positions import longest_text
 from pipeline.common.arrow import read_schema
 from pipeline.common.errors import StageError
 from pipeline.common.files import write_arrow
@@ -19,32 +22,58 @@ from train.data.tokens import open_tokenizer, tokenize
 
 ROW_TOKENS = 1024
 SCHEMA = pa.schema([("text", pa.string()), ("url", pa.string())])
+ARROW, LINES, PLAIN = ".arrow", (".jsonl", ".jsonl.gz"), (".txt", ".txt.gz")
 
 
 def open_corpus(path: str, backbone: str, folder: str) -> Rows:
     """The rows of `path`; text that is not tokenized yet becomes rows in `folder`, by the backbone's tokenizer.
 
     path: packed rows; or one or, by a pattern (*), several files: .arrow shards and .jsonl have a `text` a
-    document, a .txt is one document. Rows have ROW_TOKENS tokens, or what the backbone's tokenizer says it can
-    take, if less. Raises StageError where there is no such file, or no text in it.
+    document, a .txt is one document; the last two may be packed (.gz). Rows have ROW_TOKENS tokens, or what the
+    backbone and its tokenizer say they can take, if less. Raises StageError where there is no such file, or no
+    text in it.
     """
+    files = find_files(path)
+    shards = files
+    if not files[0].endswith(ARROW):
+        shards = [f"{folder}/text.arrow"]
+        texts = ({"text": text, "url": None} for file in files for text in _texts(file) if text)
+        if not write_arrow(shards[0], SCHEMA, texts):
+            raise StageError(f"{path}: no text in it; give a file that has some")
+    elif _are_rows(files[0]):
+        if len(files) > 1:
+            raise StageError(f"{path}: {len(files)} files of packed rows; give each a name of its own")
+        return open_rows(files[0])
+    limits = (ROW_TOKENS, open_tokenizer(backbone).model_max_length, _longest(backbone))
+    length = int(min(limit for limit in limits if isinstance(limit, int | float) and limit >= 1))
+    rows, ledger = f"{folder}/rows.arrow", f"{folder}/ledger.json"
+    tokenize(Domain(language=path), shards, backbone, "validation", length, rows, ledger)
+    return open_rows(rows)
+
+
+def find_files(path: str) -> list[str]:
+    """The files that a path or a pattern stands for, all of one kind. Raises StageError where there are none."""
     files = sorted(glob.glob(path))  # noqa: PTH207 - the pattern may be absolute
     if not files and Path(path).is_file():  # its name has brackets
         files = [path]
-    suffix = Path(path).suffix
-    if suffix not in (".txt", ".jsonl") and (not files or _are_rows(files[0])):
-        return open_rows(path)
     if not files:
         raise StageError(f"{path}: no such file; give rows, .arrow shards, .jsonl or .txt")
-    shards = files
-    if suffix != ".arrow":
-        shards = [f"{folder}/text.arrow"]
-        write_arrow(shards[0], SCHEMA, ({"text": text, "url": None} for file in files for text in _texts(file)))
-    longest = open_tokenizer(backbone).model_max_length
-    length = int(min(ROW_TOKENS, longest)) if isinstance(longest, int | float) and longest >= 1 else ROW_TOKENS
-    rows, ledger = f"{folder}/rows.arrow", f"{folder}/ledger.json"
-    tokenize(Domain(language=f"{path}:"), shards, backbone, "validation", length, rows, ledger)
-    return open_rows(rows)
+    for file in files:
+        if Path(file).is_dir():
+            raise StageError(f"{file}: a folder; give the files in it, such as '{Path(file) / '*.txt'}'")
+        if not file.endswith((ARROW, *LINES, *PLAIN)):
+            raise StageError(f"{file}: neither .arrow, .jsonl, .txt nor one of the last two as .gz; convert it")
+    if len({file.endswith(ARROW) for file in files}) > 1:
+        raise StageError(f"{path}: .arrow and other files; give one kind at a time")
+    return files
+
+
+def _longest(backbone: str) -> int | None:
+    try:
+        with network_errors():
+            return longest_text(read_config(backbone))
+    except (OSError, ValueError) as error:
+        raise StageError(f"{backbone}: {error}") from None
 
 
 def _are_rows(path: str) -> bool:
@@ -56,14 +85,18 @@ def _are_rows(path: str) -> bool:
 
 
 def _texts(path: str) -> Iterator[str]:
-    number = 0
-    try:
-        if path.endswith(".txt"):
-            yield Path(path).read_text(encoding="utf-8")
-            return
-        for number, line in enumerate(read_lines(path), 1):  # noqa: B007 - the number is for the error
-            yield str(json.loads(line)["text"]).encode("utf-8", "replace").decode()  # half a surrogate pair is "?"
-    except UnicodeDecodeError as error:
-        raise StageError(f"{path}: not UTF-8 ({error}); convert it") from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StageError(f"{path}, line {number}: no JSON with a `text` ({error}); correct it") from None
+    """The documents of a .txt or .jsonl, with \\n at the end of each line, whatever the file has there."""
+    if path.endswith(PLAIN):
+        yield "".join(read_lines(path, longest=2**31)).removeprefix("\ufeff")
+        return
+    for number, line in enumerate(read_lines(path), 1):
+        line = line.removeprefix("\ufeff").strip()
+        if not line:
+            continue
+        try:
+            text = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise StageError(f"{path}, line {number}: no JSON with a `text` ({error}); correct it") from None
+        if not isinstance(text, str):
+            raise StageError(f"{path}, line {number}: its `text` is no string ({text!r:.40}); take the line out")
+        yield text.encode("utf-8", "replace").decode()  # half a surrogate pair is "?"

@@ -1,42 +1,35 @@
-"""Documents to packed rows of tokens: the tokenizer, and rows that a loader can map into memory.
-
-A domain's documents are one stream of tokens, each document behind a separator. Row i holds the T + 1 tokens
-from i T on: it shares its first token with the row before, so that each token is predicted exactly once.
-"""
+"""Documents to tokens: the tokenizer, what it makes of a text, and a domain's stream of tokens."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from models.foreign import as_data
-from models.tokenizers import read_fast_tokenizer, vocabulary_size
+from models.tokenizers import read_tokenizer, vocabulary_size
 from pipeline.common.errors import StageError
-from pipeline.common.files import atomic, atomic_folder, read_arrow, write_json
+from pipeline.common.files import atomic_folder, read_arrow, write_json
 from pipeline.common.hosts import matches
 from pipeline.common.locks import own_folder
 from pipeline.common.progress import progress
 from pipeline.common.schemas import some_columns
 from train.data.options import Domain, Tokens
+from train.data.packing import write_rows
 from train.data.rows import Rows
 from train.data.sites import count_sites, host
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from train.data.special import control_ids, put_around, unknown_ids, unscored_ids
 
 SEPARATOR = "<|endoftext|>"
-ROWS_PER_BATCH = 8192
 # Of a document that is tokenized each character may take 300 bytes of memory.
 DOCUMENTS_AT_ONCE, CHARS_AT_ONCE = 256, 2**21
 LONGEST_WORD = 1000  # in the training of a tokenizer, whose time is quadratic in it
+MOST_UNKNOWN = 0.01  # of a domain's bytes: text that the tokenizer cannot write
 
 
 def documents(shards: list[str], urls: str | None) -> Iterator[tuple[str, str]]:
@@ -104,11 +97,11 @@ def tokenize(
     Raises StageError where the domain has no document in this split.
     """
     try:
-        encoder = read_fast_tokenizer(tokenizer)
+        encoder = read_tokenizer(tokenizer)
     except ValueError as error:
         raise StageError(f"{tokenizer}: {error}") from None
     before, after = separators(encoder)
-    vocabulary = vocabulary_size(encoder)
+    vocabulary = max(vocabulary_size(encoder), *(token + 1 for token in (*before, *after)))
     dtype = np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
     held_out = split == "validation"
     hosts: list[str] = []
@@ -117,47 +110,47 @@ def tokenize(
     with own_folder(f"{output}.spool") as folder:
         names = [folder / name for name in ("ids", "sizes", "owners")]
         count = _spool(texts, encoder, before, after, dtype, names)
-        if not count:
+        if not count["documents"]:
             only = f" whose URL matches {options.urls!r}" if options.urls else ""
             raise StageError(
                 f"domain of {output}: no {options.language} document{only} in the {split} split; "
                 "widen its urls, or raise shards.validation_share"
             )
+        if count["unknown_bytes"] > MOST_UNKNOWN * count["bytes"]:
+            raise StageError(
+                f"domain of {output}: the tokenizer of {tokenizer} has no tokens for "
+                f"{count['unknown_bytes'] / count['bytes']:.1%} of the {options.language} text; "
+                "take a backbone whose tokenizer can write the language"
+            )
         kinds: tuple[Any, ...] = (dtype, np.uint32, np.int64)
         ids, sizes, owners = (np.memmap(name, kind) for name, kind in zip(names, kinds, strict=True))
-        fill = separator_id(encoder) if held_out else None
+        # An end of its own says that a document is over; else its successor's beginning does, and is learned.
+        begins = beginning(encoder)
         kept = write_rows(
             output,
             ids,
             sizes,
             owners,
             row_tokens,
-            fill,
+            (after or before)[-1] if held_out else None,
             {
                 "row_tokens": row_tokens,
                 "vocabulary": vocabulary,
-                "special_ids": sorted(encoder.all_special_ids),
+                "special_ids": sorted(unscored_ids(encoder)),
                 "separator": before[0],
+                "beginning": begins,
+                "unlearned_ids": begins if after else [],
                 "tokenizer_sha256": tokenizer_digest(tokenizer),
-                "documents": count,
-                "bytes": int(sizes.sum()),
+                "documents": count["documents"],
+                "bytes": count["bytes"],
                 "domain": Path(output).parent.name,
                 "language": options.language,
                 "split": split,
                 **({"sites": count_sites(hosts)} if held_out else {}),
             },
         )
-        write_json(
-            ledger,
-            {
-                "stage": "tokenize",
-                "documents": count,
-                "tokens": len(ids),
-                "tokens_in_rows": kept,
-                "tokens_left_out": len(ids) - kept,
-                "bytes": int(sizes.sum()),
-            },
-        )
+        tokens = {"tokens": len(ids), "tokens_in_rows": kept, "tokens_left_out": len(ids) - kept}
+        write_json(ledger, {"stage": "tokenize", **count, **tokens})
 
 
 def open_tokenizer(path: str) -> Any:
@@ -181,14 +174,47 @@ def tokenizer_digest(source: str | Path) -> str:
 
 
 def check_tokenizer(rows: Rows, backbone: str) -> None:
-    """Raises StageError where the rows were made with another tokenizer than the backbone's."""
+    """Raises StageError where the rows were made with another tokenizer than the backbone's, or without its rule.
+
+    Of rows that do not say what they begin with, none begins with what a tokenizer puts before texts.
+    """
     if rows.metadata["tokenizer_sha256"] != tokenizer_digest(backbone):
         raise StageError(
             f"{rows.path}: made with another tokenizer than {backbone} has; run `python -m train tokenize` again"
         )
+    if "beginning" not in rows.metadata and beginning(open_tokenizer(backbone)):
+        raise StageError(
+            f"{rows.path}: its rows do not begin with the token that {backbone} expects before every text; "
+            "run `python -m train tokenize` again"
+        )
 
 
-def separator_id(tokenizer: PreTrainedTokenizerBase) -> int:
+# What stands around a text ------------------------------------------------------------------------
+
+
+def beginning(tokenizer: Any) -> list[int]:
+    """The tokens that the tokenizer puts before every text, mostly one or none.
+
+    A model that was trained with them needs them, and another must not have them: the rule of
+    lm-evaluation-harness too.
+    """
+    return put_around(tokenizer)[0]
+
+
+def separators(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Tokens before and after each document of a stream.
+
+    What the tokenizer itself puts there, and an end if it has another one; or, if it puts nothing before a text,
+    one separator before.
+    """
+    before, after = put_around(tokenizer)
+    if not before:
+        return [separator_id(tokenizer)], []
+    ends = after or [tokenizer.eos_token_id]
+    return before, [token for token in ends if token is not None and token not in before]
+
+
+def separator_id(tokenizer: Any) -> int:
     """The token that stands between documents: end of text, or else beginning of text."""
     token = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
     if token is None:
@@ -196,19 +222,7 @@ def separator_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(token)
 
 
-def separators(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Tokens before and after each document: one separator, or both of a model that has two.
-
-    >>> from types import SimpleNamespace
-    >>> separators(SimpleNamespace(bos_token_id=1, eos_token_id=2))
-    ([1], [2])
-    >>> separators(SimpleNamespace(bos_token_id=None, eos_token_id=0))
-    ([0], [])
-    """
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    if bos is not None and eos is not None and bos != eos:
-        return [int(bos)], [int(eos)]
-    return [separator_id(tokenizer)], []
+# Encoding -----------------------------------------------------------------------------------------
 
 
 def _spool(
@@ -218,9 +232,13 @@ def _spool(
     after: list[int],
     dtype: np.dtype,
     names: list[Path],
-) -> int:
-    """Write the stream's ids, UTF-8 bytes of each token, and document numbers to three raw files."""
-    count = 0
+) -> dict[str, int]:
+    """Write the stream's ids, UTF-8 bytes of each token, and document numbers to three raw files.
+
+    Returns how many `documents` and `bytes` there were, and how many tokens and bytes are of unknown text.
+    """
+    count = dict.fromkeys(("documents", "bytes", "unknown_tokens", "unknown_bytes"), 0)
+    unknown = unknown_ids(encoder)
     with (
         names[0].open("wb") as ids_file,
         names[1].open("wb") as sizes_file,
@@ -232,8 +250,14 @@ def _spool(
                 sizes = token_bytes(text, offsets)
                 np.array([*before, *ids, *after], dtype).tofile(ids_file)
                 np.array([0] * len(before) + sizes + [0] * len(after), np.uint32).tofile(sizes_file)
-                np.full(len(before) + len(ids) + len(after), count, np.int64).tofile(owners_file)
-                count += 1
+                np.full(len(before) + len(ids) + len(after), count["documents"], np.int64).tofile(owners_file)
+                count["documents"] += 1
+                count["bytes"] += sum(sizes)
+                count["unknown_bytes"] += lost_bytes(text, offsets)
+                if not unknown.isdisjoint(ids):
+                    of_unknown = [size for token, size in zip(ids, sizes, strict=True) if token in unknown]
+                    count["unknown_tokens"] += len(of_unknown)
+                    count["unknown_bytes"] += sum(of_unknown)
             bar.update(len(batch))
     return count
 
@@ -270,8 +294,9 @@ def _encode_cut(
     # Some tokens take the white space before their name, of any length.
     begins = [(end - len(text[start:end].lstrip() or text[start:end]), end) for start, end in names]
     cuts = [begin + 1 for begin, end in begins if end > begin + 1]
-    if not cuts:  # names of one character
-        return ids, spans
+    if not cuts:  # what it cannot write, if the token of that is a separator too
+        kept = [(token, span) for token, span in zip(ids, spans, strict=True) if token not in control]
+        return [token for token, _ in kept], [span for _, span in kept]
     starts = [0, *cuts]
     parts = encode(tokenizer, [text[a:b] for a, b in zip(starts, [*cuts, len(text)], strict=True)])
     return (
@@ -280,11 +305,18 @@ def _encode_cut(
     )
 
 
-def control_ids(tokenizer: Any) -> frozenset[int]:
-    """The tokens that no text may make: special ones, but for that of unknown words if it is no separator too."""
-    named = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
-    ends = {tokenizer.bos_token_id, tokenizer.eos_token_id}
-    return frozenset(named.union(tokenizer.all_special_ids) - ({tokenizer.unk_token_id} - ends))
+def lost_bytes(text: str, offsets: list[tuple[int, int]]) -> int:
+    """UTF-8 bytes of the characters, but for white space, of which no token was made.
+
+    >>> lost_bytes("un été", [(0, 2), (4, 6)])
+    2
+    """
+    parts, until = [], 0
+    for start, end in [*offsets, (len(text), len(text))]:
+        if start > until:
+            parts.append(text[until:start])
+        until = max(until, end)
+    return len("".join("".join(parts).split()).encode())
 
 
 def token_bytes(text: str, offsets: list[tuple[int, int]]) -> list[int]:
@@ -318,52 +350,3 @@ def batched(texts: Iterator[str]) -> Iterator[list[str]]:
             pending, chars = [], 0
     if pending:
         yield pending
-
-
-def write_rows(
-    output: str,
-    ids: np.ndarray,
-    sizes: np.ndarray,
-    owners: np.ndarray,
-    row_tokens: int,
-    fill: int | None,
-    about: dict[str, Any],
-) -> int:
-    """Write a domain's stream of tokens as rows of T + 1 = row_tokens + 1; returns how many tokens are in them.
-
-    ids, sizes, owners: id, UTF-8 bytes and document of each token. fill: the token that fills up the last row;
-    None leaves an unfinished row out. about: the metadata. Raises StageError where there is not one row.
-    """
-    rows = max(0, (len(ids) - 1) // row_tokens)
-    if fill is not None and rows * row_tokens + 1 < len(ids):
-        rows += 1
-    if not rows:
-        raise StageError(f"{output}: {len(ids)} tokens do not fill one row of {row_tokens} + 1; give more text")
-    about = about | {"tokens": min(len(ids), rows * row_tokens + 1), "rows": rows}
-    schema = pa.schema(
-        [
-            ("tokens", pa.list_(pa.from_numpy_dtype(ids.dtype), row_tokens + 1)),
-            ("bytes", pa.int32()),
-            ("document", pa.int64()),
-        ],
-        metadata={"rows": json.dumps(about, sort_keys=True)},
-    )
-    with atomic(output) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for first in range(0, rows, ROWS_PER_BATCH):
-            numbers = np.arange(first, min(first + ROWS_PER_BATCH, rows))
-            places = numbers[:, None] * row_tokens + np.arange(row_tokens + 1)
-            inside = places < len(ids)
-            places = np.minimum(places, len(ids) - 1)
-            tokens = np.where(inside, ids[places], fill or 0).astype(ids.dtype)
-            predicted = np.where(inside, sizes[places], 0)[:, 1:].sum(1)
-            writer.write_batch(
-                pa.record_batch(
-                    [
-                        pa.FixedSizeListArray.from_arrays(tokens.ravel(), row_tokens + 1),
-                        predicted.astype(np.int32),
-                        owners[places[:, 0]],
-                    ],
-                    schema=schema,
-                )
-            )
-    return int(about["tokens"])

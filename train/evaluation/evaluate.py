@@ -9,7 +9,7 @@ import tempfile
 import torch
 
 from pipeline.common.progress import progress
-from train.data.rows import paths_by_name
+from train.data.rows import check_length, paths_by_name
 from train.data.texts import open_corpus
 from train.data.tokens import check_tokenizer, open_tokenizer
 from train.evaluation.bits_per_byte import score_rows
@@ -36,9 +36,10 @@ def evaluate(
     paths = paths_by_name("--rows", rows)
     with tempfile.TemporaryDirectory() as folder:  # what is mapped stays when it is gone
         opened = {name: open_corpus(path, backbone, f"{folder}/{name}") for name, path in paths.items()}
+    model = load_run(backbone, run, device)
     for domain in opened.values():
         check_tokenizer(domain, backbone)
-    model = load_run(backbone, run, device)
+        check_length(domain, model, backbone)
     plain = model if run is None else load_for(backbone, device)
     measures: dict[str, Measure] = {}
     change: dict[str, Change] = {}

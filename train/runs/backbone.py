@@ -10,7 +10,6 @@ from typing import Any
 
 from models.backbone import find_commit, load_backbone, load_tokenizer, save_backbone
 from models.extend import ExtendError, extendable_layers
-from models.tokenizers import read_fast_tokenizer
 from pipeline.common.config import option
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder, write_json
@@ -57,7 +56,7 @@ def fetch_backbone(source: str, revision: str | None, downloads: str, output: st
         with atomic_folder(output) as part:
             try:
                 save_backbone(model, tokenizer, part)
-                if read_fast_tokenizer(str(part)).get_vocab() != tokenizer.get_vocab():
+                if load_tokenizer(str(part)).get_vocab() != tokenizer.get_vocab():
                     raise ValueError(
                         "its tokenizer has other ids once saved; take a model that has a tokenizer.json"
                     )

@@ -8,6 +8,7 @@ import torch
 
 from models.backbone import compute
 from models.foreign import as_data
+from models.positions import longest_text
 from pipeline.common.errors import StageError
 from pipeline.common.shown import without_steering
 from train.data.tokens import encode, separators
@@ -43,7 +44,8 @@ def write(model: Any, tokenizer: Any, prompt: str, options: Generate) -> str:
     before, _ = separators(tokenizer)
     tokens, _ = encode(tokenizer, [prompt])[0]
     ids = torch.tensor([[*before, *tokens]], device=model.device)
-    room = min(options.tokens, model.config.get_text_config().max_position_embeddings - ids.shape[1])
+    length = ids.shape[1]
+    room = min(options.tokens, (longest_text(model.config) or length + options.tokens) - length)
     if room <= 0:
         raise StageError(f"the prompt {prompt!r} leaves no room to continue; shorten it")
     draws: dict[str, Any] = {"do_sample": False}

@@ -21,16 +21,19 @@ import numpy as np
 import torch
 
 from models.backbone import weights_digest
+from models.positions import longest_text
 from pipeline.common.locks import locked
 from pipeline.common.progress import progress
 from pipeline.workflow.fingerprint import fingerprint
-from train.data.tokens import open_tokenizer
+from train.data.tokens import beginning, open_tokenizer
 from train.runs.load import load_run, measuring_device
 from train.runs.results import Group, TaskScore, TaskScores, write_result
 from train.tasks.loglikelihood import Request, encode_pairs, make_request, score
 from train.tasks.options import Tasks
 from train.tasks.question_sets import MissingSet
 from train.tasks.task import METRICS, Question, Set, Task, load_guarded, read_task
+
+NO_LIMIT = 2**31  # tokens of a text
 
 
 @dataclass
@@ -53,7 +56,7 @@ def measure_tasks(options: Tasks, backbone: str, run: str | None, downloads: str
     asked, skipped = load_tasks(options, downloads)
     tokenizer = open_tokenizer(backbone)
     model = load_run(backbone, run, measuring_device(options.device))
-    requests = make_requests(asked, tokenizer, model.config.get_text_config().max_position_embeddings)
+    requests = make_requests(asked, tokenizer, longest_text(model.config) or NO_LIMIT)
     with (
         kept_scores(f"{output}.scores.jsonl", _key(model, requests)) as (scores, keep),
         progress(len(requests), "tasks", "requests", len(scores)) as bar,
@@ -92,6 +95,7 @@ def load_tasks(options: Tasks, downloads: str) -> tuple[dict[str, Asked], dict[s
 def make_requests(asked: dict[str, Asked], tokenizer: Any, room: int) -> list[Request]:
     """Each question's answers behind its context, and behind the unconditional prompt."""
     requests: list[Request] = []
+    lead = len(beginning(tokenizer))
     for name, one in asked.items():
         pairs = [
             (context, answer)
@@ -102,7 +106,7 @@ def make_requests(asked: dict[str, Asked], tokenizer: Any, room: int) -> list[Re
         encoded = iter(encode_pairs(tokenizer, pairs))
         for question in one.questions:
             for family in ((name, question.group), (name, "", "unconditional")):
-                requests.append(make_request(family, [next(encoded) for _ in question.answers], room))
+                requests.append(make_request(family, [next(encoded) for _ in question.answers], room, lead))
             one.numbers.append((len(requests) - 2, len(requests) - 1))
     return requests
 

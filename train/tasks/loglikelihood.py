@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from models.backbone import compute
-from train.data.tokens import batched, encode
+from train.data.tokens import batched, beginning, encode
 from train.tasks.prefix_cache import cache_is_exact, forward, make_cache, rope_limit, select
 
 log = logging.getLogger(__name__)
@@ -53,15 +53,6 @@ class Request:
         return len(self.context) + self.longest - 1
 
 
-def beginning(tokenizer: Any) -> list[int]:
-    """The beginning-of-text token, if the tokenizer puts it before a text: then the model needs it.
-
-    Others were trained without, and must not have it: the rule of lm-evaluation-harness too.
-    """
-    first = tokenizer("a")["input_ids"][:1]
-    return list(first) if first == [tokenizer.bos_token_id] else []
-
-
 def encode_pairs(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
     """Tokens of each (context, continuation), as lm-evaluation-harness splits them.
 
@@ -86,12 +77,19 @@ def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     return [tokens for batch in batched(iter(texts)) for tokens, _ in encode(tokenizer, batch)]
 
 
-def make_request(family: tuple[str, ...], pairs: list[tuple[list[int], list[int]]], room: int) -> Request:
-    """One question's answers as a request for a model of `room` tokens: what is too long loses its beginning."""
+def make_request(
+    family: tuple[str, ...], pairs: list[tuple[list[int], list[int]]], room: int, lead: int = 0
+) -> Request:
+    """One question's answers as a request for a model of `room` tokens.
+
+    A context that is too long loses its first tokens, but for `lead` that begin every text.
+    """
     context = pairs[0][0]
     continuations = [continuation[-room:] for _, continuation in pairs]
     # The last token is predicted and not fed, so that a row of room + 1 fits.
-    kept = context[-(room + 1 - max(map(len, continuations))) :]
+    fitting = room + 1 - max(map(len, continuations))
+    head = context[: min(lead, fitting)]
+    kept = head + context[len(context) - fitting + len(head) :] if len(context) > fitting else context
     truncated = len(kept) < len(context) or any(
         len(a) < len(b) for a, (_, b) in zip(continuations, pairs, strict=True)
     )

@@ -180,22 +180,42 @@ def accumulate(job: TrainingJob, batch: Batch, alpha: float, measure: bool) -> t
 
     Returns the loss of the whole step (nats per token, all ranks) and, with `measure`, what the blocks measured.
     Every mean is over the whole step and all ranks, so that the size of a micro-batch changes nothing:
-    docs/method.md, Loss.
+    docs/method.md, Loss. That of the language model is over the tokens that are scored, local losses are over all.
     """
     options, length = job.options, job.new.row_tokens
     tokens, old_tokens = batch.rows * length, batch.old_rows * length
+    scored = count_scored(job, batch)
     l1 = torch.tensor(alpha / old_tokens if old_tokens else 0.0, device=job.device) if alpha else None
     loss, statistics = torch.zeros((), device=job.device), []
     with uncompiled_if(measure, options):
         for tokens_BT1, old_B11 in micro_batches(job, batch):
             with job.context.losses(old_B11, l1, beta(options) / tokens, measure) as measured:
                 with compute(job.device, job.model):
-                    part = sum_nll(job.model, tokens_BT1, position_BT=positions(job, tokens_BT1)) / tokens
+                    weight_BT = weights(job, tokens_BT1)
+                    part = sum_nll(job.model, tokens_BT1, weight_BT, positions(job, tokens_BT1)) / scored
                 part.backward()
             loss += part.detach()
             statistics.append(measured)
     add_over_ranks([loss])
     return loss.item(), summarise(statistics, old_tokens, tokens - old_tokens, job.model)
+
+
+def count_scored(job: TrainingJob, batch: Batch) -> int:
+    """How many tokens of the whole step, all ranks together, the language-model loss scores; at least 1."""
+    if not job.new.unlearned_ids:
+        return batch.rows * job.new.row_tokens
+    own = np.isin(batch.tokens_BT1[:, 1:], job.new.unlearned_ids, invert=True).sum()
+    total = torch.tensor(int(own), device=job.device)
+    add_over_ranks([total])
+    return max(1, int(total))
+
+
+def weights(job: TrainingJob, tokens_BT1: Tensor) -> Tensor | None:
+    """weight_BT of each predicted token in the loss: 0 for beginnings of documents; None where all are 1."""
+    if not job.new.unlearned_ids:
+        return None
+    unlearned = torch.tensor(job.new.unlearned_ids, device=tokens_BT1.device)
+    return torch.isin(tokens_BT1[:, 1:], unlearned, invert=True).float()
 
 
 def micro_batches(job: TrainingJob, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:

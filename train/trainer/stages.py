@@ -27,7 +27,7 @@ from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder
 from pipeline.workflow.fingerprint import fingerprint
-from train.data.rows import Rows, join_rows, open_rows, paths_by_name
+from train.data.rows import Rows, check_length, join_rows, open_rows, paths_by_name
 from train.data.tokens import check_tokenizer, open_tokenizer
 from train.distributed import processes, rank, trained_weights, world
 from train.runs.load import extend_for, load_run, pick_device
@@ -108,6 +108,7 @@ def extend(
         model = load_run(backbone, options.base, device, stays=options.shard)
         check_vocabulary(model, new, backbone)
         check_tokenizer(new, backbone)
+        check_length(new, model, backbone)
         digest = read_run(options.base).backbone_digest if options.base else weights_digest(model)
         extension = extend_for(model, options)
         job = TrainingJob(
@@ -174,9 +175,11 @@ def check_rows(files: list[Rows], options: Training) -> None:
         raise StageError(
             f"{files[0].path}: made before mask_documents was there; run `python -m train tokenize` again"
         )
-    for key in ("row_tokens", "vocabulary", "tokenizer_sha256"):
+    # Rows that do not say what they begin with begin with nothing.
+    keys = ["row_tokens", "vocabulary", "tokenizer_sha256", "beginning", *["separator"] * options.mask_documents]
+    for key in keys:
         for one in files[1:]:
-            first, other = files[0].metadata[key], one.metadata[key]
+            first, other = (rows.metadata.get(key, []) for rows in (files[0], one))
             if first != other:
                 raise StageError(
                     f"{one.path}: {key} is {other}, but {first} in {files[0].path}; tokenize both alike"

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import LENGTH, language, write_rows
+from tiny import make
 
+from models.positions import longest_text
 from pipeline.common.errors import StageError
-from train.data.rows import open_rows
+from train.data.rows import check_length, open_rows
 
 
 def test_rows_come_back_in_any_order(tmp_path: Path) -> None:
@@ -46,6 +48,8 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes | None, message:
         {"vocabulary": 2**20},  # its tokens would be uint32
         {"special_ids": ["a"]},
         {"separator": -1},
+        {"beginning": 1},
+        {"unlearned_ids": [-1]},
         {"tokenizer_sha256": None},
         {"sites": {"names": ["a"], "documents": "AAAB"}},  # the third is of a site without a name
         {"sites": {"names": [1], "documents": "AAAA"}},
@@ -92,3 +96,20 @@ def test_digest_tells_rows_apart(tmp_path: Path) -> None:
     same = open_rows(write_rows(tmp_path / "same.arrow", language(1, 20), batch=3))
     other = open_rows(write_rows(tmp_path / "other.arrow", language(1, 20, seed=1)))
     assert one.digest() == same.digest() != other.digest()
+
+
+@pytest.mark.parametrize(("name", "refused"), [("GPT2", True), ("Llama", False)])
+def test_rows_longer_than_the_model_takes(
+    name: str, refused: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make(name)
+    most = longest_text(model.config)
+    assert most is not None
+    for length, kept in ((most, True), (most + 1, not refused)):
+        rows = open_rows(write_rows(tmp_path / f"{length}.arrow", np.ones((1, length + 1), np.int64)))
+        caplog.clear()
+        with contextlib.nullcontext() if kept else pytest.raises(StageError, match=f"row_tokens {most} or less"):
+            check_length(rows, model, "backbone")
+        assert (f"rows of {length} tokens, but backbone is made for {most}" in caplog.text) == (
+            kept and length > most
+        )

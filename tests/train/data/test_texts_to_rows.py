@@ -1,11 +1,13 @@
 """Bits per byte of any text, and its interval by document."""
 
+import gzip
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import write_tokenizer
+from tiny import make
 
 from models.backbone import create_llama, load_tokenizer, save_backbone
 from pipeline.common.errors import StageError
@@ -53,17 +55,58 @@ def test_every_kind_of_text_gives_the_same_rows(kind: str, backbone: str, tmp_pa
     assert again.digest() == rows.digest()
 
 
-def test_a_wrong_text_says_where(backbone: str, tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "1 2"}\n{"texts": "3"}\n')
-    (tmp_path / "a.txt").write_bytes(b"\xff\xfe1")
-    for name, problem in (
-        ("a.jsonl", r"a.jsonl, line 2: no JSON with a `text` \('text'\)"),
-        ("a.txt", "a.txt: not UTF-8"),
-        ("b.txt", "b.txt: no such file; give rows"),
-        ("b.arrow", "b.arrow: no such rows file"),
-    ):
-        with pytest.raises(StageError, match=problem):
-            open_corpus(str(tmp_path / name), backbone, str(tmp_path / "made"))
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.jsonl", b'{"text": "1 2"}\n{"texts": "3"}\n', r"a.jsonl, line 2: no JSON with a `text` \('text'\)"),
+        ("a.jsonl", b'{"text": "1"}\n\n{"text": null}', r"a.jsonl, line 3: its `text` is no string \(None\)"),
+        ("a.jsonl", b'{"text": 3}', r"a.jsonl, line 1: its `text` is no string \(3\)"),
+        ("a.jsonl", b'{"text": ["1"]}', "a.jsonl, line 1: its `text` is no string"),
+        ("a.jsonl", b"", "a.jsonl: no text in it"),
+        ("a.jsonl", b'{"text": ""}\n', "a.jsonl: no text in it"),
+        ("a.jsonl.gz", b'{"text": "1"}', "a.jsonl.gz: not a whole .gz file"),
+        ("a.txt", b"\xff\xfe1", "a.txt: not UTF-8"),
+        ("a.txt", "\ufeff".encode(), "a.txt: no text in it"),
+        ("a.csv", b"1", "a.csv: neither .arrow, .jsonl, .txt"),
+        ("a", b"1", "a: neither .arrow"),
+        ("*.md", b"", r"\*.md: no such file; give rows"),
+        ("", b"", "a folder; give the files in it"),
+        ("b.arrow", b"", "b.arrow: no such file"),
+    ],
+)
+def test_a_wrong_text_says_where(name: str, content: bytes, problem: str, backbone: str, tmp_path: Path) -> None:
+    if name and "*" not in name and "b." not in name:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(StageError, match=problem):
+        open_corpus(str(tmp_path / name), backbone, str(tmp_path / "made"))
+
+
+def test_files_of_two_kinds_are_not_one_text(backbone: str, tmp_path: Path) -> None:
+    write(tmp_path, "jsonl")
+    write(tmp_path, "arrow")
+    with pytest.raises(StageError, match="arrow and other files"):
+        open_corpus(f"{tmp_path}/*", backbone, str(tmp_path / "made"))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.txt", "a.txt.gz"])
+def test_text_of_any_system_is_the_same(name: str, tmp_path: Path) -> None:
+    """A byte order mark, ends of lines of Windows and of old Macs, empty lines, packed."""
+    lines = "".join(f"{json.dumps({'text': text})}\r\n\r\n" for text in ("un\r\ndeux", "trois"))
+    content = ("\ufeff" + (lines if "jsonl" in name else "un\r\ndeux\rtrois\n")).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert list(_texts(str(tmp_path / name))) == (
+        ["un\r\ndeux", "trois"] if "jsonl" in name else ["un\ndeux\ntrois\n"]
+    )
+
+
+def test_rows_are_as_long_as_the_model_takes(tmp_path: Path) -> None:
+    """Of learned positions there are no more; the tokenizer names no bound."""
+    model = make("GPT2")
+    model.config.n_positions = 24
+    model = type(model)(model.config)
+    save_backbone(model, load_tokenizer(write_tokenizer(tmp_path / "tokenizer")), tmp_path / "backbone")
+    path = write(tmp_path, "jsonl")
+    assert open_corpus(path, str(tmp_path / "backbone"), str(tmp_path / "made")).row_tokens == 24
 
 
 def test_a_file_with_brackets_in_its_name_is_found_by_it(backbone: str, tmp_path: Path) -> None:

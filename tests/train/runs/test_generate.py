@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import evaluation, language, write_rows, write_tokenizer
 from safetensors.torch import load_file, save_file
 
@@ -12,6 +13,9 @@ from models.backbone import create_llama, load_tokenizer, save_backbone
 from pipeline.common.cli import main
 from train.__main__ import STAGES
 from train.data.tokens import tokenizer_digest
+from train.evaluation.speed import WRITTEN, tokens_to_write
+from train.runs.generate import write
+from train.runs.options import Generate
 from train.runs.results import write_result
 
 
@@ -141,6 +145,15 @@ def test_draws_follow_the_seed(world: Path, capsys: pytest.CaptureFixture[str]) 
         assert shell(words, "5 6") == 0
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1] != printed[2]
+
+
+def test_a_model_that_says_no_length_writes_as_much_as_is_asked(world: Path) -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    model = BloomForCausalLM(BloomConfig(vocab_size=64, hidden_size=16, n_layer=1, n_head=2, eos_token_id=None))
+    tokenizer = load_tokenizer(str(world / "tokenizer"))
+    assert len(write(model, tokenizer, "3 4", Generate(tokens=5)).split()) <= 5
+    assert tokens_to_write(model, torch.ones(1, 5)) == WRITTEN
 
 
 def test_an_export_writes_what_its_run_writes(

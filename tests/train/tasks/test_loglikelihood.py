@@ -253,6 +253,17 @@ def test_the_name_of_a_special_token_in_a_question_is_text() -> None:
     assert context == [1, *b"a</s>"] and answer == list(b"<s>b")
 
 
+@pytest.mark.parametrize("lead", [1, 2])
+def test_what_is_too_long_keeps_the_token_that_begins_every_text(lead: int) -> None:
+    context, answers = list(range(10)), [[1, 2], [3, 4, 5]]
+    pairs: Pairs = [(context, answer) for answer in answers]
+    for room in range(3, 14):
+        kept = make_request(("a",), pairs, room, lead).context.tolist()
+        assert len(kept) == min(10, room - 2) and kept == sorted(set(kept))
+        assert kept[:lead] == context[: min(lead, len(kept))]
+        assert len(kept) <= lead or kept[-1] == 9
+
+
 def test_what_is_too_long_loses_its_beginning() -> None:
     context, answers = list(range(10)), [[1, 2], [3, 4, 5]]
     pairs: Pairs = [(context, answer) for answer in answers]

@@ -81,7 +81,7 @@ def trained(folder: str, name: str, **changes) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("ranks")
     write_rows(path / "old.arrow", language(1, 90))
-    write_rows(path / "new.arrow", language(5, 90, seed=1))
+    write_rows(path / "new.arrow", language(5, 90, seed=1), unlearned_ids=[7, 8])  # more of them on one rank
     write_rows(path / "other.arrow", language(7, 50, seed=2))
     torch.set_num_threads(1)
     for name in CASES:

@@ -168,11 +168,22 @@ def gradient(job: TrainingJob, batch: Batch, alpha: float = 1.0) -> tuple[torch.
     return torch.cat(trained), loss, measures
 
 
-def test_micro_batches_change_nothing(world: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("unlearned", [[], [7, 11, 20, 30]])
+def test_micro_batches_change_nothing(world: dict[str, str], tmp_path: Path, unlearned: list[int]) -> None:
+    """With tokens that are not scored too: the loss is the mean over all others of the step."""
     results = []
     for size in (8, 3):
         options = run(gate="sigmoid", micro_batch_rows=size, old_rate=0.4)
-        results.append(gradient(small_job(world, options, tmp_path), first_batch(world, options)))
+        job, batch = small_job(world, options, tmp_path), first_batch(world, options)
+        job = replace(job, new=replace(job.new, metadata=job.new.metadata | {"unlearned_ids": unlearned}))
+        results.append(gradient(job, batch))
+    tokens_BT1 = torch.from_numpy(batch.tokens_BT1)
+    with torch.no_grad():
+        logp = job.model(input_ids=tokens_BT1[:, :-1]).logits.log_softmax(-1)
+    nll_BT = -logp.gather(2, tokens_BT1[:, 1:, None])[..., 0]
+    scored_BT = ~torch.isin(tokens_BT1[:, 1:], torch.tensor(unlearned, dtype=torch.int64))
+    assert results[0][1] == pytest.approx(nll_BT[scored_BT].mean().item(), rel=1e-2)
+    assert unlearned == [] or 0 < scored_BT.float().mean() < 0.99
     (whole, loss, measures), (parts, part_loss, part_measures) = results
     assert torch.nn.functional.cosine_similarity(whole, parts, 0) > 0.9999
     assert (parts.norm() / whole.norm()).item() == pytest.approx(1, abs=2e-3)
@@ -410,6 +421,10 @@ def test_inputs_that_do_not_fit_are_refused(world: dict[str, str], tmp_path: Pat
     }
     with pytest.raises(StageError, match="made with another tokenizer"):
         extend_in(world | strange, run(), tmp_path / "run")
+    digest = open_rows(world["new"]).metadata["tokenizer_sha256"]
+    begun = write_rows(tmp_path / "begun.arrow", language(1, 20), beginning=[1], tokenizer_sha256=digest)
+    with pytest.raises(StageError, match=r"beginning is \[1\], but \[\] in"):
+        extend_in(world | {"old": begun}, run(), tmp_path / "run")
     with pytest.raises(StageError, match="made before mask_documents"):
         extend_in(world, run(mask_documents=True), tmp_path / "run")
     with pytest.raises(StageError, match="one process only"):
