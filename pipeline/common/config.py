@@ -18,6 +18,7 @@ import re
 import types
 import typing
 from collections.abc import Container, Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -193,6 +194,15 @@ def bad_number(number: float, rule: Mapping[str, Any]) -> str | None:
     if below is not None and number >= below:
         return f"{_shown(number)}{unit} is too large; it must be less than {_digits(below)}{unit}"
     return None
+
+
+def as_written(number: float) -> Fraction:
+    """The decimal that stands in the config; the float is a little more or less.
+
+    >>> math.ceil(0.07 * 100), math.ceil(as_written(0.07) * 100)
+    (8, 7)
+    """
+    return Fraction(str(number))
 
 
 def _digits(bound: float) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pipeline.common.config import MOST_SEED, MOST_THREADS, bad_name, option
 from pipeline.workflow.layout import BACKBONE, BESIDE_RUNS
 
-
 MOST_HEADS = 1024
 
 

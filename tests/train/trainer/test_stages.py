@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +329,18 @@ def test_learning_rate() -> None:
     assert rates[9:] == sorted(rates[9:], reverse=True)
     assert rates[54] == pytest.approx(2.0 * (0.25 + 0.75 / 2))
     assert rates[-1] == pytest.approx(0.5)
+
+
+def test_warm_up_is_exactly_its_share_of_the_steps() -> None:
+    for hundredths, steps in product(range(101), (1, 10, 100, 300, 10_000)):
+        options = run(steps=steps, warmup_share=hundredths / 100, learning_rate=2.0, final_share=0.5)
+        warmup = -(-hundredths * steps // 100)
+        if warmup:
+            assert learning_rate(warmup - 1, options) == 2.0
+            assert warmup == 1 or learning_rate(warmup - 2, options) < 2.0
+        if warmup < steps:
+            assert learning_rate(warmup, options) < 2.0
+            assert learning_rate(steps - 1, options) == 1.0
 
 
 def test_flat_pretraining_stops() -> None:
