@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.backbone import COMPUTE, load_backbone, make_readable, unique_parameters, weights_digest
+from models.backbone import COMPUTE, load_backbone, unique_parameters, weights_digest
 from models.block import GATES, INITS
 from models.extend import (
     METHODS,
@@ -28,6 +28,7 @@ from models.extend import (
     load_trainable,
 )
 from models.foreign import as_data
+from models.saving import saving
 
 FORMAT = 1
 MOST = 10  # times the backbone's weights that an extension may add
@@ -115,8 +116,8 @@ def save_adapter(
         for number, one in enumerate(saved)
         for name, weight in one.weights.items()
     }
-    save_file(tensors, Path(folder) / "adapter.safetensors", metadata={"format": "pt"})
-    make_readable(folder)
+    with saving(folder):
+        save_file(tensors, Path(folder) / "adapter.safetensors", metadata={"format": "pt"})
     text = json.dumps({"format": FORMAT, "backbone": about, "additions": entries}, indent=1, ensure_ascii=False)
     (Path(folder) / "adapter.json").write_text(text + "\n", encoding="utf-8")
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from models import modeling_neutral
 from models.adapter import SavedExtension
-from models.backbone import make_readable
 from models.block import NeutralBlock
 from models.extend import ExtendedFFN, decoder_layers, merge_lora, plain_ffn, post_norm
 from models.foreign import as_data
 from models.modeling_neutral import ACTIVATIONS
+from models.saving import saving
 
 # An export's code, and the entry of its config that leads there.
 EXPORTED = "modeling_neutral.py"
@@ -52,10 +52,9 @@ def export(model: Any, tokenizer: Any, folder: str | Path, card: Card) -> bool:
     plain = fold(model)
     about = {} if plain else describe_blocks(model)
     class_name = type(model).__name__
-    with as_data("it cannot be saved"):
+    with as_data("it cannot be saved"), saving(folder):
         # Names as they are in memory: the renaming to a hub's older names is undone for native classes alone.
         model.save_pretrained(folder, save_original_format=plain)
-        make_readable(folder)
         tokenizer.save_pretrained(folder)
     if not plain:
         source = Path(modeling_neutral.__file__).read_text(encoding="utf-8")

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from models.foreign import as_data, read_fast_tokenizer
+from models.saving import saving
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, atomic_folder, read_arrow, write_json
 from pipeline.common.hosts import matches
@@ -87,7 +88,7 @@ def train_tokenizer(options: Tokens, shards: list[str], urls: str | None, output
             f"not {options.vocabulary}; lower it or give more text"
         )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=SEPARATOR, eos_token=SEPARATOR)
-    with atomic_folder(output) as folder:
+    with atomic_folder(output) as folder, saving(folder):
         fast.save_pretrained(folder)
 
 

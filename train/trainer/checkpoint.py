@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from models.extend import load_trainable
+from models.saving import saving
 from pipeline.common.files import atomic
 from train.distributed import laid_out_as, rank, trained_weights, whole
 
@@ -55,7 +56,7 @@ def save(folder: str | Path, identity: str, model: Any, optimizer: Optimizer, st
     tensors["metrics"] = torch.frombuffer(bytearray(json.dumps(state.metrics).encode()), dtype=torch.uint8)
     standing = {"step": state.step, "seconds": state.seconds, "alpha": state.alpha}
     header = {"identity": identity, "checksum": _checksum(tensors), **standing}
-    with atomic(path) as part:
+    with atomic(path) as part, saving(part.parent):
         save_file(tensors, part, metadata={"header": json.dumps(header)})
     for old in _newest_first(folder)[KEPT:]:
         old.unlink(missing_ok=True)  # another process that trains the same may delete it too
