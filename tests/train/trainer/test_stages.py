@@ -560,3 +560,13 @@ def test_only_the_newest_checkpoints_are_kept(world: dict[str, str], tmp_path: P
     for step in (999_999, 1_000_000):
         (tmp_path / f"step-{step:06d}.safetensors").touch()
     assert checkpoint.newest(tmp_path) == tmp_path / "step-1000000.safetensors"
+
+
+def test_checkpoints_of_other_options_push_none_out(world: dict[str, str], tmp_path: Path) -> None:
+    job = small_job(world, run(), tmp_path)
+    optimizer = make_optimizer(job.model, job.options)
+    for step, whose in ((900, "other"), (950, "other"), (2, "same"), (4, "same"), (6, "same")):
+        checkpoint.save(tmp_path, whose, job.model, optimizer, checkpoint.State(step))
+    steps = sorted(int(path.stem[5:]) for path in tmp_path.glob("step-*"))
+    assert steps == [4, 6, 900, 950]
+    assert checkpoint.resume(tmp_path, "same", job.model, optimizer).step == 6
