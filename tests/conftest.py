@@ -11,8 +11,6 @@ from uuid import NAMESPACE_URL, uuid5
 
 import hypothesis
 import pytest
-from warcio.statusandheaders import StatusAndHeaders
-from warcio.warcwriter import WARCWriter
 
 # On a loaded machine any example may be slow.
 hypothesis.settings.register_profile("any speed", deadline=None)
@@ -49,6 +47,9 @@ def jsonl(documents: Iterable[dict[str, Any]]) -> bytes:
 
 def write_warc(path: Path, records: list[tuple[str, bytes, str]]) -> Path:
     """Records of (URL, body, Content-Type), one gzip member each."""
+    from warcio.statusandheaders import StatusAndHeaders  # not on a machine for the model side alone
+    from warcio.warcwriter import WARCWriter
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         writer = WARCWriter(file, gzip=True)
