@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -87,6 +87,15 @@ def language_id(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("language") / "lid.176.ftz"
     fetch_language_model(str(path), str(ROOT / "downloads"))
     return str(path)
+
+
+@pytest.fixture(scope="module")
+def on_device() -> Iterator[None]:
+    """What a test makes without saying where is on the device of the tests."""
+    from device import DEVICE
+
+    with DEVICE:
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by the markers

@@ -10,6 +10,7 @@ from models.cost import activation_bytes, attention_flops, flops_per_token, peak
 from models.extend import decoder_layers, extend
 from models.loss import sum_nll
 
+pytestmark = pytest.mark.usefixtures("on_device")
 LENGTH, LAYERS, SIZE, FFN = 32, 4, 32, 64
 
 

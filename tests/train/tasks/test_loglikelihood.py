@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import ARCHITECTURES, logits, make, shake
@@ -28,7 +29,7 @@ Pairs = list[tuple[list[int], list[int]]]
 
 @pytest.fixture(autouse=True)
 def precision(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """fp32 on every CPU, or what a test asks for: bf16 differs by the order of sums in the third digit."""
+    """fp32 on every machine, or what a test asks for: bf16 differs by the order of sums in the third digit."""
     wanted = getattr(request, "param", torch.float32)
     monkeypatch.setattr(backbone, "compute_dtype", lambda device: wanted)
 
@@ -50,7 +51,9 @@ def plain(model: Any, request: Request) -> list[float]:
     """Each answer behind the whole context, by one forward pass without a cache."""
     found = []
     for answer in request.continuations:
-        logp_TV = logits(model, torch.tensor([[*request.context.tolist(), *answer]]))[0].log_softmax(-1)
+        logp_TV = logits(model, torch.tensor([[*request.context.tolist(), *answer]], device=DEVICE))[
+            0
+        ].log_softmax(-1)
         found.append(sum(logp_TV[len(request.context) - 1 + i, token].item() for i, token in enumerate(answer)))
     return found
 
@@ -67,13 +70,13 @@ def assert_equal(found: dict[int, list[float]], expected: list[list[float]], wit
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_scores_are_those_of_whole_sequences(name: str) -> None:
-    model, requests = make(name), requests_at_random()
+    model, requests = make(name).to(DEVICE), requests_at_random()
     assert_equal(scored(model, requests), [plain(model, request) for request in requests])
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16], indirect=True)
 def test_scores_in_bf16_are_those_of_fp32_but_for_rounding() -> None:
-    model, requests = make(), requests_at_random()
+    model, requests = make().to(DEVICE), requests_at_random()
     found, expected = scored(model, requests), [plain(model, request) for request in requests]
     assert_equal(found, expected, within=0.2)
     with pytest.raises(AssertionError):
@@ -82,7 +85,7 @@ def test_scores_in_bf16_are_those_of_fp32_but_for_rounding() -> None:
 
 @pytest.mark.parametrize("method", ["lora", "adapter", "neutral"])
 def test_scores_of_an_extended_model(method: str) -> None:
-    model, requests = make(), requests_at_random(1)
+    model, requests = make().to(DEVICE), requests_at_random(1)
     before = scored(model, requests)
     extend(model, method=method, fraction=0.3, gate="elu", init="low_variance", placement="before_norm", seed=0)
     shake(model)
@@ -92,13 +95,13 @@ def test_scores_of_an_extended_model(method: str) -> None:
 
 
 def test_neither_order_nor_batch_size_matters(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, requests = make(), requests_at_random(2)
+    model, requests = make().to(DEVICE), requests_at_random(2)
     expected = scored(model, requests)
     reversed_order = scored(model, requests[::-1])
     assert_equal({len(requests) - 1 - i: x for i, x in reversed_order.items()}, [expected[i] for i in range(14)])
     for tokens in (1, 60):
-        monkeypatch.setitem(loglikelihood.BATCH_TOKENS, "cpu", tokens)
-        assert len(plan_passes(requests, 50, "cpu")) == (14 if tokens == 1 else pytest.approx(8, abs=4))
+        monkeypatch.setitem(loglikelihood.BATCH_TOKENS, DEVICE.type, tokens)
+        assert len(plan_passes(requests, 50, DEVICE.type)) == (14 if tokens == 1 else pytest.approx(8, abs=4))
         assert_equal(scored(model, requests), [expected[i] for i in range(14)])
 
 
@@ -272,7 +275,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask(folder: Path, output: Path, **options: Any) -> dict[str, Any]:
-    how = Tasks(tasks=[str(folder / "quiz.yaml")], device="cpu", threads=1, **options)
+    how = Tasks(tasks=[str(folder / "quiz.yaml")], device=DEVICE.type, threads=1, **options)
     measure_tasks(how, str(folder / "backbone"), None, str(folder), str(output))
     return dict(json.loads(output.read_text()))
 
@@ -294,7 +297,7 @@ def test_the_stage_measures_and_says_what_is_missing(folder: Path, tmp_path: Pat
 def test_a_killed_stage_goes_on_to_the_same_bytes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(loglikelihood.BATCH_TOKENS, "cpu", 200)
+    monkeypatch.setitem(loglikelihood.BATCH_TOKENS, DEVICE.type, 200)
     ask(folder, tmp_path / "whole.json")
     real, computed = loglikelihood._score_batch, []
 
@@ -324,7 +327,7 @@ def plan_of(folder: Path) -> list[loglikelihood.Pass]:
 
     asked, _ = load_tasks(Tasks(tasks=[str(folder / "quiz.yaml")]), str(folder))
     tokenizer = load_tokenizer(str(folder / "backbone"))
-    return plan_passes(make_requests(asked, tokenizer, 64), len(tokenizer), "cpu")
+    return plan_passes(make_requests(asked, tokenizer, 64), len(tokenizer), DEVICE.type)
 
 
 def test_scores_of_another_model_are_not_taken(tmp_path: Path) -> None:
@@ -343,7 +346,7 @@ def test_the_harness_finds_the_same(folder: Path) -> None:
     pytest.importorskip("lm_eval")
     from benchmarks.evaluation import compare
 
-    options = Tasks(tasks=[str(folder / "quiz.yaml")], device="cpu", threads=1)
+    options = Tasks(tasks=[str(folder / "quiz.yaml")], device=DEVICE.type, threads=1)
     [row] = compare(options, str(folder / "backbone"), 3, str(folder))
     assert row["requests"] == 240
     assert row["largest difference of a log-likelihood, nats"] < 1e-4
