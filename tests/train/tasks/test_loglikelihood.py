@@ -291,6 +291,10 @@ def test_the_stage_measures_and_says_what_is_missing(folder: Path, tmp_path: Pat
     assert found["skipped"] == {"quiz/fr": "none.jsonl: no such file; put it there"}
     assert ask(folder, tmp_path / "b.json", tasks_limit=7)["tasks"]["quiz/en"]["count"] == 7
     assert ask(folder, tmp_path / "c.json", tasks_languages=["fr"])["tasks"] == {}
+
+
+def test_labels_of_language_models_are_iso_codes() -> None:
+    pytest.importorskip("langcodes")
     assert Tasks(tasks_languages=["bre_Latn", "eng_Latn"]).asked_in(["en", "fr", "br"]) == ["en", "br"]
 
 
