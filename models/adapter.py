@@ -254,5 +254,6 @@ def check_backbone(folder: str | Path, about: dict[str, Any], model: Any, source
         if len(differences) == 1:  # the digest alone: same architecture, other weights
             differences = ["its weights are others, though the architecture is the same"]
         raise AdapterError(
-            f"{folder}: trained on {about['name']}, and {source} is another model: {', '.join(differences)}"
+            f"{folder}: trained on {about['name']}, and {source} is another model: {', '.join(differences)}; "
+            "give its own backbone with --backbone"
         )

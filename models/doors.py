@@ -213,4 +213,6 @@ def check_text_alone(config: Any) -> None:
             "text.save_pretrained(NEW); AutoTokenizer.from_pretrained(FOLDER).save_pretrained(NEW), and give NEW"
         )
     kinds = [said(one.model_type)[1:-1] for one in (config, text)]
-    raise Refused(f"config.json: {kinds[0]} is a model of more than text, around a {kinds[1]}; {cure}")
+    raise Refused(
+        f"config.json: {kinds[0]} is a model of images or sounds beside text, around a {kinds[1]}; {cure}"
+    )

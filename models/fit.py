@@ -88,15 +88,20 @@ def check_values(model: Any) -> None:
         raise ValueError(f"{len(wrong)} weights hold NaN or infinity, such as {wrong[0]}; {AGAIN}")
 
 
-def check_causal(model: Any) -> None:
-    """Raises Refused where what the model makes of a token depends on the next: it is an encoder.
+def check_pass(model: Any) -> None:
+    """Raises Refused where what the model makes of a token depends on the next, or text passes some layers over.
 
-    The gradient of the first token's logits by the second one's embedding is then not exactly zero.
+    The first is an encoder: the gradient of the first token's logits by the second one's embedding is not exactly
+    zero. The second has layers for images alone (Mllama), whose blocks would learn nothing.
     """
     import torch
 
     seen: list[Tensor] = []
-    hook = model.get_input_embeddings().register_forward_hook(lambda module, given, out_BTD: seen.append(out_BTD))
+    many = [child for child in model.modules() if isinstance(child, torch.nn.ModuleList)]
+    idle = {layer for layers in many for layer in layers if hasattr(layer, "mlp")}
+    hooks = [layer.register_forward_pre_hook(lambda module, given: idle.discard(module)) for layer in idle]
+    table = model.get_input_embeddings()
+    hooks.append(table.register_forward_hook(lambda module, given, out_BTD: seen.append(out_BTD)))
     try:
         with torch.enable_grad():
             logits_BTV = model(input_ids=torch.tensor([[0, 1]], device=model.device)).logits
@@ -104,8 +109,14 @@ def check_causal(model: Any) -> None:
     except Exception:  # some models compute on a GPU alone
         return
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     if slope_BTD[0, 1].abs().max() > 0:
         raise Refused(
             "config.json: each token sees those behind it, as in an encoder; take a decoder, whose tokens do not"
+        )
+    if idle:
+        raise Refused(
+            f"config.json: {len(idle)} of its layers are for images or sounds alone, and text passes them over; "
+            "take a model of text alone"
         )

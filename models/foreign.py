@@ -27,7 +27,7 @@ from models.doors import (
     refuse,
     refuse_peft,
 )
-from models.fit import check_causal, check_sizes, check_used, check_values
+from models.fit import check_pass, check_sizes, check_used, check_values
 from models.quantised import check_plain, dequantise
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def read_decoder(path: str, revision: str | None, dtype: torch.dtype, attention:
         )  # fmt: skip
     check_used(model, report["missing_keys"], {name: weights[name] for name in report["unexpected_keys"]})
     check_values(model)
-    check_causal(model)
+    check_pass(model)
     model.config.name_or_path = model.name_or_path = path
     _read_generation_config(model, path, revision)
     return model

@@ -6,6 +6,7 @@ block of rows and columns, or one for all of it (DeepSeek-V3, arXiv 2412.19437, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,7 @@ def check_plain(model: nn.Module, weights: dict[str, Tensor]) -> None:
     for name, weight in weights.items():
         size = weight.element_size()
         plain = size == 8 or weight.dtype == torch.bool or (weight.is_floating_point() and size > 1)
-        if not plain and not owners.isdisjoint(name.split(".")):
+        parts = re.sub(r"_(blocks|scales)$", "", name).split(".")  # MXFP4 has them behind the module's name
+        if not plain and not owners.isdisjoint(parts):
             kind = str(weight.dtype).removeprefix("torch.")
             raise Refused(f"quantised weights, of which config.json says nothing ({name} is {kind}); {PLAIN}")

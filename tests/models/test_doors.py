@@ -240,7 +240,7 @@ def test_a_model_of_images_is_refused_and_its_decoder_saved_as_the_message_says_
     whole = gemma3(tmp_path / "whole")
     message = refused(tmp_path / "whole")
     assert message.startswith(
-        "config.json: gemma3 is a model of more than text, around a gemma3_text; save its text"
+        "config.json: gemma3 is a model of images or sounds beside text, around a gemma3_text; save its text"
     )
     cure = message.removesuffix(", and give NEW").partition("alone: ")[2]
     names = {name: getattr(transformers, name) for name in set(re.findall(r"Auto\w+", cure))}
@@ -268,6 +268,19 @@ def test_a_text_decoder_that_transformers_takes_out_itself_is_a_backbone(tmp_pat
     assert torch.equal(logits(load_backbone(str(tmp_path / "copy")), tokens()), logits(whole, tokens()))
 
 
+def test_layers_that_text_passes_over_are_refused(tmp_path: Path) -> None:
+    images = {"hidden_size": 16, "num_hidden_layers": 2, "num_global_layers": 1, "attention_heads": 2}
+    images |= {"image_size": 28, "patch_size": 14, "vision_output_dim": 32, "intermediate_layers_indices": [0]}
+    images |= {"max_num_tiles": 1, "supported_aspect_ratios": [[1, 1]]}
+    text = PARTS | {"pad_token_id": 0, "cross_attention_layers": [1]}
+    config = transformers.MllamaConfig(text_config=text, vision_config=images)
+    write(tmp_path / "whole", transformers.MllamaForConditionalGeneration(config).eval())
+    assert refused(tmp_path / "whole").startswith("config.json: 1 of its layers are for images or sounds alone")
+
+
+BESIDE = "is a model of images or sounds beside text"
+
+
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
@@ -275,8 +288,8 @@ def test_a_text_decoder_that_transformers_takes_out_itself_is_a_backbone(tmp_pat
         ("whisper", "whisper is an encoder-decoder"),
         ("distilbert", "distilbert is no decoder of text, but an encoder or"),
         ("vit", "vit is no decoder of text"),
-        ("qwen2_vl", "qwen2_vl is a model of more than text, around a qwen2_vl_text; transformers has no decoder"),
-        ("voxtral", "voxtral is a model of more than text, around a llama; save its text decoder alone"),
+        ("qwen2_vl", f"qwen2_vl {BESIDE}, around a qwen2_vl_text; transformers has no decoder"),
+        ("voxtral", f"voxtral {BESIDE}, around a llama; save its text decoder alone"),
         ("them", "the model has code of its own, which is not run"),
     ],
 )
