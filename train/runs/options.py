@@ -15,7 +15,7 @@ MOST_HEADS = 1024
 class Training:
     """The optimiser, its schedule and the machine: shared by pretraining and by every method."""
 
-    learning_rate: float = option(doc="peak learning rate", above=0, high=10)
+    learning_rate: float = option(doc="peak learning rate", low=0, high=10)
     steps: int = option(100, "optimizer steps", low=1)
     batch_rows: int = option(64, "rows of an optimizer step, over all ranks", unit="rows", low=1, high=2**20)
     micro_batch_rows: int = option(64, "rows of one forward pass", unit="rows", low=1)
