@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.backbone import COMPUTE, load_backbone, make_readable, unique_parameters, weights_digest
+from models.backbone import COMPUTE, load_backbone, unique_parameters, weights_digest
 from models.block import GATES, INITS
 from models.extend import (
     METHODS,
@@ -29,6 +29,7 @@ from models.extend import (
     load_trainable,
 )
 from models.foreign import as_data
+from models.saving import saving
 
 FORMAT = 1
 DESCRIPTION = "adapter.json"
@@ -118,10 +119,10 @@ def save_adapter(folder: str | Path, named: dict[str, Any], backbone: Any, saved
         for number, one in enumerate(saved)
         for name, weight in one.weights.items()
     }
-    save_file(tensors, Path(folder) / "adapter.safetensors", metadata={"format": "pt"})
-    if is_plain_lora(saved):
-        _save_for_peft(folder, named, backbone, saved[0].weights)
-    make_readable(folder)
+    with saving(folder):
+        save_file(tensors, Path(folder) / "adapter.safetensors", metadata={"format": "pt"})
+        if is_plain_lora(saved):
+            _save_for_peft(folder, named, backbone, saved[0].weights)
     text = json.dumps({"format": FORMAT, "backbone": about, "additions": entries}, indent=1, ensure_ascii=False)
     (Path(folder) / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
 

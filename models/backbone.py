@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.foreign import as_data, check_counts, read_decoder
+from models.saving import saving
 from models.tokenizers import read_tokenizer
 
 # Products are in bf16 wherever it is fast: on a CPU with AVX512-BF16 five times as fast as fp32.
@@ -154,16 +155,9 @@ def save_backbone(model: Any, tokenizer: Any, folder: str | Path) -> None:
     """
     state = {name: weight.detach().to(COMPUTE) for name, weight in model.state_dict().items()}
     model.config.dtype = COMPUTE
-    with as_data("it cannot be saved"):
+    with as_data("it cannot be saved"), saving(folder):
         model.save_pretrained(folder, state_dict=state)
-        make_readable(folder)
         tokenizer.save_pretrained(folder)
-
-
-def make_readable(folder: str | Path) -> None:
-    """Let all users read the weights in `folder`: safetensors writes them for their owner alone."""
-    for path in Path(folder).glob("*.safetensors"):
-        path.chmod(0o644)
 
 
 def load_tokenizer(path: str, revision: str | None = None) -> Any:

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from models import modeling_neutral
 from models.adapter import SavedExtension
-from models.backbone import make_readable
 from models.block import NeutralBlock
 from models.extend import ExtendedFFN, decoder_layers, merge_lora, plain_ffn, plain_name
 from models.foreign import as_data
 from models.modeling_neutral import as_saved, post_norm
+from models.saving import saving
 
 # An export's code, and the entries of its config that lead there.
 EXPORTED = "modeling_neutral.py"
@@ -62,10 +62,9 @@ def export(model: Any, tokenizer: Any, folder: str | Path, card: Card) -> bool:
     about = None if plain else describe_blocks(model)
     blocks = len(about["blocks"]) if about else 0
     state = {plain_name(name, blocks) if blocks else name: weight for name, weight in model.state_dict().items()}
-    with as_data("it cannot be saved"):
+    with as_data("it cannot be saved"), saving(folder):
         # Names as they are in memory: the renaming to a hub's older names is undone for native classes alone.
         model.save_pretrained(folder, state_dict=state, save_original_format=plain)
-        make_readable(folder)
         tokenizer.save_pretrained(folder)
     if about:
         (Path(folder) / EXPORTED).write_text(_code_for(model), encoding="utf-8")

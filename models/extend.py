@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -115,19 +116,20 @@ def extend(
     merge_lora(model)
     layers = extendable_layers(model)
     before, backbone = unique_parameters(model), backbone_parameters(model)
+    extra = Fraction(str(fraction)) * backbone  # of the decimal as written
     context, width = Context(), 0
     torch.manual_seed(seed)
     model.requires_grad_(method == "finetune")
     if method == "finetune":
         model.float()
     elif method == "lora":
-        width = _add_lora(model, layers, fraction * backbone)
+        width = _add_lora(model, layers, extra)
     elif method == "adapter":
         make = partial(NeutralBlock, gate="none", init="he", context=context)
-        width = _add_blocks(model, layers, fraction * backbone, make, placement)
+        width = _add_blocks(model, layers, extra, make, placement)
     elif method == "neutral":
         make = partial(NeutralBlock, gate=gate, init=init, context=context, bias=gate_bias)
-        width = _add_blocks(model, layers, fraction * backbone, make, placement)
+        width = _add_blocks(model, layers, extra, make, placement)
     else:
         raise ExtendError(f"no method {method!r}; choose one of {', '.join(METHODS)}")
     return Extension(method, backbone, unique_parameters(model) - before, width, context)
@@ -251,7 +253,7 @@ def _activation(model: nn.Module, ffn: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def _add_blocks(
-    model: Any, layers: list[Any], extra: float, make: Callable[..., NeutralBlock], placement: str
+    model: Any, layers: list[Any], extra: Fraction, make: Callable[..., NeutralBlock], placement: str
 ) -> int:
     """A block beside each FFN; returns their width M = extra / (3 D L): docs/method.md, Widths."""
     if placement not in PLACEMENTS:
@@ -269,7 +271,7 @@ def _add_blocks(
     return width
 
 
-def _add_lora(model: Any, layers: list[Any], extra: float) -> int:
+def _add_lora(model: Any, layers: list[Any], extra: Fraction) -> int:
     """LoRA on the FFNs' projections only, by peft; returns its rank, extra / (sum of inputs + outputs).
 
     For a gated FFN the sum is 3 (D + F) L: docs/method.md, Widths (paper, 4.1).

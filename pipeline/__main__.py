@@ -6,13 +6,21 @@ import os
 import sys
 
 from pipeline.common.cli import File, Stage, main
+from pipeline.common.config import MOST_GB, MOST_THREADS
 from pipeline.corpus.options import Decontaminate, Dedup, Filter, Near, Quality, Shards
-from pipeline.crawl.options import Index, Sample
+from pipeline.crawl.options import MOST_TRANSFERS, Index, Sample
 from pipeline.extract.options import Extract
 from pipeline.publish.options import Publish
 
-WORKERS = File("workers", "processes on this machine", kind=int, default=1)
-CONNECTIONS = File("connections", "transfers at once, over all jobs of this machine", kind=int, default=4)
+WORKERS = File("workers", "processes on this machine", kind=int, default=1, low=1, high=MOST_THREADS)
+CONNECTIONS = File(
+    "connections",
+    "transfers at once, over all jobs of this machine",
+    kind=int,
+    default=4,
+    low=1,
+    high=MOST_TRANSFERS,
+)
 CACHE = File("cache", "folder of transfers that can go on, and of fetched files", default="downloads/crawl")
 SCHEDULER = File("scheduler", "address of a dask scheduler instead", required=False)
 
@@ -42,7 +50,7 @@ STAGES = (
             File("sources", "URLs (https, http, s3, hf)", many=True, metavar="URL"),
             File("output", "folder"),
             CACHE,
-            File("cache_gb", "GB of fetched files that stay in the cache; 0: none", kind=int, default=20),
+            File("cache_gb", "GB of fetched files that stay in the cache; 0: none", kind=int, default=20, low=0),
             CONNECTIONS,
         ),
     ),
@@ -55,9 +63,25 @@ STAGES = (
             File("report", "JSON: records, bytes and requests, by host and file"),
             CACHE,
             CONNECTIONS,
-            File("latency", "seconds of a request without its bytes, for the predicted time", False, float, 0.15),
-            File("rate", "bytes a second of one connection, for the same", False, float, 8e6, metavar="N"),
-            File("memory_mb", "MB of memory that reading the index may take", kind=int, default=8000),
+            File(
+                "latency",
+                "seconds of a request without its bytes, for the predicted time",
+                False,
+                float,
+                0.15,
+                low=0,
+            ),
+            File(
+                "rate", "bytes a second of one connection, for the same", False, float, 8e6, metavar="N", above=0
+            ),
+            File(
+                "memory_mb",
+                "MB of memory that reading the index may take",
+                kind=int,
+                default=8000,
+                low=1,
+                high=1000 * MOST_GB,
+            ),
         ),
         Index,
         "crawl.index",
@@ -68,7 +92,7 @@ STAGES = (
         "pipeline.crawl.records:fetch_records",
         (
             File("plan", "Arrow file of the records (index-plan)"),
-            File("part", "number of the part, from 0", kind=int),
+            File("part", "number of the part, from 0", kind=int, low=0),
             File("output", "folder"),
             CACHE,
             CONNECTIONS,
@@ -198,7 +222,7 @@ STAGES = (
         (
             File("documents", "Arrow file of documents"),
             File("duplicates", "near-duplicates (near-reduce)"),
-            File("position", "place of the document file in the manifest, from 0", kind=int),
+            File("position", "place of the document file in the manifest, from 0", kind=int, low=0),
             File("output", "Arrow file of the documents that are left"),
             File("ledger", "JSON ledger"),
         ),
@@ -252,9 +276,9 @@ STAGES = (
         (
             File("configfile", "the config"),
             File("measured", "output folder of an earlier run; without it, some WARCs are tried", required=False),
-            File("calibrate", "WARCs to try, into {output}/calibration", kind=int, default=2),
-            File("warc_bytes", "of a WARC that is not here yet", kind=int, default=1_000_000_000),
-            File("cores", "cores that the run will have", kind=int, default=os.cpu_count() or 1),
+            File("calibrate", "WARCs to try, into {output}/calibration", kind=int, default=2, low=1),
+            File("warc_bytes", "of a WARC that is not here yet", kind=int, default=1_000_000_000, low=1),
+            File("cores", "cores that the run will have", kind=int, default=os.cpu_count() or 1, low=1),
             File("output", "JSON for the report; without it, plan.json in the output folder", required=False),
         ),
     ),

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import hypothesis
 import pytest
-from warcio.statusandheaders import StatusAndHeaders
-from warcio.warcwriter import WARCWriter
 
 # On a loaded machine any example may be slow.
 hypothesis.settings.register_profile("any speed", deadline=None)
@@ -49,6 +47,9 @@ def jsonl(documents: Iterable[dict[str, Any]]) -> bytes:
 
 def write_warc(path: Path, records: list[tuple[str, bytes, str]]) -> Path:
     """Records of (URL, body, Content-Type), one gzip member each."""
+    from warcio.statusandheaders import StatusAndHeaders  # not on a machine for the model side alone
+    from warcio.warcwriter import WARCWriter
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         writer = WARCWriter(file, gzip=True)
@@ -86,6 +87,15 @@ def language_id(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("language") / "lid.176.ftz"
     fetch_language_model(str(path), str(ROOT / "downloads"))
     return str(path)
+
+
+@pytest.fixture(scope="module")
+def on_device() -> Iterator[None]:
+    """What a test makes without saying where is on the device of the tests."""
+    from device import DEVICE
+
+    with DEVICE:
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses by the markers

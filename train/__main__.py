@@ -8,7 +8,7 @@ import sys
 import tempfile
 
 from pipeline.common.cli import File, Stage, main
-from train.data.options import Domain, Tokens
+from train.data.options import MOST_ROW_TOKENS, Domain, Tokens
 from train.evaluation.options import Evaluate
 from train.report.options import Report
 from train.runs.options import Generate, Pretrain, Run
@@ -48,7 +48,7 @@ STAGES = (
             SHARDS,
             File("tokenizer", "folder of the tokenizer"),
             File("split", "train or validation"),
-            File("row_tokens", "tokens of a row that are predicted (T)", kind=int),
+            File("row_tokens", "tokens of a row that are predicted (T)", kind=int, low=8, high=MOST_ROW_TOKENS),
             File("output", "Arrow file of rows"),
             File("ledger", "JSON ledger"),
         ),
@@ -185,8 +185,8 @@ example:
             File(
                 "configfile", "the config; a config.json of its backbone beside it, as NAME.json, spares the hub"
             ),
-            File("gpus", "numbers of GPUs", many=True, kind=int, default=[1, 8]),
-            File("mfu", "share of the peak that is reached", kind=float, default=0.45, metavar="X"),
+            File("gpus", "numbers of GPUs", many=True, kind=int, default=[1, 8], low=1),
+            File("mfu", "share of the peak that is reached", False, float, 0.45, metavar="X", above=0, high=1),
         ),
         example="""example:
   python -m train cost --configfile configs/paper/gemma-2b.yaml --gpus 1 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.common.config import bad_name, bad_texts, json_schema, option, to_data
+from pipeline.common.config import MOST_SEED, bad_name, bad_texts, json_schema, option, to_data
 from pipeline.common.engine import Engine
 from pipeline.common.files import write_json, write_text
 from pipeline.common.options_page import options_page
@@ -23,7 +23,9 @@ from train.runs.options import Backbone, Extend, Run, bad_runs
 class Paper:
     """The paper's tables and figures: configs/paper/grid.yaml changes these runs row by row."""
 
-    seeds: list[int] = option([0], "seeds of every run; the tables then show means and ranges", low=0)
+    seeds: list[int] = option(
+        [0], "seeds of every run; the tables then show means and ranges", low=0, high=MOST_SEED
+    )
     runs: dict[str, Run] = option({}, "a run of each method to start from; none: those of extend.runs")
 
     def problems(self) -> Iterator[tuple[str, str]]:

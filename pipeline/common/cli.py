@@ -6,18 +6,21 @@ import argparse
 import importlib
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.common.config import ConfigError, add_arguments, read
+from pipeline.common.config import ConfigError, add_arguments, bad_values, read
 from pipeline.common.errors import StageError
 from pipeline.common.shown import printable, printable_lines
 
 
 @dataclass(frozen=True)
 class File:
-    """An argument that names files, or a single value. `flag`: given as `--name`; otherwise by its position."""
+    """An argument that names files, or a single value. `flag`: given as `--name`; otherwise by its position.
+
+    low, high, above: bounds of a number, as `option()` has them.
+    """
 
     name: str
     doc: str
@@ -27,6 +30,9 @@ class File:
     required: bool = True
     metavar: str = ""
     flag: bool = True
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | Non
     stage = next(s for s in stages if s.name == name)
     try:
         values = {f.name: arguments.pop(f.name) for f in stage.files}
+        _check_numbers(stage, values)
         values |= {f.name: list(_expand_lists(values[f.name])) for f in stage.files if _is_list(f)}
         values |= {f.name: f.default for f in stage.files if _is_left_out(f, values[f.name])}
         if stage.options is not None:
@@ -97,6 +104,15 @@ def start_logging() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for chatty in ("distributed", "httpx", "httpx2", "filelock", "datasets"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+
+
+def _check_numbers(stage: Stage, values: Mapping[str, Any]) -> None:
+    """Raises ConfigError for numbers out of their bounds."""
+    problems = [
+        problem for file in stage.files for problem in bad_values(values[file.name], vars(file), file.name)
+    ]
+    if problems:
+        raise ConfigError("\n".join(f"command line: {problem}" for problem in problems))
 
 
 def _is_list(file: File) -> bool:

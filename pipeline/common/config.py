@@ -18,6 +18,7 @@ import re
 import types
 import typing
 from collections.abc import Container, Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +36,10 @@ class ConfigError(ValueError):
 
 MOST_ERRORS = 50  # that are shown of one file
 REQUIRED: Any = dataclasses.MISSING  # for a type checker a value of every type
+MOST_SEED = 2**31 - 1  # fastText has seeds of 32 bits with a sign; torch, NumPy and datasketch take larger ones
+MOST_THREADS = 1024  # or processes, of one machine
+MOST_SECONDS = 10**6  # of a limit, which the system takes; eleven days
+MOST_GB = 10**6
 
 
 def option(
@@ -44,6 +49,8 @@ def option(
     unit: str = "",
     low: float | None = None,
     high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
     choices: tuple[str, ...] = (),
     path: bool = False,
     exists: bool = False,
@@ -51,10 +58,11 @@ def option(
     """A dataclass field that is an option; without a default it must be given.
 
     It has the default's type, so that mypy finds a default that is not of the field's type.
-    `low` and `high` are inclusive bounds. `path`: the value, if any, is a path; `exists`: one that must exist.
+    `low` and `high` are inclusive bounds, `above` and `below` exclusive ones. A float must be finite. `path`: the
+    value, if any, is a path; `exists`: one that must exist.
     """
-    metadata = {"doc": doc, "unit": unit, "low": low, "high": high, "choices": choices, "path": path or exists}
-    metadata["exists"] = exists
+    bounds = {"low": low, "high": high, "above": above, "below": below}
+    metadata = {"doc": doc, "unit": unit, **bounds, "choices": choices, "path": path or exists, "exists": exists}
     if default is REQUIRED:
         return typing.cast(T, dataclasses.field(metadata=metadata))
     return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
@@ -115,8 +123,7 @@ def _build(kind: Any, data: Any, path: str, errors: list[str]) -> Any:
     if kind is float and isinstance(data, int | str) and not isinstance(data, bool):
         with contextlib.suppress(ValueError, OverflowError):  # YAML 1.1 reads 1e-3 as a string
             data = float(data)
-    fits = origin is None and isinstance(data, kind) and not (kind in (int, float) and isinstance(data, bool))
-    if fits and not (kind is int and abs(data) >= 2**63):
+    if origin is None and isinstance(data, kind) and not (kind in (int, float) and isinstance(data, bool)):
         return data
     errors.append(f"{path}: expected {type_name(kind)}, found {_shown(data)}")
     return _BROKEN
@@ -139,7 +146,7 @@ def _build_dataclass(cls: type, data: Any, path: str, errors: list[str]) -> Any:
         if name in data:
             values[name] = _build(hints[name], data[name], prefix + name, errors)
             if values[name] is not _BROKEN:
-                errors.extend(_check(values[name], field.metadata, prefix + name))
+                errors.extend(bad_values(values[name], field.metadata, prefix + name))
         elif default_of(field) is dataclasses.MISSING:
             errors.append(f"{prefix}{name}: missing; it is {field.metadata['doc'] or 'required'}")
             values[name] = _BROKEN
@@ -151,24 +158,56 @@ def _build_dataclass(cls: type, data: Any, path: str, errors: list[str]) -> Any:
     return value
 
 
-def _check(value: Any, rule: Mapping[str, Any], path: str) -> Iterator[str]:
-    unit = f" {rule['unit']}" if rule.get("unit") else ""
+def bad_values(value: Any, rule: Mapping[str, Any], path: str) -> Iterator[str]:
+    """What is wrong with a value of its type, or with those in a list or mapping, by the metadata of an option."""
     for item in value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]:
         if item is None:
             continue
-        is_number = isinstance(item, int | float)
-        if is_number and not math.isfinite(item) and (rule.get("low"), rule.get("high")) != (None, None):
-            yield f"{path}: {item} is not finite; give a number"
-        if is_number and rule.get("low") is not None and item < rule["low"]:
-            yield f"{path}: {_shown(item)}{unit} is too small; the least is {rule['low']:g}{unit}"
-        if is_number and rule.get("high") is not None and item > rule["high"]:
-            yield f"{path}: {_shown(item)}{unit} is too large; the most is {rule['high']:g}{unit}"
+        if isinstance(item, int | float) and (problem := bad_number(item, rule)):
+            yield f"{path}: {problem}"
         if rule.get("choices") and item not in rule["choices"]:
             yield f"{path}: {_shown(item)} is not a choice; choose one of {', '.join(rule['choices'])}"
         if rule.get("path") and (problem := bad_path(item)):
             yield f"{path}: {problem}"
         elif rule.get("exists") and not Path(item).exists():
             yield f"{path}: no such file: {item}; give a path that exists, relative to where you run"
+
+
+def bad_number(number: float, rule: Mapping[str, Any]) -> str | None:
+    """Why a number cannot be the value of an option with this metadata, or None.
+
+    >>> bad_number(1.0, {"below": 1, "unit": "steps"})
+    '1.0 steps is too large; it must be less than 1 steps'
+    """
+    unit = f" {rule['unit']}" if rule.get("unit") else ""
+    if isinstance(number, float) and not math.isfinite(number):
+        return f"{number} is not finite; give a number"
+    low, high, above, below = (rule.get(bound) for bound in ("low", "high", "above", "below"))
+    if isinstance(number, int):  # what Arrow and others hold
+        low, high = -(2**63) if low is None else low, 2**63 - 1 if high is None else high
+    if low is not None and number < low:
+        return f"{_shown(number)}{unit} is too small; the least is {_digits(low)}{unit}"
+    if above is not None and number <= above:
+        return f"{_shown(number)}{unit} is too small; it must be more than {_digits(above)}{unit}"
+    if high is not None and number > high:
+        return f"{_shown(number)}{unit} is too large; the most is {_digits(high)}{unit}"
+    if below is not None and number >= below:
+        return f"{_shown(number)}{unit} is too large; it must be less than {_digits(below)}{unit}"
+    return None
+
+
+def as_written(number: float) -> Fraction:
+    """The decimal that stands in the config; the float is a little more or less.
+
+    >>> math.ceil(0.07 * 100), math.ceil(as_written(0.07) * 100)
+    (8, 7)
+    """
+    return Fraction(str(number))
+
+
+def _digits(bound: float) -> str:
+    """A bound as one would write it: a whole number with all its digits."""
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def _shown(value: Any) -> str:
@@ -354,6 +393,12 @@ def flags(options: Any, only: Container[str] | None = None, without: Container[s
 # The schema for editors ---------------------------------------------------------------------------
 
 
+SCHEMA_NAMES = {
+    **{"low": "minimum", "high": "maximum", "above": "exclusiveMinimum", "below": "exclusiveMaximum"},
+    "choices": "enum",
+}
+
+
 def json_schema(kind: Any) -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of a type: what editors use to complete and check a config."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -364,7 +409,7 @@ def json_schema(kind: Any) -> dict[str, Any]:
             rule = {k: v for k, v in field.metadata.items() if v not in (None, "", ())}
             entry = json_schema(hints[field.name])
             entry["description"] = rule.get("doc", "") + (f" [{rule['unit']}]" if "unit" in rule else "")
-            for ours, theirs in (("low", "minimum"), ("high", "maximum"), ("choices", "enum")):
+            for ours, theirs in SCHEMA_NAMES.items():
                 if ours in rule:
                     target = entry.get("items", entry)
                     target[theirs] = list(rule[ours]) if ours == "choices" else rule[ours]

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pipeline.common.cli import start_logging
-from pipeline.common.config import option
+from pipeline.common.config import MOST_THREADS, option
 from pipeline.common.errors import StageError
 from pipeline.common.progress import progress
 
@@ -33,7 +33,9 @@ DEATHS = 3  # of workers on this machine, after which the work begins again with
 class Engine:
     """Where the batch stages run."""
 
-    workers: int = option(2, "processes of a job on this machine; never more than --cores", low=1)
+    workers: int = option(
+        2, "processes of a job on this machine; never more than --cores", low=1, high=MOST_THREADS
+    )
     scheduler: str | None = option(
         None,
         "address of a dask scheduler, such as tls://host:8786; through tcp:// whoever reaches it runs code as you",

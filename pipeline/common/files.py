@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+FULL = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room"),
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+}
 JSON_BYTES = 2**26  # that are read; the parsed data may take thirty times as much
 
 
@@ -43,14 +47,17 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming_full_disk(path: str | Path) -> Iterator[None]:
-    """Inside it, an error for a full disk or quota, which names no file, gets `path` and what to do."""
+    """Inside it, an error for a full disk, a quota or a limit gets `path` and what to do.
+
+    Unless it names another file, which is not being written for `path`.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
-            raise OSError(
-                error.errno, f"{os.strerror(error.errno)}; make room and run again", str(path)
-            ) from error
+        named = str(error.filename or f"{path}.")  # own_folder() begins so
+        if error.errno in FULL and named.startswith(f"{path}."):
+            text = f"{os.strerror(error.errno)}; {FULL[error.errno]} and run again"
+            raise OSError(error.errno, text, str(path)) from error
         raise
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections.abc import Collection
 
 # Names of Wikipedias, from which fastText's models have their labels, that are other languages in ISO 639.
@@ -20,9 +21,11 @@ def iso_code(label: str) -> str:
     >>> [iso_code(label) for label in ("bre_Latn", "zho_Hans", "arb_Arab", "nob_Latn", "fr-CA", "iw", "als")]
     ['br', 'zh', 'ar', 'nb', 'fr', 'he', 'gsw']
     """
-    import langcodes
-
     name = label.removeprefix("__label__")
+    try:
+        import langcodes
+    except ImportError:  # on a machine with what the model side needs alone: good for a label that is a code
+        return re.split("[_-]", name)[0]
     try:
         tag = langcodes.standardize_tag(WIKIPEDIA.get(name, name).replace("_", "-"), macro=True)
     except ValueError:

@@ -67,15 +67,14 @@ def _default(field: dataclasses.Field[Any]) -> str:
 def _allowed(rule: Mapping[str, Any]) -> str:
     existing = "a path that exists" if rule["exists"] else ""
     choices = (f"`{choice}`" for choice in rule["choices"])
-    return ", ".join(filter(None, (_bounds(rule["low"], rule["high"]), *choices, existing)))
+    return ", ".join(filter(None, (_bounds(rule), *choices, existing)))
 
 
-def _bounds(low: float | None, high: float | None) -> str:
-    if low is not None and high is not None:
-        return f"{low:,} to {high:,}"
-    if low is not None:
-        return f"at least {low:,}"
-    return "" if high is None else f"at most {high:,}"
+def _bounds(rule: Mapping[str, Any]) -> str:
+    if rule["low"] is not None and rule["high"] is not None:
+        return f"{rule['low']:,} to {rule['high']:,}"
+    words = {"low": "at least", "above": "more than", "high": "at most", "below": "less than"}
+    return ", ".join(f"{word} {rule[bound]:,}" for bound, word in words.items() if rule[bound] is not None)
 
 
 def _escaped(text: str) -> str:

@@ -266,7 +266,7 @@ def _drops(options: Dedup, found: Paragraphs, seen: dict[str, np.ndarray]) -> di
         return seen
     new = ~np.logical_or.reduce(list(seen.values()))
     size, new_size = (np.add.reduceat(sizes, found.of_block) for sizes in (found.size, found.size * new))
-    goes = new_size <= options.block_new_share * size
+    goes = new_size / size <= options.block_new_share  # 0.29 * 100 would be less than 29
     return {reason: which & goes[found.block] for reason, which in {**seen, "little_new_in_block": new}.items()}
 
 

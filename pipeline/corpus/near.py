@@ -21,6 +21,7 @@ with the default 32 bands) for each of these; the signatures are mapped into mem
 from __future__ import annotations
 
 import json
+import math
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import pairwise
@@ -28,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.common.config import as_written
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, read_array, read_arrow, write_text
 from pipeline.common.ledger import Ledger
@@ -96,7 +98,7 @@ def needed_matches(threshold: float, permutations: int) -> int:
     >>> needed_matches(0.8, 128)
     103
     """
-    return int(np.ceil(threshold * permutations - 1e-9))
+    return math.ceil(as_written(threshold) * permutations)
 
 
 def reduce_signatures(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.common.config import bad_name, bad_regex, option
+from pipeline.common.config import MOST_GB, MOST_SEED, bad_name, bad_regex, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Decontaminate:
         low=5,
         high=100,
     )
-    sets_gb: int = option(2, "memory that reading the sets may take", unit="GiB", low=1)
+    sets_gb: int = option(2, "memory that reading the sets may take", unit="GiB", low=1, high=MOST_GB)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for name, path in self.sets.items():
@@ -128,7 +128,7 @@ class Near:
     )
     ngram: int = option(5, "words of a shingle", unit="words", low=1, high=100)
     permutations: int = option(128, "hashes of a signature, 4 bytes each", low=16, high=1024)
-    seed: int = option(0, "of the permutations", low=0, high=2**32 - 1)
+    seed: int = option(0, "of the permutations", low=0, high=MOST_SEED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,11 +170,11 @@ class Quality:
     max_examples: int = option(20_000, "documents of each class to train on", low=10)
     held_out: float = option(0.2, "share of the examples that choose the threshold", low=0.01, high=0.9)
     dimensions: int = option(32, "size of the word vectors", low=1, high=1000)
-    epochs: int = option(10, "passes over the examples", low=1)
-    learning_rate: float = option(0.2, "of fastText", low=0)
+    epochs: int = option(10, "passes over the examples", low=1, high=10**6)
+    learning_rate: float = option(0.2, "of fastText", above=0, high=10)
     word_ngrams: int = option(2, "longest word n-gram", low=1, high=5)
-    hash_buckets: int = option(200_000, "for the word n-grams", low=1)
-    seed: int = option(0, "of the examples drawn and of fastText", low=0)
+    hash_buckets: int = option(200_000, "for the word n-grams", low=1, high=10**8)
+    seed: int = option(0, "of the examples drawn and of fastText", low=0, high=MOST_SEED)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for language in self.positives.keys() & self.models.keys():

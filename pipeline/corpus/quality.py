@@ -17,6 +17,7 @@ import numpy as np
 import xxhash
 
 from pipeline.common.classifiers import fasttext_line, load_fasttext
+from pipeline.common.config import as_written
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, read_arrow, write_json
 from pipeline.common.hosts import matches
@@ -98,7 +99,8 @@ def choose_threshold(options: Quality, good: np.ndarray, rest: np.ndarray, langu
     threshold has that precision.
     """
     if options.min_precision is None:
-        return float(np.quantile(rest, 1 - options.kept_share)) if len(rest) else 0.0
+        place = float((1 - as_written(options.kept_share)) * (len(rest) - 1))
+        return float(np.interp(place, np.arange(len(rest)), np.sort(rest))) if len(rest) else 0.0
     best = 0.0
     for threshold in np.unique(good):  # between two of them recall is equal and precision no better
         precision = _point(good, rest, threshold)["precision"] or 0.0
@@ -166,7 +168,7 @@ def _draw(texts: Iterable[str], options: Quality) -> list[str]:
 
 
 def _hold_out(texts: list[str], share: float) -> tuple[list[str], list[str]]:
-    held = max(1, round(len(texts) * share))
+    held = max(1, round(len(texts) * as_written(share)))
     return texts[:held], texts[held:]
 
 

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.common.config import bad_language, option
+from pipeline.common.config import MOST_SEED, bad_language, option
 from pipeline.crawl.manifest import manifest
 from pipeline.network.urls import is_url, url_problem
 
 COMMONCRAWL = "https://data.commoncrawl.org/"
+MOST_TRANSFERS = 10
 TEXT_KINDS = (".parquet", ".jsonl", ".json", ".ndjson")
 
 
@@ -33,11 +34,11 @@ class Sample:
         ],
         "packages to take pages from; pipeline/crawl/catalogue.py lists them",
     )
-    files: int = option(4, "WARC files to write", low=1)
+    files: int = option(4, "WARC files to write", low=1, high=10**5)
     pages_per_source: int = option(4000, "at most so many pages of each source, evenly spread", low=1)
     max_page_bytes: int = option(1_000_000, "leave out longer pages", unit="bytes", low=1000)
     downloads: str = option("downloads", "folder that keeps the downloaded packages", path=True)
-    seed: int = option(0, "seed of the order of the pages", low=0)
+    seed: int = option(0, "seed of the order of the pages", low=0, high=MOST_SEED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class CommonCrawl:
     crawl: str = option(doc="name of the crawl, such as CC-MAIN-2026-30")
     files: int | str = option(10, "how many of its files to read, or all; more of them begin with the same", low=1)
     kind: str = option("warc", "pages as crawled, or CommonCrawl's own text of them", choices=("warc", "wet"))
-    seed: int = option(0, "of the choice and the order of the files", low=0)
+    seed: int = option(0, "of the choice and the order of the files", low=0, high=MOST_SEED)
     base_url: str = option(COMMONCRAWL, "where crawl-data/ lies: https://, or s3://commoncrawl/ inside AWS")
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -71,8 +72,8 @@ class Index:
     tlds: list[str] = option([], "top-level domains, such as fr; empty: all")
     hosts: list[str] = option([], "host names or registered domains, such as example.fr; empty: all")
     limit: int = option(0, "records at most, from whole files of the crawl in a random order; 0: all", low=0)
-    seed: int = option(0, "of the order of the files", low=0)
-    files: int = option(10, "WARC files to write, about equal in size", low=1)
+    seed: int = option(0, "of the order of the files", low=0, high=MOST_SEED)
+    files: int = option(10, "WARC files to write, about equal in size", low=1, high=10**5)
     gap: int = option(2**17, "records nearer than this come in one request", unit="bytes", low=0, high=2**26)
     max_range: int = option(2**25, "longest request for several records", unit="bytes", low=2**16, high=2**27)
     tables: list[str] = option([], "Parquet files of the index (globs, URLs); empty: those of the crawl")
@@ -134,7 +135,7 @@ class Crawl:
     commoncrawl: CommonCrawl | None = option(None, "whole files of CommonCrawl, after `warcs`")
     index: Index | None = option(None, "single records of CommonCrawl, after those")
     texts: list[Texts] = option([], "plain text, after those")
-    connections: int = option(4, "transfers at once, over all jobs of this machine", low=1, high=10)
+    connections: int = option(4, "transfers at once, over all jobs of this machine", low=1, high=MOST_TRANSFERS)
     cache: str = option("downloads/crawl", "folder of fetched files and of transfers that can go on", path=True)
     cache_gb: int = option(20, "fetched files kept there for later runs; 0: none", unit="GB", low=0)
 

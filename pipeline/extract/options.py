@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.common.config import bad_language, option
+from pipeline.common.config import MOST_SECONDS, bad_language, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,9 @@ class Extract:
     cascade_min_score: float = option(
         0.02, "probability in the guess from which on a wanted language is possible", low=0.001, high=1
     )
-    page_seconds: int = option(10, "processor time that a page may take to extract", unit="seconds", low=1)
+    page_seconds: int = option(
+        10, "processor time that a page may take to extract", unit="seconds", low=1, high=MOST_SECONDS
+    )
     min_chars: int = option(200, "drop pages with less text", unit="characters", low=1)
     max_html_bytes: int = option(
         10_000_000, "drop longer pages; of plain text, longer lines and rows", unit="bytes", low=1000

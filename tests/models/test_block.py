@@ -7,6 +7,7 @@ from torch.utils.checkpoint import checkpoint
 from models.block import GATES, NeutralBlock
 from models.local_losses import Context
 
+pytestmark = pytest.mark.usefixtures("on_device")
 SIZE, WIDTH, LAYERS = 8, 6, 3
 ALPHA, BETA = 5.0, 0.7
 

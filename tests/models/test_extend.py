@@ -1,5 +1,6 @@
 import pytest
 import torch
+from device import DEVICE, same
 from tiny import ARCHITECTURES, COMMON, POST_NORMED, logits, make, shake, tokens
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from models.extend import (
 )
 from models.loss import sum_nll
 
+pytestmark = pytest.mark.usefixtures("on_device")
 METHODS = ("finetune", "lora", "adapter", "neutral")
 # Every block there is: what the options of a run can ask for beside the method.
 BLOCKS = [
@@ -45,7 +47,7 @@ def test_outputs_unchanged_at_first(name: str, method: str, tokens_BT: Tensor) -
 @pytest.mark.parametrize("method", ["lora", "adapter", "neutral"])
 def test_outputs_unchanged_at_first_in_bf16(method: str, tokens_BT: Tensor) -> None:
     model = make().bfloat16()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE.type, torch.bfloat16):
         before = logits(model, tokens_BT)
         extend(model, method)
         assert torch.equal(logits(model, tokens_BT), before)
@@ -90,7 +92,7 @@ def test_recomputed_behind_the_norm(name: str, tokens_BT: Tensor) -> None:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         sum_nll(model, tokens_BT).backward()
         gradients.append([weight.grad for weight in model.parameters() if weight.requires_grad])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert all(same(a, b) for a, b in zip(*gradients, strict=True))
 
 
 @pytest.mark.slow
@@ -206,7 +208,7 @@ def test_checkpointed_layers_have_the_same_gradients(gate: str, tokens_BT: Tenso
             sum_nll(model, tokens_BT).backward()
         results.append([p.grad for p in model.parameters() if p.requires_grad])
     assert calls == [2, 4]
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    assert all(same(a, b) for a, b in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from models import loss
 from models.backbone import create_llama
 from models.loss import chunked_cross_entropy, nll_and_gradient, plain_head, sum_nll, token_nll
 
+pytestmark = pytest.mark.usefixtures("on_device")
 SIZES = {"hidden_size": 16, "layers": 2, "heads": 2, "ffn_size": 24, "vocabulary": 50, "row_tokens": 12}
 
 
@@ -62,7 +64,7 @@ def test_frozen_head_gets_no_gradient() -> None:
 def test_autocast_computes_in_bf16() -> None:
     torch.manual_seed(0)
     hidden_ND, head_VD, target_N = torch.randn(64, 16), torch.randn(50, 16), torch.randint(50, (64,))
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE.type, torch.bfloat16):
         under = chunked_cross_entropy(hidden_ND, head_VD, target_N)
     explicit = chunked_cross_entropy(hidden_ND.bfloat16(), head_VD.bfloat16(), target_N)
     assert torch.equal(under, explicit)

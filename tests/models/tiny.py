@@ -79,7 +79,8 @@ def logits(model: Any, tokens_BT: Tensor) -> Tensor:
 
 
 def tokens(rows: int = 2, length: int = 9) -> Tensor:
-    return torch.randint(1, 50, (rows, length), generator=torch.Generator().manual_seed(0))
+    drawn = torch.randint(1, 50, (rows, length), generator=torch.Generator().manual_seed(0), device="cpu")
+    return drawn.to(torch.get_default_device())
 
 
 def rounded(model: Any) -> Any:

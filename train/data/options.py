@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from pipeline.common.config import bad_language, bad_regex, option
 
+MOST_ROW_TOKENS = 2**20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
@@ -29,6 +31,8 @@ class Domain:
 class Tokens:
     """The tokenizer and the packed rows."""
 
-    vocabulary: int = option(4096, "entries of the byte-level BPE trained here", low=300)
+    vocabulary: int = option(4096, "entries of the byte-level BPE trained here", low=300, high=2**20)
     domain: str = option("en", "the domain whose text trains the tokenizer")
-    row_tokens: int = option(128, "tokens of a row that are predicted (T)", unit="tokens", low=8)
+    row_tokens: int = option(
+        128, "tokens of a row that are predicted (T)", unit="tokens", low=8, high=MOST_ROW_TOKENS
+    )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from models.foreign import as_data
+from models.saving import saving
 from models.tokenizers import read_tokenizer, vocabulary_size
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder, read_arrow, write_json
@@ -81,7 +82,7 @@ def train_tokenizer(options: Tokens, shards: list[str], urls: str | None, output
             f"not {options.vocabulary}; lower it or give more text"
         )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=SEPARATOR, eos_token=SEPARATOR)
-    with atomic_folder(output) as folder:
+    with atomic_folder(output) as folder, saving(folder):
         fast.save_pretrained(folder)
 
 

@@ -5,36 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from pipeline.common.config import bad_name, option
+from pipeline.common.config import MOST_SEED, MOST_THREADS, bad_name, option
 from pipeline.workflow.layout import BACKBONE, BESIDE_RUNS
+
+MOST_HEADS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """The optimiser, its schedule and the machine: shared by pretraining and by every method."""
 
-    learning_rate: float = option(doc="peak learning rate", low=0)
+    learning_rate: float = option(doc="peak learning rate", above=0, high=10)
     steps: int = option(100, "optimizer steps", low=1)
-    batch_rows: int = option(64, "rows of an optimizer step, over all ranks", unit="rows", low=1)
+    batch_rows: int = option(64, "rows of an optimizer step, over all ranks", unit="rows", low=1, high=2**20)
     micro_batch_rows: int = option(64, "rows of one forward pass", unit="rows", low=1)
     warmup_share: float = option(0.02, "share of the steps that warm up linearly", low=0, high=1)
     final_share: float = option(0.1, "learning rate at the end of the cosine, over its peak", low=0, high=1)
-    beta1: float = option(0.9, "of AdamW", low=0, high=1)
-    beta2: float = option(0.95, "of AdamW", low=0, high=1)
-    epsilon: float = option(1e-8, "of AdamW", low=0)
-    weight_decay: float = option(0.1, "on matrices; gates, norms and biases have none", low=0)
-    clip: float = option(1.0, "largest norm of the gradient", low=0)
+    beta1: float = option(0.9, "of AdamW", low=0, below=1)
+    beta2: float = option(0.95, "of AdamW", low=0, below=1)
+    epsilon: float = option(1e-8, "of AdamW", low=1e-30, high=1)  # fp32 has no smaller one
+    weight_decay: float = option(0.1, "on matrices; gates, norms and biases have none", low=0, high=10)
+    clip: float = option(1.0, "largest norm of the gradient; 0: any", low=0)
     evaluate_every: int = option(50, "steps between evaluations", unit="steps", low=1)
     evaluate_rows: int = option(256, "rows of each domain, evenly spread, to evaluate with in training", low=1)
     checkpoint_every: int = option(50, "steps between checkpoints", unit="steps", low=1)
-    seed: int = option(0, "of the initial weights and the order of the rows", low=0)
+    seed: int = option(0, "of the initial weights and the order of the rows", low=0, high=MOST_SEED)
     mask_documents: bool = option(False, "no token attends to another document of its row")
     activation_checkpointing: bool = option(
         False, "recompute each layer on the way back: about a third slower, in far less memory"
     )
     compile: bool = option(False, "torch.compile each layer: a minute at the start, faster steps after it")
     device: str = option("auto", "where to train", choices=("auto", "cpu", "cuda"))
-    threads: int = option(2, "CPU threads; part of the config, since sums depend on it", low=1)
+    threads: int = option(2, "CPU threads; part of the config, since sums depend on it", low=1, high=MOST_THREADS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +44,10 @@ class Pretrain(Training):
     """A small Llama trained from scratch on the old domain."""
 
     domain: str = option("en", "the domain to pretrain on")
-    hidden_size: int = option(128, "model width (D)", low=8)
-    layers: int = option(4, "decoder layers (L)", low=1)
-    heads: int = option(2, "attention heads", low=1)
-    ffn_size: int = option(384, "FFN width (F)", low=8)
+    hidden_size: int = option(128, "model width (D)", low=8, high=2**16)
+    layers: int = option(4, "decoder layers (L)", low=1, high=2**10)
+    heads: int = option(2, "attention heads", low=1, high=MOST_HEADS)
+    ffn_size: int = option(384, "FFN width (F)", low=8, high=2**18)
     flat_below: float = option(
         0.0,
         "stop when an evaluation improves by less than this (0: train all steps)",
@@ -54,7 +56,7 @@ class Pretrain(Training):
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.hidden_size % self.heads:
+        if 0 < self.heads <= MOST_HEADS and self.hidden_size % self.heads:
             yield (
                 "heads",
                 f"{self.heads} does not divide hidden_size {self.hidden_size}; choose one that does",
@@ -96,14 +98,18 @@ class Run(Training):
         choices=("before_norm", "after_norm"),
     )
     alpha: float | str = option(
-        100.0, "weight of the l1 loss of a neutral block on old-domain tokens; auto: set by alpha_ratio", low=0
+        100.0,
+        "weight of the l1 loss of a neutral block on old-domain tokens; auto: set by alpha_ratio",
+        low=0,
+        high=10**9,
     )
     alpha_ratio: float = option(
         1.0,
         "for alpha: auto, the norm of the l1 gradient over that of the LM gradient on the first batches",
         low=0,
+        high=10**9,
     )
-    beta: float = option(1.0, "weight of the cross-entropy loss of a sigmoid gate", low=0)
+    beta: float = option(1.0, "weight of the cross-entropy loss of a sigmoid gate", low=0, high=10**9)
     old_rate: float = option(0.1, "share of old-domain rows in the mixture (p)", low=0, high=1)
     base: str | None = option(
         None,
@@ -178,14 +184,23 @@ def old_domains(extend: Extend, name: str) -> list[str]:
     return list(dict.fromkeys([extend.old, *earlier]))
 
 
+COLDEST = 0.01  # below it logits over the temperature are no numbers any more
+
+
 @dataclass(frozen=True, kw_only=True)
 class Generate:
     """How models continue a prompt."""
 
     tokens: int = option(60, "length of a continuation", unit="tokens", low=1)
-    temperature: float = option(0.0, "0: always the most probable token; 1: as the model draws", low=0)
-    top_p: float = option(1.0, "draw from the most probable tokens that have this probability together", high=1)
-    repetition_penalty: float = option(1.1, "above 1: what was said already is less probable", low=0.1)
-    seed: int = option(0, "of the draws", low=0)
+    temperature: float = option(0.0, "0: always the most probable token; 1: as the model draws", low=0, high=100)
+    top_p: float = option(
+        1.0, "draw from the most probable tokens that have this probability together", above=0, high=1
+    )
+    repetition_penalty: float = option(1.1, "above 1: what was said already is less probable", low=0.1, high=10)
+    seed: int = option(0, "of the draws", low=0, high=MOST_SEED)
     device: str = option("auto", "where to run", choices=("auto", "cpu", "cuda"))
-    threads: int = option(1, "CPU threads", low=1)
+    threads: int = option(1, "CPU threads", low=1, high=MOST_THREADS)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if 0 < self.temperature < COLDEST:
+            yield "temperature", f"{self.temperature:g} is neither 0 nor {COLDEST} or more; give one of these"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.common.config import ConfigError, bad_path, option
+from pipeline.common.config import MOST_GB, MOST_SECONDS, MOST_THREADS, ConfigError, bad_path, option
 from pipeline.common.language_codes import iso_code
 
 # The options that decide nothing of what is measured.
@@ -21,11 +21,15 @@ class Tasks:
     tasks_languages: list[str] = option([], "languages to ask in; empty: all that a task has")
     tasks_limit: int | None = option(None, "questions of a task and language, evenly spread; null: all", low=1)
     tasks_seconds: int = option(
-        30, "processor time that it may take to read a task's questions in a language", unit="seconds", low=1
+        30,
+        "processor time that it may take to read a task's questions in a language",
+        unit="seconds",
+        low=1,
+        high=MOST_SECONDS,
     )
-    tasks_gb: int = option(4, "memory that it may take", unit="GB", low=1)
+    tasks_gb: int = option(4, "memory that it may take", unit="GB", low=1, high=MOST_GB)
     device: str = option("auto", "where to evaluate", choices=("auto", "cpu", "cuda"))
-    threads: int = option(1, "CPU threads", low=1)
+    threads: int = option(1, "CPU threads", low=1, high=MOST_THREADS)
 
     def asked_in(self, languages: Iterable[str]) -> list[str]:
         """Those of a task's languages to ask in; labels of language models and ISO codes are alike here."""

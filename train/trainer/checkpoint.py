@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from models.extend import load_trainable
+from models.saving import saving
 from pipeline.common.files import atomic
 from train.distributed import laid_out_as, rank, trained_weights, whole
 
@@ -39,7 +40,7 @@ class State:
 
 
 def save(folder: str | Path, identity: str, model: Any, optimizer: Optimizer, state: State) -> Path:
-    """Write `step-000050.safetensors` into `folder` and delete all but the newest KEPT. Returns its path.
+    """Write `step-000050.safetensors` into `folder` and delete all but the last KEPT up to it. Returns its path.
 
     All ranks must call this; the first one writes.
     """
@@ -55,9 +56,10 @@ def save(folder: str | Path, identity: str, model: Any, optimizer: Optimizer, st
     tensors["metrics"] = torch.frombuffer(bytearray(json.dumps(state.metrics).encode()), dtype=torch.uint8)
     standing = {"step": state.step, "seconds": state.seconds, "alpha": state.alpha}
     header = {"identity": identity, "checksum": _checksum(tensors), **standing}
-    with atomic(path) as part:
+    with atomic(path) as part, saving(part.parent):
         save_file(tensors, part, metadata={"header": json.dumps(header)})
-    for old in _newest_first(folder)[KEPT:]:
+    # Those of later steps are of other options: beside them this one would not be among the newest.
+    for old in [other for other in _newest_first(folder) if _order(other) <= _order(path)][KEPT:]:
         old.unlink(missing_ok=True)  # another process that trains the same may delete it too
     return path
 
@@ -90,8 +92,12 @@ def newest(folder: str | Path) -> Path | None:
 
 
 def _newest_first(folder: str | Path) -> list[Path]:
-    files = Path(folder).glob("step-*.safetensors")
-    return sorted(files, key=lambda path: (len(path.name), path.name), reverse=True)  # a million has seven digits
+    return sorted(Path(folder).glob("step-*.safetensors"), key=_order, reverse=True)
+
+
+def _order(path: Path) -> tuple[int, str]:
+    """By step: a million has seven digits."""
+    return len(path.name), path.name
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -2,43 +2,81 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import logging
 import math
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from models.local_losses import Statistics
+from pipeline.common.files import naming_full_disk
 from train.distributed import add_over_ranks
 
 Line = dict[str, Any]
 
+log = logging.getLogger(__name__)
+
 
 @contextmanager
 def metrics_log(folder: str | Path, lines: list[Line]) -> Iterator[Callable[[Line], None]]:
-    """Write metrics.jsonl and TensorBoard's events in `folder`, `lines` first; yields what adds a line."""
-    from tensorboardX import SummaryWriter
+    """Write metrics.jsonl and TensorBoard's events in `folder`, `lines` first; yields what adds a line.
 
+    Without tensorboardX there are no events, and a line in the log says so.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("events.out.tfevents.*"):
         old.unlink(missing_ok=True)
     with (
+        naming_full_disk(folder),
         (folder / "metrics.jsonl").open("w", encoding="utf-8", buffering=1) as file,
-        SummaryWriter(str(folder)) as events,
+        _events(folder) as add_events,
     ):
 
         def add(line: Line) -> None:
             file.write(json.dumps(line) + "\n")
-            for name, value in _scalars(line):
-                events.add_scalar(name, value, line["step"])
+            add_events(line)
 
         for line in lines:
             add(line)
         yield add
+
+
+@contextmanager
+def _events(folder: Path) -> Iterator[Callable[[Line], None]]:
+    """Yields what adds the numbers of a line to TensorBoard's file in `folder`.
+
+    Written as they come: the usual writer does it in a thread, and waits for it for ever once the disk is full.
+    """
+    if not _has_tensorboard():
+        yield lambda line: None
+        return
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import scalar
+
+    with closing(EventsWriter(str(folder / "events"))) as events:
+
+        def add(line: Line) -> None:
+            for name, value in _scalars(line):
+                events.write_event(Event(wall_time=time.time(), step=line["step"], summary=scalar(name, value)))
+
+        yield add
+
+
+@cache
+def _has_tensorboard() -> bool:
+    if importlib.util.find_spec("tensorboardX") is None:
+        log.warning("tensorboardX is not installed: no curves for TensorBoard; metrics.jsonl has every number")
+        return False
+    return True
 
 
 def _scalars(line: Line) -> Iterator[tuple[str, float]]:

@@ -10,6 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from pipeline.common.config import as_written
 from pipeline.common.errors import StageError
 from train.data.rows import Rows
 from train.runs.options import Run, Training
@@ -25,7 +26,7 @@ class Draw:
 
 def old_rate(options: Training) -> Fraction:
     """p, exactly as it is written in the config: 0.1 is one tenth. Pretraining has no old domain."""
-    return Fraction(str(options.old_rate)) if isinstance(options, Run) else Fraction(0)
+    return as_written(options.old_rate) if isinstance(options, Run) else Fraction(0)
 
 
 def old_rows_before(k: int, rate: Fraction) -> int:

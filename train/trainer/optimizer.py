@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pipeline.common.config import as_written
 from train.distributed import is_sharded
 from train.runs.options import Training
 
@@ -38,7 +39,7 @@ def learning_rate(step: int, options: Training) -> float:
     >>> [round(learning_rate(step, options), 2) for step in range(8)]
     [0.5, 1.0, 0.94, 0.78, 0.55, 0.33, 0.16, 0.1]
     """
-    warmup = math.ceil(options.warmup_share * options.steps)
+    warmup = math.ceil(as_written(options.warmup_share) * options.steps)
     if step < warmup:
         return options.learning_rate * (step + 1) / warmup
     done = (step - warmup + 1) / max(1, options.steps - warmup)

@@ -18,15 +18,16 @@ from models.backbone import (
     attention_on,
     compute_dtype,
     create_llama,
-    make_readable,
     save_backbone,
     unique_parameters,
     weights_digest,
 )
+from models.saving import saving
 from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder
 from pipeline.workflow.fingerprint import fingerprint
+from pipeline.workflow.layout import WEIGHTS
 from train.data.rows import Rows, check_length, join_rows, open_rows, paths_by_name
 from train.data.tokens import check_tokenizer, open_tokenizer
 from train.distributed import processes, rank, trained_weights, world
@@ -140,8 +141,8 @@ def extend(
                 **vars(costs(job, state)),
             )
             with atomic_folder(output) as folder:
-                save_file(weights, folder / "weights.safetensors")
-                make_readable(folder)
+                with saving(folder):
+                    save_file(weights, folder / WEIGHTS)
                 write_metrics(folder, state)
                 write_record(folder, record)
             shutil.rmtree(job.checkpoints, ignore_errors=True)

@@ -1,11 +1,14 @@
 import argparse
+import math
 import os
 import re
 import subprocess
 import sys
+import typing
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 from conftest import ROOT
@@ -13,12 +16,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from snakemake.utils import format as snakemake_format
 
-from pipeline.common.config import ConfigError, add_arguments, flags, option, read, read_yaml, to_data
-from pipeline.common.options_page import options_page
+import pipeline.__main__ as pipeline_stages
+import train.__main__ as train_stages
+from pipeline.common.cli import main
+from pipeline.common.config import (
+    ConfigError,
+    add_arguments,
+    flags,
+    json_schema,
+    option,
+    read,
+    read_yaml,
+    to_data,
+)
+from pipeline.common.options_page import _sections, options_page
 from pipeline.corpus.options import Dedup, Positives, Quality
 from pipeline.extract.options import Extract
 from train.config import Config, write_schema
-from train.runs.options import Run
+from train.runs.options import Generate, Run
 
 BACKBONE = {"source": "some/model"}
 RUNS = {"runs": {"a": {"learning_rate": 1e-3}}}
@@ -126,6 +141,77 @@ def test_names_and_paths_that_look_odd_are_allowed(tmp_path):
         "evaluate": {"prompts": ["two\nlines\t{x} <y>", ""]},
     }
     assert read(Config, GOOD | change).output == odd
+
+
+def numeric_options():
+    """Every option of both wings that is a number or has numbers in it: (class, field)."""
+    stages = {stage.options for wing in (pipeline_stages.STAGES, train_stages.STAGES) for stage in wing}
+    classes = list(dict.fromkeys([*_sections(Config, "", {}), *filter(None, stages)]))
+    for cls in sorted(classes, key=lambda cls: cls.__name__):
+        hints = typing.get_type_hints(cls)
+        for field in fields(cls):
+            parts = {hints[field.name], *typing.get_args(hints[field.name])}
+            if parts & {int, float}:
+                yield pytest.param(cls, field, float if float in parts else int, id=f"{cls.__name__}.{field.name}")
+
+
+@pytest.mark.parametrize(("cls", "field", "kind"), numeric_options())
+def test_a_number_out_of_bounds_is_refused_by_its_key_and_one_at_a_bound_is_not(cls, field, kind):
+    rule, many = field.metadata, field.type.startswith("list")
+    base = {"crawl": "CC-MAIN-2026-30", "languages": ["fra"], "learning_rate": 1e-3, "hidden_size": 2**16}
+    base = {key: value for key, value in base.items() if key in {f.name for f in fields(cls)}}
+    schema = json_schema(cls)["properties"][field.name]
+
+    def problems(value):
+        try:
+            read(cls, base | {field.name: [value] if many else value})
+        except ConfigError as error:
+            return [line for line in str(error).splitlines() if line.startswith(f"config: {field.name}")]
+        return []
+
+    step = 1 if kind is int else 1e-9
+    low, high = rule["low"], rule["high"]
+    least, most = (rule["above"] if low is None else low), (rule["below"] if high is None else high)
+    assert least is not None, "without a lower bound"
+    assert kind is float or most is not None or not problems(2**63 - 1)
+    outside = [least - step, *[rule[name] for name in ("above", "below") if rule[name] is not None]]
+    outside += [most * 1.001 if kind is float else most + 1] if most is not None else []
+    for value in (*outside, math.nan, math.inf, -math.inf, "nan", ".nan", "-inf", "1e400", "x", True, [], {}):
+        assert problems(value), value
+    for value in (2**63, 10**400, 10**5000, -(10**400)):
+        assert problems(value) or (kind is float and most is None), value
+        assert all(len(line) < 400 for line in problems(value))
+    for value in (low, high):
+        if value is not None:
+            assert not problems(kind(value)), value
+            jsonschema.validate([kind(value)] if many else kind(value), schema)
+    for value in outside:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate([kind(value)] if many else kind(value), schema)
+
+
+def test_numbers_of_the_command_line_have_bounds_too(capsys):
+    for wing in (pipeline_stages, train_stages):
+        for stage in wing.STAGES:
+            for file in stage.files:
+                assert file.kind is str or (file.low, file.above) != (None, None), (stage.name, file.name)
+    for value, problem in (("nan", "not finite"), ("0", "more than 0"), ("1.01", "the most is 1")):
+        assert main("train", "", train_stages.STAGES, ["cost", "--configfile", "x", f"--mfu={value}"]) == 1
+        assert re.search(f"command line: mfu: .*{problem}", capsys.readouterr().err)
+    words = ["--model=x", "--prompt=x", "--temperature=nan", "--top-p=-1", "--seed=4294967296"]
+    assert main("train", "", train_stages.STAGES, ["generate", *words]) == 1
+    found = capsys.readouterr().err
+    assert all(f"command line: {key}: " in found for key in ("temperature", "top_p", "seed"))
+    assert (
+        problem_of(Generate, temperature=1e-30)
+        == "temperature: 1e-30 is neither 0 nor 0.01 or more; give one of these"
+    )
+
+
+def problem_of(cls, **options):
+    with pytest.raises(ConfigError) as caught:
+        read(cls, options)
+    return str(caught.value).removeprefix("config: ")
 
 
 def test_missing_required_key_is_named():

@@ -5,8 +5,7 @@ from conftest import ROOT
 
 from pipeline.common.config import ConfigError, read
 from pipeline.common.yaml_file import load_yaml
-from pipeline.corpus.options import Shards
-from pipeline.crawl.options import Crawl, Sample
+from pipeline.crawl.options import Crawl
 
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 30)
@@ -81,18 +80,6 @@ def test_json_is_read_as_json(tmp_path):
 def test_a_file_that_is_not_sound_is_refused_at_once(text, problem, load):
     with pytest.raises(ConfigError, match=f"my.yaml: .*{problem}"):
         load(text)
-
-
-@pytest.mark.parametrize("value", [2**63, -(2**63), 10**400, float("nan"), "1"])
-def test_a_whole_number_has_64_bits(value):
-    with pytest.raises(ConfigError, match=r"seed: expected whole number, found "):
-        read(Sample, {"seed": value})
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "nan", "-inf", "1e999"])
-def test_a_number_with_bounds_is_finite(value):
-    with pytest.raises(ConfigError, match=r"validation_share: (nan|-?inf) is not finite; give a number"):
-        read(Shards, {"validation_share": value})
 
 
 def test_errors_are_short_and_few():

@@ -1,6 +1,7 @@
 import json
 import random
 import tempfile
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +123,7 @@ def test_documents_made_up_to_share_bands_are_compared_with_few(monkeypatch):
 @given(threshold=st.floats(0.6, 1), permutations=st.integers(16, 1024))
 def test_no_pair_at_the_threshold_is_missed(threshold, permutations):
     width, needed = band_size(threshold, permutations), needed_matches(threshold, permutations)
-    assert needed / permutations >= threshold - 1e-9 > (needed - 1) / permutations - 2e-9
+    assert needed >= Fraction(str(threshold)) * permutations > needed - 1
     assert width >= 1
     assert permutations // width > permutations - needed  # more bands than hashes that may differ
 

@@ -153,6 +153,14 @@ def test_no_lower_score_of_a_good_text_is_as_precise(good, rest, wanted):
             choose_threshold(options, good, rest, "fr")
 
 
+@pytest.mark.parametrize("tenths", range(11))
+def test_the_share_kept_is_exact(tenths):
+    """Of 11 scores the threshold is one of them: in floats 1 - 0.7 is more than 0.3, and one less would pass."""
+    rest = np.random.default_rng(0).permutation(11) / 7
+    threshold = choose_threshold(Quality(keep_share=tenths / 10), rest, rest, "fr")
+    assert (rest >= threshold).sum() == tenths + 1
+
+
 @settings(deadline=None)
 @given(
     texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=4), max_size=40),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from device import DEVICE
 from helpers import write_tokenizer
 from tiny import make
 
@@ -126,7 +127,7 @@ def test_texts_without_a_name_of_their_own_are_refused(rows: list[str], problem:
 def test_a_text_is_evaluated_with_an_interval(backbone: str, tmp_path: Path) -> None:
     texts = write(tmp_path, "txt")
     for name in ("a", "b"):
-        options = Evaluate(device="cpu", prompts=[])
+        options = Evaluate(device=DEVICE.type, prompts=[])
         rows = [f"many={texts}", f"one={tmp_path}/5.txt"]
         evaluate(options, backbone, None, rows, str(tmp_path / f"{name}.json"), None)
     domains = json.loads((tmp_path / "a.json").read_text())["domains"]

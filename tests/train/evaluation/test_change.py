@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from device import DEVICE
 from helpers import LENGTH, VOCABULARY, language, write_rows, write_tokenizer
 from tiny import make, shake
 
@@ -23,7 +24,6 @@ from train.runs.options import Run
 from train.runs.results import Amounts
 from train.trainer.stages import extend as train_run
 
-CPU = torch.device("cpu")
 NAMES = ["a.example", "b.example", OTHERS]
 
 
@@ -40,14 +40,14 @@ def rows(tmp_path):
 
 
 def pair(method="neutral", architecture="Llama", **how):
-    backbone, model = make(architecture), make(architecture)
+    backbone, model = make(architecture).to(DEVICE), make(architecture).to(DEVICE)
     extend(model, method, fraction=0.3, **how)
     return backbone, model.eval()
 
 
 def explicit(backbone, model, rows):
     """KL, agreement and change of the NLL, from whole fp64 distributions, and the mask."""
-    tokens_NT1 = torch.from_numpy(rows.tokens(np.arange(len(rows))))
+    tokens_NT1 = torch.from_numpy(rows.tokens(np.arange(len(rows)))).to(DEVICE)
     with torch.no_grad():
         before, after = (m(tokens_NT1[:, :-1]).logits.double().log_softmax(-1) for m in (backbone, model))
     target_NT1 = tokens_NT1[:, 1:, None]
@@ -59,7 +59,7 @@ def explicit(backbone, model, rows):
 
 @pytest.mark.parametrize("method", ["lora", "adapter", "neutral"])
 def test_nothing_has_changed_at_initialisation(rows, method):
-    found = measure_change(*pair(method), rows, CPU)
+    found = measure_change(*pair(method), rows, DEVICE)
     assert (found.kl, found.agreement, found.bpb) == (0, 1, 0)
     assert all(site.bpb == 0 for site in found.sites)
     assert all(layer.block == 0 for layer in found.layers)
@@ -75,7 +75,7 @@ def test_kl_and_agreement_are_those_of_whole_distributions(rows, architecture, m
     # Not in bf16, which the explicit computation is not in either.
     monkeypatch.setattr(change, "compute", lambda *_: torch.no_grad())
     kl_NT, same_NT, nats_NT, mask_NT = explicit(backbone, model, rows)
-    found = measure_change(backbone, model, rows, CPU)
+    found = measure_change(backbone, model, rows, DEVICE)
     assert found.tokens == mask_NT.sum()
     assert found.kl == pytest.approx(kl_NT[mask_NT].mean().item(), rel=1e-4)
     assert found.kl > 0.01
@@ -99,7 +99,7 @@ def test_each_site_has_the_tokens_of_its_documents(rows, monkeypatch):
                 total[0] += 1
                 total[1] += nats_NT[n, t].item()
                 total[2] += 2 * LENGTH / in_row
-    found = measure_change(backbone, model, rows, CPU).sites
+    found = measure_change(backbone, model, rows, DEVICE).sites
     assert [site.site for site in found] == NAMES[:2]
     for site in found:
         tokens, nats, size = expected[site.site]
@@ -113,7 +113,7 @@ def test_gate_activity_is_what_the_blocks_compute(rows, gate, monkeypatch):
     backbone, model = pair(gate=gate)
     shake(model)
     monkeypatch.setattr(change, "compute", lambda *_: torch.no_grad())
-    tokens_NT1 = torch.from_numpy(rows.tokens(np.arange(len(rows))))
+    tokens_NT1 = torch.from_numpy(rows.tokens(np.arange(len(rows)))).to(DEVICE)
     inputs = []
     layer = model.model.layers[1]
     handle = layer.mlp.register_forward_hook(lambda module, arguments, output: inputs.append(arguments[0]))
@@ -122,7 +122,7 @@ def test_gate_activity_is_what_the_blocks_compute(rows, gate, monkeypatch):
         handle.remove()
         x_NTD, mask_NT = inputs[0], tokens_NT1[:, 1:] != 0
         block, ffn = layer.mlp.block, layer.mlp.ffn
-        g_NT1 = torch.ones(())
+        g_NT1 = torch.ones((), device=DEVICE)
         if gate != "none":
             logit_NT1 = x_NTD @ block.gate.weight.T + block.gate.bias
             g_NT1 = logit_NT1.sigmoid() if gate == "sigmoid" else torch.nn.functional.elu(logit_NT1)
@@ -130,22 +130,22 @@ def test_gate_activity_is_what_the_blocks_compute(rows, gate, monkeypatch):
         out_NTD = g_NT1 * block.down_proj(inside)
         share = out_NTD[mask_NT].abs().mean() / ffn(x_NTD)[mask_NT].abs().mean()
         mean = g_NT1.abs().expand(*mask_NT.shape, 1)[mask_NT].mean()
-    layers = measure_change(backbone, model, rows, CPU).layers
+    layers = measure_change(backbone, model, rows, DEVICE).layers
     assert len(layers) == 2
     assert layers[1].gate == pytest.approx(mean.item(), rel=1e-5)
     assert layers[1].block == pytest.approx(share.item(), rel=1e-5)
 
 
 def test_methods_without_blocks_have_no_gates_and_no_hook_stays(rows):
-    assert measure_change(*pair("lora"), rows, CPU).layers == []
+    assert measure_change(*pair("lora"), rows, DEVICE).layers == []
     backbone, model = pair()
-    measure_change(backbone, model, rows, CPU)
+    measure_change(backbone, model, rows, DEVICE)
     assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_long_rows_are_measured_on_fewer(rows, monkeypatch):
     monkeypatch.setattr(change, "TOKENS", 5 * LENGTH + 1)
-    assert measure_change(*pair(), rows, CPU).rows == 5
+    assert measure_change(*pair(), rows, DEVICE).rows == 5
 
 
 # Sites --------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def test_more_separators_than_documents_stay_with_the_last(rows):
 @pytest.mark.slow
 def test_speed_of_each_model_is_positive_and_beside_the_amounts(rows):
     backbone, model = pair()
-    found = measure_speed({"backbone": backbone, "run": model}, rows, CPU)
+    found = measure_speed({"backbone": backbone, "run": model}, rows, DEVICE)
     assert found.speeds.keys() == {"backbone", "run"}
     assert all(rates.scoring > 0 and rates.writing > 0 for rates in found.speeds.values())
     assert found.tokens == Amounts(scoring=20 * LENGTH, writing=64)
@@ -199,11 +199,11 @@ def test_an_evaluation_has_the_change_and_no_time_in_it(tmp_path):
     backbone, run = str(tmp_path / "backbone"), str(tmp_path / "run")
     save_backbone(model, load_tokenizer(tokenizer), backbone)
     options = Run(
-        learning_rate=1e-2, steps=4, batch_rows=8, micro_batch_rows=8, alpha=1.0, threads=1, device="cpu"
+        learning_rate=1e-2, steps=4, batch_rows=8, micro_batch_rows=8, alpha=1.0, threads=1, device=DEVICE.type
     )
     held = [f"en={old}", f"fr={new}"]
     train_run(options, backbone, [old], new, held, run)
-    how = Evaluate(prompts=["1 2"], generated_tokens=3, device="cpu")
+    how = Evaluate(prompts=["1 2"], generated_tokens=3, device=DEVICE.type)
     speed = tmp_path / "speed.json"
     evaluate(how, backbone, run, held, str(tmp_path / "a.json"), None)
     evaluate(how, backbone, run, held, str(tmp_path / "b.json"), str(speed))

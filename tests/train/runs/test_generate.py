@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from device import DEVICE
 from helpers import evaluation, language, write_rows, write_tokenizer
 from safetensors.torch import load_file, save_file
 
@@ -17,6 +18,8 @@ from train.evaluation.speed import WRITTEN, tokens_to_write
 from train.runs.generate import write
 from train.runs.options import Generate
 from train.runs.results import write_result
+
+ON = f"--device {DEVICE}"
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         inputs = (
             f"--backbone {folder}/backbone --old-rows {rows[0]} --new-rows {rows[1]} --validation fr={rows[1]}"
         )
-        assert shell(f"{words} {inputs} --device cpu --output {folder}/{method}") == 0
+        assert shell(f"{words} {inputs} {ON} --output {folder}/{method}") == 0
     return folder
 
 
@@ -61,7 +64,7 @@ def test_models_write_side_by_side(world: Path, tmp_path: Path, capsys: pytest.C
 
     models = [f"{world}/backbone", f"{world}/neutral", f"{tmp_path}/small", f"{tmp_path}/whole"]
     capsys.readouterr()
-    words = f"generate --tokens 6 --device cpu --model {' '.join(models)} --backbone {world}/backbone --prompt"
+    words = f"generate --tokens 6 {ON} --model {' '.join(models)} --backbone {world}/backbone --prompt"
     assert shell(words, "3 4", "9") == 0
     parts = capsys.readouterr().out.split("\n> ")[1:]
     assert [part.split("\n")[0] for part in parts] == ["3 4", "9"]
@@ -119,7 +122,7 @@ def test_nothing_printed_steers_the_terminal(
 ) -> None:
     monkeypatch.setattr("train.runs.generate.open_model", lambda *_: (None, None))
     monkeypatch.setattr("train.runs.generate.write", lambda *_: "written\x1b[2J")
-    assert shell("generate --device cpu --model", "mo\x1b[2Jdel", "--prompt", "a page's text\x1b[2J") == 0
+    assert shell(f"generate {ON} --model", "mo\x1b[2Jdel", "--prompt", "a page's text\x1b[2J") == 0
     printed = capsys.readouterr().out
     assert printed.count(r"\x1b[2J") == 4 and "\x1b" not in printed
 
@@ -139,9 +142,7 @@ def test_a_run_that_goes_on_from_itself_is_refused(
 def test_draws_follow_the_seed(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = []
     for seed in (1, 1, 2):
-        words = (
-            f"generate --model {world}/backbone --temperature 1.5 --tokens 12 --device cpu --seed {seed} --prompt"
-        )
+        words = f"generate --model {world}/backbone --temperature 1.5 --tokens 12 {ON} --seed {seed} --prompt"
         assert shell(words, "5 6") == 0
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1] != printed[2]
@@ -161,7 +162,7 @@ def test_an_export_writes_what_its_run_writes(
 ) -> None:
     assert shell(f"export --run {world}/neutral --output {tmp_path}/whole") == 0
     capsys.readouterr()
-    assert shell(f"generate --model {world}/neutral {tmp_path}/whole --tokens 6 --device cpu --prompt", "3 4") == 0
+    assert shell(f"generate --model {world}/neutral {tmp_path}/whole --tokens 6 {ON} --prompt", "3 4") == 0
     run, whole = (part.split("]\n")[1].strip() for part in capsys.readouterr().out.split("\n[")[1:])
     assert run == whole
 
@@ -178,7 +179,7 @@ def test_no_code_of_an_export_is_run(
     if changed == "other.py":
         config.write_text(config.read_text().replace('"modeling_neutral.', '"other.'))
     capsys.readouterr()
-    words = f"--model {world}/neutral {tmp_path}/whole --tokens 6 --device cpu --prompt 3"
+    words = f"--model {world}/neutral {tmp_path}/whole --tokens 6 {ON} --prompt 3"
     assert shell(f"generate {words}") == 0
     assert not (tmp_path / "ran").exists()
     run, whole = (part.split("]\n")[1].strip() for part in capsys.readouterr().out.split("\n[")[1:])
@@ -191,7 +192,7 @@ def test_a_models_own_way_of_generating_is_bounded(
     shutil.copytree(world / "backbone", tmp_path / "model")
     path = tmp_path / "model" / "generation_config.json"
     sound = json.loads(path.read_text())
-    words = f"generate --model {world}/backbone {tmp_path}/model --tokens 4 --device cpu --prompt 3"
+    words = f"generate --model {world}/backbone {tmp_path}/model --tokens 4 {ON} --prompt 3"
     asked = {"num_beams": 10**7, "num_return_sequences": 10**7}
     path.write_text(json.dumps(sound | asked | {"return_dict_in_generate": True, "stop_strings": ["<user>"]}))
     assert shell(words) == 0

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from device import DEVICE
 from helpers import language, write_rows, write_tokenizer
 from safetensors.torch import load_file
 
@@ -22,7 +23,6 @@ from train.runs.load import load_run
 from train.runs.options import Extend, Run, new_domain, old_domains
 from train.trainer.stages import extend
 
-CPU = torch.device("cpu")
 RUN = Run(
     learning_rate=3e-2,
     steps=20,
@@ -30,7 +30,7 @@ RUN = Run(
     micro_batch_rows=8,
     evaluate_rows=8,
     threads=1,
-    device="cpu",
+    device=DEVICE.type,
     alpha=0.1,
     old_rate=0.5,
     fraction=0.5,
@@ -71,23 +71,25 @@ def test_german_after_french(world: dict[str, str], tmp_path: Path, method: str)
     own = load_file(german / "weights.safetensors")
     assert all(".mlp.block." in name for name in own)
 
-    both, alone = (load_run(world["backbone"], str(folder), CPU) for folder in (german, french))
-    scores = [score_rows(model, open_rows(world["de"]), 8, CPU)["bpb"] for model in (alone, both)]
+    both, alone = (load_run(world["backbone"], str(folder), DEVICE) for folder in (german, french))
+    scores = [score_rows(model, open_rows(world["de"]), 8, DEVICE)["bpb"] for model in (alone, both)]
     assert scores[1] < 0.99 * scores[0]
     if method == "neutral":  # what French added is inside, as it was
         state = both.state_dict()
         trained = load_file(french / "weights.safetensors")
         for name, weight in trained.items():
-            assert torch.equal(state[name.replace("mlp.block", "mlp.ffn.block")], weight.to(compute_dtype(CPU)))
+            assert torch.equal(
+                state[name.replace("mlp.block", "mlp.ffn.block")], weight.to(DEVICE, compute_dtype(DEVICE))
+            )
 
     # The runs' folder may be moved: the base is then found beside.
     shutil.move(french, tmp_path / "elsewhere" / "french")
     shutil.move(german, tmp_path / "elsewhere" / "german")
-    again = load_run(world["backbone"], str(tmp_path / "elsewhere" / "german"), CPU)
+    again = load_run(world["backbone"], str(tmp_path / "elsewhere" / "german"), DEVICE)
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), both.parameters(), strict=True))
     shutil.rmtree(tmp_path / "elsewhere" / "french")
     with pytest.raises(StageError, match="french: not a finished run"):
-        load_run(world["backbone"], str(tmp_path / "elsewhere" / "german"), CPU)
+        load_run(world["backbone"], str(tmp_path / "elsewhere" / "german"), DEVICE)
 
 
 def test_joined_rows_are_of_each_domain_about_equally(world: dict[str, str]) -> None:

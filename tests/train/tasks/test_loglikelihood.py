@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from device import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import ARCHITECTURES, COMMON, logits, make, shake
@@ -36,7 +37,7 @@ Pairs = list[tuple[list[int], list[int]]]
 
 @pytest.fixture(autouse=True)
 def precision(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """fp32 on every CPU, or what a test asks for: bf16 differs by the order of sums in the third digit."""
+    """fp32 on every machine, or what a test asks for: bf16 differs by the order of sums in the third digit."""
     wanted = getattr(request, "param", torch.float32)
     monkeypatch.setattr(backbone, "compute_dtype", lambda device: wanted)
 
@@ -58,8 +59,10 @@ def plain(model: Any, request: Request) -> list[float]:
     """Each answer behind the whole context, by one forward pass without a cache, that predicts its last token."""
     found = []
     for answer in request.continuations:
-        logits(model, torch.ones(1, 1, dtype=torch.int64))  # dynamic rope remembers the longest row until then
-        logp_TV = logits(model, torch.tensor([[*request.context.tolist(), *answer[:-1]]]))[0].log_softmax(-1)
+        # Dynamic rope remembers the longest row until then.
+        logits(model, torch.ones(1, 1, dtype=torch.int64, device=DEVICE))
+        ids = [*request.context.tolist(), *answer[:-1]]
+        logp_TV = logits(model, torch.tensor([ids], device=DEVICE))[0].log_softmax(-1)
         found.append(sum(logp_TV[len(request.context) - 1 + i, token].item() for i, token in enumerate(answer)))
     return found
 
@@ -76,7 +79,7 @@ def assert_equal(found: dict[int, list[float]], expected: list[list[float]], wit
 
 @pytest.mark.parametrize("name", list(ARCHITECTURES))
 def test_scores_are_those_of_whole_sequences(name: str) -> None:
-    model, requests = make(name), requests_at_random()
+    model, requests = make(name).to(DEVICE), requests_at_random()
     assert_equal(scored(model, requests), [plain(model, request) for request in requests])
 
 
@@ -116,7 +119,7 @@ def other(kind: str) -> Any:
     config = getattr(transformers, f"{name}{suffix}")(**sizes, initializer_range=0.2)
     config._attn_implementation = "eager"
     torch.manual_seed(1)
-    return getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    return getattr(transformers, f"{name}ForCausalLM")(config).to(DEVICE).eval()
 
 
 @pytest.mark.parametrize("kind", list(OTHERS))
@@ -139,7 +142,7 @@ def test_a_cache_that_cannot_be_shared_is_not_used(broken: str, monkeypatch: pyt
         "batch_select_indices": (DynamicCache, lambda self, indices: None),
         "update": (DynamicLayer, lambda self, keys, values, *_, **__: (keys, values)),
     }
-    model, requests = make(), requests_at_random()
+    model, requests = make().to(DEVICE), requests_at_random()
     with torch.inference_mode():
         assert longest_cached(model, requests) == math.inf
         monkeypatch.setattr(wrong[broken][0], broken, wrong[broken][1])
@@ -149,7 +152,7 @@ def test_a_cache_that_cannot_be_shared_is_not_used(broken: str, monkeypatch: pyt
 
 @pytest.mark.parametrize("precision", [torch.bfloat16], indirect=True)
 def test_scores_in_bf16_are_those_of_fp32_but_for_rounding() -> None:
-    model, requests = make(), requests_at_random()
+    model, requests = make().to(DEVICE), requests_at_random()
     found, expected = scored(model, requests), [plain(model, request) for request in requests]
     assert_equal(found, expected, within=0.2)
     with pytest.raises(AssertionError):
@@ -158,7 +161,7 @@ def test_scores_in_bf16_are_those_of_fp32_but_for_rounding() -> None:
 
 @pytest.mark.parametrize("method", ["lora", "adapter", "neutral"])
 def test_scores_of_an_extended_model(method: str) -> None:
-    model, requests = make(), requests_at_random(1)
+    model, requests = make().to(DEVICE), requests_at_random(1)
     before = scored(model, requests)
     extend(model, method=method, fraction=0.3, gate="elu", init="low_variance", placement="before_norm", seed=0)
     shake(model)
@@ -168,13 +171,13 @@ def test_scores_of_an_extended_model(method: str) -> None:
 
 
 def test_neither_order_nor_batch_size_matters(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, requests = make(), requests_at_random(2)
+    model, requests = make().to(DEVICE), requests_at_random(2)
     expected = scored(model, requests)
     reversed_order = scored(model, requests[::-1])
     assert_equal({len(requests) - 1 - i: x for i, x in reversed_order.items()}, [expected[i] for i in range(14)])
     for tokens in (1, 60):
-        monkeypatch.setitem(loglikelihood.BATCH_TOKENS, "cpu", tokens)
-        assert len(plan_passes(requests, 50, "cpu")) == (14 if tokens == 1 else pytest.approx(8, abs=4))
+        monkeypatch.setitem(loglikelihood.BATCH_TOKENS, DEVICE.type, tokens)
+        assert len(plan_passes(requests, 50, DEVICE.type)) == (14 if tokens == 1 else pytest.approx(8, abs=4))
         assert_equal(scored(model, requests), [expected[i] for i in range(14)])
 
 
@@ -359,7 +362,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask(folder: Path, output: Path, **options: Any) -> dict[str, Any]:
-    how = Tasks(tasks=[str(folder / "quiz.yaml")], device="cpu", threads=1, **options)
+    how = Tasks(tasks=[str(folder / "quiz.yaml")], device=DEVICE.type, threads=1, **options)
     measure_tasks(how, str(folder / "backbone"), None, str(folder), str(output))
     return dict(json.loads(output.read_text()))
 
@@ -375,13 +378,17 @@ def test_the_stage_measures_and_says_what_is_missing(folder: Path, tmp_path: Pat
     assert found["skipped"] == {"quiz/fr": "none.jsonl: no such file; put it there"}
     assert ask(folder, tmp_path / "b.json", tasks_limit=7)["tasks"]["quiz/en"]["count"] == 7
     assert ask(folder, tmp_path / "c.json", tasks_languages=["fr"])["tasks"] == {}
+
+
+def test_labels_of_language_models_are_iso_codes() -> None:
+    pytest.importorskip("langcodes")
     assert Tasks(tasks_languages=["bre_Latn", "eng_Latn"]).asked_in(["en", "fr", "br"]) == ["en", "br"]
 
 
 def test_a_killed_stage_goes_on_to_the_same_bytes(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(loglikelihood.BATCH_TOKENS, "cpu", 200)
+    monkeypatch.setitem(loglikelihood.BATCH_TOKENS, DEVICE.type, 200)
     ask(folder, tmp_path / "whole.json")
     real, computed = loglikelihood._score_batch, []
 
@@ -411,7 +418,7 @@ def plan_of(folder: Path) -> list[loglikelihood.Pass]:
 
     asked, _ = load_tasks(Tasks(tasks=[str(folder / "quiz.yaml")]), str(folder))
     tokenizer = load_tokenizer(str(folder / "backbone"))
-    return plan_passes(make_requests(asked, tokenizer, 64), len(tokenizer), "cpu")
+    return plan_passes(make_requests(asked, tokenizer, 64), len(tokenizer), DEVICE.type)
 
 
 def test_scores_of_another_model_are_not_taken(tmp_path: Path) -> None:
@@ -430,7 +437,7 @@ def test_the_harness_finds_the_same(folder: Path) -> None:
     pytest.importorskip("lm_eval")
     from benchmarks.evaluation import compare
 
-    options = Tasks(tasks=[str(folder / "quiz.yaml")], device="cpu", threads=1)
+    options = Tasks(tasks=[str(folder / "quiz.yaml")], device=DEVICE.type, threads=1)
     [row] = compare(options, str(folder / "backbone"), 3, str(folder))
     assert row["requests"] == 240
     assert row["largest difference of a log-likelihood, nats"] < 1e-4

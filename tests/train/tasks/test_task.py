@@ -290,6 +290,7 @@ def test_missing_sets_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def refuse(*arguments: object, **more: object) -> None:
         raise ConnectionError("no network\nat all")
 
+    pytest.importorskip("datasets")
     monkeypatch.setattr("datasets.load_dataset", refuse)
     sources = [{"path": str(tmp_path / "none.json")}, {"hub": "nobody/nothing", "split": "test"}]
     task = quiz(languages={"en": QUIZ["languages"]["en"] | {"sources": sources}})

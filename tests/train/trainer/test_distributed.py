@@ -18,6 +18,7 @@ from train.data.rows import join_rows, open_rows
 from train.runs.options import Run
 from train.trainer.loop import TrainingJob, train
 
+# On the CPU wherever the tests run: several ranks need as many GPUs.
 pytestmark = pytest.mark.slow
 
 OPTIONS = {"learning_rate": 1e-2, "steps": 6, "batch_rows": 8, "threads": 1, "device": "cpu", "old_rate": 0.3}

@@ -2,9 +2,11 @@ import json
 import struct
 from pathlib import Path
 
-from tensorboardX.proto.event_pb2 import Event
+import pytest
 
 from train.trainer.metrics import metrics_log
+
+events = pytest.importorskip("tensorboardX.proto.event_pb2")
 
 LINES = [
     {"step": 0, "evaluation": {"fr": {"bpb": 3.5, "nats_per_token": 4.0}}},
@@ -18,7 +20,7 @@ def scalars(folder: Path) -> list[tuple[int, str, float]]:
     content, place, scalars = path.read_bytes(), 0, []
     while place < len(content):
         (size,) = struct.unpack_from("<Q", content, place)
-        event = Event.FromString(content[place + 12 : place + 12 + size])
+        event = events.Event.FromString(content[place + 12 : place + 12 + size])
         scalars += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
         place += 16 + size
     return scalars

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from device import DEVICE, ROUNDING, same
 from helpers import LENGTH, language, write_rows, write_tokenizer
 from safetensors.torch import load_file
 
@@ -43,8 +45,7 @@ from train.trainer.optimizer import learning_rate, make_optimizer
 from train.trainer.stages import extend, identity, pretrain
 
 SIZES = {"hidden_size": 16, "layers": 2, "heads": 2, "ffn_size": 24}
-QUICK = {"batch_rows": 8, "micro_batch_rows": 8, "evaluate_rows": 8, "threads": 1, "device": "cpu"}
-CPU = torch.device("cpu")
+QUICK = {"batch_rows": 8, "micro_batch_rows": 8, "evaluate_rows": 8, "threads": 1, "device": DEVICE.type}
 
 
 def run(method: str = "neutral", **changes: Any) -> Run:
@@ -80,6 +81,10 @@ def metrics(folder: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
 
 
+def losses(lines: list[dict[str, Any]]) -> list[float]:
+    return [line["loss"] for line in lines if "loss" in line]
+
+
 def evaluations(lines: list[dict[str, Any]], domain: str) -> list[float]:
     return [line["evaluation"][domain]["bpb"] for line in lines if "evaluation" in line]
 
@@ -110,15 +115,17 @@ def test_each_method_learns(world: dict[str, str], tmp_path: Path, method: str) 
     assert all((line["gate_new"] == 1) == (method == "adapter") for line in measured)
 
     # Before the first step an extended model is the backbone, to the last bit of what is measured.
-    backbone = score_rows(load_run(world["backbone"], None, CPU), open_rows(world["new_held"]), 8, CPU, limit=8)
+    backbone = score_rows(
+        load_run(world["backbone"], None, DEVICE), open_rows(world["new_held"]), 8, DEVICE, limit=8
+    )
     if method == "finetune":  # in fp32, so that its rounding is another
         assert learning[0] == pytest.approx(backbone["bpb"], rel=5e-3)
     else:
-        assert learning[0] == backbone["bpb"]
+        assert learning[0] == pytest.approx(backbone["bpb"], rel=ROUNDING, abs=0)
 
     # What was trained is what is loaded: but for rounding to bf16, the last evaluation comes out again.
-    model = load_run(world["backbone"], str(tmp_path / "run"), CPU)
-    score = score_rows(model, open_rows(world["new_held"]), 5, CPU, limit=8)
+    model = load_run(world["backbone"], str(tmp_path / "run"), DEVICE)
+    score = score_rows(model, open_rows(world["new_held"]), 5, DEVICE, limit=8)
     assert score["bpb"] == pytest.approx(learning[-1], rel=5e-3)
     assert score["bpb"] == pytest.approx(score["nats"] / math.log(2) / score["bytes"])
 
@@ -134,11 +141,11 @@ def test_neutral_forgets_less(world: dict[str, str], tmp_path: Path) -> None:
 
 def test_scores_leave_special_tokens_out(world: dict[str, str], tmp_path: Path) -> None:
     tokens = language(1, 6)
-    model = load_run(world["backbone"], None, CPU)
-    plain = score_rows(model, open_rows(write_rows(tmp_path / "plain.arrow", tokens)), 4, CPU)
+    model = load_run(world["backbone"], None, DEVICE)
+    plain = score_rows(model, open_rows(write_rows(tmp_path / "plain.arrow", tokens)), 4, DEVICE)
     assert (plain["tokens"], plain["bytes"]) == (6 * LENGTH, 12 * LENGTH)
     tokens[:, -1] = 0
-    ended = score_rows(model, open_rows(write_rows(tmp_path / "ended.arrow", tokens)), 4, CPU)
+    ended = score_rows(model, open_rows(write_rows(tmp_path / "ended.arrow", tokens)), 4, DEVICE)
     assert ended["tokens"] == 6 * (LENGTH - 1)
     assert ended["nats"] < plain["nats"]
 
@@ -147,14 +154,14 @@ def test_scores_leave_special_tokens_out(world: dict[str, str], tmp_path: Path) 
 
 
 def small_job(world: dict[str, str], options: Run, folder: Path) -> TrainingJob:
-    model = create_llama(**SIZES, vocabulary=64, row_tokens=LENGTH)
+    model = create_llama(**SIZES, vocabulary=64, row_tokens=LENGTH).to(DEVICE)
     extension = extend_model(model, options.method, gate=options.gate)
     torch.manual_seed(3)
     for parameter in model.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.2)
     old, new = open_rows(world["old"]), open_rows(world["new"])
-    return TrainingJob("test", model, options, old, new, {}, str(folder), "same", CPU, extension.context)
+    return TrainingJob("test", model, options, old, new, {}, str(folder), "same", DEVICE, extension.context)
 
 
 def first_batch(world: dict[str, str], options: Run) -> Batch:
@@ -187,7 +194,7 @@ def test_micro_batches_change_nothing(world: dict[str, str], tmp_path: Path, unl
     (whole, loss, measures), (parts, part_loss, part_measures) = results
     assert torch.nn.functional.cosine_similarity(whole, parts, 0) > 0.9999
     assert (parts.norm() / whole.norm()).item() == pytest.approx(1, abs=2e-3)
-    assert part_loss == pytest.approx(loss, rel=1e-4)
+    assert part_loss == pytest.approx(loss, rel=1e-4 + ROUNDING)
     assert set(measures) == {"l1", "gate_old", "gate_new", "lm_gradient", "l1_gradient", "l1_ratio"}
     assert part_measures == pytest.approx(measures, rel=1e-2)
 
@@ -199,7 +206,7 @@ def test_l1_is_of_old_rows_only(world: dict[str, str], tmp_path: Path) -> None:
             job, index = small_job(world, run(), tmp_path), np.arange(8)
             batch = Batch(Draw(np.full(8, is_old), index), job.new.tokens(index), 8 * is_old, 8)
             gradients[is_old, alpha] = gradient(job, batch, alpha)[0]
-    assert torch.equal(gradients[False, 0.0], gradients[False, 50.0])
+    assert same(gradients[False, 0.0], gradients[False, 50.0])
     assert not torch.equal(gradients[True, 0.0], gradients[True, 50.0])
 
 
@@ -236,9 +243,9 @@ def test_gradient_is_that_of_the_loss_written_down(
     job, batch = small_job(world, options, tmp_path), first_batch(world, options)
     outs: list[torch.Tensor] = []
     hooks = [block.register_forward_hook(lambda _, __, out: outs.append(out)) for block in blocks(job)]
-    old_B11 = torch.from_numpy(batch.draw.is_old).view(-1, 1, 1)
-    with compute(CPU):
-        nll = sum_nll(job.model, torch.from_numpy(batch.tokens_BT1)) / (8 * LENGTH)
+    old_B11 = torch.from_numpy(batch.draw.is_old).view(-1, 1, 1).to(DEVICE)
+    with compute(DEVICE):
+        nll = sum_nll(job.model, torch.from_numpy(batch.tokens_BT1).to(DEVICE)) / (8 * LENGTH)
         l1 = sum((out.float().abs() * old_B11).sum() for out in outs) / (batch.old_rows * LENGTH * 2 * 16)
     (nll + 20.0 * l1).backward()
     expected = torch.cat([p.grad.flatten() for p in job.model.parameters() if p.grad is not None])
@@ -274,11 +281,11 @@ def test_compiled_layers_compute_the_same(
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_masked_documents_are_apart(world: dict[str, str], tmp_path: Path, attention: str) -> None:
     rows = open_rows(write_rows(tmp_path / "rows.arrow", language(1, 9), separator=0))
-    tokens = torch.from_numpy(rows.tokens(np.arange(4)))
+    tokens = torch.from_numpy(rows.tokens(np.arange(4))).to(DEVICE)
     tokens[:, 7] = 0
     other = tokens.clone()
     other[:, 2:7] = 5
-    later = (torch.arange(LENGTH) >= 7).float().expand(4, LENGTH)
+    later = (torch.arange(LENGTH, device=DEVICE) >= 7).float().expand(4, LENGTH)
     nll = {}
     for masked in (False, True):
         job = replace(small_job(world, run(mask_documents=masked), tmp_path), new=rows)
@@ -286,7 +293,7 @@ def test_masked_documents_are_apart(world: dict[str, str], tmp_path: Path, atten
         place = positions(job, tokens)
         nll[masked] = [sum_nll(job.model, t, later, place).item() for t in (tokens, other)]
     assert place is not None and place[0].tolist() == [*range(7), *range(LENGTH - 7)]
-    assert nll[True][0] == nll[True][1]
+    assert nll[True][0] == pytest.approx(nll[True][1], rel=ROUNDING, abs=0)
     assert nll[False][0] != nll[False][1]
     # The second document alone, from its separator on, has the same loss.
     alone = sum_nll(job.model, tokens[:, 7:]).item()
@@ -308,7 +315,7 @@ def test_the_curve_is_the_golden_one(world: dict[str, str], tmp_path: Path, name
         lines = extend_in(world, run(steps=60, alpha="auto", gate="sigmoid", evaluate_every=60), tmp_path / "run")
     curve = [line["loss"] for line in lines if "loss" in line]
     means = [round(float(np.mean(curve[i : i + 6])), 4) for i in range(0, 60, 6)]
-    assert means == pytest.approx(GOLDEN[name], rel=5e-3), means
+    assert means == pytest.approx(GOLDEN[name], rel=5e-3 + ROUNDING), means
 
 
 def test_frozen_weights_stay(world: dict[str, str], tmp_path: Path) -> None:
@@ -339,6 +346,18 @@ def test_learning_rate() -> None:
     assert rates[9:] == sorted(rates[9:], reverse=True)
     assert rates[54] == pytest.approx(2.0 * (0.25 + 0.75 / 2))
     assert rates[-1] == pytest.approx(0.5)
+
+
+def test_warm_up_is_exactly_its_share_of_the_steps() -> None:
+    for hundredths, steps in product(range(101), (1, 10, 100, 300, 10_000)):
+        options = run(steps=steps, warmup_share=hundredths / 100, learning_rate=2.0, final_share=0.5)
+        warmup = -(-hundredths * steps // 100)
+        if warmup:
+            assert learning_rate(warmup - 1, options) == 2.0
+            assert warmup == 1 or learning_rate(warmup - 2, options) < 2.0
+        if warmup < steps:
+            assert learning_rate(warmup, options) < 2.0
+            assert learning_rate(steps - 1, options) == 1.0
 
 
 def test_flat_pretraining_stops() -> None:
@@ -381,7 +400,7 @@ def test_running_out_of_memory_says_what_to_turn(
     world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def greedy(*_: Any, **__: Any) -> torch.Tensor:
-        return torch.empty(2**50)
+        return torch.empty(2**50, device=DEVICE)
 
     job = small_job(world, run(micro_batch_rows=4), tmp_path)
     monkeypatch.setattr("train.trainer.loop.sum_nll", greedy)
@@ -432,12 +451,12 @@ def test_inputs_that_do_not_fit_are_refused(world: dict[str, str], tmp_path: Pat
     with pytest.raises(StageError, match="cannot be loaded"):
         extend_in(world | {"backbone": str(tmp_path)}, run(), tmp_path / "run")
     with pytest.raises(StageError, match="not a finished run"):
-        load_run(world["backbone"], str(tmp_path), CPU)
+        load_run(world["backbone"], str(tmp_path), DEVICE)
     extend_in(world, run(steps=1), tmp_path / "run")
     record = tmp_path / "run/run.json"
     record.write_text(re.sub(r'"backbone_digest": "\w', '"backbone_digest": "x', record.read_text()))
     with pytest.raises(StageError, match=r"/run: trained on other weights than those of .*/backbone; give"):
-        load_run(world["backbone"], str(tmp_path / "run"), CPU)
+        load_run(world["backbone"], str(tmp_path / "run"), DEVICE)
 
 
 # Checkpoints --------------------------------------------------------------------------------------
@@ -487,10 +506,10 @@ def test_stopped_at_any_step_it_ends_in_the_same_bits(
             train(small_job(world, options, folder))
         job = small_job(world, options, folder)
         state = train(job)
-        assert state.alpha == expected.alpha
-        assert [line.get("loss") for line in state.metrics] == [line.get("loss") for line in expected.metrics]
+        assert state.alpha == pytest.approx(expected.alpha, rel=ROUNDING, abs=0)
+        assert losses(state.metrics) == pytest.approx(losses(expected.metrics), rel=ROUNDING, abs=0)
         weights = zip(trainable_state(job.model).values(), trainable_state(whole.model).values(), strict=True)
-        assert all(torch.equal(ours, theirs) for ours, theirs in weights)
+        assert all(same(ours, theirs) for ours, theirs in weights)
 
 
 @pytest.mark.slow
@@ -512,9 +531,8 @@ def test_killed_and_started_again_gives_the_same_bits(world: dict[str, str], tmp
     assert not Path(f"{killed}.checkpoints").exists()
     weights = [load_file(Path(folder) / "weights.safetensors") for folder in (tmp_path / "whole", killed)]
     assert weights[0].keys() == weights[1].keys()
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    losses = [[line.get("loss") for line in metrics(folder)] for folder in (tmp_path / "whole", killed)]
-    assert losses[0] == losses[1]
+    assert all(same(weights[0][name], weights[1][name]) for name in weights[0])
+    assert losses(metrics(killed)) == pytest.approx(losses(metrics(tmp_path / "whole")), rel=ROUNDING, abs=0)
 
 
 def saved(world: dict[str, str], folder: Path, steps: int = 6) -> TrainingJob:
@@ -562,3 +580,13 @@ def test_only_the_newest_checkpoints_are_kept(world: dict[str, str], tmp_path: P
     for step in (999_999, 1_000_000):
         (tmp_path / f"step-{step:06d}.safetensors").touch()
     assert checkpoint.newest(tmp_path) == tmp_path / "step-1000000.safetensors"
+
+
+def test_checkpoints_of_other_options_push_none_out(world: dict[str, str], tmp_path: Path) -> None:
+    job = small_job(world, run(), tmp_path)
+    optimizer = make_optimizer(job.model, job.options)
+    for step, whose in ((900, "other"), (950, "other"), (2, "same"), (4, "same"), (6, "same")):
+        checkpoint.save(tmp_path, whose, job.model, optimizer, checkpoint.State(step))
+    steps = sorted(int(path.stem[5:]) for path in tmp_path.glob("step-*"))
+    assert steps == [4, 6, 900, 950]
+    assert checkpoint.resume(tmp_path, "same", job.model, optimizer).step == 6
