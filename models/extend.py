@@ -162,10 +162,13 @@ def decoder_layers(model: Any) -> list[Any]:
     """
     text = model.config.get_text_config()
     count = getattr(text, "num_hidden_layers", None)
-    # A model of images or sounds has layers of those, too.
+    # A model of images or sounds has layers of those, too, in parts with a config of their own.
     decoder = model if text is model.config else model.get_decoder()
+    configs = (type(text), type(model.config), type(None))
+    others = [part for part in decoder.modules() if type(getattr(part, "config", None)) not in configs]
+    outside = {id(module) for part in others for module in part.modules()}
     lists = [module for module in decoder.modules() if isinstance(module, nn.ModuleList)]
-    for candidate in lists:
+    for candidate in (module for module in lists if id(module) not in outside):
         layers: list[Any] = list(candidate)
         if len(layers) == count and all(isinstance(getattr(layer, "mlp", None), nn.Module) for layer in layers):
             if any("expert" in name for name, _ in candidate.named_modules()):

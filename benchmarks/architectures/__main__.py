@@ -35,6 +35,8 @@ def main() -> None:
     counts = Counter(row["outcome"] for row in rows)
     seconds = time.perf_counter() - begin
     notes = [
+        "documents: whether `mask_documents` keeps those of a row apart, or is refused. scoring: whether answers "
+        "are scored with a cache of what their contexts share. said: a refusal without its cure, or a failure.",
         f"{len(rows)} architectures: " + ", ".join(f"{counts[name]} {name}" for name in OUTCOMES)
         + f"; in {seconds:,.0f} s.",
     ]  # fmt: skip

@@ -305,7 +305,8 @@ def try_architecture(model_type: str, folder: Path) -> dict[str, str]:
         return row | {"outcome": "not made", "said": short(error)}
     try:
         if refusal := at_the_door(model_type, folder):
-            return row | {"outcome": "refused", "said": refusal.partition(": ")[2]}
+            why = refusal.partition(" (safetensors or GGUF): ")[2] or refusal
+            return row | {"outcome": "refused", "said": why.partition("; ")[0]}  # the cure is behind it
     except Exception as error:
         return row | {"outcome": "fails later", "said": f"door: {short(error)}"}
     tiny.write_rows(folder, folder / "backbone")

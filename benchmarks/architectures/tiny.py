@@ -57,6 +57,7 @@ OWN: dict[str, dict[str, Any]] = {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
         "layer_types": ["full_attention"] * 4,
     },
+    "dbrx": {"attn_config": {"rope_theta": 1e4, "clip_qkv": 8.0}},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "doge": {"keep_window_size": 64},  # behind it a token that comes twice is kept once, by chance
     "dory": {"n_recurrent_layers": None},
@@ -69,6 +70,7 @@ OWN: dict[str, dict[str, Any]] = {
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_d_head": 16},
     "gemma3n_text": {"intermediate_size": [48] * 4, "hidden_size_per_layer_input": 16, "vocab_size": 96,
                      "activation_sparsity_pattern": [0.95, 0.0, 0.95, 0.0]},
+    "gemma4_unified_assistant": {"text_config": {"num_kv_shared_layers": 4}},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "granitemoehybrid": {"mamba_d_head": 16, "layer_types": HYBRID},
     "hrm_text": {"num_layers_per_stack": 1, "num_hidden_layers": 8},
@@ -123,7 +125,8 @@ def shrunk(config: Any) -> dict[str, Any]:
         small["per_layer_config"] = {}
     if "kv_lora_rank" in small:  # latent attention has no groups of heads
         small["num_key_value_heads"] = small["num_attention_heads"]
-    return small | OWN.get(config.model_type, {})
+    own = OWN.get(config.model_type, {})
+    return small | {key: small[key] | value if key in config.sub_configs else value for key, value in own.items()}
 
 
 def size_of(key: str) -> int | None:

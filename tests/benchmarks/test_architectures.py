@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from benchmarks.architectures import checks, tiny
-from models.block import NeutralBlock
+from models.loss import token_nll
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3_5_text", "zamba2", "gpt2", "deepseek_v3"])
@@ -24,21 +23,14 @@ def test_all_architectures_of_transformers_are_tried() -> None:
 
 
 def test_outcomes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "CHECKS", {"identity": checks.identity})
+    monkeypatch.setattr(checks, "CHECKS", {"loss": checks.losses})
     assert checks.try_architecture("llama", tmp_path / "a")["outcome"] == "passes"
     refused = checks.try_architecture("bloom", tmp_path / "b")
     assert refused["outcome"] == "refused" and "BloomMLP" in refused["said"]
     assert checks.try_architecture("none such", tmp_path / "c")["outcome"] == "not made"
-    # Blocks that do something before they are trained.
-    real = NeutralBlock._initialise
-    monkeypatch.setattr(
-        NeutralBlock,
-        "_initialise",
-        lambda self, variance: (real(self, variance), nn.init.ones_(self.down_proj.weight))[0],
-    )
+    monkeypatch.setattr(checks, "token_nll", lambda model, tokens_BT1: token_nll(model, tokens_BT1) + 0.1)
     failed = checks.try_architecture("llama", tmp_path / "d")
-    assert failed["outcome"] == "fails later"
-    assert failed["said"] == "identity: adapter before_norm changes the model before training"
+    assert (failed["outcome"], failed["said"]) == ("fails later", "loss: the loss of a token: off by 0.1")
 
 
 @pytest.mark.slow

@@ -238,6 +238,8 @@ def test_models_that_are_not_understood_are_refused() -> None:
     from transformers import (
         BloomConfig,
         BloomForCausalLM,
+        GitConfig,
+        GitForCausalLM,
         MixtralConfig,
         MixtralForCausalLM,
         OPTConfig,
@@ -257,6 +259,10 @@ def test_models_that_are_not_understood_are_refused() -> None:
     bloom = BloomConfig(vocab_size=50, hidden_size=16, n_layer=2, n_head=2)
     with pytest.raises(ExtendError, match=r"BloomForCausalLM: its BloomMLP does not take one tensor"):
         extend(BloomForCausalLM(bloom), "neutral")
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    git = GitConfig(**sizes, vocab_size=50, vision_config=sizes | {"image_size": 8, "patch_size": 4})
+    with pytest.raises(ExtendError, match=r"GitForCausalLM: no list of 2 layers that each have \.mlp"):
+        extend(GitForCausalLM(git), "neutral")  # its layers of images have
     mixtral = MixtralConfig(**COMMON, num_local_experts=2, num_experts_per_tok=1)
     with pytest.raises(ExtendError, match="mixture of experts"):
         extend(MixtralForCausalLM(mixtral), "neutral")

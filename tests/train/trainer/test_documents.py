@@ -3,14 +3,12 @@
 from typing import Any
 
 import pytest
-import torch
+from device import DEVICE
 from tiny import ARCHITECTURES, COMMON, make
 from transformers import BloomConfig, BloomForCausalLM, Qwen3_5ForCausalLM, Qwen3_5TextConfig
 
 from pipeline.common.errors import StageError
 from train.trainer.documents import check_documents_apart
-
-CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -18,7 +16,7 @@ CPU = torch.device("cpu")
 def test_attention_with_positions_keeps_documents_apart(name: str, attention: str) -> None:
     model = make(name)
     model.set_attn_implementation(attention)
-    check_documents_apart(model, CPU)
+    check_documents_apart(model.to(DEVICE), DEVICE)
 
 
 def hybrid() -> Any:
@@ -37,4 +35,4 @@ def alibi() -> Any:
 def test_what_does_not_is_refused_in_one_line(build: Any, rounded: bool) -> None:
     model = build()
     with pytest.raises(StageError, match=r"^mask_documents: .*; set it to false[^\n]*$"):
-        check_documents_apart(model.bfloat16() if rounded else model, CPU)
+        check_documents_apart((model.bfloat16() if rounded else model).to(DEVICE), DEVICE)

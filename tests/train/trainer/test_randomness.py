@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from device import DEVICE
 from helpers import language, write_rows
 from tiny import make, tokens
 from torch import nn
@@ -22,14 +23,14 @@ def test_micro_batches_of_a_backbone_with_dropout_have_the_same_losses(tmp_path:
     old, new = (open_rows(write_rows(tmp_path / f"{i}.arrow", language(1 + i, 60) % 50)) for i in range(2))
     losses = []
     for size in (8, 3):
-        model = make("GPT2")
+        model = make("GPT2").to(DEVICE)
         assert model.config.attn_pdrop == 0.1  # what GPT-2 itself was trained with
-        options = Run(learning_rate=1e-2, steps=3, batch_rows=8, micro_batch_rows=size, device="cpu", threads=1)
+        options = Run(
+            learning_rate=1e-2, steps=3, batch_rows=8, micro_batch_rows=size, device=DEVICE.type, threads=1
+        )
         extension = extend(model, "neutral", fraction=0.5)
         checkpoints = str(tmp_path / str(size))
-        state = train(
-            TrainingJob("", model, options, old, new, {}, checkpoints, "", torch.device("cpu"), extension.context)
-        )
+        state = train(TrainingJob("", model, options, old, new, {}, checkpoints, "", DEVICE, extension.context))
         losses.append([line["loss"] for line in state.metrics if "loss" in line])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
@@ -48,14 +49,14 @@ def opt() -> Any:
 
 @pytest.mark.parametrize("build", [lambda: make("GPT2"), falcon, opt])
 def test_two_passes_in_train_mode_are_the_same_and_rates_come_back(build: Any) -> None:
-    model = build().train()
+    model = build().to(DEVICE).train()
     config, rates = model.config.to_dict(), [m.p for m in model.modules() if isinstance(m, nn.Dropout)]
 
     def passes() -> list[float]:
         found = []
         for seed in range(4):
             torch.manual_seed(seed)
-            found.append(sum_nll(model, tokens()).item())
+            found.append(sum_nll(model, tokens().to(DEVICE)).item())
         return found
 
     assert len(set(passes())) > 1
