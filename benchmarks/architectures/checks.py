@@ -262,6 +262,7 @@ def scoring(tried: Tried) -> str:
 def runs(tried: Tried) -> str:
     """Trained by the stage, loaded, saved as an adapter, and exported: always the same model."""
     exports = []
+    tiny.write_rows(tried.folder, tried.folder / "backbone")
     for method, placement in ADDED:
         run, name = str(tried.folder / f"{method}-{placement}"), f"{method} {placement}"
         options = Run(
@@ -309,7 +310,6 @@ def try_architecture(model_type: str, folder: Path) -> dict[str, str]:
             return row | {"outcome": "refused", "said": why.partition("; ")[0]}  # the cure is behind it
     except Exception as error:
         return row | {"outcome": "fails later", "said": f"door: {short(error)}"}
-    tiny.write_rows(folder, folder / "backbone")
     failed = []
     with in_fp32():
         for name, check in CHECKS.items():

@@ -15,13 +15,13 @@ import torch
 
 from train.data.texts import open_corpus
 
-VOCABULARY, LENGTH, ROW = 64, 64, 12  # entries; positions that a model knows; tokens of a row
+VOCABULARY, LENGTH, ROW = 260, 64, 12  # entries; positions that a model knows; tokens of a row
 END = "<|endoftext|>"
 MOST_WEIGHTS, SPREAD = 5_000_000, 0.05
 # A size by the name of its key; the first pattern that fits the whole name counts. None: as it is.
 SIZES: list[tuple[str, int | None]] = [
     (r".*(dropout|pdrop|drop).*|.*_eps(ilon)?|.*(factor|scale|std|theta|coef|multiplier|range)", None),
-    (r"vocab_size|.*_vocab_size|vocab_size_.*|n_words|.*codebook_size|max_vocab.*", VOCABULARY),
+    (r"vocab_size|.*_vocab_size|vocab_size_.*|n_words|max_vocab.*", VOCABULARY),
     (r"(bos|eos|pad|decoder_start|forced_.*|cls|sep|mask|unk)_(token_)?(id|index)|lang_id", 0),
     (r".*token_(id|index)|image_token.*", 1),
     (r"max_position_embeddings|n_positions|n_ctx|max_seq_len|context_length|model_max_length|.*target_positions"
@@ -42,7 +42,8 @@ SIZES: list[tuple[str, int | None]] = [
     (r"num_kv_shared_layers", 2),
     (r".*(intermediate_size.*|ffn_dim|ffn_hidden_size|dim_ff|dff|n_inner|d_inner|d_ff|feed_forward_size"
      r"|mlp_hidden_size)", 48),
-    (r".*(hidden_size.*|d_model|n_embd|emb_dim|embedding_(dim|size)|embed_dim|word_embed_proj_dim|lru_width"
+    (r"codebook_size", 64),
+    (r"adapter_(in_dim|out_dim|input_size)|.*(hidden_size.*|d_model|n_embd|emb_dim|embedding_(dim|size)|embed_dim|word_embed_proj_dim|lru_width"
      r"|mamba_d_ssm|dim_model|input_embedding_size|output_embedding_size)", 32),
     (r".*(state_size|d_state|chunk_size|block_size|index_n_heads)", 8),
 ]  # fmt: skip
@@ -68,7 +69,7 @@ OWN: dict[str, dict[str, Any]] = {
         "head_dim": 16,
     },
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_d_head": 16},
-    "gemma3n_text": {"intermediate_size": [48] * 4, "hidden_size_per_layer_input": 16, "vocab_size": 96,
+    "gemma3n_text": {"intermediate_size": [48] * 4, "hidden_size_per_layer_input": 16, "vocab_size": 292,
                      "activation_sparsity_pattern": [0.95, 0.0, 0.95, 0.0]},
     "gemma4_unified_assistant": {"text_config": {"num_kv_shared_layers": 4}},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
@@ -150,21 +151,23 @@ def make(model_type: str, seed: int = 1) -> Any:
 
 
 def tokenizer(folder: Path) -> Any:
-    """One word for each entry of the vocabulary."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    """One entry for each byte, and the end of a text; some architectures have tokenizers of bytes alone."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = Tokenizer(models.WordLevel({END: 0} | {str(i): i for i in range(1, VOCABULARY)}))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=END, model_max_length=ROW)
+    letters = enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), 1)
+    plain = Tokenizer(models.BPE({END: 0} | {letter: number for number, letter in letters}, []))
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    plain.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=plain, eos_token=END, model_max_length=ROW)
     fast.save_pretrained(folder)
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+    return fast
 
 
 def write_rows(folder: Path, backbone: Path) -> None:
-    """`rows.arrow` in the folder, of random words."""
+    """`rows.arrow` in the folder, of random digits."""
     random = np.random.default_rng(0)
     text = folder / "text.jsonl"
-    lines = [" ".join(map(str, random.integers(4, VOCABULARY, 30))) for _ in range(6)]
+    lines = ["".join(map(str, random.integers(0, 10, 30))) for _ in range(6)]
     text.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
     open_corpus(str(text), str(backbone), str(folder))
