@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from pipeline.common.lines import read_lines
 from train.data.options import Domain
 from train.data.rows import Rows, open_rows
 from train.data.tokens import open_tokenizer, tokenize
+
+log = logging.getLogger(__name__)
 
 ROW_TOKENS = 1024
 SCHEMA = pa.schema([("text", pa.string()), ("url", pa.string())])
@@ -85,9 +88,9 @@ def _are_rows(path: str) -> bool:
 
 
 def _texts(path: str) -> Iterator[str]:
-    """The documents of a .txt or .jsonl, with \\n at the end of each line, whatever the file has there."""
+    """The documents of a .txt or .jsonl, to the byte but for a mark of byte order."""
     if path.endswith(PLAIN):
-        yield "".join(read_lines(path, longest=2**31)).removeprefix("\ufeff")
+        yield "".join(read_lines(path, longest=2**31, newline="")).removeprefix("\ufeff")
         return
     for number, line in enumerate(read_lines(path), 1):
         line = line.removeprefix("\ufeff").strip()
@@ -99,4 +102,7 @@ def _texts(path: str) -> Iterator[str]:
             raise StageError(f"{path}, line {number}: no JSON with a `text` ({error}); correct it") from None
         if not isinstance(text, str):
             raise StageError(f"{path}, line {number}: its `text` is no string ({text!r:.40}); take the line out")
-        yield text.encode("utf-8", "replace").decode()  # half a surrogate pair is "?"
+        whole = text.encode("utf-8", "replace").decode()
+        if whole != text:
+            log.warning("%s, line %d: half of a surrogate pair is no character; it is read as '?'", path, number)
+        yield whole
