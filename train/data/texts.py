@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 ROW_TOKENS = 1024
 SCHEMA = pa.schema([("text", pa.string()), ("url", pa.string())])
-ARROW, LINES, PLAIN = ".arrow", (".jsonl", ".jsonl.gz"), (".txt", ".txt.gz")
+LINES, PLAIN = (".jsonl", ".jsonl.gz"), (".txt", ".txt.gz")
 
 
 def open_corpus(path: str, backbone: str, folder: str) -> Rows:
@@ -38,7 +38,7 @@ def open_corpus(path: str, backbone: str, folder: str) -> Rows:
     """
     files = find_files(path)
     shards = files
-    if not files[0].endswith(ARROW):
+    if files[0].endswith(LINES + PLAIN):
         shards = [f"{folder}/text.arrow"]
         texts = ({"text": text, "url": None} for file in files for text in _texts(file) if text)
         if not write_arrow(shards[0], SCHEMA, texts):
@@ -64,9 +64,9 @@ def find_files(path: str) -> list[str]:
     for file in files:
         if Path(file).is_dir():
             raise StageError(f"{file}: a folder; give the files in it, such as '{Path(file) / '*.txt'}'")
-        if not file.endswith((ARROW, *LINES, *PLAIN)):
+        if not (file.endswith((".arrow", *LINES, *PLAIN)) or _is_arrow(file)):
             raise StageError(f"{file}: neither .arrow, .jsonl, .txt nor one of the last two as .gz; convert it")
-    if len({file.endswith(ARROW) for file in files}) > 1:
+    if len({file.endswith(LINES + PLAIN) for file in files}) > 1:
         raise StageError(f"{path}: .arrow and other files; give one kind at a time")
     return files
 
@@ -77,6 +77,14 @@ def _longest(backbone: str) -> int | None:
             return longest_text(read_config(backbone))
     except (OSError, ValueError) as error:
         raise StageError(f"{backbone}: {error}") from None
+
+
+def _is_arrow(path: str) -> bool:
+    try:
+        read_schema(path)
+    except StageError:
+        return False
+    return True
 
 
 def _are_rows(path: str) -> bool:
