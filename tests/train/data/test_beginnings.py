@@ -180,7 +180,7 @@ def test_rows_of_each_kind(kind: str, tmp_path: Path) -> None:
     tokens_NT1, lead = rows.tokens(np.arange(len(rows))), len(beginning(tokenizer))
     assert rows.bytes(np.arange(len(rows))).sum() == sum(len(text.encode()) for text in texts)
     assert (tokens_NT1[:, :lead] == beginning(tokenizer)).all()
-    before, after = separators(tokenizer)
+    before, _ = separators(tokenizer)
     inside = tokens_NT1[:, lead or 1 :]
     begins = int((inside == before[0]).sum())
     whole = [row[lead:].tolist() for row in tokens_NT1] if lead else [tokens_NT1[0].tolist(), *inside[1:].tolist()]
