@@ -216,7 +216,9 @@ def plain_head(model: Any) -> Tensor | None:
     if not isinstance(head, nn.Linear) or head.bias is not None:
         return None
     if model not in _tried:
-        _tried[model] = _is_product(model, head)
+        # Autocast would keep the head's weights as they are cast here, without a gradient.
+        with torch.autocast(head.weight.device.type, enabled=False):
+            _tried[model] = _is_product(model, head)
     return head.weight if _tried[model] else None
 
 

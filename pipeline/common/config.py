@@ -36,7 +36,7 @@ class ConfigError(ValueError):
 
 MOST_ERRORS = 50  # that are shown of one file
 REQUIRED: Any = dataclasses.MISSING  # for a type checker a value of every type
-MOST_SEED = 2**31 - 1  # fastText has seeds of 32 bits with a sign; torch, NumPy and datasketch take larger ones
+MOST_SEED = 2**32 - 1  # torch, NumPy and datasketch take larger ones, but not all that others use
 MOST_THREADS = 1024  # or processes, of one machine
 MOST_SECONDS = 10**6  # of a limit, which the system takes; eleven days
 MOST_GB = 10**6

@@ -13,17 +13,22 @@ LONGEST = 2**26  # characters of a line
 
 
 def read_lines(
-    path: str | Path, errors: str = "strict", longest: int = LONGEST, most: int | None = None, key: str = ""
+    path: str | Path,
+    errors: str = "strict",
+    longest: int = LONGEST,
+    most: int | None = None,
+    key: str = "",
+    newline: str | None = None,
 ) -> Iterator[str]:
     """The lines of a text in UTF-8, with their newlines; a file named .gz is unpacked.
 
-    longest, most: characters of a line, and of all that is read; `key` of the config raises the latter. Raises
-    StageError where there are more, and where the file is no such text; `errors` is that of `open`.
+    longest, most: characters of a line, and of all that is read; `key` of the config raises the latter. `errors`
+    and `newline` are those of `open`. Raises StageError where there are more, and where the file is no such text.
     """
     number = chars = 0
     try:
         opened = gzip.open if str(path).endswith(".gz") else open
-        with opened(path, "rt", encoding="utf-8", errors=errors) as file:
+        with opened(path, "rt", encoding="utf-8", errors=errors, newline=newline) as file:
             while line := file.readline(longest + 1):
                 number += 1
                 chars += len(line)

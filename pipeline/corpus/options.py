@@ -174,7 +174,7 @@ class Quality:
     learning_rate: float = option(0.2, "of fastText", above=0, high=10)
     word_ngrams: int = option(2, "longest word n-gram", low=1, high=5)
     hash_buckets: int = option(200_000, "for the word n-grams", low=1, high=10**8)
-    seed: int = option(0, "of the examples drawn and of fastText", low=0, high=MOST_SEED)
+    seed: int = option(0, "of the examples drawn and of fastText", low=0, high=2**31 - 1)  # fastText's are signed
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for language in self.positives.keys() & self.models.keys():

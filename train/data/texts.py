@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from train.data.options import Domain
 from train.data.rows import Rows, open_rows
 from train.data.tokens import open_tokenizer, tokenize
 
+log = logging.getLogger(__name__)
+
 ROW_TOKENS = 1024
 SCHEMA = pa.schema([("text", pa.string()), ("url", pa.string())])
-ARROW, LINES, PLAIN = ".arrow", (".jsonl", ".jsonl.gz"), (".txt", ".txt.gz")
+LINES, PLAIN = (".jsonl", ".jsonl.gz"), (".txt", ".txt.gz")
 
 
 def open_corpus(path: str, backbone: str, folder: str) -> Rows:
@@ -35,7 +38,7 @@ def open_corpus(path: str, backbone: str, folder: str) -> Rows:
     """
     files = find_files(path)
     shards = files
-    if not files[0].endswith(ARROW):
+    if files[0].endswith(LINES + PLAIN):
         shards = [f"{folder}/text.arrow"]
         texts = ({"text": text, "url": None} for file in files for text in _texts(file) if text)
         if not write_arrow(shards[0], SCHEMA, texts):
@@ -61,9 +64,9 @@ def find_files(path: str) -> list[str]:
     for file in files:
         if Path(file).is_dir():
             raise StageError(f"{file}: a folder; give the files in it, such as '{Path(file) / '*.txt'}'")
-        if not file.endswith((ARROW, *LINES, *PLAIN)):
+        if not (file.endswith((".arrow", *LINES, *PLAIN)) or _is_arrow(file)):
             raise StageError(f"{file}: neither .arrow, .jsonl, .txt nor one of the last two as .gz; convert it")
-    if len({file.endswith(ARROW) for file in files}) > 1:
+    if len({file.endswith(LINES + PLAIN) for file in files}) > 1:
         raise StageError(f"{path}: .arrow and other files; give one kind at a time")
     return files
 
@@ -76,6 +79,14 @@ def _longest(backbone: str) -> int | None:
         raise StageError(f"{backbone}: {error}") from None
 
 
+def _is_arrow(path: str) -> bool:
+    try:
+        read_schema(path)
+    except StageError:
+        return False
+    return True
+
+
 def _are_rows(path: str) -> bool:
     """Whether an Arrow file holds packed rows; True also for what is no Arrow file: open_rows() says so."""
     try:
@@ -85,9 +96,9 @@ def _are_rows(path: str) -> bool:
 
 
 def _texts(path: str) -> Iterator[str]:
-    """The documents of a .txt or .jsonl, with \\n at the end of each line, whatever the file has there."""
+    """The documents of a .txt or .jsonl, to the byte but for a mark of byte order."""
     if path.endswith(PLAIN):
-        yield "".join(read_lines(path, longest=2**31)).removeprefix("\ufeff")
+        yield "".join(read_lines(path, longest=2**31, newline="")).removeprefix("\ufeff")
         return
     for number, line in enumerate(read_lines(path), 1):
         line = line.removeprefix("\ufeff").strip()
@@ -99,4 +110,7 @@ def _texts(path: str) -> Iterator[str]:
             raise StageError(f"{path}, line {number}: no JSON with a `text` ({error}); correct it") from None
         if not isinstance(text, str):
             raise StageError(f"{path}, line {number}: its `text` is no string ({text!r:.40}); take the line out")
-        yield text.encode("utf-8", "replace").decode()  # half a surrogate pair is "?"
+        whole = text.encode("utf-8", "replace").decode()
+        if whole != text:
+            log.warning("%s, line %d: half of a surrogate pair is no character; it is read as '?'", path, number)
+        yield whole

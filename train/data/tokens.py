@@ -125,7 +125,6 @@ def tokenize(
             )
         kinds: tuple[Any, ...] = (dtype, np.uint32, np.int64)
         ids, sizes, owners = (np.memmap(name, kind) for name, kind in zip(names, kinds, strict=True))
-        # An end of its own says that a document is over; else its successor's beginning does, and is learned.
         begins = beginning(encoder)
         kept = write_rows(
             output,
@@ -140,7 +139,8 @@ def tokenize(
                 "special_ids": sorted(unscored_ids(encoder)),
                 "separator": before[0],
                 "beginning": begins,
-                "unlearned_ids": begins if after else [],
+                # Where the end of text is also the beginning (OPT), a model learns to end by it.
+                "unlearned_ids": [token for token in begins if token != encoder.eos_token_id],
                 "tokenizer_sha256": tokenizer_digest(tokenizer),
                 "documents": count["documents"],
                 "bytes": count["bytes"],

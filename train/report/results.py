@@ -167,13 +167,13 @@ def markdown_comparisons(compared: list[Comparison]) -> str:
     """Neutral residues less each other setting in bits per byte, and their share of its change."""
     domains = list(compared[0].differences)
     columns = [f"{domain}{what}" for domain in domains for what in ("", ", share")]
-    lines = [_head(["neutral residues against", *columns])]
+    lines = [_head(["difference", *columns])]
     for each in compared:
         cells = []
         for domain in domains:
             of = each.shares.get(domain)
             cells += [with_ends(each.differences[domain]), share(of) if of else ""]
-        lines.append(table_row([each.other.label, *cells]))
+        lines.append(table_row([f"neutral against {each.other.label}", *cells]))
     return "\n".join(lines) + "\n"
 
 

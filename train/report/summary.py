@@ -57,7 +57,7 @@ def summary(axes: Sequence[Axis], forgetting: str, bpb: Bpb, base: Evaluation) -
 
 
 def _of_language(axis: Axis, forgetting: str, bpb: Bpb) -> list[str]:
-    """A sentence for each method, of its first setting; that of neutral residues comes first."""
+    """A sentence for each method, of its first setting; that of neutral residues comes first, and compares it."""
     compared = {each.other.label: each for each in comparisons(axis, forgetting, bpb)}
     first: dict[str, Setting] = {}
     for setting in settings_of(axis.runs):
@@ -71,8 +71,9 @@ def _of_language(axis: Axis, forgetting: str, bpb: Bpb) -> list[str]:
         else:
             text = f"{_name(setting)} {verb} {forgetting}, which measures forgetting, by {old} bits per byte, "
             text += f"and {axis.learning}, which measures learning, by {new}"
-        if setting.label in compared:
-            text += f"; neutral residues {_beside(compared[setting.label], forgetting, axis.learning)}"
+        if setting.method == "neutral":
+            for other in (first[method] for method in first if method != "neutral"):
+                text += f"; {_beside(compared[other.label], forgetting, axis.learning)}"
         sentences.append(f"{text}.")
     return sentences
 
@@ -83,12 +84,12 @@ def _beside(comparison: Comparison, forgetting: str, learning: str) -> str:
     for verb, domain in (("forget", forgetting), ("learn", learning)):
         difference, part = comparison.differences[domain], comparison.shares.get(domain)
         if part is None:
-            clauses.append(f"differ from it on {domain} by {with_ends(difference)}")
+            clauses.append(f"differ on {domain} by {with_ends(difference)}")
         elif is_noise(difference):
-            clauses.append(f"{verb} as much as it {verb}s, {NOISE}: {share(part)}")
+            clauses.append(f"{verb} as much, {NOISE}: {share(part)}")
         else:
-            clauses.append(f"{verb} {share(part)} of what it {verb}s")
-    return " and ".join(clauses)
+            clauses.append(f"{verb} {share(part)} as much")
+    return f"beside {_name(comparison.other)}, they {' and '.join(clauses)}"
 
 
 def _stacked(axes: Sequence[Axis], bpb: Bpb) -> list[Setting]:

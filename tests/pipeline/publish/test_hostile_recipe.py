@@ -134,7 +134,7 @@ COUNTS = {"shards": 1, "documents": 1, "paragraphs": 1, "bytes": 1}
         ({"f\x1br": {"train": COUNTS}}, "is no name of a file"),
         ({"x" * 300: {"train": COUNTS}}, "is no name of a file"),
         ({"fr": {"train": COUNTS | {"shards": 10**12}}}, "train-00001.arrow: missing; the statistics count 1,0"),
-        ({"fr": {"train": COUNTS | {"shards": 10**30}}}, "shards: expected whole number"),
+        ({"fr": {"train": COUNTS | {"shards": 10**30}}}, "shards: 10{30} files is too large"),
         ({"fr": {"train": COUNTS | {"shards": -1}}}, "shards: -1 files is too small"),
         ({"fr": {"train": COUNTS | {"shards": "1"}}}, "shards: expected whole number, found '1'"),
         ({"fr": {"train": COUNTS | {"shards": True}}}, "shards: expected whole number, found True"),

@@ -177,7 +177,7 @@ def test_the_page_says_in_words_how_sure_it_is_and_what_a_second_language_added(
         r'id="trade_off_2" role="img" aria-label="Changes of en and of de [^"]*german \+0\.010 and -1\.000"', page
     )
     assert "<li>Against neutral, which it goes on from, german changes" in page
-    assert "learn as much as it learns, within the noise: 100% (" in page
+    assert "learn as much, within the noise: 100% (" in page
 
 
 def test_the_funnel_has_every_stage_and_the_curve_its_threshold(page):

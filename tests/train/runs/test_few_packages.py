@@ -87,7 +87,7 @@ def test_the_model_side_needs_torch_and_its_like_alone(tmp_path: Path) -> None:
         "save --run neutral --output small",
         "export --run neutral --evaluations before.json after.json --output whole",
         "export --run lora --output plain",
-        f"generate {on} --model neutral small plain --prompt le --tokens 3",
+        f"generate {on} --model neutral small plain --prompt le --tokens 3 --backbone backbone",
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'blocking'}:{ROOT}"}
     command = [sys.executable, "-c", STAGES, json.dumps([stage.split() for stage in stages])]
