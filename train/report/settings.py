@@ -89,11 +89,12 @@ class Axis:
 def axes(runs: Sequence[RunResult], learning: str, new: str) -> list[Axis]:
     """The languages of the runs, that of `learning` first.
 
-    It measures the runs whose new domain is `new`. Another new domain measures itself, if it was measured.
+    It measures the runs whose new domain is `new`. Another new domain measures itself, if it was measured. A stage
+    that is started by hand may name no domain: then the language of a run that goes on from another is it.
     """
     by_domain: dict[str, list[RunResult]] = {learning: []}
     for run in runs:
-        own = run.record.options.new
+        own = run.record.options.new or (run.record.languages.new if run.bases else None)
         other = own if own and own != new and own in run.evaluation.domains else learning
         by_domain.setdefault(other, []).append(run)
     return [Axis(domain, own_runs) for domain, own_runs in by_domain.items() if own_runs]

@@ -22,6 +22,7 @@ from train.report.results import (
 )
 from train.report.settings import Axis, RunResult, axes, paired_domains, settings_of
 from train.report.summary import comparisons, summary
+from train.runs.record import Languages
 
 BASE = evaluation(None, documents=60, en=2.0, fr=3.0, de=3.5)
 
@@ -162,10 +163,12 @@ def test_runs_that_differ_in_rate_and_seed_are_one_family_and_seeds_one_setting(
     assert [point["learning"] for point in points if point["kind"] == "run"] == pytest.approx([-1.0, -0.6])
 
 
-def test_german_after_french_has_its_own_axis_and_all_that_was_added() -> None:
+@pytest.mark.parametrize("new", ["de", None])
+def test_german_after_french_has_its_own_axis_and_all_that_was_added(new: str | None) -> None:
     french = METHODS[3]
-    german = run("german", "neutral", 2.02, 2.25, 2.6, base="elsewhere/runs/neutral", new="de")
-    german = replace(german, bases=[french.record])
+    german = run("german", "neutral", 2.02, 2.25, 2.6, base="elsewhere/runs/neutral", new=new)
+    record = replace(german.record, languages=Languages(old=["en", "fr"], new="de"))
+    german = replace(german, bases=[french.record], record=record)
     result = told([*METHODS, german])
     assert [(axis.learning, len(axis.runs)) for axis in result["axes"]] == [("fr", 4), ("de", 1)]
     assert (french.added_share, german.added_share) == (0.2, 0.4)
