@@ -41,7 +41,7 @@ def test_an_architecture_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch
     assert row == {
         "architecture": "gemma2",
         "outcome": "passes",
-        "documents": "eager apart, sdpa not there",
+        "documents": "apart",
         "scoring": "cached",
         "generation": "",
         "export": "plain, with code",

@@ -252,6 +252,12 @@ def test_a_model_of_images_is_refused_and_its_decoder_saved_as_the_message_says_
     assert all("Gemma3" in type(layer).__name__ for layer in decoder_layers(whole))
 
 
+@pytest.mark.parametrize("name, taken", [("Gemma2", "eager"), ("Llama", "sdpa")])
+def test_sdpa_is_taken_where_transformers_has_it(name: str, taken: str, tmp_path: Path) -> None:
+    make(name).save_pretrained(tmp_path)
+    assert load_backbone(str(tmp_path), attention="sdpa").config._attn_implementation == taken
+
+
 def test_a_text_decoder_that_transformers_takes_out_itself_is_a_backbone(tmp_path: Path) -> None:
     text = PARTS | {"head_dim": 8, "layer_types": ["linear_attention", "full_attention"]}
     text |= {"linear_num_key_heads": 2, "linear_num_value_heads": 2}
