@@ -106,6 +106,8 @@ class Scaled(nn.Linear):
 def test_only_a_product_with_the_weights_is_a_plain_head() -> None:
     assert plain_head(softcapped()) is None
     assert plain_head(create_llama(**SIZES)) is not None
+    large = create_llama(**SIZES | {"hidden_size": 128, "vocabulary": 4096}).bfloat16()
+    assert plain_head(large) is not None  # its rounding is no change
     model = create_llama(**SIZES)
     model.set_output_embeddings(Scaled(SIZES["hidden_size"], SIZES["vocabulary"], bias=False))
     assert plain_head(model) is None
