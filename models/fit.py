@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from models.doors import Refused
+from models.refusals import Refused
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.doors import (
+from models.fit import check_pass, check_sizes, check_used, check_values
+from models.quantised import check_plain, dequantise
+from models.refusals import (
     NEVER,
     NO_CONFIG,
     NO_WEIGHTS,
@@ -27,8 +29,6 @@ from models.doors import (
     refuse,
     refuse_peft,
 )
-from models.fit import check_pass, check_sizes, check_used, check_values
-from models.quantised import check_plain, dequantise
 
 if TYPE_CHECKING:
     import torch

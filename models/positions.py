@@ -19,6 +19,12 @@ def longest_text(config: Any) -> int | None:
     return most if isinstance(most, int) and most > 0 else None
 
 
+def room_behind(config: Any, length: int, wanted: int) -> int:
+    """How many of the `wanted` tokens the model is made to take behind a text of `length` tokens."""
+    most = longest_text(config)
+    return wanted if most is None else min(wanted, most - length)
+
+
 def stored_positions(model: Any) -> int | None:
     """Tokens of the longest text that the model can take at all, where it looks its positions up in a table.
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from models.doors import PLAIN, Refused, is_fp8, quantisation
+from models.refusals import PLAIN, Refused, is_fp8, quantisation
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

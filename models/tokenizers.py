@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from models.doors import Refused, file_names, said
 from models.foreign import as_data, check_folder, find, read_config
+from models.refusals import Refused, file_names, said
 
 # Classes of a tokenizer that is its tokenizer.json alone; beside a config the model may say otherwise.
 PLAIN = ("TokenizersBackend", "PreTrainedTokenizerFast")

@@ -10,9 +10,9 @@ import torch
 
 from models.backbone import create_llama, network_errors, unique_parameters
 from models.cost import H100_FLOPS, activation_bytes, flops_per_token, state_bytes
-from models.doors import Refused
 from models.extend import extend
 from models.foreign import as_data, parse_config, read_config, sketch_decoder
+from models.refusals import Refused
 from pipeline.common.config import read_yaml
 from pipeline.common.errors import StageError
 from pipeline.common.markdown import table_row

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_doors import UP, refused, words
+from test_refusals import UP, refused, words
 from tiny import make
 from torch import Tensor
 

@@ -43,10 +43,10 @@ def open_corpus(path: str, backbone: str, folder: str) -> Rows:
         texts = ({"text": text, "url": None} for file in files for text in _texts(file) if text)
         if not write_arrow(shards[0], SCHEMA, texts):
             raise StageError(f"{path}: no text in it; give a file that has some")
-    elif _are_rows(files[0]):
+    elif (schema := _schema(files[0])) is None or b"rows" in (schema.metadata or {}):
         if len(files) > 1:
             raise StageError(f"{path}: {len(files)} files of packed rows; give each a name of its own")
-        return open_rows(files[0])
+        return open_rows(files[0])  # what is no Arrow file is refused there
     limits = (ROW_TOKENS, open_tokenizer(backbone).model_max_length, _longest(backbone))
     length = int(min(limit for limit in limits if isinstance(limit, int | float) and limit >= 1))
     rows, ledger = f"{folder}/rows.arrow", f"{folder}/ledger.json"
@@ -64,7 +64,7 @@ def find_files(path: str) -> list[str]:
     for file in files:
         if Path(file).is_dir():
             raise StageError(f"{file}: a folder; give the files in it, such as '{Path(file) / '*.txt'}'")
-        if not (file.endswith((".arrow", *LINES, *PLAIN)) or _is_arrow(file)):
+        if not (file.endswith((".arrow", *LINES, *PLAIN)) or _schema(file) is not None):
             raise StageError(f"{file}: neither .arrow, .jsonl, .txt nor one of the last two as .gz; convert it")
     if len({file.endswith(LINES + PLAIN) for file in files}) > 1:
         raise StageError(f"{path}: .arrow and other files; give one kind at a time")
@@ -79,20 +79,12 @@ def _longest(backbone: str) -> int | None:
         raise StageError(f"{backbone}: {error}") from None
 
 
-def _is_arrow(path: str) -> bool:
+def _schema(path: str) -> pa.Schema | None:
+    """The schema of an Arrow file; None of any other."""
     try:
-        read_schema(path)
+        return read_schema(path)
     except StageError:
-        return False
-    return True
-
-
-def _are_rows(path: str) -> bool:
-    """Whether an Arrow file holds packed rows; True also for what is no Arrow file: open_rows() says so."""
-    try:
-        return b"rows" in (read_schema(path).metadata or {})
-    except StageError:
-        return True
+        return None
 
 
 def _texts(path: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.backbone import compute
 from models.loss import token_nll
-from models.positions import longest_text
+from models.positions import room_behind
 from train.data.rows import Rows
 from train.runs.results import Amounts, Rates, Speed
 
@@ -52,8 +52,7 @@ def measure_speed(models: dict[str, Any], rows: Rows, device: torch.device) -> S
 
 def tokens_to_write(model: Any, prompt_1T: Tensor) -> int:
     """How many tokens to write: WRITTEN, or fewer where the model is not made for so long a text."""
-    length = prompt_1T.shape[1]
-    return min(WRITTEN, (longest_text(model.config) or length + WRITTEN) - length)
+    return room_behind(model.config, prompt_1T.shape[1], WRITTEN)
 
 
 def _write(model: Any, prompt_1T: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from models.backbone import compute
 from models.foreign import as_data
-from models.positions import longest_text
+from models.positions import room_behind
 from pipeline.common.errors import StageError
 from pipeline.common.shown import without_steering
 from train.data.tokens import encode, separators
@@ -44,8 +44,7 @@ def write(model: Any, tokenizer: Any, prompt: str, options: Generate) -> str:
     before, _ = separators(tokenizer)
     tokens, _ = encode(tokenizer, [prompt])[0]
     ids = torch.tensor([[*before, *tokens]], device=model.device)
-    length = ids.shape[1]
-    room = min(options.tokens, (longest_text(model.config) or length + options.tokens) - length)
+    room = room_behind(model.config, ids.shape[1], options.tokens)
     if room <= 0:
         raise StageError(f"the prompt {prompt!r} leaves no room to continue; shorten it")
     draws: dict[str, Any] = {"do_sample": False}
