@@ -1,2 +1,1 @@
-"""What is trained: backbones, read as data where they are from elsewhere, the neutral block, and the methods it is
-compared with."""
+"""What is trained: backbones (others' are read as data), the neutral block, and the methods beside it."""
