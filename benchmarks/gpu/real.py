@@ -35,9 +35,17 @@ RUNS: dict[str, dict[str, Any]] = {
 PROMPTS = ["Le salarié peut", "Pour demander un passeport, vous devez", "The Python interpreter is"]
 
 
+def runs(folder: str) -> list[str]:
+    return list(RUNS)
+
+
+def settles(folder: str) -> bool:
+    return True
+
+
 def settle(job: dict[str, Any]) -> dict[str, Any]:
     """The backbone, made of the GGUF file, then finetuned on plain English; measured before and after."""
-    given, work = Path(job["folder"]), Path(job["output"]) / "work"
+    given, work = Path(job["folder"]), Path(job["work"])
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     if job["toy"]:
@@ -63,7 +71,7 @@ def settle(job: dict[str, Any]) -> dict[str, Any]:
 
 def extend_and_evaluate(job: dict[str, Any]) -> dict[str, Any]:
     """A run of the trainer from the settled backbone, its speed, and its measures."""
-    given, work = Path(job["folder"]), Path(job["output"]) / "work"
+    given, work = Path(job["folder"]), Path(job["work"])
     rows = [str(given / f"rows/{name}/train.arrow") for name in ("en-replay", "fr")]
     run, backbone = work / job["name"], str(work / "backbone")
     extend(
@@ -99,7 +107,7 @@ def validation(given: Path) -> list[str]:
 
 def measured(job: dict[str, Any], backbone: str | Path, run: Path | None) -> dict[str, Any]:
     """Bits per byte of each held-out set, and for a run KL and agreement against the backbone; texts."""
-    output = Path(job["output"]) / "work" / "evaluation.json"
+    output = Path(job["work"]) / "evaluation.json"
     given = validation(Path(job["folder"]))
     asked = Evaluate(prompts=[] if job["toy"] else PROMPTS, device=job["device"])
     evaluate(asked, str(backbone), str(run) if run else None, given, str(output), None)
