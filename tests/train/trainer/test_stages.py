@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import traceback
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -17,6 +18,7 @@ import torch
 from device import DEVICE, ROUNDING, same
 from helpers import LENGTH, language, write_rows, write_tokenizer
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.backbone import compute, create_llama
 from models.block import NeutralBlock
@@ -257,6 +259,38 @@ def test_gradient_is_that_of_the_loss_written_down(
     assert torch.nn.functional.cosine_similarity(ours, expected, 0) > 0.9999
     assert (ours.norm() / expected.norm()).item() == pytest.approx(1, abs=2e-3)
     assert (loss, measures["l1"]) == pytest.approx((nll.item(), l1.item()), rel=2e-3)
+
+
+class Reads(TorchDispatchMode):
+    """Finds where a GPU would be waited for: numbers that are read, or come from Python, by the function."""
+
+    # One asks once a micro-batch whether rows are packed; the other copies from pinned memory, without waiting.
+    KNOWN = ("find_packed_sequence_indices", "to_device")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(name in str(operation) for name in ("_local_scalar", "nonzero", "masked_select", "lift_fresh")):
+            stack = [place for place in traceback.extract_stack()[:-1] if "/torch/" not in place.filename]
+            self.found |= {stack[-1].name} - set(self.KNOWN)
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["neutral", "finetune"])
+def test_a_step_waits_for_no_number_before_its_end(world: dict[str, str], tmp_path: Path, method: str) -> None:
+    job = small_job(world, run(method, micro_batch_rows=4, gate="sigmoid", old_rate=0.4), tmp_path)
+    job = replace(job, new=replace(job.new, metadata=job.new.metadata | {"unlearned_ids": [7]}))
+    optimizer, state = make_optimizer(job.model, job.options), checkpoint.State(step=9, alpha=1.0)
+    take_step(job, optimizer, first_batch(world, job.options), state)  # the first tries the head
+    state.step = 10
+    with Reads() as reads:
+        take_step(job, optimizer, first_batch(world, job.options), state)
+    assert not reads.found
+    with Reads() as reads:
+        torch.ones(2).sum().item()
+    assert reads.found
 
 
 @pytest.mark.slow
