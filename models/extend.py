@@ -261,8 +261,8 @@ def _add_blocks(
     size, count = int(model.config.get_text_config().hidden_size), len(layers)
     width = round(extra / (3 * size * count))
     _check_width(width, "block")
-    for index, layer in enumerate(layers):
-        block = make(size, width, index, count, _activation(model, layer.mlp))
+    for layer in layers:
+        block = make(size, width, count, _activation(model, layer.mlp))
         block.to(next(layer.parameters()).device)
         norm = post_norm(layer) if placement == "after_norm" else None
         layer.mlp = ExtendedFFN(layer.mlp, block, after_norm=norm is not None)
