@@ -42,7 +42,7 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=10, help="how long there is a GPU")
     parser.add_argument("--output", default="results/benchmarks/gpu", help="folder of the results")
-    parser.add_argument("--real", metavar="FOLDER", help="weights and rows of a real run, as `pack` takes them")
+    parser.add_argument("--real", metavar="FOLDER", help="what `unpack` made: weights and rows")
     parser.add_argument("--tokens", type=float, default=20e6, help="tokens of each real run")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="steps whose names begin so")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, at toy size")
@@ -115,11 +115,15 @@ def chosen(arguments: argparse.Namespace) -> list[Step]:
     for name, case in list(SPEEDS.items())[: 2 if arguments.rehearse else None]:
         run = "speed:peer" if case.get("method") == "peer" else "speed:ours"
         steps.append(Step(f"speed {name}", run, 30, 150, case | toy))
-    if arguments.real:
-        real = {"folder": arguments.real, "output": arguments.output, "tokens": arguments.tokens, **toy}
-        steps.append(Step("real settle", "real:settle", 40, 120, real))
-        for name in REAL:
-            steps.append(Step(f"real {name}", "real:extend_and_evaluate", 50, 240, real | {"name": name}))
+    if arguments.real or arguments.rehearse:
+        from benchmarks.gpu import real
+
+        folder, work = arguments.real or f"{arguments.output}.work/toy", f"{arguments.output}.work"
+        job = {"folder": folder, "work": work, "tokens": arguments.tokens, **toy}
+        if real.settles(folder):
+            steps.append(Step("real settle", "real:settle", 40, 120, job))
+        for name in real.runs(folder):
+            steps.append(Step(f"real {name}", "real:extend_and_evaluate", 50, 240, job | {"name": name}))
     only = tuple(arguments.only)
     return [step for step in steps if not only or step.name.startswith(only)]
 
@@ -145,7 +149,6 @@ SPEEDS: dict[str, dict[str, Any]] = {
     "1B finetune": B1 | {"method": "finetune", "rows": 8},
     "1B neutral, T = 4096": B1 | {"method": "neutral", "rows": 8, "row_tokens": 4096},
 }
-REAL = ("neutral", "finetune", "adapter", "lora", "neutral, alpha 100")
 
 
 if __name__ == "__main__":
