@@ -88,18 +88,9 @@ def public_origin(backbone: str) -> dict[str, Any]:
 
 def _load(source: str, revision: str | None, downloads: Path, converted: str) -> tuple[Any, Any, str | None]:
     """Model, tokenizer and commit of a source; a GGUF file is first made a folder, `converted`."""
-    if source in PACKAGED:
-        package, name = PACKAGED[source]
+    if is_gguf(source):
         needs_gguf(source)
-        body = next(body for path, body in members(fetch(package, downloads)) if path.endswith(name))
-        file = Path(converted) / name
-        file.write_bytes(body)
-        return *_load_gguf(file, converted), None
-    if source.endswith(".gguf"):
-        if not Path(source).is_file():
-            raise StageError(f"backbone.source {source}: no such file; one of the hub has to be fetched first")
-        needs_gguf(source)
-        return *_load_gguf(Path(source), converted), None
+        return *_load_gguf(find_gguf(source, downloads, Path(converted)), converted), None
     commit = find_commit(source, revision)
     return load_backbone(source, commit), load_tokenizer(source, commit), commit
 
@@ -114,6 +105,23 @@ def _load_gguf(file: Path, converted: str) -> tuple[Any, Any]:
     except StageError as error:
         raise ValueError(str(error)) from None
     return load_backbone(converted), load_tokenizer(converted)
+
+
+def is_gguf(source: str) -> bool:
+    return source in PACKAGED or source.endswith(".gguf")
+
+
+def find_gguf(source: str, downloads: Path, folder: Path) -> Path:
+    """The GGUF file of a source: itself, or what is in its package, unpacked into `folder`. Raises StageError."""
+    if source not in PACKAGED:
+        if not Path(source).is_file():
+            raise StageError(f"backbone.source {source}: no such file; one of the hub has to be fetched first")
+        return Path(source)
+    package, name = PACKAGED[source]
+    body = next(body for path, body in members(fetch(package, downloads)) if path.endswith(name))
+    file = folder / name
+    file.write_bytes(body)
+    return file
 
 
 def needs_gguf(source: str) -> None:

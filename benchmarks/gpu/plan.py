@@ -1,0 +1,78 @@
+"""What a real run on a GPU is made of: `real.json`, which `pack` writes of a config, and what the GPU changes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.common.config import bad_name, option
+from train.runs.options import Extend, Run, ancestors, new_domain
+from train.runs.record import read_result
+
+PLAN = "real.json"
+STEP_TOKENS = 32_768
+SETTLE_TOKENS = 5e6
+METHODS = ("neutral", "finetune", "adapter", "lora")  # by what a GPU is wanted for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The runs of a config, in the order in which they are trained, and what they are measured with."""
+
+    extend: Extend = option(doc="domains and runs, as in the config")
+    settle: Run | None = option(None, "the training before all runs, on its `new` domain; null: none")
+    held_out: list[str] = option(doc="the domains to measure, forgetting first, learning second")
+    prompts: list[str] = option([], "beginnings to continue")
+    files: dict[str, str] = option({}, "sha256 of each file beside it, so that other inputs are another plan")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for domain in (*self.trained, *self.held_out):
+            if problem := bad_name(domain):
+                yield domain, problem
+
+    @property
+    def trained(self) -> list[str]:
+        """The domains whose training rows are read, each once."""
+        settled = [self.settle.new] if self.settle and self.settle.new else []
+        news = [new_domain(self.extend, name) for name in self.extend.runs]
+        return list(dict.fromkeys([*settled, self.extend.old, *news]))
+
+
+def read_plan(folder: str | Path) -> Plan:
+    """Raises StageError where the folder is not one that `pack` filled."""
+    return read_result(Plan, Path(folder, PLAN), "give a folder that `python -m benchmarks.gpu unpack` made")
+
+
+def by_value(extend: Extend) -> Extend:
+    """The same runs: bases first, then one of each of METHODS, then a second of each, as in the config."""
+    runs, earlier = extend.runs, list(extend.runs)
+
+    def place(name: str) -> tuple[int, int, int]:
+        method = runs[name].method
+        alike = [other for other in earlier[: earlier.index(name)] if runs[other].method == method]
+        return len(ancestors(extend, name)), len(alike), METHODS.index(method)
+
+    return dataclasses.replace(extend, runs={name: runs[name] for name in sorted(runs, key=place)})
+
+
+def changes(tokens: float, row_tokens: int, device: str, step_tokens: int = STEP_TOKENS) -> dict[str, Any]:
+    """The options that a GPU gives a run, whatever the config has: its length in tokens, in large steps.
+
+    What is measured and kept on the way comes four times, for it costs time and decides nothing.
+    """
+    rows = max(1, step_tokens // row_tokens)
+    steps = max(1, round(tokens / (rows * row_tokens)))
+    return {
+        "steps": steps,
+        "batch_rows": rows,
+        "micro_batch_rows": rows,
+        "evaluate_every": -(-steps // 4),
+        "evaluate_rows": 64,
+        "checkpoint_every": -(-steps // 4),
+        "compile": device == "cuda",
+        "device": device,
+        "shard": False,
+    }
