@@ -49,7 +49,7 @@ def products(job: dict[str, Any]) -> dict[str, Any]:
 
 def make_block(size: int, width: int) -> NeutralBlock:
     """A block of which all weights have gradients: W_down is not zero."""
-    block = NeutralBlock(size, width, 0, 1, functional.silu, "elu", "he", Context())
+    block = NeutralBlock(size, width, 1, functional.silu, "elu", "he", Context())
     nn.init.normal_(block.down_proj.weight, std=width**-0.5)
     return block
 
