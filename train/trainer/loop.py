@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.attention import attends_by_documents, document_bounds
 from models.backbone import compute
 from models.cost import flops_per_token, peak_flops
 from models.extend import decoder_layers
@@ -31,7 +32,7 @@ from train.distributed import add_gradients, add_over_ranks, clip_gradients, ran
 from train.evaluation.bits_per_byte import score_rows
 from train.runs.options import Pretrain, Run, Training
 from train.trainer import checkpoint
-from train.trainer.documents import check_documents_apart
+from train.trainer.documents import keep_documents_apart
 from train.trainer.failures import exploded, memory_advice
 from train.trainer.metrics import metrics_log, summarise
 from train.trainer.mixture import Batch, batches, read_batch
@@ -77,9 +78,6 @@ def train(job: TrainingJob) -> checkpoint.State:
 def _train(job: TrainingJob) -> checkpoint.State:
     options = job.options
     set_up_layers(job)
-    if options.mask_documents:
-        with uncompiled_if(True, options):
-            check_documents_apart(job.model, job.device)
     optimizer = make_optimizer(job.model, options)
     state = checkpoint.resume(job.checkpoints, job.identity, job.model, optimizer)
     with memory_advice(options, job.device, state.step):
@@ -120,7 +118,7 @@ def _train(job: TrainingJob) -> checkpoint.State:
 
 
 def set_up_layers(job: TrainingJob) -> None:
-    """Recompute, compile and shard the decoder layers, as the options say."""
+    """Recompute, compile and shard the decoder layers, and have them keep documents apart, as the options say."""
     options, layers = job.options, decoder_layers(job.model)
     if options.activation_checkpointing:
         # It has another name in newer versions of transformers. The re-entrant kind needs an input with a
@@ -142,6 +140,9 @@ def set_up_layers(job: TrainingJob) -> None:
             layer.compile()
     if isinstance(options, Run) and options.shard:
         shard(job.model, layers, job.device)
+    if options.mask_documents:
+        with uncompiled_if(True, options):
+            keep_documents_apart(job.model, job.device, job.new.row_tokens)
 
 
 # A step -------------------------------------------------------------------------------------------
@@ -188,11 +189,11 @@ def accumulate(job: TrainingJob, batch: Batch, alpha: float, measure: bool) -> t
     l1 = torch.tensor(alpha / old_tokens if old_tokens else 0.0, device=job.device) if alpha else None
     loss, statistics = torch.zeros((), device=job.device), []
     with uncompiled_if(measure, options):
-        for tokens_BT1, old_B11 in micro_batches(job, batch):
+        for tokens_BT1, old_B11, bounds_111S in micro_batches(job, batch):
             with job.context.losses(old_B11, l1, beta(options) / tokens, measure) as measured:
                 with compute(job.device, job.model):
-                    weight_BT = weights(job, tokens_BT1)
-                    part = sum_nll(job.model, tokens_BT1, weight_BT, positions(job, tokens_BT1)) / scored
+                    weight_BT, position_BT = weights(job, tokens_BT1), positions(job, tokens_BT1)
+                    part = sum_nll(job.model, tokens_BT1, weight_BT, position_BT, bounds_111S) / scored
                 part.backward()
             loss += part.detach()
             statistics.append(measured)
@@ -218,8 +219,8 @@ def weights(job: TrainingJob, tokens_BT1: Tensor) -> Tensor | None:
     return torch.isin(tokens_BT1[:, 1:], unlearned, invert=True).float()
 
 
-def micro_batches(job: TrainingJob, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-    """tokens_BT1 and old_B11 (1 where a row is of the old domain, else 0) of each micro-batch, on the device.
+def micro_batches(job: TrainingJob, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """tokens_BT1, old_B11 (1: a row of the old domain, else 0) and bounds_111S of each micro-batch, on the device.
 
     Micro-batch i of n has rows i, i + n, and so on, so that n on one rank are one each on n ranks.
     """
@@ -227,7 +228,8 @@ def micro_batches(job: TrainingJob, batch: Batch) -> Iterator[tuple[Tensor, Tens
     old_B11 = batch.draw.is_old[:, None, None].astype(np.float32)
     for first in range(count):
         part = slice(first, None, count)
-        yield to_device(batch.tokens_BT1[part], job.device), to_device(old_B11[part], job.device)
+        tokens_BT1 = batch.tokens_BT1[part]
+        yield to_device(tokens_BT1, job.device), to_device(old_B11[part], job.device), bounds(job, tokens_BT1)
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
@@ -247,6 +249,19 @@ def positions(job: TrainingJob, tokens_BT1: Tensor) -> Tensor | None:
     place_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
     starts_BT = torch.where(tokens_BT == job.new.metadata["separator"], place_BT, 0)
     return place_BT - starts_BT.cummax(1).values
+
+
+def bounds(job: TrainingJob, tokens_BT1: np.ndarray) -> Tensor | None:
+    """With mask_documents, document_bounds() as bounds_111S for a model that attends by them, else None.
+
+    Made on the CPU: a GPU would have to be waited for, since how many there are decides a shape.
+    """
+    if not (job.options.mask_documents and attends_by_documents(job.model)):
+        return None
+    bounds_111S = to_device(document_bounds(tokens_BT1[:, :-1] == job.new.metadata["separator"]), job.device)
+    if job.options.compile:
+        torch._dynamo.maybe_mark_dynamic(bounds_111S, 3)  # one graph, however many documents there are
+    return bounds_111S
 
 
 def beta(options: Training) -> float:
