@@ -32,11 +32,14 @@ def keep_documents_apart(model: Any, device: torch.device, row_tokens: int) -> N
     Elsewhere transformers makes a mask of T x T numbers for each row. Raises StageError as the check does.
     """
     check_documents_apart(model, device)
-    if not runs_on(device) or not attend_by_documents(model):
+    if not runs_on(device):
         return
-    problem = differs_from_mask(model, device, row_tokens)
+    problem = f"a {type(model).__name__} attends in a way of its own"
+    if attend_by_documents(model):
+        problem = differs_from_mask(model, device, row_tokens)
+        if problem:
+            model.set_attn_implementation(SDPA)
     if problem:
-        model.set_attn_implementation(SDPA)
         log.warning("mask_documents: masks of T x T numbers, which are slow: %s", problem)
 
 

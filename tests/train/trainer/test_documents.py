@@ -72,6 +72,12 @@ def test_kernels_that_are_right_are_taken(name: str, kernels: None, caplog: pyte
     assert attends_by_documents(model) and not caplog.records
 
 
+def test_attention_of_its_own_leaves_the_mask(kernels: None, caplog: pytest.LogCaptureFixture) -> None:
+    model = make("Llama")  # eager
+    keep_documents_apart(model, CPU, 40)
+    assert not attends_by_documents(model) and "a way of its own" in caplog.messages[0]
+
+
 def no_borders(
     kernel: Any, q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, _: Tensor, *rest: Any, **how: Any
 ) -> Any:
