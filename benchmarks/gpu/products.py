@@ -25,9 +25,9 @@ TOY = {"toy": (16, 64, (12, 16))}
 
 
 def products(job: dict[str, Any]) -> dict[str, Any]:
-    """Milliseconds and MiB of a block there and back, of each way to do its products; compiled if job says so.
+    """Milliseconds and MiB of a block there and back, of each way to do its products; compiled on a GPU.
 
-    job: device, toy, compile; `cases`, where there are others than CASES.
+    job: device, toy; `cases`, where there are others than CASES.
     """
     device, results = torch.device(job["device"]), {}
     for name, (size, tokens, widths) in job.get("cases", TOY if job["toy"] else CASES).items():
@@ -40,7 +40,7 @@ def products(job: dict[str, Any]) -> dict[str, Any]:
                 try:
                     if device.type == "cuda":
                         torch.cuda.reset_peak_memory_stats()
-                    compute = there_and_back(block, forward, x_TD, upstream_TD, job["compile"])
+                    compute = there_and_back(block, forward, x_TD, upstream_TD, device.type == "cuda")
                     results[key] = {"ms": 1e3 * seconds(compute, device), "MiB": peak_memory_mib(device)}
                 except (RuntimeError, ValueError) as error:
                     results[key] = {"failed": str(error).splitlines()[0][:300]}
