@@ -292,8 +292,8 @@ def _add_blocks(
     if placement not in PLACEMENTS:
         raise ExtendError(f"no placement {placement!r}; choose one of {', '.join(PLACEMENTS)}")
     size, count = int(model.config.get_text_config().hidden_size), len(layers)
-    for index, layer in enumerate(layers):
-        block = make(size, width, index, count, _activation(model, layer.mlp))
+    for layer in layers:
+        block = make(size, width, count, _activation(model, layer.mlp))
         block.to(next(layer.parameters()).device)
         norm = post_norm(layer) if placement == "after_norm" else None
         layer.mlp = ExtendedFFN(layer.mlp, block, after_norm=norm is not None)

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import traceback
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -17,6 +18,7 @@ import torch
 from device import DEVICE, ROUNDING, same
 from helpers import LENGTH, language, write_rows, write_tokenizer
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.backbone import compute, create_llama
 from models.block import NeutralBlock
@@ -35,6 +37,7 @@ from train.trainer.loop import (
     accumulate,
     find_alpha,
     is_flat,
+    measures,
     positions,
     set_up_layers,
     take_step,
@@ -153,8 +156,8 @@ def test_scores_leave_special_tokens_out(world: dict[str, str], tmp_path: Path) 
 # Steps --------------------------------------------------------------------------------------------
 
 
-def small_job(world: dict[str, str], options: Run, folder: Path) -> TrainingJob:
-    model = create_llama(**SIZES, vocabulary=64, row_tokens=LENGTH).to(DEVICE)
+def small_job(world: dict[str, str], options: Run, folder: Path, **sizes: int) -> TrainingJob:
+    model = create_llama(**(SIZES | sizes), vocabulary=64, row_tokens=LENGTH).to(DEVICE)
     extension = extend_model(model, options.method, gate=options.gate)
     torch.manual_seed(3)
     for parameter in model.parameters():
@@ -170,9 +173,9 @@ def first_batch(world: dict[str, str], options: Run) -> Batch:
 
 def gradient(job: TrainingJob, batch: Batch, alpha: float = 1.0) -> tuple[torch.Tensor, float, dict[str, float]]:
     job.model.zero_grad()
-    loss, measures = accumulate(job, batch, alpha, measure=True)
+    loss, *measured = accumulate(job, batch, alpha, measure=True).tolist()
     trained = [p.grad.flatten() for p in job.model.parameters() if p.grad is not None]
-    return torch.cat(trained), loss, measures
+    return torch.cat(trained), loss, measures(job, batch, alpha, measured)
 
 
 @pytest.mark.parametrize("unlearned", [[], [7, 11, 20, 30]])
@@ -258,24 +261,63 @@ def test_gradient_is_that_of_the_loss_written_down(
     assert (loss, measures["l1"]) == pytest.approx((nll.item(), l1.item()), rel=2e-3)
 
 
+class Reads(TorchDispatchMode):
+    """Finds where a GPU would be waited for: numbers that are read, or come from Python, by the function."""
+
+    # One asks once a micro-batch whether rows are packed; the other copies from pinned memory, without waiting.
+    KNOWN = ("find_packed_sequence_indices", "to_device")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(name in str(operation) for name in ("_local_scalar", "nonzero", "masked_select", "lift_fresh")):
+            stack = [place for place in traceback.extract_stack()[:-1] if "/torch/" not in place.filename]
+            self.found |= {stack[-1].name} - set(self.KNOWN)
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["neutral", "finetune"])
+def test_a_step_waits_for_no_number_before_its_end(world: dict[str, str], tmp_path: Path, method: str) -> None:
+    job = small_job(world, run(method, micro_batch_rows=4, gate="sigmoid", old_rate=0.4), tmp_path)
+    job = replace(job, new=replace(job.new, metadata=job.new.metadata | {"unlearned_ids": [7]}))
+    optimizer, state = make_optimizer(job.model, job.options), checkpoint.State(step=9, alpha=1.0)
+    take_step(job, optimizer, first_batch(world, job.options), state)  # the first tries the head
+    state.step = 10
+    with Reads() as reads:
+        take_step(job, optimizer, first_batch(world, job.options), state)
+    assert not reads.found
+    with Reads() as reads:
+        torch.ones(2).sum().item()
+    assert reads.found
+
+
 @pytest.mark.slow
 def test_compiled_layers_compute_the_same(
     world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Measured steps too, in as many graphs, whatever the number of layers."""
     # Traced and differentiated as usual; only the last step, making machine code, would take half a minute.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch._dynamo.utils.counters.clear()
     results = []
     for compiled in (False, True):
-        options = run(compile=compiled, gate="sigmoid", old_rate=0.4, steps=4, checkpoint_every=9)
-        job = small_job(world, options, tmp_path)
+        options = run(compile=compiled, gate="sigmoid", old_rate=0.4, steps=12, checkpoint_every=99)
+        job = small_job(world, options, tmp_path, layers=4)
         results.append((train(job).metrics, trainable_state(job.model)))
     torch._dynamo.reset()
     (plain, expected), (fast, weights) = results
-    assert [line["loss"] for line in fast if "loss" in line] == pytest.approx(
-        [line["loss"] for line in plain if "loss" in line], rel=1e-3
-    )
+    times = ("tokens_per_s", "waiting", "mfu")
+    for ours, theirs in zip(fast, plain, strict=True):
+        if "loss" in ours:
+            numbers = [{name: line[name] for name in line if name not in times} for line in (ours, theirs)]
+            assert numbers[0] == pytest.approx(numbers[1], rel=1e-3)
+    assert sum("l1_ratio" in line for line in fast) == 2
     for name in weights:
         torch.testing.assert_close(weights[name], expected[name], rtol=2e-2, atol=2e-3)
+    # The first layer, whose input has no gradient, and the others; both also measured. On a GPU, the loss.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4 + (DEVICE.type == "cuda")
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
