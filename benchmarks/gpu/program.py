@@ -41,7 +41,7 @@ def before_real(device: str) -> list[Step]:
         Step("machine", "machine:machine", 5, 60, job),
         Step("checks", "checks:check_all", 90, 240, job),
         Step("loss", "loss:loss", 20, 60, job),
-        Step("products", "products:products", 45, 120, job | {"compile": True}),
+        Step("products", "products:products", 45, 120, job),
     ]
     for name, case in SPEEDS.items():
         kind = "peer" if case["method"] == "peer" else "ours"

@@ -569,7 +569,8 @@ def test_killed_and_started_again_gives_the_same_bits(world: dict[str, str], tmp
     extend(Run(**options), *inputs, str(tmp_path / "whole"))
     killed = str(tmp_path / "killed")
     assert in_process("extend", options, [*inputs, killed], kill_at=7) == -signal.SIGKILL
-    assert not Path(killed).exists() and len(list(Path(f"{killed}.checkpoints").glob("step-*"))) == checkpoint.KEPT
+    kept = len(list(Path(f"{killed}.checkpoints").glob("step-*.safetensors")))
+    assert not Path(killed).exists() and kept - checkpoint.KEPT in (0, DEVICE.type == "cuda")  # a thread's newest
     extend(Run(**options), *inputs, killed)
     assert not Path(f"{killed}.checkpoints").exists()
     weights = [load_file(Path(folder) / "weights.safetensors") for folder in (tmp_path / "whole", killed)]
