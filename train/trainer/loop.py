@@ -71,6 +71,8 @@ def train(job: TrainingJob) -> checkpoint.State:
     also stand in the folder of the checkpoints while it trains. Raises StageError where the loss or its
     gradient is not a finite number, where the loss explodes, and where memory runs out.
     """
+    if job.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(job.device)  # of an earlier training in this process
     with without_randomness(job.model):
         return _train(job)
 
@@ -91,12 +93,18 @@ def _train(job: TrainingJob) -> checkpoint.State:
         progress(options.steps, job.title, "steps", done=state.step, quiet=rank() > 0) as bar,
         metrics_log(job.checkpoints, state.metrics) if rank() == 0 else nullcontext(lambda line: None) as tell,
         memory_advice(options, job.device, state.step),
+        checkpoint.saver(
+            job.checkpoints, job.identity, job.model, optimizer, beside=job.device.type == "cuda"
+        ) as (save, wait),
     ):
         while state.step < options.steps and not is_flat(state.metrics, options):
             started = time.perf_counter()
             batch = next(stream)
             waited = time.perf_counter() - started
             record = take_step(job, optimizer, batch, state)
+            if not is_sound(job, record):
+                wait()  # for the last good checkpoint
+                raise StageError(exploded(options, job.old, job.new, state.step, record, job.checkpoints))
             elapsed = time.perf_counter() - started
             state.step += 1
             state.seconds += elapsed
@@ -113,7 +121,7 @@ def _train(job: TrainingJob) -> checkpoint.State:
                 tell(line)
             state.metrics += lines
             if state.step % options.checkpoint_every == 0 and state.step < options.steps:
-                checkpoint.save(job.checkpoints, job.identity, job.model, optimizer, state)
+                save(state)
     return state
 
 
@@ -151,10 +159,7 @@ def set_up_layers(job: TrainingJob) -> None:
 def take_step(
     job: TrainingJob, optimizer: torch.optim.Optimizer, batch: Batch, state: checkpoint.State
 ) -> dict[str, float]:
-    """Gradients of the batch, then one update of the weights; returns the step's line of the metrics.
-
-    Raises StageError as check_loss() does.
-    """
+    """Gradients of the batch, then one update of the weights; returns the step's line of the metrics."""
     options, step, alpha = job.options, state.step, state.alpha or 0.0
     job.model.train()
     optimizer.zero_grad(set_to_none=True)
@@ -168,14 +173,13 @@ def take_step(
     optimizer.step()
     # All that is read in a step is read here, at once: the only time that the CPU waits for a GPU.
     norm, loss, *measured = torch.cat([norm.view(1), sums]).tolist()
-    check_loss(job, step, loss, norm)
     return {"loss": loss, "lr": rate, "grad_norm": norm, **measures(job, batch, alpha, measured)}
 
 
-def check_loss(job: TrainingJob, step: int, loss: float, norm: float) -> None:
-    """Raises StageError where the loss has exploded, or it or the norm of its gradient is no finite number."""
-    if not (math.isfinite(norm) and loss <= EXPLODED * math.log(job.new.metadata["vocabulary"])):
-        raise StageError(exploded(job.options, job.old, job.new, step, loss, norm, job.checkpoints))
+def is_sound(job: TrainingJob, record: dict[str, float]) -> bool:
+    """Whether the loss has not exploded, and it and the norm of its gradient are finite numbers."""
+    most = EXPLODED * math.log(job.new.metadata["vocabulary"])
+    return math.isfinite(record["grad_norm"]) and record["loss"] <= most
 
 
 def accumulate(job: TrainingJob, batch: Batch, alpha: float, measure: bool) -> Tensor:
