@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ from typing import Any
 
 from benchmarks.gpu import parts, table
 from benchmarks.gpu.program import REHEARSED_TOKENS, before_real, real_steps, rehearsed
-from benchmarks.gpu.steps import Step, in_process
+from benchmarks.gpu.steps import Step, function_of, in_process
 
 
 def main() -> None:
@@ -73,9 +72,9 @@ def run_all(steps: list[Step], minutes: float, output: Path, work: Path) -> list
     """One after the other; as each ends, its line is in output/steps.jsonl. Returns the names of what failed."""
     output.mkdir(parents=True, exist_ok=True)
     deadline, failed = time.monotonic() + 60 * minutes, []
-    for module in {step.run.split(":")[0]: None for step in steps}:  # once, for all steps
+    for step in steps:  # imports, once for all of them
         with contextlib.suppress(Exception):  # what is missing is missed by the step itself
-            importlib.import_module(f"benchmarks.gpu.{module}")
+            function_of(step)
     for step in steps:
         left = deadline - time.monotonic()
         line: dict[str, Any]

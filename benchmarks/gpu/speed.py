@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.toys import SIZES, make_model, make_training, random_rows, sketch
+from models.backbone import compute_dtype
 from models.cost import flops_per_token, peak_flops
 from train.runs.options import Run
 from train.trainer import checkpoint
@@ -33,7 +34,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     device = torch.device(job["device"])
     if device.type == "cuda" and job["attention"] == "flash":
         torch.backends.cuda.enable_cudnn_sdp(False)
-    warm_up, timed = (2, 9) if job["toy"] else (WARM_UP, TIMED)
+    warm_up, timed = (2, 9) if job["toy"] else (WARM_UP, job.get("timed", TIMED))
     with TemporaryDirectory() as folder:
         training = make_training(job, folder, steps=warm_up + timed + AFTER_CHECKPOINT + PROFILED)
         optimizer, state = make_optimizer(training.model, training.options), State(alpha=training.options.alpha)
@@ -125,7 +126,7 @@ def peer(job: dict[str, Any]) -> dict[str, Any]:
     import transformers
 
     device = torch.device(job["device"])
-    warm_up, timed = (2, 2) if job["toy"] else (WARM_UP, TIMED)
+    warm_up, timed = (2, 2) if job["toy"] else (WARM_UP, job.get("timed", TIMED))
     sizes = SIZES[job["sizes"]]
     model = make_model(job["sizes"], job["row_tokens"], device)
     rank = sketch(job["sizes"], "lora", job["row_tokens"])[1].width
@@ -148,7 +149,7 @@ def peer(job: dict[str, Any]) -> dict[str, Any]:
             max_steps=warm_up + timed,
             learning_rate=5e-5,
             lr_scheduler_type="cosine",
-            bf16=True,
+            bf16=compute_dtype(device) == torch.bfloat16,
             optim="adamw_torch_fused",
             max_grad_norm=1.0,
             use_cpu=device.type == "cpu",

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,8 +27,9 @@ class Skipped(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """`run` is 'module:function' of benchmarks.gpu; it takes `job` and returns what is found, as JSON data.
+    """`run` is 'module:function'; it takes `job` and returns what is found, as JSON data.
 
+    The module is one of benchmarks.gpu, or any by its name with a dot.
     The function also finds in its job how many `seconds` it may take.
     """
 
@@ -74,21 +76,24 @@ def _run(step: Step, cap_s: float, printed: Path, writer: Connection) -> None:
     sys.stdout = sys.stderr = file = printed.open("w", encoding="utf-8", buffering=1)
     for stream in (1, 2):  # for what is no Python, and for the processes that it starts
         os.dup2(file.fileno(), stream)
-    module, name = step.run.split(":")
     line: dict[str, Any]
     try:
         if step.job.get("toy"):  # what is so small takes several threads longer than one
             import torch
 
             torch.set_num_threads(1)
-        function = getattr(importlib.import_module(f"benchmarks.gpu.{module}"), name)
-        line = {"found": function(step.job | {"seconds": cap_s}), "card": card(step.job)}
+        line = {"found": function_of(step)(step.job | {"seconds": cap_s}), "card": card(step.job)}
     except Skipped as why:
         line = {"skipped": str(why)}
     except Exception as error:  # out of memory is a row of the table, not an end
         traceback.print_exc()
         line = {"failed": f"{type(error).__name__}: {error}"[:PRINTED], "card": card(step.job)}
     writer.send(line)
+
+
+def function_of(step: Step) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    module, name = step.run.split(":")
+    return getattr(importlib.import_module(module if "." in module else f"benchmarks.gpu.{module}"), name)
 
 
 def card(job: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from train.trainer.loop import TrainingJob, set_up_layers
 SIZES = {
     "135M": {"hidden_size": 576, "layers": 30, "heads": 9, "ffn_size": 1536, "vocabulary": 49152},
     "1B": {"hidden_size": 2048, "layers": 16, "heads": 32, "ffn_size": 8192, "vocabulary": 128256},
+    "1.4M": {"hidden_size": 128, "layers": 4, "heads": 2, "ffn_size": 384, "vocabulary": 4096},
     "tiny": {"hidden_size": 64, "layers": 3, "heads": 2, "ffn_size": 192, "vocabulary": 512},
 }
 TOY = {"sizes": "tiny", "rows": 4, "row_tokens": 64}
