@@ -23,7 +23,7 @@ from train.tasks.accuracy import NO_LIMIT, load_tasks, make_requests, normalise
 from train.tasks.loglikelihood import score
 from train.tasks.options import Tasks
 
-QUESTIONS, SHOTS = 100, 5
+QUESTIONS, SHOTS = 40, 5
 PROMPTS = ("Le salarié peut", "Pour demander un passeport, vous devez", "The Python interpreter is")
 # Of a log-likelihood in nats, in fp32; of the answers in bf16, whose rounding decides between equals.
 LOGP_FP32, ANSWERS_BF16 = 1e-3, 0.9
