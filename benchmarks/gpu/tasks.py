@@ -23,7 +23,7 @@ from train.tasks.accuracy import NO_LIMIT, load_tasks, make_requests, normalise
 from train.tasks.loglikelihood import score
 from train.tasks.options import Tasks
 
-QUESTIONS, SHOTS = 40, 5
+QUESTIONS, SHOTS = 24, 5
 PROMPTS = ("Le salarié peut", "Pour demander un passeport, vous devez", "The Python interpreter is")
 # Of a log-likelihood in nats, in fp32; of the answers in bf16, whose rounding decides between equals.
 LOGP_FP32, ANSWERS_BF16 = 1e-3, 0.9
@@ -45,7 +45,7 @@ def tasks(job: dict[str, Any]) -> dict[str, Any]:
         found = {}
         for name, (device, dtype) in ways.items():
             with computing_in(dtype):
-                found[name] = answer(backbone, job.get("run"), task, device, 8 if job["toy"] else 60)
+                found[name] = answer(backbone, job.get("run"), task, device, 8 if job["toy"] else 40)
     first, *others = found.values()
     same = [compare(one, first) for one in others]
     ok = same[0]["answers"] == 1 and same[0]["texts"] == 1 and same[0]["logp"] < LOGP_FP32
@@ -75,7 +75,7 @@ def answer(backbone: str, run: str | None, task: str, device: str, tokens: int) 
             scores.update(batch)
 
     (one,) = asked.values()
-    questions_s = after_once(ask)
+    questions_s = timed(ask, device)
     picks = [
         [int(np.argmax(x)) for x in normalise(question.answers, requests[number], scores[number], scores[without])]
         for question, (number, without) in zip(one.questions, one.numbers, strict=True)
@@ -85,7 +85,7 @@ def answer(backbone: str, run: str | None, task: str, device: str, tokens: int) 
     def go_on() -> None:
         texts[:] = [write(model, tokenizer, prompt, options) for prompt in PROMPTS]
 
-    texts_s = after_once(go_on)
+    texts_s = timed(go_on, device)
     right = [pick[0] == question.gold for pick, question in zip(picks, one.questions, strict=True)]
     return {
         "questions_s": questions_s,
@@ -97,9 +97,10 @@ def answer(backbone: str, run: str | None, task: str, device: str, tokens: int) 
     }
 
 
-def after_once(compute: Callable[[], None]) -> float:
-    """Seconds of the second time; what they compute is on the CPU in the end."""
-    compute()
+def timed(compute: Callable[[], None], device: str) -> float:
+    """Seconds; on a GPU those of the second time. What is computed is on the CPU in the end."""
+    if device != "cpu":
+        compute()
     started = time.perf_counter()
     compute()
     return time.perf_counter() - started
