@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from device import DEVICE
 
-from benchmarks.gpu import parts, table
+from benchmarks.gpu import table
 
 
 def rehearse(output: Path, *names: str) -> dict[str, dict]:
@@ -52,22 +52,6 @@ def test_a_step_that_fails_or_takes_too_long_is_a_line_and_no_end(tmp_path: Path
     assert "ZeroDivisionError" in lines[0]["failed"]
     assert lines[1]["failed"] == "killed after 2 s"
     assert "needed" in lines[2]["skipped"]
-
-
-def test_what_is_packed_is_unpacked_and_damage_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "PART_BYTES", 1000)
-    (tmp_path / "rows").mkdir()
-    (tmp_path / "rows/a").write_bytes(os.urandom(5000))
-    parts.main(["pack", "--output", str(tmp_path / "parts"), str(tmp_path / "rows")])
-    pieces = sorted(map(str, (tmp_path / "parts").iterdir()))
-    assert len(pieces) >= 6
-    parts.main(["unpack", "--output", str(tmp_path / "out"), *reversed(pieces)])
-    assert (tmp_path / "out/rows/a").read_bytes() == (tmp_path / "rows/a").read_bytes()
-    with pytest.raises(SystemExit, match="part-01 is missing"):
-        parts.main(["unpack", "--output", str(tmp_path / "out"), *[p for p in pieces if "part-01" not in p]])
-    Path(pieces[0]).write_bytes(b"x")
-    with pytest.raises(SystemExit, match="part-00 is damaged"):
-        parts.main(["unpack", "--output", str(tmp_path / "out"), *pieces])
 
 
 def test_the_page_of_the_measured_gpu_is_made_of_its_lines(tmp_path: Path) -> None:
