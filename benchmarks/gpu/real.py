@@ -143,7 +143,7 @@ def settled_backbone(job: Job) -> Path:
 def source_backbone(job: Job) -> Path:
     """The backbone as it came: unpacked, or made of the .gguf file, once."""
     given, made = Path(job["folder"]), home(job) / "source"
-    if (given / "backbone").exists():
+    if "backbone.gguf" not in read_plan(given).files:
         return given / "backbone"
     if not made.exists():
         with atomic_folder(made) as folder:
