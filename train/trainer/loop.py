@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.attention import attends_by_documents, document_bounds
 from models.backbone import compute
 from models.cost import flops_per_token, peak_flops
 from models.extend import decoder_layers
@@ -31,7 +32,7 @@ from train.distributed import add_gradients, add_over_ranks, clip_gradients, ran
 from train.evaluation.bits_per_byte import score_rows
 from train.runs.options import Pretrain, Run, Training
 from train.trainer import checkpoint
-from train.trainer.documents import check_documents_apart
+from train.trainer.documents import keep_documents_apart
 from train.trainer.failures import exploded, memory_advice
 from train.trainer.metrics import metrics_log, summarise
 from train.trainer.mixture import Batch, batches, read_batch
@@ -79,9 +80,6 @@ def train(job: TrainingJob) -> checkpoint.State:
 def _train(job: TrainingJob) -> checkpoint.State:
     options = job.options
     set_up_layers(job)
-    if options.mask_documents:
-        with uncompiled(options):
-            check_documents_apart(job.model, job.device)
     optimizer = make_optimizer(job.model, options)
     state = checkpoint.resume(job.checkpoints, job.identity, job.model, optimizer)
     with memory_advice(options, job.device, state.step):
@@ -128,7 +126,7 @@ def _train(job: TrainingJob) -> checkpoint.State:
 
 
 def set_up_layers(job: TrainingJob) -> None:
-    """Recompute, compile and shard the decoder layers, as the options say."""
+    """Recompute, compile and shard the decoder layers, and have them keep documents apart, as the options say."""
     options, layers = job.options, decoder_layers(job.model)
     if options.activation_checkpointing:
         # It has another name in newer versions of transformers. The re-entrant kind needs an input with a
@@ -150,6 +148,9 @@ def set_up_layers(job: TrainingJob) -> None:
             layer.compile()
     if isinstance(options, Run) and options.shard:
         shard(job.model, layers, job.device)
+    if options.mask_documents:
+        with uncompiled(options):
+            keep_documents_apart(job.model, job.device, job.new.row_tokens)
 
 
 # A step -------------------------------------------------------------------------------------------
@@ -196,10 +197,11 @@ def accumulate(job: TrainingJob, batch: Batch, alpha: float, measure: bool) -> T
     l1 = torch.full((), alpha / old_tokens if old_tokens else 0.0, device=job.device) if alpha else None
     probe_5 = make_probe(job.device) if measure else None
     loss = torch.zeros(1, device=job.device)
-    for tokens_BT1, old_B11, weight_BT in micro_batches(job, batch, is_scored_BT):
+    for tokens_BT1, old_B11, weight_BT, bounds_111S in micro_batches(job, batch, is_scored_BT):
         with job.context.losses(old_B11, l1, beta(job.options) / tokens, probe_5):
             with compute(job.device, job.model):
-                part = sum_nll(job.model, tokens_BT1, weight_BT, positions(job, tokens_BT1)) / scored
+                position_BT = positions(job, tokens_BT1)
+                part = sum_nll(job.model, tokens_BT1, weight_BT, position_BT, bounds_111S) / scored
             part.backward()
         loss += part.detach()
     sums = loss if probe_5 is None or probe_5.grad is None else torch.cat([loss, probe_5.grad])
@@ -230,9 +232,9 @@ def count(job: TrainingJob, is_scored_BT: np.ndarray) -> Tensor:
 
 def micro_batches(
     job: TrainingJob, batch: Batch, is_scored_BT: np.ndarray | None
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Of each micro-batch, on the device: tokens_BT1, old_B11 (1 where a row is of the old domain, else 0), and
-    weight_BT of each predicted token in the loss, None where all are 1.
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
+    """Of each micro-batch, on the device: tokens_BT1, old_B11 (1 where a row is of the old domain, else 0),
+    weight_BT of each predicted token in the loss, None where all are 1, and bounds() of its documents.
 
     Micro-batch i of n has rows i, i + n, and so on, so that n on one rank are one each on n ranks.
     """
@@ -242,7 +244,7 @@ def micro_batches(
         part = slice(first, None, number)
         is_old, tokens = (to_device(each[part], job.device) for each in (old_B11, batch.tokens_BT1))
         scored = None if is_scored_BT is None else to_device(is_scored_BT[part].astype(np.float32), job.device)
-        yield tokens, is_old, scored
+        yield tokens, is_old, scored, bounds(job, batch.tokens_BT1[part])
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
@@ -262,6 +264,19 @@ def positions(job: TrainingJob, tokens_BT1: Tensor) -> Tensor | None:
     place_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
     starts_BT = torch.where(tokens_BT == job.new.metadata["separator"], place_BT, 0)
     return place_BT - starts_BT.cummax(1).values
+
+
+def bounds(job: TrainingJob, tokens_BT1: np.ndarray) -> Tensor | None:
+    """With mask_documents, document_bounds() as bounds_111S for a model that attends by them, else None.
+
+    Made on the CPU: a GPU would have to be waited for, since how many there are decides a shape.
+    """
+    if not (job.options.mask_documents and attends_by_documents(job.model)):
+        return None
+    bounds_111S = to_device(document_bounds(tokens_BT1[:, :-1] == job.new.metadata["separator"]), job.device)
+    if job.options.compile:
+        torch._dynamo.maybe_mark_dynamic(bounds_111S, 3)  # one graph, however many documents there are
+    return bounds_111S
 
 
 def beta(options: Training) -> float:
