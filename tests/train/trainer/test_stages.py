@@ -39,11 +39,11 @@ from train.trainer.loop import (
     find_alpha,
     is_flat,
     measures,
-    positions,
     set_up_layers,
     take_step,
     train,
 )
+from train.trainer.micro_batches import positions
 from train.trainer.mixture import Batch, Draw, read_batch
 from train.trainer.optimizer import learning_rate, make_optimizer
 from train.trainer.stages import extend, identity, pretrain
