@@ -44,4 +44,4 @@ def test_cost_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert float(rows["finetune"][2]) == pytest.approx(flops / 1e9, abs=0.01)
     assert [float(cell) for cell in rows["finetune"][4:6]] == pytest.approx([hours, hours / 8], rel=0.02)
     print_cost(path, [1, 8], 0.45)
-    assert "| neutral | 3,007M | 501M |" in capsys.readouterr().out
+    assert "| neutral | 3,009M | 503M |" in capsys.readouterr().out
