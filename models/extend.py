@@ -122,6 +122,7 @@ def extend(
     model.requires_grad_(method == "finetune")
     if method == "finetune":
         model.float()
+        _round_embeddings(model)
     elif method == "lora":
         width = _add_lora(model, layers, extra)
     elif method == "adapter":
@@ -133,6 +134,21 @@ def extend(
     else:
         raise ExtendError(f"no method {method!r}; choose one of {', '.join(METHODS)}")
     return Extension(method, backbone, unique_parameters(model) - before, width, context)
+
+
+def _round_embeddings(model: nn.Module) -> None:
+    """Under autocast, embeddings leave in its dtype, and so does every layer's sum, as with all other methods.
+
+    Embeddings in fp32 would make all those sums fp32: twice the memory and its traffic.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            module.register_forward_hook(_to_autocast_dtype)
+
+
+def _to_autocast_dtype(_module: nn.Module, _inputs: Any, x_BTD: Tensor) -> Tensor:
+    kind = x_BTD.device.type
+    return x_BTD.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x_BTD
 
 
 def backbone_parameters(model: nn.Module) -> int:
