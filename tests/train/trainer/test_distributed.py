@@ -1,20 +1,20 @@
-"""Two processes, started as torchrun starts them, against one."""
+"""Two processes against one."""
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import LENGTH, language, write_rows
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from models.backbone import create_llama
 from models.extend import extend
 from train.data.rows import join_rows, open_rows
+from train.distributed import processes, rank, trained_weights, world
+from train.ranks import MEETING, run_ranks
 from train.runs.options import Run
 from train.trainer.loop import TrainingJob, train
 
@@ -28,27 +28,45 @@ CASES = {
     "finetune": {"method": "finetune", "shard": True, "activation_checkpointing": True},
     "dropout": {"method": "adapter", "activation_checkpointing": True},  # of GPT-2
     # A second language, behind blocks of the first and of two old domains.
-    "second": {"method": "neutral", "alpha": "auto", "gate": "relu", "shard": True, "base": "first"},
+    "second": {
+        "method": "neutral",
+        "alpha": "auto",
+        "gate": "relu",
+        "shard": True,
+        "activation_checkpointing": True,
+        "base": "first",
+    },
 }
-# Trains every case, then the first again from a checkpoint that another number of ranks left.
-DRIVER = """
-import sys
-from test_distributed import CASES, trained
-from train.distributed import processes
-import torch
-with processes(torch.device("cpu")):
-    for name in CASES:
-        trained(sys.argv[1], name, micro_batch_rows=4)
-    trained(sys.argv[1], "sharded", micro_batch_rows=4, resumed=True)
-"""
+
+
+def listening() -> set[str]:
+    """The addresses at which this process listens, in hexadecimal: man 5 proc_pid_net."""
+    own, found = {str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}, set()
+    for kind in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]:
+            _, address, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in own:
+                found.add(address.partition(":")[0])
+    return found
+
+
+def train_all(folder: str) -> None:
+    """Train every case, then the first again from a checkpoint that another number of ranks left.
+
+    The latter meet where those of torchrun meet.
+    """
+    with processes(torch.device("cpu")):
+        for name in CASES:
+            trained(folder, name, micro_batch_rows=4)
+        assert listening() == {"0100007F"}
+    del os.environ[MEETING]
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
+    with processes(torch.device("cpu")):
+        trained(folder, "sharded", micro_batch_rows=4, resumed=True)
 
 
 def trained(folder: str, name: str, **changes) -> None:
     """Train a case, and let rank 0 write its weights and metrics."""
-    from safetensors.torch import save_file
-
-    from train.distributed import rank, trained_weights, world
-
     resumed = changes.pop("resumed", False)
     options = Run(**(OPTIONS | CASES[name] | changes))
     torch.manual_seed(1)
@@ -89,20 +107,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # Micro-batches of four on one rank are those of both ranks.
         trained(str(path), name, micro_batch_rows=4, shard=False)
     (path / "neutral-1.checkpoints").rename(path / "one.checkpoints")
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "OMP_NUM_THREADS": "1"}
-    paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", DRIVER, str(path)],
-            env=os.environ | place | paths | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for process in ranks:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+    run_ranks(2, train_all, str(path))
     return path
 
 
