@@ -18,6 +18,8 @@ from multiprocessing import connection
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
+from tqdm import tqdm
+
 from pipeline.common.cli import start_logging
 from pipeline.common.errors import StageError
 from train.runs.options import Training
@@ -95,6 +97,7 @@ def _run(
     os.environ.update(place)
     for interface in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.setdefault(interface, "lo")
+    tqdm.set_lock(threading.RLock())  # its own is of all processes, and would be left behind by one that is killed
     start_logging()
     if place["RANK"] != "0":  # one says what all would say
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
