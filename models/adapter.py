@@ -24,9 +24,10 @@ from models.extend import (
     PLACEMENTS,
     ExtendError,
     Extension,
-    backbone_parameters,
     extend,
     load_trainable,
+    merge_lora,
+    weights_per_width,
 )
 from models.foreign import as_data
 from models.saving import saving
@@ -44,6 +45,7 @@ class AdapterError(ValueError):
 class SavedExtension:
     """All that it takes to extend a backbone again: the arguments of extend(), and the weights that were trained.
 
+    Among the arguments is the width that was built: of the fraction, extend() may build another one today.
     models.extend.Extension is what extend() then returns. about: languages {old, new} and training (options,
     tokens, versions, …), as plain JSON data, for whoever reads the folder.
     """
@@ -60,6 +62,7 @@ def attach(model: Any, saved: list[SavedExtension], dtype: torch.dtype = COMPUTE
     """
     extensions: list[Extension] = []
     for one in saved:
+        merge_lora(model)
         _check_amount(model, one)
         extensions.append(extend(model, **one.extend_options))
         load_trainable(model, one.weights)
@@ -70,12 +73,12 @@ def attach(model: Any, saved: list[SavedExtension], dtype: torch.dtype = COMPUTE
 
 
 def _check_amount(model: Any, one: SavedExtension) -> None:
-    """Raises ExtendError where the recipe asks for far more weights than there are: they would be made first."""
+    """Raises ExtendError where the width asks for more weights than there are: they would be made first."""
+    method, width = one.extend_options["method"], one.extend_options.get("width", 0)
     held = sum(weight.numel() for weight in one.weights.values())
-    asked = one.extend_options.get("fraction", 0) * backbone_parameters(model)
-    # A width is rounded to a whole number of at least 1, and so gives at least two thirds of what is asked.
-    if one.extend_options["method"] != "finetune" and asked > 2 * held:
-        raise ExtendError(f"its fraction asks for {asked:,.0f} weights, and it has {held:,}")
+    asked = 0 if method == "finetune" else width * weights_per_width(model, method)
+    if asked > held:
+        raise ExtendError(f"its width of {width:,} asks for {asked:,} weights, and it has {held:,}")
 
 
 def _round(model: Any, dtype: torch.dtype) -> None:
@@ -106,7 +109,7 @@ def save_adapter(folder: str | Path, named: dict[str, Any], backbone: Any, saved
     extensions = attach(backbone, saved)
     entries = [
         {
-            "how": one.extend_options,
+            "how": {key: value for key, value in one.extend_options.items() if key != "width"},
             "width": extension.width,
             "extra_parameters": extension.extra_parameters,
             "true_fraction": extension.fraction,
@@ -174,8 +177,11 @@ def read_adapter(folder: str | Path) -> tuple[dict[str, Any], list[SavedExtensio
                 weights[number][name] = tensor
             saved = []
             for place, entry in enumerate(content["additions"]):
-                about = {key: value for key, value in entry.items() if key != "how"}
-                saved.append(SavedExtension(_checked_recipe(entry["how"]), weights[str(place)], about))
+                how, width = _checked_recipe(entry["how"]), entry["width"]
+                if type(width) is not int:
+                    raise ValueError("width is no whole number")
+                about = {key: value for key, value in entry.items() if key not in ("how", "width")}
+                saved.append(SavedExtension(how | {"width": width}, weights[str(place)], about))
             backbone = content["backbone"]
             backbone.setdefault("name", backbone["source"])
             if not (isinstance(backbone["name"], str) and isinstance(backbone["digest"], str)):

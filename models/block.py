@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.local_losses import Context, add_cross_entropy, add_l1, record_forward
+from models.local_losses import Context, add_cross_entropy, add_l1, measure
 
 GATES: dict[str, Callable[[Tensor], Tensor] | None] = {
     "none": None,
@@ -35,7 +35,6 @@ class NeutralBlock(nn.Module):
         self,
         size: int,
         width: int,
-        layer: int,
         layers: int,
         activation: Callable[[Tensor], Tensor],
         gate: str,
@@ -46,7 +45,7 @@ class NeutralBlock(nn.Module):
         super().__init__()
         if gate not in GATES or init not in INITS:
             raise ValueError(f"no gate {gate!r} or init {init!r}; gates: {list(GATES)}, inits: {list(INITS)}")
-        self.layer, self.layers, self.context = layer, layers, context
+        self.layers, self.context = layers, context
         # A module would be registered here a second time, with its weights.
         self.activation = activation.forward if isinstance(activation, nn.Module) else activation
         self.gate_name, self.phi, self.is_sigmoid = gate, GATES[gate], gate == "sigmoid"
@@ -76,6 +75,4 @@ class NeutralBlock(nn.Module):
             out_BTD = g_BT1 * out_BTD
         if local is None:
             return out_BTD
-        if local.statistics is not None:
-            record_forward(local.statistics.forward, self.layer, local.old_B11, out_BTD, g_BT1)
-        return add_l1(out_BTD, local, self.layer, self.layers)
+        return measure(add_l1(out_BTD, local, self.layers), g_BT1, local, self.layers)

@@ -99,6 +99,7 @@ def extend(
     method: str,
     *,
     fraction: float = 0.2,
+    width: int | None = None,
     gate: str = "elu",
     gate_bias: bool = True,
     init: str = "low_variance",
@@ -110,29 +111,61 @@ def extend(
     docs/method.md, Block, Methods compared and Stacking (paper, section 3). The model's outputs stay as they
     were, to the bit (finetune: when the model is in fp32). A model that has blocks already keeps them, frozen, and
     the new ones' outputs are added to theirs; the fraction is of the backbone without them. LoRA that it has is
-    merged first. `placement` matters only where a norm follows the FFN. Raises ExtendError where the model's
-    layers are not understood, or the fraction is too small for a width of 1.
+    merged first. `width` is that of an extension made before, in place of a fraction. `placement` matters only
+    where a norm follows the FFN. Raises ExtendError where the model's layers are not understood, or the width is
+    below 1.
     """
+    if method not in METHODS:
+        raise ExtendError(f"no method {method!r}; choose one of {', '.join(METHODS)}")
     merge_lora(model)
     layers = extendable_layers(model)
     before, backbone = unique_parameters(model), backbone_parameters(model)
-    extra = Fraction(str(fraction)) * backbone  # of the decimal as written
-    context, width = Context(), 0
+    if method == "finetune":
+        width = 0
+    elif width is None:
+        extra = Fraction(str(fraction)) * backbone  # of the decimal as written
+        width = round_width(extra / weights_per_width(model, method))
+    if width < 1 and method != "finetune":
+        raise ExtendError(f"a block or LoRA of width {width} adds nothing; give a larger fraction")
+    context = Context()
     torch.manual_seed(seed)
     model.requires_grad_(method == "finetune")
     if method == "finetune":
         model.float()
     elif method == "lora":
-        width = _add_lora(model, layers, extra)
+        _add_lora(model, layers, width)
     elif method == "adapter":
         make = partial(NeutralBlock, gate="none", init="he", context=context)
-        width = _add_blocks(model, layers, extra, make, placement)
-    elif method == "neutral":
-        make = partial(NeutralBlock, gate=gate, init=init, context=context, bias=gate_bias)
-        width = _add_blocks(model, layers, extra, make, placement)
+        _add_blocks(model, layers, width, make, placement)
     else:
-        raise ExtendError(f"no method {method!r}; choose one of {', '.join(METHODS)}")
+        make = partial(NeutralBlock, gate=gate, init=init, context=context, bias=gate_bias)
+        _add_blocks(model, layers, width, make, placement)
     return Extension(method, backbone, unique_parameters(model) - before, width, context)
+
+
+def round_width(width: Fraction | float) -> int:
+    """The width that is built for one that a fraction asks for: docs/method.md, Widths.
+
+    From 64 on, rows of bf16 numbers are then multiples of 16 bytes, as the fast products of a GPU want them, and
+    of 128 bytes from 512 on. Such a width is at most 1/16 off, so that budgets stay fair.
+
+    >>> [round_width(width) for width in (44.8, 141.5, 179.4, 519, 570)]
+    [45, 144, 176, 512, 576]
+    """
+    multiple = 64 if width >= 512 else 8 if width >= 64 else 1
+    return multiple * round(width / multiple)
+
+
+def weights_per_width(model: Any, method: str) -> int:
+    """Weights that a width of 1 adds: 3 D L of blocks, the sum of inputs + outputs of the FFNs' linears of LoRA.
+
+    docs/method.md, Widths (paper, 4.1). Of a model without LoRA: its matrices would count as the FFNs' own.
+    """
+    layers = decoder_layers(model)
+    if method != "lora":
+        return 3 * int(model.config.get_text_config().hidden_size) * len(layers)
+    shapes = [shape for layer in layers for shape in ffn_projections(plain_ffn(layer.mlp)).values()]
+    return sum(map(sum, shapes))
 
 
 def backbone_parameters(model: nn.Module) -> int:
@@ -253,36 +286,27 @@ def _activation(model: nn.Module, ffn: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def _add_blocks(
-    model: Any, layers: list[Any], extra: Fraction, make: Callable[..., NeutralBlock], placement: str
-) -> int:
-    """A block beside each FFN; returns their width M = extra / (3 D L): docs/method.md, Widths."""
+    model: Any, layers: list[Any], width: int, make: Callable[..., NeutralBlock], placement: str
+) -> None:
+    """A block of this width beside each FFN."""
     if placement not in PLACEMENTS:
         raise ExtendError(f"no placement {placement!r}; choose one of {', '.join(PLACEMENTS)}")
     size, count = int(model.config.get_text_config().hidden_size), len(layers)
-    width = round(extra / (3 * size * count))
-    _check_width(width, "block")
-    for index, layer in enumerate(layers):
-        block = make(size, width, index, count, _activation(model, layer.mlp))
+    for layer in layers:
+        block = make(size, width, count, _activation(model, layer.mlp))
         block.to(next(layer.parameters()).device)
         norm = post_norm(layer) if placement == "after_norm" else None
         layer.mlp = ExtendedFFN(layer.mlp, block, after_norm=norm is not None)
         if norm:
             setattr(layer, norm, ExtendedNorm(getattr(layer, norm), layer.mlp.take_residue))
-    return width
 
 
-def _add_lora(model: Any, layers: list[Any], extra: Fraction) -> int:
-    """LoRA on the FFNs' projections only, by peft; returns its rank, extra / (sum of inputs + outputs).
-
-    For a gated FFN the sum is 3 (D + F) L: docs/method.md, Widths (paper, 4.1).
-    """
+def _add_lora(model: Any, layers: list[Any], rank: int) -> None:
+    """LoRA of this rank on the FFNs' projections only, by peft (paper, 4.1)."""
     import peft
     from transformers.pytorch_utils import Conv1D
 
     ffns = [plain_ffn(layer.mlp) for layer in layers]
-    sizes = [sum(shape) for ffn in ffns for shape in ffn_projections(ffn).values()]
-    rank = round(extra / sum(sizes))
-    _check_width(rank, "LoRA rank")
     linear = {id(module) for ffn in ffns for module in ffn.modules() if isinstance(module, nn.Linear | Conv1D)}
     targets = [name for name, module in model.named_modules() if id(module) in linear]
     transposed = any(isinstance(module, Conv1D) for module in ffns[0].modules())
@@ -293,7 +317,6 @@ def _add_lora(model: Any, layers: list[Any], extra: Fraction) -> int:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return rank
 
 
 @torch.no_grad()
@@ -311,11 +334,6 @@ def merge_lora(model: Any) -> None:
         linear.weight += module.get_delta_weight("default")
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, linear.to(dtype))
-
-
-def _check_width(width: int, what: str) -> None:
-    if width < 1:
-        raise ExtendError(f"the fraction leaves a {what} of width 0; give a larger fraction")
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:

@@ -234,7 +234,9 @@ def read_decoder(path: str, revision: str | None, dtype: torch.dtype, attention:
         weights = {plain_name(name, len(added["blocks"])): weight for name, weight in weights.items()}
     check_plain(sketch, weights)
     check_sizes(sketch, weights)
-    if attention == "sdpa" and not sketch._supports_sdpa:  # Gemma 2, which caps what SDPA keeps to itself
+    # Gemma 2 caps what SDPA keeps to itself; some versions of transformers use SDPA then, without the cap.
+    capped = getattr(sketch.config, "attn_logit_softcapping", None) is not None
+    if attention == "sdpa" and (capped or not sketch._supports_sdpa):
         attention = "eager"
     with as_data("the weights do not fit config.json"):
         # Without a path transformers finds no file but these.

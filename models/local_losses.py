@@ -11,26 +11,13 @@ Shapes: B rows of a micro-batch, T tokens of a row, D width of the model; a digi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-
-
-@dataclass
-class Statistics:
-    """What blocks measure on one micro-batch, by layer; recomputing a layer overwrites, never adds.
-
-    forward: three numbers, the sum of |out| on old tokens, and of the gate on old and on new tokens (1 a token
-    without a gate). backward: two numbers, the squared norms of the language-model gradient and of the l1
-    gradient with respect to out, on old tokens.
-    """
-
-    forward: dict[int, Tensor] = field(default_factory=dict)
-    backward: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,7 +27,7 @@ class LocalLosses:
     old_B11: Tensor
     l1: Tensor | None
     cross_entropy: float
-    statistics: Statistics | None
+    probe_5: Tensor | None
 
 
 class Context:
@@ -51,44 +38,64 @@ class Context:
 
     @contextmanager
     def losses(
-        self, old_B11: Tensor, l1: Tensor | None, cross_entropy: float, measure: bool = False
-    ) -> Iterator[Statistics]:
+        self, old_B11: Tensor, l1: Tensor | None, cross_entropy: float, probe_5: Tensor | None = None
+    ) -> Iterator[None]:
         """Local losses for one micro-batch: around its forward and its backward pass, which may recompute layers.
 
         old_B11: 1 where the row is of the old domain, else 0. l1: alpha over the old-domain tokens of the whole
         optimizer step (0 where it has none), a tensor, since compiled code would be made anew for each number;
-        None without l1 loss. cross_entropy: beta over all tokens of the step. Yields what the blocks measure;
-        without `measure` it stays empty.
+        None without l1 loss. cross_entropy: beta over all tokens of the step. probe_5: what make_probe() made, in
+        whose gradient the backward pass leaves what the blocks measure; None: nothing is measured.
         """
-        statistics = Statistics()
-        self.local = LocalLosses(old_B11, l1, cross_entropy, statistics if measure else None)
+        self.local = LocalLosses(old_B11, l1, cross_entropy, probe_5)
         try:
-            yield statistics
+            yield
         finally:
             self.local = None
 
 
-Record = Callable[[Tensor, Tensor], None]
+def make_probe(device: torch.device) -> Tensor:
+    """probe_5, zeros whose gradient is what the blocks measure, added up over layers and micro-batches.
+
+    So a layer counts once, though recomputing runs its forward pass twice, and compiled code needs neither a list
+    of layers nor the number of one. The five are sums over layers: of |out| on old tokens, of the gate on old and
+    on new tokens (1 a token without a gate), and the squared norms of the l1 gradient and of the language-model
+    gradient with respect to out, on old tokens.
+    """
+    return torch.zeros(5, device=device, requires_grad=True)
 
 
 class _AddGradient(torch.autograd.Function):
-    """Identity, whose backward pass adds `gradient` and calls record(upstream gradient, gradient)."""
+    """Identity, whose backward pass adds `gradient`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gradient: Tensor, record: Record | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gradient: Tensor) -> Tensor:
         ctx.save_for_backward(gradient)
-        ctx.record = record
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
-        if ctx.record is not None:
-            ctx.record(upstream[0], gradient)
-        return upstream[0] + gradient, None, None
+        return upstream[0] + gradient, None
 
 
-def add_l1(out_BTD: Tensor, local: LocalLosses, layer: int, layers: int) -> Tensor:
+class _Measure(torch.autograd.Function):
+    """Identity, whose backward pass gives the probe its gradient: known_4, and the squared norm on old tokens of
+    the gradient that comes from above."""
+
+    @staticmethod
+    def forward(ctx: Any, out_BTD: Tensor, old_B11: Tensor, known_4: Tensor, probe_5: Tensor) -> Tensor:
+        ctx.save_for_backward(old_B11, known_4)
+        return out_BTD.view_as(out_BTD)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, Tensor]:
+        old_B11, known_4 = ctx.saved_tensors
+        squares = (upstream[0].float() * old_B11).square().sum()
+        return upstream[0], None, None, torch.cat([known_4, squares.view(1)])
+
+
+def add_l1(out_BTD: Tensor, local: LocalLosses, layers: int) -> Tensor:
     """A block's output, in whose gradient that of its l1 loss is injected: alpha times the mean of |out| over old
     tokens, layers and width.
 
@@ -96,11 +103,14 @@ def add_l1(out_BTD: Tensor, local: LocalLosses, layer: int, layers: int) -> Tens
     """
     if local.l1 is None:
         return out_BTD
-    coefficient_B11 = local.old_B11 * (local.l1 / (layers * out_BTD.shape[-1]))
-    with torch.no_grad():
-        gradient_BTD = out_BTD.sign().mul_(coefficient_B11.to(out_BTD.dtype))
-    same_BTD: Tensor = _AddGradient.apply(out_BTD, gradient_BTD, _backward_record(local, layer))
+    same_BTD: Tensor = _AddGradient.apply(out_BTD, _l1_gradient(out_BTD, local.old_B11, local.l1, layers))
     return same_BTD
+
+
+@torch.no_grad()
+def _l1_gradient(out_BTD: Tensor, old_B11: Tensor, l1: Tensor, layers: int) -> Tensor:
+    coefficient_B11 = old_B11 * (l1 / (layers * out_BTD.shape[-1]))
+    return out_BTD.sign().mul_(coefficient_B11.to(out_BTD.dtype))
 
 
 def add_cross_entropy(logit_BT1: Tensor, local: LocalLosses, layers: int) -> Tensor:
@@ -112,28 +122,24 @@ def add_cross_entropy(logit_BT1: Tensor, local: LocalLosses, layers: int) -> Ten
     with torch.no_grad():
         error_BT1 = logit_BT1.float().sigmoid() - (1 - local.old_B11)
         gradient_BT1 = (error_BT1 * (local.cross_entropy / layers)).to(logit_BT1.dtype)
-    same_BT1: Tensor = _AddGradient.apply(logit_BT1, gradient_BT1, None)
+    same_BT1: Tensor = _AddGradient.apply(logit_BT1, gradient_BT1)
     return same_BT1
 
 
-def _backward_record(local: LocalLosses, layer: int) -> Record | None:
-    """Writes down the squared norms of both gradients when they meet, if statistics are wanted."""
-    statistics = local.statistics
-    if statistics is None:
-        return None
-
-    def record(upstream_BTD: Tensor, injected_BTD: Tensor) -> None:
-        both_2BTD = torch.stack([upstream_BTD * local.old_B11, injected_BTD.float()])
-        statistics.backward[layer] = both_2BTD.square().sum((1, 2, 3))
-
-    return record
-
-
-@torch.no_grad()
-def record_forward(
-    forward: dict[int, Tensor], layer: int, old_B11: Tensor, out_BTD: Tensor, g_BT1: Tensor | None
-) -> None:
-    """Writes down the forward statistics of a block; g_BT1: its gate, None without one."""
-    g_BT1 = torch.ones_like(out_BTD[..., :1]) if g_BT1 is None else g_BT1
-    gate_old, gate_all = (g_BT1.float() * old_B11).sum(), g_BT1.float().sum()
-    forward[layer] = torch.stack([(out_BTD.float().abs() * old_B11).sum(), gate_old, gate_all - gate_old])
+def measure(out_BTD: Tensor, g_BT1: Tensor | None, local: LocalLosses, layers: int) -> Tensor:
+    """A block's output, with which what make_probe() explains is measured; g_BT1: its gate, None without one."""
+    if local.probe_5 is None:
+        return out_BTD
+    with torch.no_grad():
+        g_BT1 = torch.ones_like(out_BTD[..., :1]) if g_BT1 is None else g_BT1
+        sums = [
+            (out_BTD.float().abs() * local.old_B11).sum(),
+            (g_BT1.float() * local.old_B11).sum(),
+            (g_BT1.float() * (1 - local.old_B11)).sum(),
+        ]
+        if local.l1 is not None:
+            sums.append(_l1_gradient(out_BTD, local.old_B11, local.l1, layers).float().square().sum())
+        else:
+            sums.append(torch.zeros_like(sums[0]))
+    same_BTD: Tensor = _Measure.apply(out_BTD, local.old_B11, torch.stack(sums), local.probe_5)
+    return same_BTD

@@ -12,9 +12,11 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing import connection
+from operator import itemgetter
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
@@ -26,6 +28,8 @@ from train.runs.options import Training
 
 # The environment's name for the file in which they meet.
 MEETING = "RANKS_MEET_IN"
+# Once one has failed, the others may end by themselves, and the first of them write its last checkpoint.
+GRACE_SECONDS = 30.0
 
 TrainingStage = TypeVar("TrainingStage", bound=Callable[..., None])
 
@@ -80,7 +84,11 @@ def run_ranks(count: int, function: Callable[..., None], *arguments: Any, **name
                 connection.wait([rank.sentinel for rank in running])
                 status = [rank.exitcode for rank in ranks]  # asked once: it may change at any time
                 if any(status):
-                    raise failures.get() if not failures.empty() else _died(status)
+                    failure = _failure(status, failures)
+                    late = time.monotonic() + GRACE_SECONDS
+                    for rank in ranks:
+                        rank.join(max(0.0, late - time.monotonic()))
+                    raise failure
                 running = [rank for rank, ended in zip(ranks, status, strict=True) if ended is None]
         finally:
             for rank in ranks:
@@ -120,8 +128,11 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _died(statuses: list[int | None]) -> StageError:
-    number, status = next((number, status) for number, status in enumerate(statuses) if status)
+def _failure(statuses: list[int | None], failures: Any) -> Exception:
+    """What went wrong first. One that was killed tells nothing, and the others that they lost it."""
+    number, status = min(((number, status) for number, status in enumerate(statuses) if status), key=itemgetter(1))
+    if status > 0 and not failures.empty():
+        return failures.get()
     how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
     return StageError(
         f"gpus: process {number} died ({how}); if memory ran out, lower micro_batch_rows or gpus. Started again "

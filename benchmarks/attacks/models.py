@@ -283,6 +283,7 @@ def adapter_of_many_times(folder: Path) -> Outcome:
     save_adapter(folder / "adapter", named, load_backbone(source), [saved])
     path = folder / "adapter" / "adapter.json"
     content = json.loads(path.read_text())
+    content["additions"][0]["width"] *= 2 * 10**5
     content["additions"][0]["how"]["fraction"] = 1e5
     path.write_text(json.dumps(content))
     begin = time.perf_counter()

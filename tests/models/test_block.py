@@ -5,7 +5,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from models.block import GATES, NeutralBlock
-from models.local_losses import Context
+from models.local_losses import Context, make_probe
 
 pytestmark = pytest.mark.usefixtures("on_device")
 SIZE, WIDTH, LAYERS = 8, 6, 3
@@ -14,7 +14,7 @@ ALPHA, BETA = 5.0, 0.7
 
 def make(gate: str, context: Context, layer: int = 0) -> NeutralBlock:
     torch.manual_seed(layer)
-    block = NeutralBlock(SIZE, WIDTH, layer, LAYERS, functional.silu, gate, "low_variance", context)
+    block = NeutralBlock(SIZE, WIDTH, LAYERS, functional.silu, gate, "low_variance", context)
     nn.init.normal_(block.down_proj.weight)
     return block
 
@@ -83,7 +83,7 @@ def test_outside_of_losses_there_is_no_local_loss() -> None:
 @pytest.mark.parametrize("init, variance", [("low_variance", 1 / (256 * LAYERS)), ("he", 2 / 256)])
 def test_initial_weights(init: str, variance: float) -> None:
     torch.manual_seed(0)
-    block = NeutralBlock(256, 300, 0, LAYERS, functional.silu, "elu", init, Context())
+    block = NeutralBlock(256, 300, LAYERS, functional.silu, "elu", init, Context())
     assert block.gate is not None
     for linear in (block.gate_proj, block.up_proj):
         assert linear.weight.var().item() == pytest.approx(variance, rel=0.05)
@@ -104,25 +104,43 @@ def test_only_down_has_a_gradient_at_first(gate: str) -> None:
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_statistics(recompute: bool) -> None:
+@pytest.mark.parametrize("gate", ["elu", "none"])
+def test_measures(gate: str, recompute: bool) -> None:
+    """Two blocks and two micro-batches add up, each once."""
     context = Context()
-    block = make("elu", context)
+    blocks = [make(gate, context, layer) for layer in range(2)]
     x_BTD, old_B11 = rows()
-    assert block.gate is not None
-    g_BT1 = functional.elu(block.gate(x_BTD))
-    out_BTD = block(x_BTD)
     x_BTD.requires_grad_()
     upstream_BTD = torch.randn_like(x_BTD)
-    with context.losses(old_B11, torch.tensor(3.0), 0.0, measure=True) as statistics:
-        again_BTD = checkpoint(block, x_BTD, use_reentrant=False) if recompute else block(x_BTD)
-        again_BTD.backward(upstream_BTD)
-    expected = torch.stack(
-        [(out_BTD.abs() * old_B11).sum(), (g_BT1 * old_B11).sum(), (g_BT1 * (1 - old_B11)).sum()]
-    )
-    torch.testing.assert_close(statistics.forward[0], expected.detach())
     strength = 3.0 / (SIZE * LAYERS)
-    lm, l1 = (upstream_BTD * old_B11).square().sum(), torch.tensor(strength**2 * 2 * 5 * SIZE)
-    torch.testing.assert_close(statistics.backward[0], torch.stack([lm, l1]))
+    expected = torch.zeros(5)
+    for block in blocks:
+        g_BT1 = torch.ones(4, 5, 1) if block.gate is None else functional.elu(block.gate(x_BTD))
+        sums = [block(x_BTD).abs() * old_B11, g_BT1 * old_B11, g_BT1 * (1 - old_B11)]
+        expected += torch.stack([*(one.sum().detach() for one in sums), torch.zeros(()), torch.zeros(())])
+        expected[3] += strength**2 * 2 * 5 * SIZE
+        expected[4] += (upstream_BTD * old_B11).square().sum()
+    probe_5 = make_probe(x_BTD.device)
+    for part in (slice(0, 1), slice(1, 4)):
+        with context.losses(old_B11[part], torch.tensor(3.0), 0.0, probe_5):
+            outs = [
+                checkpoint(block, x_BTD[part], use_reentrant=False) if recompute else block(x_BTD[part])
+                for block in blocks
+            ]
+            sum(outs).backward(upstream_BTD[part])
+    assert probe_5.grad is not None
+    torch.testing.assert_close(probe_5.grad, expected)
+
+
+def test_measuring_leaves_the_gradients_alone() -> None:
+    context = Context()
+    blocks, (x_BTD, old_B11) = [make("sigmoid", context)], rows()
+    found = []
+    for probe_5 in (None, make_probe(x_BTD.device)):
+        with context.losses(old_B11, torch.tensor(3.0), 0.5, probe_5):
+            blocks[0](x_BTD).square().sum().backward()
+        found.append(gradients(blocks))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_unknown_gate_is_refused() -> None:

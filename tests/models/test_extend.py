@@ -1,6 +1,10 @@
+from fractions import Fraction
+
 import pytest
 import torch
 from device import DEVICE, same
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import ARCHITECTURES, COMMON, POST_NORMED, logits, make, shake, tokens
 from torch import Tensor
 
@@ -13,7 +17,9 @@ from models.extend import (
     decoder_layers,
     extend,
     load_trainable,
+    round_width,
     trainable_state,
+    weights_per_width,
 )
 from models.loss import sum_nll
 
@@ -143,15 +149,35 @@ def test_widths_and_fraction() -> None:
     sizes = {"hidden_size": 32, "layers": 2, "heads": 2, "ffn_size": 64, "vocabulary": 500, "row_tokens": 8}
     n = unique_parameters(create_llama(**sizes))
     neutral = extend(create_llama(**sizes), "neutral", fraction=0.3)
-    assert neutral.width == round(0.3 * n / (3 * 32 * 2))
+    assert neutral.width == round_width(0.3 * n / (3 * 32 * 2))
     assert neutral.extra_parameters == 2 * (3 * 32 * neutral.width + 33)
     lora = extend(create_llama(**sizes), "lora", fraction=0.3)
-    assert lora.width == round(0.3 * n / (3 * (32 + 64) * 2))
+    assert lora.width == round_width(0.3 * n / (3 * (32 + 64) * 2))
     assert lora.extra_parameters == 3 * (32 + 64) * 2 * lora.width
     for extension in (neutral, lora):
         assert extension.backbone_parameters == n
         assert extension.fraction == extension.extra_parameters / n == pytest.approx(0.3, rel=0.05)
     assert extend(create_llama(**sizes), "finetune").extra_parameters == 0
+
+
+@given(st.fractions(0.6, 10**5))
+def test_wide_rows_are_aligned_and_no_budget_is_far_off(asked: Fraction) -> None:
+    width = round_width(asked)
+    assert abs(width - asked) <= (asked / 16 if asked >= 63.5 else Fraction(1, 2))
+    assert 2 * width % 16 == 0 or width < 64  # bytes of a row in bf16
+    assert 2 * width % 128 == 0 or width < 512
+
+
+@given(st.fractions(0.6, 10**5), st.fractions(0.6, 10**5))
+def test_a_larger_fraction_gives_no_smaller_width(one: Fraction, other: Fraction) -> None:
+    assert (round_width(one) - round_width(other)) * (one - other) >= 0
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter", "neutral"])
+@pytest.mark.parametrize("name", ["Llama", "GPT2"])
+def test_a_width_of_1_more_adds_the_weights_that_are_counted(name: str, method: str) -> None:
+    one, more = (extend(make(name), method, width=width).extra_parameters for width in (7, 8))
+    assert weights_per_width(make(name), method) == more - one
 
 
 @pytest.mark.parametrize("method", METHODS)

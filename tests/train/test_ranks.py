@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.common.errors import StageError
+from train import ranks
 from train.ranks import check_gpus, on_gpus, run_ranks
 from train.runs.options import Training
 
@@ -51,8 +52,9 @@ def is_gone(pid: int) -> bool:
     ],
 )
 def test_the_first_rank_that_fails_ends_all_and_is_told(
-    tmp_path: Path, how: str, kind: type, message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, kind: type, message: str
 ) -> None:
+    monkeypatch.setattr(ranks, "GRACE_SECONDS", 0.1)
     with pytest.raises(kind, match=message):
         run_ranks(2, ends, str(tmp_path), how)
     assert all(is_gone(int(path.read_text())) for path in tmp_path.iterdir())

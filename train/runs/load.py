@@ -125,4 +125,5 @@ def _saved_extension(folder: Path, record: RunRecord) -> SavedExtension:
         del about["training"][name]
     options = about["training"]["options"]
     options["base"] = options["base"] and Path(options["base"]).name  # a place of this machine
-    return SavedExtension(extend_options(record.options), state, about)
+    how = extend_options(record.options) | {"width": record.width}
+    return SavedExtension(how, state, about)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from models.extend import load_trainable
+from models.extend import load_trainable, trainable_state
 from models.saving import saving
 from pipeline.common.files import atomic
-from train.distributed import laid_out_as, rank, trained_weights, whole
+from train.distributed import laid_out_as, rank, whole
 
 KEPT = 2
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -39,29 +42,88 @@ class State:
     alpha: float | None = None
 
 
+@contextmanager
+def saver(
+    folder: str | Path, identity: str, model: Any, optimizer: Optimizer, beside: bool
+) -> Iterator[tuple[Callable[[State], None], Callable[[], None]]]:
+    """Yields save(state), and wait() for what it writes. All ranks must call save(); the first one writes.
+
+    With `beside`, for a GPU, a thread writes copies while training goes on. Each save, and leaving, waits for the
+    one before and raises its error; leaving by an exception waits, too.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        pending: list[Future[Path]] = []
+
+        def wait() -> None:
+            while pending:
+                pending.pop().result()
+
+        def save(state: State) -> None:
+            wait()
+            write = _snapshot(folder, identity, model, optimizer, state, beside)
+            if beside:
+                pending.append(pool.submit(write))
+            else:
+                write()
+
+        yield save, wait
+        wait()
+
+
 def save(folder: str | Path, identity: str, model: Any, optimizer: Optimizer, state: State) -> Path:
     """Write `step-000050.safetensors` into `folder` and delete all but the last KEPT up to it. Returns its path.
 
     All ranks must call this; the first one writes.
     """
+    return _snapshot(folder, identity, model, optimizer, state, copied=False)()
+
+
+def _snapshot(
+    folder: str | Path, identity: str, model: Any, optimizer: Optimizer, state: State, copied: bool
+) -> Callable[[], Path]:
+    """What writes the checkpoint; if `copied`, of weights as they are now, else as they are when it is called.
+
+    From a GPU they come into pinned memory behind what it computes, and nothing waits for them here.
+    """
     path = Path(folder) / f"step-{state.step:06d}.safetensors"
-    tensors = {f"weight.{name}": weight for name, weight in trained_weights(model).items()}
+    found = {f"weight.{name}": weight for name, weight in trainable_state(model).items()}
     for name, parameter in model.named_parameters():
         for moment in MOMENTS:
             if moment in optimizer.state.get(parameter, {}):
-                tensors[f"{moment}.{name}"] = whole(optimizer.state[parameter][moment]).cpu()
+                found[f"{moment}.{name}"] = optimizer.state[parameter][moment]
+    tensors = {}
+    for name, tensor in found.items():
+        gathered = whole(tensor).contiguous()
+        if rank() == 0:
+            tensors[name] = gathered.to("cpu", non_blocking=copied, copy=copied)
     if rank() > 0:
-        return path
-    # As a tensor, since a header of safetensors may have 100 MB only: some 400,000 steps.
-    tensors["metrics"] = torch.frombuffer(bytearray(json.dumps(state.metrics).encode()), dtype=torch.uint8)
+        return lambda: path
+    arrived = torch.cuda.Event() if copied and any(tensor.is_cuda for tensor in found.values()) else None
+    if arrived is not None:
+        arrived.record()
     standing = {"step": state.step, "seconds": state.seconds, "alpha": state.alpha}
-    header = {"identity": identity, "checksum": _checksum(tensors), **standing}
+    metrics = list(state.metrics)
+
+    def write() -> Path:
+        if arrived is not None:
+            arrived.synchronize()
+        _write(path, tensors, {"identity": identity, **standing}, metrics)
+        return path
+
+    return write
+
+
+def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], metrics: list[dict[str, Any]]) -> None:
+    # As a tensor, since a header of safetensors may have 100 MB only: some 400,000 steps. Line by line, so that
+    # another thread may go on in between.
+    text = f"[{', '.join(json.dumps(line) for line in metrics)}]"
+    tensors = {**tensors, "metrics": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
+    header = {**header, "checksum": _checksum(tensors)}
     with atomic(path) as part, saving(part.parent):
         save_file(tensors, part, metadata={"header": json.dumps(header)})
     # Those of later steps are of other options: beside them this one would not be among the newest.
-    for old in [other for other in _newest_first(folder) if _order(other) <= _order(path)][KEPT:]:
+    for old in [other for other in _newest_first(path.parent) if _order(other) <= _order(path)][KEPT:]:
         old.unlink(missing_ok=True)  # another process that trains the same may delete it too
-    return path
 
 
 def resume(folder: str | Path, identity: str, model: Any, optimizer: Optimizer) -> State:
@@ -112,7 +174,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _checksum(tensors: dict[str, Tensor]) -> int:
     total = 0
     for name in sorted(tensors):
-        total = zlib.crc32(tensors[name].numpy().tobytes(), total)
+        total = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy().data, total)
     return total
 
 

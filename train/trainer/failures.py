@@ -15,7 +15,7 @@ from train.trainer.mixture import mixture
 
 
 def exploded(
-    options: Training, old: Rows | None, new: Rows, step: int, loss: float, norm: float, checkpoints: str
+    options: Training, old: Rows | None, new: Rows, step: int, record: dict[str, float], checkpoints: str
 ) -> str:
     """A message with the step, the documents that its rows begin in, and the last good checkpoint."""
     draw = mixture(step, options, len(old) if old else 0, len(new))
@@ -25,8 +25,8 @@ def exploded(
     text = f"documents {' and '.join(filter(None, parts))}"
     good = checkpoint.newest(checkpoints) or "none yet"
     return (
-        f"step {step + 1}: the loss is {loss} and the norm of its gradient {norm}, on {text}; "
-        f"lower learning_rate, or look at these documents (last good checkpoint: {good})"
+        f"step {step + 1}: the loss is {record['loss']} and the norm of its gradient {record['grad_norm']}, on "
+        f"{text}; lower learning_rate, or look at these documents (last good checkpoint: {good})"
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,7 +21,7 @@ from torch import Tensor
 from models.backbone import compute
 from models.cost import flops_per_token, peak_flops
 from models.extend import decoder_layers
-from models.local_losses import Context
+from models.local_losses import Context, make_probe
 from models.loss import sum_nll
 from pipeline.common.errors import StageError
 from pipeline.common.progress import progress
@@ -31,9 +30,10 @@ from train.distributed import add_gradients, add_over_ranks, clip_gradients, ran
 from train.evaluation.bits_per_byte import score_rows
 from train.runs.options import Pretrain, Run, Training
 from train.trainer import checkpoint
-from train.trainer.documents import check_documents_apart
+from train.trainer.documents import keep_documents_apart
 from train.trainer.failures import exploded, memory_advice
 from train.trainer.metrics import metrics_log, summarise
+from train.trainer.micro_batches import micro_batches, scored_tokens
 from train.trainer.mixture import Batch, batches, read_batch
 from train.trainer.optimizer import learning_rate, make_optimizer
 from train.trainer.randomness import without_randomness
@@ -41,7 +41,7 @@ from train.trainer.randomness import without_randomness
 STATISTICS_EVERY = 10
 # Batches with old-domain rows that set `alpha: auto`.
 ALPHA_BATCHES = 8
-# Graphs of a layer: with and without gradients, and for micro-batches of two sizes.
+# Graphs of a layer: of an input with a gradient or without, measured or not, of micro-batches of two sizes.
 RECOMPILE_LIMIT = 16
 # A loss of more than this many times ln(vocabulary), what guessing costs, has exploded.
 EXPLODED = 3.0
@@ -70,6 +70,8 @@ def train(job: TrainingJob) -> checkpoint.State:
     also stand in the folder of the checkpoints while it trains. Raises StageError where the loss or its
     gradient is not a finite number, where the loss explodes, and where memory runs out.
     """
+    if job.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(job.device)  # of an earlier training in this process
     with without_randomness(job.model):
         return _train(job)
 
@@ -77,9 +79,6 @@ def train(job: TrainingJob) -> checkpoint.State:
 def _train(job: TrainingJob) -> checkpoint.State:
     options = job.options
     set_up_layers(job)
-    if options.mask_documents:
-        with uncompiled_if(True, options):
-            check_documents_apart(job.model, job.device)
     optimizer = make_optimizer(job.model, options)
     state = checkpoint.resume(job.checkpoints, job.identity, job.model, optimizer)
     with memory_advice(options, job.device, state.step):
@@ -93,12 +92,18 @@ def _train(job: TrainingJob) -> checkpoint.State:
         progress(options.steps, job.title, "steps", done=state.step, quiet=rank() > 0) as bar,
         metrics_log(job.checkpoints, state.metrics) if rank() == 0 else nullcontext(lambda line: None) as tell,
         memory_advice(options, job.device, state.step),
+        checkpoint.saver(
+            job.checkpoints, job.identity, job.model, optimizer, beside=job.device.type == "cuda"
+        ) as (save, wait),
     ):
         while state.step < options.steps and not is_flat(state.metrics, options):
             started = time.perf_counter()
             batch = next(stream)
             waited = time.perf_counter() - started
             record = take_step(job, optimizer, batch, state)
+            if not is_sound(job, record):
+                wait()  # for the last good checkpoint
+                raise StageError(exploded(options, job.old, job.new, state.step, record, job.checkpoints))
             elapsed = time.perf_counter() - started
             state.step += 1
             state.seconds += elapsed
@@ -115,12 +120,12 @@ def _train(job: TrainingJob) -> checkpoint.State:
                 tell(line)
             state.metrics += lines
             if state.step % options.checkpoint_every == 0 and state.step < options.steps:
-                checkpoint.save(job.checkpoints, job.identity, job.model, optimizer, state)
+                save(state)
     return state
 
 
 def set_up_layers(job: TrainingJob) -> None:
-    """Recompute, compile and shard the decoder layers, as the options say."""
+    """Recompute, compile and shard the decoder layers, and have them keep documents apart, as the options say."""
     options, layers = job.options, decoder_layers(job.model)
     if options.activation_checkpointing:
         # It has another name in newer versions of transformers. The re-entrant kind needs an input with a
@@ -142,6 +147,9 @@ def set_up_layers(job: TrainingJob) -> None:
             layer.compile()
     if isinstance(options, Run) and options.shard:
         shard(job.model, layers, job.device)
+    if options.mask_documents:
+        with uncompiled(options):
+            keep_documents_apart(job.model, job.device, job.new.row_tokens)
 
 
 # A step -------------------------------------------------------------------------------------------
@@ -150,103 +158,68 @@ def set_up_layers(job: TrainingJob) -> None:
 def take_step(
     job: TrainingJob, optimizer: torch.optim.Optimizer, batch: Batch, state: checkpoint.State
 ) -> dict[str, float]:
-    """Gradients of the batch, then one update of the weights; returns the step's line of the metrics.
-
-    Raises StageError as check_loss() does.
-    """
-    options, step = job.options, state.step
+    """Gradients of the batch, then one update of the weights; returns the step's line of the metrics."""
+    options, step, alpha = job.options, state.step, state.alpha or 0.0
     job.model.train()
     optimizer.zero_grad(set_to_none=True)
-    loss, measures = accumulate(job, batch, state.alpha or 0.0, measure=step % STATISTICS_EVERY == 0)
+    sums = accumulate(job, batch, alpha, measure=step % STATISTICS_EVERY == 0)
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     add_gradients(trained)
-    norm = clip_gradients(trained, options.clip).item()
-    check_loss(job, step, loss, norm)
+    norm = clip_gradients(trained, options.clip)
     rate = learning_rate(step, options)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
-    return {"loss": loss, "lr": rate, "grad_norm": norm, **measures}
+    # All that is read in a step is read here, at once: the only time that the CPU waits for a GPU.
+    norm, loss, *measured = torch.cat([norm.view(1), sums]).tolist()
+    return {"loss": loss, "lr": rate, "grad_norm": norm, **measures(job, batch, alpha, measured)}
 
 
-def check_loss(job: TrainingJob, step: int, loss: float, norm: float) -> None:
-    """Raises StageError where the loss has exploded, or it or the norm of its gradient is no finite number."""
-    if not (math.isfinite(norm) and loss <= EXPLODED * math.log(job.new.metadata["vocabulary"])):
-        raise StageError(exploded(job.options, job.old, job.new, step, loss, norm, job.checkpoints))
+def is_sound(job: TrainingJob, record: dict[str, float]) -> bool:
+    """Whether the loss has not exploded, and it and the norm of its gradient are finite numbers."""
+    most = EXPLODED * math.log(job.new.metadata["vocabulary"])
+    return math.isfinite(record["grad_norm"]) and record["loss"] <= most
 
 
-def accumulate(job: TrainingJob, batch: Batch, alpha: float, measure: bool) -> tuple[float, dict[str, float]]:
+def accumulate(job: TrainingJob, batch: Batch, alpha: float, measure: bool) -> Tensor:
     """Add up the gradients of this rank's rows, micro-batch by micro-batch.
 
-    Returns the loss of the whole step (nats per token, all ranks) and, with `measure`, what the blocks measured.
-    Every mean is over the whole step and all ranks, so that the size of a micro-batch changes nothing:
-    docs/method.md, Loss. That of the language model is over the tokens that are scored, local losses are over all.
+    Returns, on the device, the loss of the whole step (nats per token, all ranks) and behind it, with `measure`,
+    the five sums that blocks measured, if there are blocks. Every mean is over the whole step and all ranks, so
+    that the size of a micro-batch changes nothing: docs/method.md, Loss. That of the language model is over the
+    tokens that are scored, local losses are over all.
     """
-    options, length = job.options, job.new.row_tokens
-    tokens, old_tokens = batch.rows * length, batch.old_rows * length
-    scored = count_scored(job, batch)
-    l1 = torch.tensor(alpha / old_tokens if old_tokens else 0.0, device=job.device) if alpha else None
-    loss, statistics = torch.zeros((), device=job.device), []
-    with uncompiled_if(measure, options):
-        for tokens_BT1, old_B11 in micro_batches(job, batch):
-            with job.context.losses(old_B11, l1, beta(options) / tokens, measure) as measured:
-                with compute(job.device, job.model):
-                    weight_BT = weights(job, tokens_BT1)
-                    part = sum_nll(job.model, tokens_BT1, weight_BT, positions(job, tokens_BT1)) / scored
-                part.backward()
-            loss += part.detach()
-            statistics.append(measured)
-    add_over_ranks([loss])
-    return loss.item(), summarise(statistics, old_tokens, tokens - old_tokens, job.model)
+    tokens, old_tokens = batch.rows * job.new.row_tokens, batch.old_rows * job.new.row_tokens
+    is_scored_BT = scored_tokens(job, batch)
+    scored = tokens if is_scored_BT is None else count(job, is_scored_BT)
+    # Filled in, and not copied, which would wait for the device.
+    l1 = torch.full((), alpha / old_tokens if old_tokens else 0.0, device=job.device) if alpha else None
+    probe_5 = make_probe(job.device) if measure else None
+    loss = torch.zeros(1, device=job.device)
+    for micro in micro_batches(job, batch, is_scored_BT):
+        with job.context.losses(micro.old_B11, l1, beta(job.options) / tokens, probe_5):
+            with compute(job.device, job.model):
+                part = sum_nll(job.model, micro.tokens_BT1, micro.weight_BT, micro.position_BT, micro.bounds_111S)
+                part = part / scored
+            part.backward()
+        loss += part.detach()
+    sums = loss if probe_5 is None or probe_5.grad is None else torch.cat([loss, probe_5.grad])
+    add_over_ranks([sums])
+    return sums
 
 
-def count_scored(job: TrainingJob, batch: Batch) -> int:
+def measures(job: TrainingJob, batch: Batch, alpha: float, measured: list[float]) -> dict[str, float]:
+    """What blocks measured, as means: summarise() of metrics.py."""
+    old, new = batch.old_rows * job.new.row_tokens, (batch.rows - batch.old_rows) * job.new.row_tokens
+    config = job.model.config.get_text_config()
+    return summarise(measured, old, new, config.num_hidden_layers, config.hidden_size, with_l1=bool(alpha))
+
+
+def count(job: TrainingJob, is_scored_BT: np.ndarray) -> Tensor:
     """How many tokens of the whole step, all ranks together, the language-model loss scores; at least 1."""
-    if not job.new.unlearned_ids:
-        return batch.rows * job.new.row_tokens
-    own = np.isin(batch.tokens_BT1[:, 1:], job.new.unlearned_ids, invert=True).sum()
-    total = torch.tensor(int(own), device=job.device)
+    total = torch.full((), int(is_scored_BT.sum()), device=job.device)
     add_over_ranks([total])
-    return max(1, int(total))
-
-
-def weights(job: TrainingJob, tokens_BT1: Tensor) -> Tensor | None:
-    """weight_BT of each predicted token in the loss: 0 for beginnings of documents; None where all are 1."""
-    if not job.new.unlearned_ids:
-        return None
-    unlearned = torch.tensor(job.new.unlearned_ids, device=tokens_BT1.device)
-    return torch.isin(tokens_BT1[:, 1:], unlearned, invert=True).float()
-
-
-def micro_batches(job: TrainingJob, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-    """tokens_BT1 and old_B11 (1 where a row is of the old domain, else 0) of each micro-batch, on the device.
-
-    Micro-batch i of n has rows i, i + n, and so on, so that n on one rank are one each on n ranks.
-    """
-    count = math.ceil(len(batch.tokens_BT1) / job.options.micro_batch_rows)
-    old_B11 = batch.draw.is_old[:, None, None].astype(np.float32)
-    for first in range(count):
-        part = slice(first, None, count)
-        yield to_device(batch.tokens_BT1[part], job.device), to_device(old_B11[part], job.device)
-
-
-def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """A copy on the device. The transfer to a GPU runs while the GPU computes: pinned memory, non-blocking."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-def positions(job: TrainingJob, tokens_BT1: Tensor) -> Tensor | None:
-    """With mask_documents, each token's position_BT in its document, else None.
-
-    Where positions begin anew, transformers lets no token attend to those before.
-    """
-    if not job.options.mask_documents:
-        return None
-    tokens_BT = tokens_BT1[:, :-1]
-    place_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
-    starts_BT = torch.where(tokens_BT == job.new.metadata["separator"], place_BT, 0)
-    return place_BT - starts_BT.cummax(1).values
+    return total.clamp(min=1)
 
 
 def beta(options: Training) -> float:
@@ -254,9 +227,9 @@ def beta(options: Training) -> float:
     return options.beta if isinstance(options, Run) and options.method == "neutral" else 0.0
 
 
-def uncompiled_if(measuring: bool, options: Training) -> AbstractContextManager[Any]:
-    """Compiled layers run uncompiled while they are measured: what measures would need graphs of its own."""
-    return torch.compiler.set_stance("force_eager") if measuring and options.compile else nullcontext()
+def uncompiled(options: Training) -> AbstractContextManager[Any]:
+    """Compiled layers run uncompiled inside it: what computes without gradients would need graphs of its own."""
+    return torch.compiler.set_stance("force_eager") if options.compile else nullcontext()
 
 
 def find_alpha(job: TrainingJob) -> float:
@@ -277,9 +250,9 @@ def find_alpha(job: TrainingJob) -> float:
     model.train()
     all_steps = (read_batch(step, options, job.old, job.new, rank(), world()) for step in range(options.steps))
     for batch in islice((batch for batch in all_steps if batch.old_rows), ALPHA_BATCHES):
-        _, measures = accumulate(job, batch, 1.0, measure=True)
+        _, *measured = accumulate(job, batch, 1.0, measure=True).tolist()
         model.zero_grad(set_to_none=True)
-        lm += measures["lm_gradient"] ** 2
+        lm += measures(job, batch, 1.0, measured)["lm_gradient"] ** 2
         l1 += 1 / (batch.old_rows * job.new.row_tokens * config.num_hidden_layers * config.hidden_size)
     if not l1:
         raise StageError(
@@ -296,7 +269,7 @@ def evaluate(job: TrainingJob, step: int) -> dict[str, Any]:
     options = job.options
     job.model.eval()
     domains = {}
-    with uncompiled_if(True, options):
+    with uncompiled(options):
         for name, rows in job.validations.items():
             score = score_rows(job.model, rows, options.micro_batch_rows, job.device, options.evaluate_rows)
             domains[name] = {"bpb": score["bpb"], "nats_per_token": score["nats_per_token"]}

@@ -7,17 +7,13 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from models.local_losses import Statistics
 from pipeline.common.files import naming_full_disk
-from train.distributed import add_over_ranks
 
 Line = dict[str, Any]
 
@@ -88,27 +84,28 @@ def _scalars(line: Line) -> Iterator[tuple[str, float]]:
             yield f"train/{name}", value
 
 
-def summarise(statistics: list[Statistics], old: int, new: int, model: Any) -> dict[str, float]:
+def summarise(
+    measured: Sequence[float], old: int, new: int, layers: int, size: int, with_l1: bool
+) -> dict[str, float]:
     """Means over tokens and layers of the step, all ranks together: l1 (also over width), gate_old, gate_new.
 
-    lm_gradient and l1_gradient are the norms of those two parts of the gradient at the blocks' outputs on old
-    tokens, all layers together, and l1_ratio is the second over the first. `old` and `new` count the step's
-    tokens.
+    With an l1 loss, lm_gradient and l1_gradient are the norms of those two parts of the gradient at the blocks'
+    outputs on old tokens, all layers together, and l1_ratio is the second over the first. `measured` is the
+    gradient of a probe (models/local_losses.py), empty where nothing was measured; `old` and `new` count the
+    step's tokens, `size` is D.
+
+    >>> summarise([8.0, 1.0, 4.0, 9.0, 4.0], old=2, new=4, layers=1, size=2, with_l1=True)
+    {'l1': 2.0, 'gate_old': 0.5, 'gate_new': 1.0, 'lm_gradient': 2.0, 'l1_gradient': 3.0, 'l1_ratio': 1.5}
     """
-    forward = [sums for one in statistics for sums in one.forward.values()]
-    if not forward:
+    if not measured:
         return {}
-    layers, size = len(statistics[0].forward), model.config.get_text_config().hidden_size
-    backward = [squares for one in statistics for squares in one.backward.values()]
-    sums = torch.cat([torch.stack(each).double().sum(0) for each in (forward, backward) if each])
-    add_over_ranks([sums])
-    absolute, gate_old, gate_new, *squares = sums.tolist()
+    absolute, gate_old, gate_new, *squares = measured
     measures: dict[str, float] = {}
     if old:
         measures |= {"l1": absolute / (old * layers * size), "gate_old": gate_old / (old * layers)}
     if new:
         measures["gate_new"] = gate_new / (new * layers)
-    if squares and old:
-        lm, l1 = map(math.sqrt, squares)
+    if old and with_l1:
+        l1, lm = map(math.sqrt, squares)
         measures |= {"lm_gradient": lm, "l1_gradient": l1, "l1_ratio": l1 / lm if lm else 0.0}
     return measures

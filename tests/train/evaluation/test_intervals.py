@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers import evaluation, scored_documents
-from scipy import stats
 
 from pipeline.common.errors import StageError
 from train.evaluation.intervals import (
@@ -34,6 +33,7 @@ def made_up(documents: int, seed: int, models: int = 3) -> tuple[np.ndarray, np.
 
 
 def test_intervals_of_differences_and_of_shares_are_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats")
     nats_MG, bytes_G = made_up(150, 0)
     nats_MG += np.array([[0.0], [-0.5], [-0.3]]) * bytes_G
 

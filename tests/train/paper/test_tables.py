@@ -17,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+pytest.importorskip("altair")  # there with all that the report needs
+
 from pipeline.common.config import ConfigError, read, read_yaml
 from pipeline.common.errors import StageError
 from train.config import Config

@@ -6,6 +6,8 @@ import pyarrow as pa
 import pytest
 from helpers import evaluation, language, pretraining_record, run_record, speed, task_score, write_rows
 
+pytest.importorskip("altair")  # there with all that the report needs
+
 from pipeline.common.errors import StageError
 from train.__main__ import STAGES
 from train.report.compare import difference

@@ -10,6 +10,8 @@ from urllib.parse import unquote
 import pytest
 from helpers import evaluation, pretraining_record, run_record, speed, task_score
 
+pytest.importorskip("altair")  # there with all that the report needs
+
 from pipeline.common.files import write_json
 from pipeline.common.ledger import Ledger
 from pipeline.workflow.layout import Layout

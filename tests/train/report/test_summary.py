@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from helpers import evaluation, run_record
 
+pytest.importorskip("altair")  # there with all that the report needs
+
 from pipeline.common.errors import StageError
 from train.report.charts import trade_off
 from train.report.points import trade_off_points

@@ -84,7 +84,8 @@ def write_gguf(path, model, tokenizer):
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(words)
     writer.add_token_types([3] + [1] * (len(words) - 1))
-    writer.add_token_merges(["1 2"])
+    writer.add_token_merges(["1 2", "2 3"])  # of a list of one, transformers 5.17 reads the letters
+    writer.add_bos_token_id(0)  # without one, transformers 5.17 makes no tokenizer
     writer.add_eos_token_id(0)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, weight in model.state_dict().items():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,10 @@ import pytest
 from hub import Files, Hub, Shell, hub
 from safetensors import deserialize
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("datasets") is None, reason="could not import 'datasets'"),
+]
 
 MODULES = (
     *("transformers.models.llama.modeling_llama", "transformers.models.auto.tokenization_auto"),

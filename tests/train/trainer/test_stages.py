@@ -5,6 +5,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import traceback
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -16,7 +18,8 @@ import pytest
 import torch
 from device import DEVICE, ROUNDING, same
 from helpers import LENGTH, language, write_rows, write_tokenizer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.backbone import compute, create_llama
 from models.block import NeutralBlock
@@ -35,11 +38,12 @@ from train.trainer.loop import (
     accumulate,
     find_alpha,
     is_flat,
-    positions,
+    measures,
     set_up_layers,
     take_step,
     train,
 )
+from train.trainer.micro_batches import positions
 from train.trainer.mixture import Batch, Draw, read_batch
 from train.trainer.optimizer import learning_rate, make_optimizer
 from train.trainer.stages import extend, identity, pretrain
@@ -153,8 +157,8 @@ def test_scores_leave_special_tokens_out(world: dict[str, str], tmp_path: Path) 
 # Steps --------------------------------------------------------------------------------------------
 
 
-def small_job(world: dict[str, str], options: Run, folder: Path) -> TrainingJob:
-    model = create_llama(**SIZES, vocabulary=64, row_tokens=LENGTH).to(DEVICE)
+def small_job(world: dict[str, str], options: Run, folder: Path, **sizes: int) -> TrainingJob:
+    model = create_llama(**(SIZES | sizes), vocabulary=64, row_tokens=LENGTH).to(DEVICE)
     extension = extend_model(model, options.method, gate=options.gate)
     torch.manual_seed(3)
     for parameter in model.parameters():
@@ -170,9 +174,9 @@ def first_batch(world: dict[str, str], options: Run) -> Batch:
 
 def gradient(job: TrainingJob, batch: Batch, alpha: float = 1.0) -> tuple[torch.Tensor, float, dict[str, float]]:
     job.model.zero_grad()
-    loss, measures = accumulate(job, batch, alpha, measure=True)
+    loss, *measured = accumulate(job, batch, alpha, measure=True).tolist()
     trained = [p.grad.flatten() for p in job.model.parameters() if p.grad is not None]
-    return torch.cat(trained), loss, measures
+    return torch.cat(trained), loss, measures(job, batch, alpha, measured)
 
 
 @pytest.mark.parametrize("unlearned", [[], [7, 11, 20, 30]])
@@ -258,24 +262,64 @@ def test_gradient_is_that_of_the_loss_written_down(
     assert (loss, measures["l1"]) == pytest.approx((nll.item(), l1.item()), rel=2e-3)
 
 
+class Reads(TorchDispatchMode):
+    """Finds where a GPU would be waited for: numbers that are read, or come from Python, by the function."""
+
+    # One asks once a micro-batch whether rows are packed; the other copies from pinned memory, without waiting.
+    KNOWN = ("find_packed_sequence_indices", "to_device")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(name in str(operation) for name in ("_local_scalar", "nonzero", "masked_select", "lift_fresh")):
+            stack = [place for place in traceback.extract_stack()[:-1] if "/torch/" not in place.filename]
+            self.found |= {stack[-1].name} - set(self.KNOWN)
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["neutral", "finetune"])
+def test_a_step_waits_for_no_number_before_its_end(world: dict[str, str], tmp_path: Path, method: str) -> None:
+    job = small_job(world, run(method, micro_batch_rows=4, gate="sigmoid", old_rate=0.4), tmp_path)
+    job = replace(job, new=replace(job.new, metadata=job.new.metadata | {"unlearned_ids": [7]}))
+    optimizer, state = make_optimizer(job.model, job.options), checkpoint.State(step=9, alpha=1.0)
+    job.model.set_attn_implementation("sdpa")  # as on a GPU
+    take_step(job, optimizer, first_batch(world, job.options), state)  # the first tries the head
+    state.step = 10
+    with Reads() as reads:
+        take_step(job, optimizer, first_batch(world, job.options), state)
+    assert not reads.found
+    with Reads() as reads:
+        torch.ones(2).sum().item()
+    assert reads.found
+
+
 @pytest.mark.slow
 def test_compiled_layers_compute_the_same(
     world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Measured steps too, in as many graphs, whatever the number of layers."""
     # Traced and differentiated as usual; only the last step, making machine code, would take half a minute.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch._dynamo.utils.counters.clear()
     results = []
     for compiled in (False, True):
-        options = run(compile=compiled, gate="sigmoid", old_rate=0.4, steps=4, checkpoint_every=9)
-        job = small_job(world, options, tmp_path)
+        options = run(compile=compiled, gate="sigmoid", old_rate=0.4, steps=12, checkpoint_every=99)
+        job = small_job(world, options, tmp_path, layers=4)
         results.append((train(job).metrics, trainable_state(job.model)))
     torch._dynamo.reset()
     (plain, expected), (fast, weights) = results
-    assert [line["loss"] for line in fast if "loss" in line] == pytest.approx(
-        [line["loss"] for line in plain if "loss" in line], rel=1e-3
-    )
+    times = ("tokens_per_s", "waiting", "mfu")
+    for ours, theirs in zip(fast, plain, strict=True):
+        if "loss" in ours:
+            numbers = [{name: line[name] for name in line if name not in times} for line in (ours, theirs)]
+            assert numbers[0] == pytest.approx(numbers[1], rel=1e-3)
+    assert sum("l1_ratio" in line for line in fast) == 2
     for name in weights:
         torch.testing.assert_close(weights[name], expected[name], rtol=2e-2, atol=2e-3)
+    # The first layer, whose input has no gradient, and the others; both also measured. On a GPU, the loss.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4 + (DEVICE.type == "cuda")
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -526,7 +570,8 @@ def test_killed_and_started_again_gives_the_same_bits(world: dict[str, str], tmp
     extend(Run(**options), *inputs, str(tmp_path / "whole"))
     killed = str(tmp_path / "killed")
     assert in_process("extend", options, [*inputs, killed], kill_at=7) == -signal.SIGKILL
-    assert not Path(killed).exists() and len(list(Path(f"{killed}.checkpoints").glob("step-*"))) == checkpoint.KEPT
+    kept = len(list(Path(f"{killed}.checkpoints").glob("step-*.safetensors")))
+    assert not Path(killed).exists() and kept - checkpoint.KEPT in (0, DEVICE.type == "cuda")  # a thread's newest
     extend(Run(**options), *inputs, killed)
     assert not Path(f"{killed}.checkpoints").exists()
     weights = [load_file(Path(folder) / "weights.safetensors") for folder in (tmp_path / "whole", killed)]
@@ -580,6 +625,75 @@ def test_only_the_newest_checkpoints_are_kept(world: dict[str, str], tmp_path: P
     for step in (999_999, 1_000_000):
         (tmp_path / f"step-{step:06d}.safetensors").touch()
     assert checkpoint.newest(tmp_path) == tmp_path / "step-1000000.safetensors"
+
+
+def held_up(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """What a checkpoint is written with waits for this event."""
+    may_write, write = threading.Event(), save_file
+
+    def later(*arguments: Any, **named: Any) -> None:
+        assert may_write.wait(20)
+        write(*arguments, **named)
+
+    monkeypatch.setattr("train.trainer.checkpoint.save_file", later)
+    return may_write
+
+
+def test_what_is_written_beside_training_is_of_the_step_that_saved(
+    world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: while a thread writes, training goes on, and the next save waits for it."""
+    job = saved(world, tmp_path)
+    may_write, optimizer = held_up(monkeypatch), make_optimizer(job.model, job.options)
+    checkpoint.resume(tmp_path, "same", job.model, optimizer)
+    state = checkpoint.State(5, [{"step": 5}], 2.0, 1.0)
+    expected = {name: weight.clone() for name, weight in trainable_state(job.model).items()}
+    with checkpoint.saver(tmp_path, "same", job.model, optimizer, beside=True) as (save, wait):
+        save(state)
+        state.metrics.append({"step": 6})
+        for weight in trainable_state(job.model).values():
+            weight.zero_()
+        for moments in optimizer.state.values():
+            moments["exp_avg"].zero_()
+        may_write.set()
+        wait()
+        newest = tmp_path / "step-000005.safetensors"
+        assert newest.exists()
+        state.step = 7
+        save(state)
+    assert checkpoint.newest(tmp_path) == tmp_path / "step-000007.safetensors"
+    (tmp_path / "step-000007.safetensors").unlink()
+    optimizer = make_optimizer(job.model, job.options)
+    state = checkpoint.resume(tmp_path, "same", job.model, optimizer)
+    assert state == checkpoint.State(5, [{"step": 5}], 2.0, 1.0)
+    assert all(torch.equal(expected[name], weight) for name, weight in trainable_state(job.model).items())
+    assert all(moments["exp_avg"].any() for moments in optimizer.state.values())
+
+
+@pytest.mark.parametrize("leaving", ["save", "wait", "end", "exception"])
+def test_errors_of_writing_beside_training_are_raised(
+    world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaving: str
+) -> None:
+    job, may_write = small_job(world, run(), tmp_path), held_up(monkeypatch)
+    optimizer = make_optimizer(job.model, job.options)
+    # Not written, since its folder is a file; but when training stops otherwise, that is what is told.
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" if leaving != "exception" else tmp_path
+    with (
+        pytest.raises(KeyboardInterrupt if leaving == "exception" else OSError),
+        checkpoint.saver(folder, "same", job.model, optimizer, beside=True) as (save, wait),
+    ):
+        save(checkpoint.State(1))
+        threading.Timer(0.05, may_write.set).start()
+        if leaving == "save":
+            save(checkpoint.State(2))
+        if leaving == "wait":
+            wait()
+        if leaving == "exception":
+            raise KeyboardInterrupt
+    assert checkpoint.newest(tmp_path) == (
+        None if leaving != "exception" else tmp_path / "step-000001.safetensors"
+    )
 
 
 def test_checkpoints_of_other_options_push_none_out(world: dict[str, str], tmp_path: Path) -> None:
