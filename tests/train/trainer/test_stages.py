@@ -448,7 +448,7 @@ def test_running_out_of_memory_says_what_to_turn(
 
     job = small_job(world, run(micro_batch_rows=4), tmp_path)
     monkeypatch.setattr("train.trainer.loop.sum_nll", greedy)
-    with pytest.raises(StageError, match=r"lower micro_batch_rows \(now 4.*activation_checkpointing.*torchrun"):
+    with pytest.raises(StageError, match=r"lower micro_batch_rows \(now 4.*activation_checkpointing.*set gpus"):
         train(job)
     monkeypatch.setattr("train.trainer.loop.sum_nll", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
