@@ -153,19 +153,24 @@ def chunked_cross_entropy(
 
 
 def sum_nll(
-    model: nn.Module, tokens_BT1: Tensor, weight_BT: Tensor | None = None, position_BT: Tensor | None = None
+    model: nn.Module,
+    tokens_BT1: Tensor,
+    weight_BT: Tensor | None = None,
+    position_BT: Tensor | None = None,
+    bounds_111S: Tensor | None = None,
 ) -> Tensor:
     """Sum over tokens of the NLL in nats, a scalar in fp32 with a gradient.
 
     tokens_BT1 (int64) are whole rows of T + 1 tokens, without padding: the first T predict the last T.
     weight_BT multiplies each token's NLL. position_BT is each token's position, which begins anew where a
-    token must not attend to those before it. Divide by the tokens of the whole step yourself.
+    token must not attend to those before it; models/attention.py makes bounds_111S of the same places for models
+    that take them. Divide by the tokens of the whole step yourself.
     """
     head = plain_head(model)
     if head is None:
-        nll_BT = _full_logits_nll(model, tokens_BT1, position_BT)
+        nll_BT = _full_logits_nll(model, tokens_BT1, position_BT, bounds_111S)
         return (nll_BT if weight_BT is None else nll_BT * weight_BT).sum()
-    hidden_BTD = _hidden(model, tokens_BT1, position_BT)
+    hidden_BTD = _hidden(model, tokens_BT1, position_BT, bounds_111S)
     weight_N = None if weight_BT is None else weight_BT.flatten()
     return chunked_cross_entropy(hidden_BTD.flatten(0, 1), head, tokens_BT1[:, 1:].flatten(), weight_N)
 
@@ -197,7 +202,7 @@ def log_probabilities(model: nn.Module, tokens_BT1: Tensor, chunk: int) -> Itera
     """
     head = plain_head(model)
     if head is None:
-        for logits_CV in _call(model, tokens_BT1, None).logits.flatten(0, 1).split(chunk):
+        for logits_CV in _call(model, tokens_BT1).logits.flatten(0, 1).split(chunk):
             yield logits_CV.float().log_softmax(-1)
         return
     hidden_ND, head_VD = _hidden(model, tokens_BT1).flatten(0, 1).float(), head.float()
@@ -253,16 +258,23 @@ def _is_product(model: Any, head: nn.Linear) -> bool:
     return bool((logits_BTV - expected_BTV).norm() < ROUNDING * expected_BTV.norm())
 
 
-def _hidden(model: Any, tokens_BT1: Tensor, position_BT: Tensor | None = None) -> Tensor:
-    hidden_BTD: Tensor = _call(model.base_model, tokens_BT1, position_BT).last_hidden_state
+def _hidden(
+    model: Any, tokens_BT1: Tensor, position_BT: Tensor | None = None, bounds_111S: Tensor | None = None
+) -> Tensor:
+    hidden_BTD: Tensor = _call(model.base_model, tokens_BT1, position_BT, bounds_111S).last_hidden_state
     return hidden_BTD
 
 
-def _call(model: Any, tokens_BT1: Tensor, position_BT: Tensor | None) -> Any:
-    return model(input_ids=tokens_BT1[:, :-1], position_ids=position_BT, use_cache=False)
+def _call(
+    model: Any, tokens_BT1: Tensor, position_BT: Tensor | None = None, bounds_111S: Tensor | None = None
+) -> Any:
+    ids_BT = tokens_BT1[:, :-1]
+    return model(input_ids=ids_BT, attention_mask=bounds_111S, position_ids=position_BT, use_cache=False)
 
 
-def _full_logits_nll(model: Any, tokens_BT1: Tensor, position_BT: Tensor | None = None) -> Tensor:
-    logits_BTV = _call(model, tokens_BT1, position_BT).logits.float()
+def _full_logits_nll(
+    model: Any, tokens_BT1: Tensor, position_BT: Tensor | None = None, bounds_111S: Tensor | None = None
+) -> Tensor:
+    logits_BTV = _call(model, tokens_BT1, position_BT, bounds_111S).logits.float()
     nll_BT: Tensor = functional.cross_entropy(logits_BTV.transpose(1, 2), tokens_BT1[:, 1:], reduction="none")
     return nll_BT

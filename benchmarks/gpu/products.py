@@ -19,15 +19,15 @@ from train.trainer.stages import peak_memory_mib
 
 Forward = Callable[[NeutralBlock, Tensor], Tensor]
 ALIGNED = 8  # numbers of bf16 in 16 bytes
-# D, tokens, and widths of blocks: what a fraction of 0.2 asks for, and what is built, first.
+# D, tokens, and widths of blocks. A fraction of 0.2 asks for the first, and models.extend builds the second of it.
 CASES = {"135M": (576, 32768, (570, 576, 563, 512)), "1B": (2048, 16384, (2719, 2688))}
 TOY = {"toy": (16, 64, (12, 16))}
 
 
 def products(job: dict[str, Any]) -> dict[str, Any]:
-    """Milliseconds and MiB of a block there and back, of each way to do its products; compiled if job says so.
+    """Milliseconds and MiB of a block there and back, of each way to do its products; compiled on a GPU.
 
-    job: device, toy, compile; `cases`, where there are others than CASES.
+    job: device, toy; `cases`, where there are others than CASES.
     """
     device, results = torch.device(job["device"]), {}
     for name, (size, tokens, widths) in job.get("cases", TOY if job["toy"] else CASES).items():
@@ -40,7 +40,7 @@ def products(job: dict[str, Any]) -> dict[str, Any]:
                 try:
                     if device.type == "cuda":
                         torch.cuda.reset_peak_memory_stats()
-                    compute = there_and_back(block, forward, x_TD, upstream_TD, job["compile"])
+                    compute = there_and_back(block, forward, x_TD, upstream_TD, device.type == "cuda")
                     results[key] = {"ms": 1e3 * seconds(compute, device), "MiB": peak_memory_mib(device)}
                 except (RuntimeError, ValueError) as error:
                     results[key] = {"failed": str(error).splitlines()[0][:300]}
@@ -49,7 +49,9 @@ def products(job: dict[str, Any]) -> dict[str, Any]:
 
 def make_block(size: int, width: int) -> NeutralBlock:
     """A block of which all weights have gradients: W_down is not zero."""
-    block = NeutralBlock(size, width, 0, 1, functional.silu, "elu", "he", Context())
+    block = NeutralBlock(
+        size, width, layers=1, activation=functional.silu, gate="elu", init="he", context=Context()
+    )
     nn.init.normal_(block.down_proj.weight, std=width**-0.5)
     return block
 

@@ -39,11 +39,11 @@ from train.trainer.loop import (
     find_alpha,
     is_flat,
     measures,
-    positions,
     set_up_layers,
     take_step,
     train,
 )
+from train.trainer.micro_batches import positions
 from train.trainer.mixture import Batch, Draw, read_batch
 from train.trainer.optimizer import learning_rate, make_optimizer
 from train.trainer.stages import extend, identity, pretrain
@@ -284,6 +284,7 @@ def test_a_step_waits_for_no_number_before_its_end(world: dict[str, str], tmp_pa
     job = small_job(world, run(method, micro_batch_rows=4, gate="sigmoid", old_rate=0.4), tmp_path)
     job = replace(job, new=replace(job.new, metadata=job.new.metadata | {"unlearned_ids": [7]}))
     optimizer, state = make_optimizer(job.model, job.options), checkpoint.State(step=9, alpha=1.0)
+    job.model.set_attn_implementation("sdpa")  # as on a GPU
     take_step(job, optimizer, first_batch(world, job.options), state)  # the first tries the head
     state.step = 10
     with Reads() as reads:
@@ -569,7 +570,8 @@ def test_killed_and_started_again_gives_the_same_bits(world: dict[str, str], tmp
     extend(Run(**options), *inputs, str(tmp_path / "whole"))
     killed = str(tmp_path / "killed")
     assert in_process("extend", options, [*inputs, killed], kill_at=7) == -signal.SIGKILL
-    assert not Path(killed).exists() and len(list(Path(f"{killed}.checkpoints").glob("step-*"))) == checkpoint.KEPT
+    kept = len(list(Path(f"{killed}.checkpoints").glob("step-*.safetensors")))
+    assert not Path(killed).exists() and kept - checkpoint.KEPT in (0, DEVICE.type == "cuda")  # a thread's newest
     extend(Run(**options), *inputs, killed)
     assert not Path(f"{killed}.checkpoints").exists()
     weights = [load_file(Path(folder) / "weights.safetensors") for folder in (tmp_path / "whole", killed)]
