@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from tempfile import TemporaryDirectory
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.gpu.speed import graphs
-from benchmarks.gpu.toys import TOY, make_model, make_training, random_rows
+from benchmarks.gpu.toys import TOY, computing_in, make_model, make_training, random_rows
 from models import backbone
 from models.attention import attends_by_documents
 from models.block import NeutralBlock
@@ -64,16 +63,6 @@ def check_all(job: dict[str, Any]) -> dict[str, Any]:
             traceback.print_exc()
             results[name] = {"ok": False, "error": f"{type(error).__name__}: {error}"[:600]}
     return {"ok": all(one["ok"] for one in results.values()), "checks": results}
-
-
-@contextmanager
-def computing_in(dtype: torch.dtype) -> Iterator[None]:
-    """fp32 everywhere, or what each device computes in by itself."""
-    before, backbone.COMPUTE = backbone.COMPUTE, dtype
-    try:
-        yield
-    finally:
-        backbone.COMPUTE = before
 
 
 def curve(job: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,7 @@
-"""Speed on a GPU: the machine's own limits, the loss, and whole steps beside Hugging Face's Trainer with peft."""
+"""Whole steps of the trainer, and of Hugging Face's Trainer with peft: speed, memory, and what else they cost."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -12,149 +10,82 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch.nn import functional
 
-from benchmarks.gpu.toys import SIZES, TOY, make_model, make_training, random_rows
+from benchmarks.gpu.toys import SIZES, make_model, make_training, random_rows, sketch
+from models.backbone import compute_dtype
 from models.cost import flops_per_token, peak_flops
-from models.loss import chunked_cross_entropy
+from train.runs.options import Run
+from train.trainer import checkpoint
 from train.trainer.checkpoint import State
-from train.trainer.loop import take_step
-from train.trainer.mixture import read_batch
+from train.trainer.loop import STATISTICS_EVERY, TrainingJob, take_step
+from train.trainer.mixture import batches
 from train.trainer.optimizer import make_optimizer
 from train.trainer.stages import peak_memory_mib
 
-WARM_UP, TIMED, PROFILED = 12, 20, 3
+WARM_UP, TIMED, AFTER_CHECKPOINT, PROFILED = 12, 20, 6, 3
 KERNELS = 14
 
 
-def machine(job: dict[str, Any]) -> dict[str, Any]:
-    """Versions, the card, and what it reaches: copying, a product, and attention by each kernel."""
-    device = torch.device(job["device"])
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "numpy")}
-    facts: dict[str, Any] = {"python": platform.python_version(), "versions": versions}
-    size, rows = (256, 2) if job["toy"] else (8192, 16)
-    if device.type == "cuda":
-        facts |= {"card": torch.cuda.get_device_name(), "gib": torch.cuda.mem_get_info()[1] / 2**30}
-    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    facts["product_tflops"] = 2 * size**3 / seconds(lambda: a @ b, device) / 1e12
-    big = torch.empty(2**22 if job["toy"] else 2**30, dtype=torch.uint8, device=device)
-    facts["copy_gb_per_s"] = 2 * len(big) / seconds(lambda: big.clone(), device) / 1e9
-    shape = (rows, 9, 64 if job["toy"] else 2048, 64)
-    q, k, v = (torch.randn(shape, device=device, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
-    for name in ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION"):
-        backend = getattr(torch.nn.attention.SDPBackend, name)
-
-        def attend(backend: Any = backend) -> None:
-            with torch.nn.attention.sdpa_kernel(backend):
-                functional.scaled_dot_product_attention(q, k, v, is_causal=True).sum().backward()
-
-        try:
-            facts[f"{name.lower()}_ms"] = 1e3 * seconds(attend, device)
-        except RuntimeError as error:
-            facts[f"{name.lower()}_ms"] = str(error).splitlines()[0]
-    return facts
-
-
-def loss(job: dict[str, Any]) -> dict[str, Any]:
-    """Milliseconds and MiB of the loss and its gradients, of 32,768 tokens: ours in chunks, and torch's own."""
-    device, results = torch.device(job["device"]), {}
-    for name, (size, vocabulary, tokens) in {
-        "135M": (576, 49152, 32768),
-        "1B": (2048, 128256, 16384),
-    }.items():
-        if job["toy"]:
-            size, vocabulary, tokens = 16, 128, 512
-        for frozen in (True, False):
-            hidden_ND = torch.randn(tokens, size, device=device, dtype=torch.bfloat16, requires_grad=True)
-            head_VD = torch.randn(vocabulary, size, device=device, dtype=torch.bfloat16).mul_(0.02)
-            head_VD.requires_grad_(not frozen)
-            target_N = torch.randint(vocabulary, (tokens,), device=device)
-
-            def whole(h: Any = hidden_ND, w: Any = head_VD, t: Any = target_N) -> None:
-                functional.cross_entropy((h @ w.T).float(), t, reduction="sum").backward()
-
-            def ours(chunk: int, h: Any = hidden_ND, w: Any = head_VD, t: Any = target_N) -> None:
-                chunked_cross_entropy(h, w, t, chunk=chunk).backward()
-
-            def eager(h: Any = hidden_ND, w: Any = head_VD, t: Any = target_N) -> None:
-                with torch.compiler.set_stance("force_eager"):
-                    chunked_cross_entropy(h, w, t, chunk=2048).backward()
-
-            contenders: dict[str, Callable[[], None]] = {
-                **{f"ours, chunks of {chunk}": (lambda c=chunk, o=ours: o(c)) for chunk in (2048, 4096, 8192)},
-                "ours, uncompiled": eager,
-                "whole logits": whole,
-            }
-            if hasattr(functional, "linear_cross_entropy"):
-                contenders["torch.nn.functional.linear_cross_entropy"] = (
-                    lambda h=hidden_ND, w=head_VD, t=target_N: functional.linear_cross_entropy(
-                        h, w, t, reduction="sum"
-                    ).backward()
-                )
-            for contender, compute in contenders.items():
-                key = f"{name}, {'frozen' if frozen else 'trained'} head: {contender}"
-                try:
-                    if device.type == "cuda":
-                        torch.cuda.reset_peak_memory_stats()
-                    spent = seconds(compute, device)
-                    results[key] = {"ms": 1e3 * spent, "MiB": peak_memory_mib(device)}
-                except (RuntimeError, TypeError, ValueError) as error:
-                    results[key] = {"failed": str(error).splitlines()[0][:300]}
-                hidden_ND.grad = head_VD.grad = None
-    return results
-
-
 def ours(job: dict[str, Any]) -> dict[str, Any]:
-    """Steps of the trainer itself, from rows to the optimizer: tokens/s, MFU, memory, graphs, the top kernels."""
-    job = job | (TOY if job["toy"] else {})
+    """Steps of the trainer itself, from rows to the optimizer: tokens/s, MFU, memory, graphs, the top kernels.
+
+    Also the shares of a training's time that its measuring steps and its checkpoints take, which a median hides.
+    """
     device = torch.device(job["device"])
-    if device.type == "cuda":
-        torch.backends.cuda.enable_cudnn_sdp(bool(job.get("cudnn")))
+    if device.type == "cuda" and job["attention"] == "flash":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    warm_up, timed = (2, 9) if job["toy"] else (WARM_UP, job.get("timed", TIMED))
     with TemporaryDirectory() as folder:
-        training = make_training(job, folder)
+        training = make_training(job, folder, steps=warm_up + timed + AFTER_CHECKPOINT + PROFILED)
         optimizer, state = make_optimizer(training.model, training.options), State(alpha=training.options.alpha)
-        warm_up, timed = (2, 2) if job["toy"] else (WARM_UP, TIMED)
-        spent, measured = [], []
+        stream = batches(0, training.options, training.old, training.new)
 
         def step() -> float:
             started = time.perf_counter()
-            batch = read_batch(state.step, training.options, training.old, training.new)
-            take_step(training, optimizer, batch, state)  # reads the loss, and so waits for the GPU
-            synchronize(device)
+            take_step(training, optimizer, next(stream), state)  # reads the loss, and so waits for the GPU
             state.step += 1
             return time.perf_counter() - started
 
-        started = time.perf_counter()
-        for _ in range(warm_up):
-            step()
-        warming = time.perf_counter() - started
+        warming = sum(step() for _ in range(warm_up))
+        spent, measured = [], []
         for _ in range(timed):
-            kind = measured if state.step % 10 == 0 else spent
+            kind = measured if state.step % STATISTICS_EVERY == 0 else spent
             kind.append(step())
-        tokens = job["rows"] * job["row_tokens"]
-        middle = statistics.median(spent)
-        flops = flops_per_token(training.model, job["row_tokens"])
-        peak = peak_flops(device)
+        tokens, middle = job["rows"] * job["row_tokens"], statistics.median(spent)
+        flops, peak = flops_per_token(training.model, job["row_tokens"]), peak_flops(device)
+        more = statistics.mean(measured) - middle
         result = {
             "tokens_per_s": tokens / middle,
             "tokens_per_s_with_measured_steps": timed * tokens / (sum(spent) + sum(measured)),
+            "measuring_share": more / (STATISTICS_EVERY * middle + more),
             "mfu": tokens / middle * flops / peak if peak else None,
             "gflops_per_token": flops / 1e9,
             "peak_mib": peak_memory_mib(device),
             "warm_up_s": warming,
             "graphs": graphs(),
             "width": next(
-                (
-                    m.down_proj.in_features
-                    for m in training.model.modules()
-                    if hasattr(m, "up_proj") and hasattr(m, "context")
-                ),
-                None,
+                (m.down_proj.in_features for m in training.model.modules() if hasattr(m, "context")), None
             ),
+            **checkpointing(training, optimizer, state, step, middle),
         }
         if device.type == "cuda":
             result["profile"] = profile(step)
         return result
+
+
+def checkpointing(
+    training: TrainingJob, optimizer: torch.optim.Optimizer, state: State, step: Callable[[], float], middle: float
+) -> dict[str, float]:
+    """Seconds that one checkpoint keeps the training from going on, and the share of a training that they are.
+
+    It may slow the steps behind it down, while it is still being written.
+    """
+    started = time.perf_counter()
+    checkpoint.save(training.checkpoints, training.identity, training.model, optimizer, state)
+    blocked = time.perf_counter() - started
+    cost = blocked + sum(step() for _ in range(AFTER_CHECKPOINT)) - AFTER_CHECKPOINT * middle
+    every = Run(learning_rate=1e-3).checkpoint_every * middle
+    return {"checkpoint_blocks_s": blocked, "checkpoint_costs_s": cost, "checkpoint_share": cost / (every + cost)}
 
 
 def graphs() -> int:
@@ -192,15 +123,11 @@ def peer(job: dict[str, Any]) -> dict[str, Any]:
     import peft
     import transformers
 
-    from models.backbone import unique_parameters
-
-    job = job | (TOY if job["toy"] else {})
     device = torch.device(job["device"])
-    warm_up, timed = (2, 2) if job["toy"] else (WARM_UP, TIMED)
+    warm_up, timed = (2, 2) if job["toy"] else (WARM_UP, job.get("timed", TIMED))
     sizes = SIZES[job["sizes"]]
     model = make_model(job["sizes"], job["row_tokens"], device)
-    per_rank = 3 * (sizes["hidden_size"] + sizes["ffn_size"]) * sizes["layers"]
-    rank = round(0.2 * unique_parameters(model) / per_rank)
+    rank = sketch(job["sizes"], "lora", job["row_tokens"])[1].width
     targets = ["gate_proj", "up_proj", "down_proj"]
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, task_type="CAUSAL_LM")
     model = peft.get_peft_model(model, config)
@@ -220,14 +147,14 @@ def peer(job: dict[str, Any]) -> dict[str, Any]:
             max_steps=warm_up + timed,
             learning_rate=5e-5,
             lr_scheduler_type="cosine",
-            bf16=True,
+            bf16=compute_dtype(device) == torch.bfloat16,
             optim="adamw_torch_fused",
             max_grad_norm=1.0,
             use_cpu=device.type == "cpu",
             save_strategy="no",
             logging_strategy="no",
             report_to=[],
-            torch_compile=job["compile"] and not job["toy"],
+            torch_compile=job["compile"],
         )
         data = [{"input_ids": row_T, "labels": row_T} for row_T in tokens]
         started = time.perf_counter()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from models import backbone
 from models.backbone import attention_on, compute_dtype, create_llama
+from models.extend import Extension
 from train.data.packing import write_rows
 from train.data.rows import Rows, open_rows
 from train.runs.load import extend_for
@@ -19,9 +23,20 @@ from train.trainer.loop import TrainingJob, set_up_layers
 SIZES = {
     "135M": {"hidden_size": 576, "layers": 30, "heads": 9, "ffn_size": 1536, "vocabulary": 49152},
     "1B": {"hidden_size": 2048, "layers": 16, "heads": 32, "ffn_size": 8192, "vocabulary": 128256},
+    "1.4M": {"hidden_size": 128, "layers": 4, "heads": 2, "ffn_size": 384, "vocabulary": 4096},
     "tiny": {"hidden_size": 64, "layers": 3, "heads": 2, "ffn_size": 192, "vocabulary": 512},
 }
 TOY = {"sizes": "tiny", "rows": 4, "row_tokens": 64}
+
+
+@contextmanager
+def computing_in(dtype: torch.dtype) -> Iterator[None]:
+    """fp32 everywhere, or what each device computes in by itself."""
+    before, backbone.COMPUTE = backbone.COMPUTE, dtype
+    try:
+        yield
+    finally:
+        backbone.COMPUTE = before
 
 
 def random_rows(
@@ -56,6 +71,13 @@ def make_model(sizes: str, row_tokens: int, device: torch.device) -> Any:
     return model.to(device)
 
 
+def sketch(sizes: str, method: str, row_tokens: int) -> tuple[Any, Extension]:
+    """The extended model on the `meta` device, without weights: what it costs."""
+    with torch.device("meta"):
+        model = create_llama(**SIZES[sizes], row_tokens=row_tokens)
+        return model, extend_for(model, Run(method=method, learning_rate=1e-3))
+
+
 def make_training(job: dict[str, Any], folder: str, **changes: Any) -> TrainingJob:
     """A training of `job`: sizes, rows and row_tokens of a step (one micro-batch), method, device, compile."""
     device = torch.device(job["device"])
@@ -63,16 +85,16 @@ def make_training(job: dict[str, Any], folder: str, **changes: Any) -> TrainingJ
     given: dict[str, Any] = {
         "learning_rate": 1e-3,
         "method": job["method"],
-        "fraction": job.get("fraction", 0.2),
         "alpha": 10.0,
         "old_rate": 0.25,
-        "steps": job.get("steps", 40),
+        "steps": 40,
         "batch_rows": job["rows"],
         "micro_batch_rows": job["rows"],
         "evaluate_every": 1000,
         "evaluate_rows": 4,
         "checkpoint_every": 1000,
         "compile": job.get("compile", False),
+        "mask_documents": job.get("mask_documents", False),
         "device": job["device"],
     }
     options = Run(**(given | changes))

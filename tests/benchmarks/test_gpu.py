@@ -1,59 +1,137 @@
-"""The program for a GPU, rehearsed on the CPU at toy size; what a GPU shows is in docs/benchmarks/gpu.md."""
+"""The program for a GPU: its steps, its lines and its page. `.ci/run` rehearses all of it on the CPU."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from device import DEVICE
 
-from benchmarks.gpu import table
-
-
-def rehearse(output: Path, *names: str) -> dict[str, dict]:
-    how = ["--rehearse"] if DEVICE.type == "cpu" else []
-    command = [sys.executable, "-m", "benchmarks.gpu", *how, "--output", str(output), "--only", *names]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=environment)
-    lines = map(json.loads, (output / "steps.jsonl").read_text().splitlines())
-    return {line["step"]: line for line in lines}
+from benchmarks.gpu import steps, suite, table
+from benchmarks.gpu.__main__ import run_all
+from benchmarks.gpu.program import before_real, real_steps, rehearsed
+from benchmarks.gpu.steps import Skipped, Step, keep_printed
 
 
-@pytest.mark.slow
-def test_every_check_passes(tmp_path: Path) -> None:
-    steps = rehearse(tmp_path, "machine", "checks")
-    checks = steps["checks"]["found"]["checks"]
-    assert len(checks) > 12
-    assert not {name: check for name, check in checks.items() if not check["ok"]}
-    assert steps["machine"]["found"]["product_tflops"] > 0
+def lines_of(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "steps.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.slow
-def test_a_step_that_fails_or_takes_too_long_is_a_line_and_no_end(tmp_path: Path) -> None:
-    script = (
-        "import sys, time\n"
-        "from benchmarks.gpu import __main__ as gpu, speed\n"
-        "speed.machine = lambda job: 1 / 0\n"
-        "speed.loss = lambda job: time.sleep(60)\n"
-        "steps = [('fails', 'speed:machine', 1, 60), ('hangs', 'speed:loss', 1, 2)]\n"
-        "steps += [('long', 'speed:loss', 1e9, 1e9)]\n"
-        "gpu.chosen = lambda arguments: [gpu.Step(*step) for step in steps]\n"
-        "sys.argv[1:] = ['--output', sys.argv[1]]\n"
-        "gpu.main()\n"
+def test_a_step_that_fails_or_takes_too_long_is_a_line_and_no_end(tmp_path: Path, monkeypatch) -> None:
+    started = tmp_path / "started"
+
+    def hang(job: dict) -> None:
+        with subprocess.Popen(["sleep", "60"]) as process:
+            started.write_text(str(process.pid))
+
+    def lack(job: dict) -> None:
+        raise Skipped("no pytest here")
+
+    def find(job: dict) -> dict:
+        print("what it says", flush=True)
+        return {"ok": job["fine"], "seconds": job["seconds"]}
+
+    functions = {
+        "fail": lambda job: 1 / 0,
+        "die": lambda job: os._exit(3),
+        "hang": hang,
+        "lack": lack,
+        "find": find,
+    }
+    for name, function in functions.items():
+        monkeypatch.setattr(steps, name, function, raising=False)
+    program = [Step(name, f"steps:{name}", 0, 0.5, {"fine": True}) for name in functions]
+    program += [Step("wrong", "steps:find", 0, 1, {"fine": False}), Step("long", "steps:find", 1e9, 1e9)]
+    failed = run_all(program, 1, tmp_path, tmp_path / "work")
+    assert failed == ["fail", "die", "hang", "wrong", "long"]
+    fail, die, hung, lacks, found, _, long = lines_of(tmp_path)
+    assert "ZeroDivisionError" in fail["failed"] and fail["card"] == "cpu"
+    assert die["failed"] == "no result; its process ended with 3"
+    assert hung["failed"] == "killed after 0.5 s"
+    assert lacks["skipped"] == "no pytest here"
+    assert found["found"] == {"ok": True, "seconds": 0.5} and found["job"] == {"fine": True}
+    assert "needed" in long["skipped"]
+    assert "what it says" in (tmp_path / "log.txt").read_text()
+    assert is_gone(int(started.read_text()))  # what a killed step has started is killed with it
+
+
+def is_gone(process: int) -> bool:
+    for _ in range(100):
+        state = Path(f"/proc/{process}/stat")
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_what_is_printed_is_kept_to_a_bound(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(steps, "LOGGED", 100)
+    monkeypatch.setattr(steps, "LOG_BYTES", 500)
+    for number in range(20):
+        (tmp_path / "printed").write_text("x" * 1000 + f"end {number}")
+        keep_printed(f"step {number}", tmp_path / "printed", tmp_path / "log.txt")
+    log = (tmp_path / "log.txt").read_text()
+    assert len(log) <= 500
+    assert log.endswith("end 19") and "end 18" in log
+
+
+def test_the_program_is_in_order_of_value_and_a_rehearsal_leaves_nothing_out() -> None:
+    real = real_steps("cuda", ["neutral", "lora"], True, "real", "work", 20e6)
+    program = before_real("cuda") + real
+    names = [step.name for step in program]
+    assert names[:4] == ["machine", "checks", "loss", "products"]
+    assert names[-5:] == ["tests", "tasks", "real settle", "real neutral", "real lora"]
+    assert sum(step.estimate_s for step in real) < 5 * 60
+    toys = list(map(rehearsed, before_real("cpu")))
+    assert [step.name for step in toys] == names[: len(toys)]
+    assert all(step.job["toy"] and step.job.get("sizes", "tiny") == "tiny" for step in toys)
+
+
+def test_the_counts_of_pytest() -> None:
+    out = (
+        "....F\nFAILED tests/models/test_a.py::test_b - AssertionError: 1 failed in 3 s\n"
+        "ERROR tests/models/test_c.py\n1 failed, 4 passed, 2 skipped, 1 error in 12.34s (0:00:12)\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=True, env=environment)
-    lines = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
-    assert "ZeroDivisionError" in lines[0]["failed"]
-    assert lines[1]["failed"] == "killed after 2 s"
-    assert "needed" in lines[2]["skipped"]
+    found = suite.counts(out)
+    assert found["counts"] == {"failed": 1, "passed": 4, "skipped": 2, "error": 1}
+    assert [line.split()[1] for line in found["failed"]] == [
+        "tests/models/test_a.py::test_b",
+        "tests/models/test_c.py",
+    ]
 
 
 def test_the_page_of_the_measured_gpu_is_made_of_its_lines(tmp_path: Path) -> None:
     table.main([str(ROOT / "docs/benchmarks/gpu.jsonl"), "--output", str(tmp_path / "gpu")])
     assert (tmp_path / "gpu.md").read_text() == (ROOT / "docs/benchmarks/gpu.md").read_text()
+
+
+def test_targets_stand_beside_what_was_measured_and_old_names_stay_what_they_were(tmp_path: Path) -> None:
+    program = {step.name: step for step in before_real("cuda")}
+
+    def line(name: str, **found: float) -> str:
+        return json.dumps(
+            {"step": name, "job": program[name].job, "found": found, "card": "NVIDIA H100", "seconds": 9}
+        )
+
+    lines = [
+        line("speed 135M peer", tokens_per_s=200e3, peak_mib=20000),
+        line("speed 135M neutral", tokens_per_s=250e3, peak_mib=10000, mfu=0.3),  # replaced by the next
+        line("speed 135M neutral", tokens_per_s=300e3, peak_mib=10000, mfu=0.36),
+    ]
+    old = {"step": "speed 135M neutral", "job": {"method": "neutral", "device": "cuda", "toy": False}}
+    lines.append(json.dumps(old | {"found": {"tokens_per_s": 123456}}))
+    (tmp_path / "steps.jsonl").write_text("\n".join(lines))
+    table.write([tmp_path / "steps.jsonl"], tmp_path / "gpu.md")
+    rows = [line for line in (tmp_path / "gpu.md").read_text().splitlines() if line.startswith("| 135M neutral |")]
+    measured, before = ([cell.strip() for cell in row.split("|")] for row in rows)
+    # 0.35 x 989e12 FLOP/s over 6 a trained weight and 4 a frozen one in products, and attention.
+    target = float(measured[3].replace(",", ""))
+    assert target == pytest.approx(0.35 * 989e12 / 1.193e9, rel=0.01)
+    assert measured[2:3] + measured[4:8] == ["NVIDIA H100", "300,000", "1.50", "0.50", "36.0%"]
+    assert before[3:5] == ["flash", "123,456"]
+    assert "| 1B neutral |  | 57," in (tmp_path / "gpu.md").read_text()
+    assert (tmp_path / "gpu.md").read_text().count("not yet measured") > 20

@@ -1,0 +1,78 @@
+"""The steps by value: is it right, how fast is it, what comes out. Targets of the steps that measure speed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from benchmarks.gpu.steps import Step
+from benchmarks.gpu.toys import TOY
+
+# rows x row_tokens is a micro-batch, and here a step. `attention`: the trainer leaves the choice to torch, which
+# takes cuDNN's on these cards.
+M135: dict[str, Any] = {"sizes": "135M", "rows": 16, "row_tokens": 2048, "compile": True, "attention": "torch's"}
+B1: dict[str, Any] = M135 | {"sizes": "1B"}
+T4096: dict[str, Any] = {"rows": 8, "row_tokens": 4096}
+SPEEDS: dict[str, dict[str, Any]] = {
+    "135M neutral": M135 | {"method": "neutral"},
+    "135M peer": M135 | {"method": "peer"},
+    "1B neutral": B1 | {"method": "neutral"},
+    "1B peer": B1 | {"method": "peer"},
+    "135M adapter": M135 | {"method": "adapter"},
+    "135M finetune": M135 | {"method": "finetune"},
+    "135M lora": M135 | {"method": "lora"},
+    "135M neutral, flash attention": M135 | {"method": "neutral", "attention": "flash"},
+    "135M neutral, masked documents": M135 | {"method": "neutral", "mask_documents": True},
+    "135M neutral, T = 4096": M135 | T4096 | {"method": "neutral"},
+    "1B neutral, T = 4096": B1 | T4096 | {"method": "neutral"},
+    "135M neutral, eager": M135 | {"method": "neutral", "compile": False},
+    "135M peer, eager": M135 | {"method": "peer", "compile": False},
+}
+# Seconds. The peer compiles the whole model and not a layer.
+SPEED_ESTIMATES = {("135M", "ours"): 30, ("135M", "peer"): 105, ("1B", "ours"): 45, ("1B", "peer"): 130}
+# Of compiled steps: MFU by models/cost.py; the peer's tokens/s times this; and its memory.
+MFU_TARGETS, TIMES_THE_PEER = {"135M": 0.35, "1B": 0.45}, 1.5
+REAL_TOKENS_PER_S, REHEARSED_TOKENS, REHEARSED_CAP_S = 250e3, 2560, 100
+
+
+def before_real(device: str) -> list[Step]:
+    """All steps that need nothing but the code."""
+    job: dict[str, Any] = {"device": device, "toy": False}
+    steps = [
+        Step("machine", "machine:machine", 5, 60, job),
+        Step("checks", "checks:check_all", 90, 240, job),
+        Step("loss", "loss:loss", 20, 60, job),
+        Step("products", "products:products", 45, 120, job | {"compile": True}),
+    ]
+    for name, case in SPEEDS.items():
+        kind = "peer" if case["method"] == "peer" else "ours"
+        estimate = SPEED_ESTIMATES[case["sizes"], kind] if case["compile"] else 25
+        steps.append(Step(f"speed {name}", f"speed:{kind}", estimate, 2 * estimate + 60, case | job))
+    steps.append(Step("tests", "suite:suite", 150, 300, job))
+    steps.append(Step("tasks", "tasks:tasks", 40, 120, job))
+    return steps
+
+
+def real_steps(
+    device: str, names: Iterable[str], settles: bool, folder: str, work: str, tokens: float
+) -> list[Step]:
+    """A real model, where the pieces of one are in `folder`: settled first or not, its runs by `names`."""
+    job = {"device": device, "toy": False, "folder": folder, "work": work, "tokens": tokens}
+    settled = min(tokens, 5e6) / REAL_TOKENS_PER_S
+    steps = [Step("real settle", "real:settle", 40 + settled, 240, job)] if settles else []
+    for name in names:
+        estimate = 30 + tokens / REAL_TOKENS_PER_S
+        steps.append(
+            Step(f"real {name}", "real:extend_and_evaluate", estimate, 2 * estimate, job | {"name": name})
+        )
+    return steps
+
+
+def rehearsed(step: Step) -> Step:
+    """The step at toy size on the CPU; of those that measure speed the first compiles."""
+    job = step.job | {"toy": True}
+    if "compile" in job:
+        job["compile"] = step.name == "speed 135M neutral"
+    if "sizes" in job:
+        job |= TOY
+    return Step(step.name, step.run, 0, REHEARSED_CAP_S, job)
