@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from benchmarks.gpu.steps import Step
@@ -32,7 +31,7 @@ SPEEDS: dict[str, dict[str, Any]] = {
 SPEED_ESTIMATES = {("135M", "ours"): 30, ("135M", "peer"): 105, ("1B", "ours"): 45, ("1B", "peer"): 130}
 # Of compiled steps: MFU by models/cost.py; the peer's tokens/s times this; and its memory.
 MFU_TARGETS, TIMES_THE_PEER = {"135M": 0.35, "1B": 0.45}, 1.5
-REAL_TOKENS_PER_S, REHEARSED_TOKENS, REHEARSED_CAP_S = 250e3, 2560, 100
+REAL_TOKENS_PER_S, REHEARSED_TOKENS, REHEARSED_CAP_S = 250e3, 2560, 240
 
 
 def before_real(device: str) -> list[Step]:
@@ -42,7 +41,7 @@ def before_real(device: str) -> list[Step]:
         Step("machine", "machine:machine", 5, 60, job),
         Step("checks", "checks:check_all", 90, 240, job),
         Step("loss", "loss:loss", 20, 60, job),
-        Step("products", "products:products", 45, 120, job | {"compile": True}),
+        Step("products", "products:products", 45, 120, job),
     ]
     for name, case in SPEEDS.items():
         kind = "peer" if case["method"] == "peer" else "ours"
@@ -53,19 +52,18 @@ def before_real(device: str) -> list[Step]:
     return steps
 
 
-def real_steps(
-    device: str, names: Iterable[str], settles: bool, folder: str, work: str, tokens: float
-) -> list[Step]:
-    """A real model, where the pieces of one are in `folder`: settled first or not, its runs by `names`."""
+def real_steps(device: str, names: list[str], settles: bool, folder: str, work: str, tokens: float) -> list[Step]:
+    """A real model, unpacked in `folder`: settled first or not, its runs by `names`; questions to the first."""
     job = {"device": device, "toy": False, "folder": folder, "work": work, "tokens": tokens}
     settled = min(tokens, 5e6) / REAL_TOKENS_PER_S
     steps = [Step("real settle", "real:settle", 40 + settled, 240, job)] if settles else []
+    estimate = 30 + tokens / REAL_TOKENS_PER_S
     for name in names:
-        estimate = 30 + tokens / REAL_TOKENS_PER_S
         steps.append(
             Step(f"real {name}", "real:extend_and_evaluate", estimate, 2 * estimate, job | {"name": name})
         )
-    return steps
+    asked = [Step("tasks, real", "tasks:real_tasks", 40, 120, job | {"name": name}) for name in names[:1]]
+    return steps + asked
 
 
 def rehearsed(step: Step) -> Step:

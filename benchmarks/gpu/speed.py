@@ -22,7 +22,7 @@ from train.trainer.mixture import batches
 from train.trainer.optimizer import make_optimizer
 from train.trainer.stages import peak_memory_mib
 
-WARM_UP, TIMED, AFTER_CHECKPOINT, PROFILED = 12, 20, 6, 3
+WARM_UP, TIMED, AFTER_CHECKPOINT, PROFILED = 12, 20, 5, 3
 KERNELS = 14
 
 
@@ -78,12 +78,14 @@ def checkpointing(
 ) -> dict[str, float]:
     """Seconds that one checkpoint keeps the training from going on, and the share of a training that they are.
 
-    It may slow the steps behind it down, while it is still being written.
+    While it is being written, it may slow down the steps behind it.
     """
-    started = time.perf_counter()
-    checkpoint.save(training.checkpoints, training.identity, training.model, optimizer, state)
-    blocked = time.perf_counter() - started
-    cost = blocked + sum(step() for _ in range(AFTER_CHECKPOINT)) - AFTER_CHECKPOINT * middle
+    beside = training.device.type == "cuda"
+    with checkpoint.saver(training.checkpoints, "", training.model, optimizer, beside) as (save, _):
+        started = time.perf_counter()
+        save(state)
+        blocked = time.perf_counter() - started
+        cost = blocked + sum(step() for _ in range(AFTER_CHECKPOINT)) - AFTER_CHECKPOINT * middle
     every = Run(learning_rate=1e-3).checkpoint_every * middle
     return {"checkpoint_blocks_s": blocked, "checkpoint_costs_s": cost, "checkpoint_share": cost / (every + cost)}
 

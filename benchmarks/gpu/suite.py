@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.gpu.steps import Skipped
 
 ROOT = Path(__file__).resolve().parents[2]
-WHEELS = ("pytest", "pytest-xdist", "hypothesis", "markdown-it-py")
+WHEELS = ("pytest", "pytest-xdist", "hypothesis")
 TESTS, REHEARSED = ("tests/models", "tests/train"), ("tests/models/test_positions.py",)
 TO_END_S = 20  # that pytest has, when its time is over, to say what it has found
 PROCESSES = 8

@@ -94,7 +94,8 @@ def page(lines: dict[str, Line]) -> Iterator[str]:
                 "numbers": lambda row: short(dict(list(row.items())[1:])),
             },
         )
-    for name, title in (("tests", "The tests"), ("tasks", "Multiple choice and continuations")):
+    answers = "Multiple choice and continuations"
+    for name, title in (("tests", "The tests"), ("tasks", answers), ("tasks, real", f"{answers}: the real model")):
         if name in found:
             yield f"\n## {title}\n"
             yield from table(
@@ -211,13 +212,16 @@ def attention(job: dict[str, Any]) -> str:
 def real_table(real: dict[str, Line]) -> Iterator[str]:
     """Bits per byte of each model on each held-out set, with KL and agreement against the settled backbone."""
     settled = real.get("settle", {}).get("found", {})
-    measured = [settled.get("after", {}), *(line.get("found", {}) for line in real.values())]
-    sets = next((list(one["bpb"]) for one in measured if "bpb" in one), [])
+    found = [line["found"] for line in real.values() if "found" in line]
+    # A run names the measures of what it began from too.
+    began = next((one["backbone"] for one in found if "backbone" in one), {})
+    plain = {"as it comes": settled.get("before", {}), "settled": settled.get("after", {})}
+    plain = {name: one["bpb"] for name, one in (plain if settled else {"backbone": began}).items() if "bpb" in one}
+    sets = list(next(iter(plain.values()), {}))
     yield row_of("model", [*sets, *(f"KL {name}" for name in sets), "rate", "tokens", "tokens/s"])
     yield f"|---|{'---:|' * (2 * len(sets) + 3)}"
-    for name, when in (("as it comes", "before"), ("settled", "after")):
-        if when in settled:
-            yield row_of(name, [f"{settled[when]['bpb'][one]:.4f}" for one in sets] + [""] * (len(sets) + 3))
+    for name, bpb in plain.items():
+        yield row_of(name, [f"{bpb[one]:.4f}" for one in sets] + [""] * (len(sets) + 3))
     for name, step in real.items():
         if "failed" in step:
             yield row_of(name, [one_line(step["failed"])] + [""] * (2 * len(sets) + 2))

@@ -32,7 +32,7 @@ LOGP_FP32, ANSWERS_BF16 = 1e-3, 0.9
 def tasks(job: dict[str, Any]) -> dict[str, Any]:
     """A model's answers and continuations on the CPU in fp32, on the device in fp32, and as the device computes.
 
-    The model is random, or, where the job names a `backbone`, that with the run `run`. In fp32 all must be equal.
+    The model is random, or the `backbone` of the job with its run `run`. In fp32 all must be equal.
     """
     ways = {
         "CPU, fp32": ("cpu", torch.float32),
@@ -53,6 +53,14 @@ def tasks(job: dict[str, Any]) -> dict[str, Any]:
     for name, one in found.items():
         result[name] = {key: one[key] for key in ("questions_s", "texts_s", "accuracy")}
     return result | {f"{name}, as on the CPU": one for name, one in zip(list(found)[1:], same, strict=True)}
+
+
+def real_tasks(job: dict[str, Any]) -> dict[str, Any]:
+    """tasks() of the real model and its run `name`."""
+    from benchmarks.gpu import real
+
+    backbone = real.settled_backbone(job) if real.settles(job["folder"]) else real.source_backbone(job)
+    return tasks(job | {"backbone": str(backbone), "run": str(real.run_folder(job, job["name"]))})
 
 
 def answer(backbone: str, run: str | None, task: str, device: str, tokens: int) -> dict[str, Any]:
