@@ -59,7 +59,8 @@ def main() -> None:
             steps.append(Step(TRAINING, function, 0, CAP_S, CASE | job | {"contender": contender}))
     notes = [
         f"Trained on the CPU, {arguments.threads} threads; torch {torch.__version__}; in bf16 where the "
-        f"CPU has instructions for it. Medians of {arguments.rounds} turns; `times` and memory are over those of the fastest peer.",
+        f"CPU has instructions for it. Medians of {arguments.rounds} turns; `times` and memory are over those of "
+        "the fastest peer.",
         "On a GPU: `python -m benchmarks.gpu`.",
     ]
     with tempfile.TemporaryDirectory() as folder:

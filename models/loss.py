@@ -53,18 +53,29 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if hidden_grad_ND is not None:
                 torch.mm(logits_grad_CV, cast_VD, out=hidden_grad_ND[part])
             if head_grad_VD is not None:
-                head_grad_VD += logits_grad_CV.T @ x_CD
+                _add_product(head_grad_VD, logits_grad_CV.T, x_CD)
         ctx.save_for_backward(hidden_grad_ND, head_grad_VD)
         ctx.dtypes = hidden_ND.dtype, head_VD.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        # In place, as a head's gradient is large; torch refuses a second backward pass through this graph.
         gradients = [
-            (gradient * upstream[0].to(gradient.dtype)).to(dtype) if gradient is not None else None
+            gradient.mul_(upstream[0].to(gradient.dtype)).to(dtype) if gradient is not None else None
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
         return gradients[0], gradients[1], None, None, None
+
+
+def _add_product(sum_VD: Tensor, a_VC: Tensor, b_CD: Tensor) -> None:
+    """sum_VD += a_VC @ b_CD, by one kernel where the device has one for these types; there nothing is rounded."""
+    if a_VC.dtype == sum_VD.dtype:
+        sum_VD.addmm_(a_VC, b_CD)
+    elif sum_VD.is_cuda:
+        torch.addmm(sum_VD, a_VC, b_CD, out_dtype=sum_VD.dtype, out=sum_VD)
+    else:
+        sum_VD += a_VC @ b_CD
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

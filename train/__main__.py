@@ -186,7 +186,16 @@ example:
                 "configfile", "the config; a config.json of its backbone beside it, as NAME.json, spares the hub"
             ),
             File("gpus", "numbers of GPUs", many=True, kind=int, default=[1, 8], low=1),
-            File("mfu", "share of the peak that is reached", False, float, 0.45, metavar="X", above=0, high=1),
+            File(
+                "mfu",
+                "share of the peak that is reached; without it as measured, in the config's results or else by "
+                "`python -m benchmarks.gpu`, and 0.45 where nothing was",
+                kind=float,
+                required=False,
+                metavar="X",
+                above=0,
+                high=1,
+            ),
         ),
         example="""example:
   python -m train cost --configfile configs/paper/gemma-2b.yaml --gpus 1 8

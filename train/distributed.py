@@ -1,4 +1,4 @@
-"""Several processes as one trainer, as torchrun starts them: `torchrun --nproc-per-node 8 -m train extend …`.
+"""Several processes as one trainer: those of `gpus` (train/ranks.py), or those of torchrun.
 
 Each rank has a part of every step's rows. What it computes is a sum, never a mean, so that adding over the
 ranks once a step gives what one process would have found: the gradients after the last micro-batch, and with
@@ -20,21 +20,26 @@ from torch import Tensor, nn
 
 from models.extend import trainable_state
 from pipeline.common.errors import StageError
+from train.ranks import MEETING
 
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[None]:
-    """Join the other processes that torchrun started, if it did, and leave them at the end."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Join the other processes of the training, if there are some, and leave them at the end.
+
+    Not where an exception ends it: what failed is to be told before the others find their connections closed.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    store = dist.FileStore(os.environ[MEETING], count) if MEETING in os.environ else None
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=int(os.environ["RANK"]), world_size=count)
+    yield
+    dist.destroy_process_group()
 
 
 def rank() -> int:
@@ -69,7 +74,7 @@ def shard(model: Any, layers: list[Any], device: torch.device) -> None:
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
     if not dist.is_initialized():
-        raise StageError("shard: there is one process only; start several with torchrun, or set shard to false")
+        raise StageError("shard: there is one process only; set gpus to several, or shard to false")
     mesh = dist.device_mesh.init_device_mesh(device.type, (world(),))
     inside = {id(weight) for layer in layers for weight in layer.parameters()}
     for layer in layers:

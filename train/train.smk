@@ -10,6 +10,7 @@ from train.workflow import (
     domain_shards,
     evaluate_options,
     gpus,
+    processors,
     run_folder,
     stage_options,
     task_languages,
@@ -120,10 +121,10 @@ if PRETRAIN:
             OUT.log("pretrain"),
         benchmark:
             OUT.benchmark("pretrain")
-        threads: PRETRAIN.threads
+        threads: processors(PRETRAIN)
         resources:
-            mem_mb=6000,
-            gpu=gpus(PRETRAIN.device),
+            mem_mb=6000 * PRETRAIN.gpus,
+            gpu=gpus(PRETRAIN.device, PRETRAIN.gpus),
         params:
             options=exactly(flags(PRETRAIN, without=other_options(PRETRAIN))),
             # Such functions of `threads` Snakemake does not record: a change of these trains nothing again.
@@ -231,10 +232,12 @@ rule extend_run:
         OUT.log("extend/{run}"),
     benchmark:
         OUT.benchmark("extend/{run}")
-    threads: lambda wildcards: TRAINED.extend.runs[wildcards.run].threads
+    threads: lambda wildcards: processors(TRAINED.extend.runs[wildcards.run])
     resources:
-        mem_mb=6000,
-        gpu=lambda wildcards: gpus(TRAINED.extend.runs[wildcards.run].device),
+        mem_mb=lambda wildcards: 6000 * TRAINED.extend.runs[wildcards.run].gpus,
+        gpu=lambda wildcards: gpus(
+            (run := TRAINED.extend.runs[wildcards.run]).device, run.gpus
+        ),
     params:
         options=lambda wildcards: flags(
             run := stage_options(TRAINED, wildcards.run), without=other_options(run)

@@ -11,7 +11,7 @@ from pipeline.common.config import ConfigError, bad_path
 from pipeline.workflow.layout import BACKBONE, Layout, shard_path
 from train.config import Config
 from train.evaluation.options import Evaluate
-from train.runs.options import Run, new_domain
+from train.runs.options import Run, Training, new_domain
 from train.tasks.options import Tasks
 
 
@@ -60,6 +60,16 @@ def evaluate_options(options: Evaluate) -> Evaluate:
     return dataclasses.replace(options, tasks=[], tasks_languages=[], tasks_limit=None)
 
 
-def gpus(device: str) -> int:
-    """1 where a job will use a GPU, so that the profile's limit of `gpu` lets one at a time have it."""
-    return int(device == "cuda" or (device == "auto" and shutil.which("nvidia-smi") is not None))
+def gpus(device: str, count: int = 1) -> int:
+    """How many GPUs a job will use, so that the profile's limit of `gpu` keeps jobs from sharing one.
+
+    >>> gpus("cuda", 8), gpus("cpu", 8)
+    (8, 0)
+    """
+    used = device == "cuda" or (device == "auto" and (count > 1 or shutil.which("nvidia-smi") is not None))
+    return count if used else 0
+
+
+def processors(options: Training) -> int:
+    """How many threads a training has, all its processes together."""
+    return options.threads * options.gpus

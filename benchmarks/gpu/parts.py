@@ -105,7 +105,7 @@ def contents(
         found = [backbone / name for name in TOKENIZER_FILES if (backbone / name).is_file()]
         files |= {f"tokenizer/{path.name}": path for path in found}
     else:
-        files = {f"backbone/{path.name}": path for path in sorted(backbone.iterdir()) if path.is_file()}
+        files = {f"backbone/{path.name}": path for path in sorted(backbone.glob("[!.]*")) if path.is_file()}
     for name, path in trained.items():
         cut = scratch / f"{name}.arrow"
         cut_rows(path, cut, rows_read(plan, name, tokens, path))
@@ -170,7 +170,7 @@ def write_parts(files: dict[str, Path], output: Path) -> None:
             part.write_bytes(whole.read(PART_BYTES))
             sums[part.name] = sha256(part)
     (output / SUMS).write_text(json.dumps(sums, indent=1))
-    print(f"{size / 1e6:.1f} MB in {len(sums)} parts in {output}; carry them and {SUMS}")
+    print(f"{size / 1e6:.1f} MB in {output}: {', '.join(sums)} and {SUMS}; carry them")
 
 
 def sha256(path: Path) -> str:

@@ -71,7 +71,7 @@ def settle(job: Job) -> dict[str, Any]:
     A quantised instruct model gains by any plain text, which would pass for learning.
     """
     if job["toy"]:
-        if _known_plan(job["folder"]) == TOY:
+        if not _known_plan(job["folder"]).files:  # whatever is packed has some
             make_toy(Path(job["folder"]))
         shutil.rmtree(home(job), ignore_errors=True)  # of the code as it was
     plan, source, run = read_plan(job["folder"]), source_backbone(job), home(job) / "settle"
@@ -143,7 +143,7 @@ def settled_backbone(job: Job) -> Path:
 def source_backbone(job: Job) -> Path:
     """The backbone as it came: unpacked, or made of the .gguf file, once."""
     given, made = Path(job["folder"]), home(job) / "source"
-    if (given / "backbone").exists():
+    if "backbone.gguf" not in read_plan(given).files:
         return given / "backbone"
     if not made.exists():
         with atomic_folder(made) as folder:

@@ -61,6 +61,20 @@ def test_outputs_unchanged_at_first_in_bf16(method: str, tokens_BT: Tensor) -> N
     assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
 
 
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_finetuned_layers_add_up_in_the_type_of_autocast(name: str, tokens_BT: Tensor) -> None:
+    """As the layers of all other methods do, whose embeddings are in bf16."""
+    model, seen = make(name), []
+    extend(model, "finetune")
+    for layer in decoder_layers(model):
+        layer.register_forward_hook(lambda module, inputs, y_BTD: seen.append(y_BTD.dtype))
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        sum_nll(model, tokens_BT).backward()
+    logits(model, tokens_BT)
+    assert seen == [torch.bfloat16] * 2 + [torch.float32] * 2
+    assert {parameter.grad.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize("name", POST_NORMED)
 def test_added_behind_the_norm(name: str, tokens_BT: Tensor) -> None:
     """What the layer adds to its input is then the norm of the FFN's output plus the block's."""

@@ -1,12 +1,20 @@
 """The cost of the paper's settings: their sizes are the paper's, and the sums are those made by hand."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from conftest import ROOT
+from helpers import run_record
 
 from models.backbone import unique_parameters
 from pipeline.common.config import read_yaml
+from pipeline.workflow.layout import Layout
+from train import cost
 from train.config import Config
 from train.cost import cost_rows, print_cost, sketch
+from train.runs.record import write_record
 
 PAPER = ROOT / "configs" / "paper"
 # Table 9, and the numbers of weights: 0.96B is ours, Gemma-2B's is 2.51B as published.
@@ -45,3 +53,36 @@ def test_cost_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert [float(cell) for cell in rows["finetune"][4:6]] == pytest.approx([hours, hours / 8], rel=0.02)
     print_cost(path, [1, 8], 0.45)
     assert "| neutral | 3,009M | 503M |" in capsys.readouterr().out
+
+
+def test_the_speed_is_the_measured_one_of_the_same_training_else_of_the_method_else_assumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = Layout(tmp_path / "results")
+    lines = [
+        {"step": "machine", "job": {}, "found": {"card": "NVIDIA X"}},
+        {"step": "speed 135M neutral", "job": {"sizes": "135M"}, "found": {"mfu": 0.1}},
+        {"step": "speed 135M neutral", "job": {"sizes": "135M"}, "found": {"mfu": 0.2}},
+        {"step": "speed 135M neutral, eager", "job": {"sizes": "135M"}, "found": {"mfu": 0.01}},
+        {"step": "speed 1B neutral", "job": {"sizes": "1B"}, "found": {"mfu": 0.3}},
+        {"step": "speed 1B lora", "job": {"sizes": "1B"}, "failed": "killed"},
+    ]
+    (tmp_path / "gpu.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    monkeypatch.setattr(cost, "BENCHMARKS", tmp_path / "gpu.jsonl")
+    assert cost.find_mfu("none", "neutral", 10**8) == (0.2, "measured on NVIDIA X at 135M")
+    assert cost.find_mfu("none", "neutral", 8 * 10**8) == (0.3, "measured on NVIDIA X at 1B")
+    assert cost.find_mfu("none", "lora", 10**9) == (0.45, "assumed")
+    steps = [{"mfu": 0.5}, {"evaluation": {}}, {"mfu": 0.6}, {"mfu": 0.1}]
+    for name, metrics in {"a": steps, "cpu": [{}]}.items():
+        write_record(results.run(name), replace(run_record("neutral"), device="NVIDIA Y"))
+        Path(results.metrics(name)).write_text("\n".join(map(json.dumps, metrics)))
+    own = results.run("a")
+    assert cost.find_mfu(own, "neutral", 10**8) == (0.5, f"measured in {own} on NVIDIA Y")
+    assert cost.find_mfu(results.run("cpu"), "neutral", 10**8) == (0.2, "measured on NVIDIA X at 135M")
+    monkeypatch.setattr(cost, "BENCHMARKS", tmp_path / "none")
+    assert cost.find_mfu(results.backbone, "finetune", 10**8) == (0.45, "assumed")
+
+
+def test_the_benchmarks_of_this_repository_are_read() -> None:
+    assert all(0 < mfu < 1 and "NVIDIA" in where for _, mfu, where in cost.benchmarks("neutral"))
+    assert cost.benchmarks("neutral") and cost.benchmarks("finetune")

@@ -134,8 +134,8 @@ def _sums(seen: Seen, counted_BT: np.ndarray, device: torch.device) -> np.ndarra
     """By layer and part, the sum over tokens from which a counted one is predicted; |g| is 1 without a gate."""
     mask_BT = torch.from_numpy(counted_BT).to(device)
     one = torch.ones((), device=device)
-    sums = [[(left.get(part, one) * mask_BT).double().sum() for part in PARTS] for left in seen]
-    return torch.tensor(sums, dtype=torch.float64).reshape(-1, len(PARTS)).numpy()
+    sums = [(left.get(part, one) * mask_BT).double().sum() for left in seen for part in PARTS]
+    return torch.stack(sums).cpu().numpy().reshape(-1, len(PARTS)) if sums else np.zeros((0, len(PARTS)))
 
 
 def _activity(sums: Sequence[np.ndarray], tokens: int) -> list[Layer]:

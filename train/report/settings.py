@@ -26,6 +26,7 @@ SAME_SETTING = (
     "learning_rate",
     "seed",
     "device",
+    "gpus",
     "threads",
     "evaluate_every",
     "evaluate_rows",

@@ -9,6 +9,7 @@ from pipeline.common.config import MOST_SEED, MOST_THREADS, bad_name, option
 from pipeline.workflow.layout import BACKBONE, BESIDE_RUNS
 
 MOST_HEADS = 1024
+MOST_GPUS = 64  # of one machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,19 @@ class Training:
     )
     compile: bool = option(False, "torch.compile each layer: a minute at the start, faster steps after it")
     device: str = option("auto", "where to train", choices=("auto", "cpu", "cuda"))
-    threads: int = option(2, "CPU threads; part of the config, since sums depend on it", low=1, high=MOST_THREADS)
+    gpus: int = option(
+        1,
+        "GPUs of one machine, a process each, that share the rows of a step; with device: cpu as many processes",
+        low=1,
+        high=MOST_GPUS,
+    )
+    threads: int = option(
+        2, "CPU threads of a process; part of the config, since sums depend on it", low=1, high=MOST_THREADS
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if 0 < self.gpus <= MOST_GPUS and self.batch_rows % self.gpus:
+            yield "batch_rows", f"{self.batch_rows} is not a multiple of gpus ({self.gpus}); make it one"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +69,7 @@ class Pretrain(Training):
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
         if 0 < self.heads <= MOST_HEADS and self.hidden_size % self.heads:
             yield (
                 "heads",
@@ -118,10 +132,11 @@ class Run(Training):
     )
     new: str | None = option(None, "the new domain of this run; null: extend.new")
     shard: bool = option(
-        False, "under torchrun, spread weights and optimizer over the ranks (FSDP2): for backbones that do not fit"
+        False, "spread weights and optimizer over the GPUs (FSDP2): for backbones that do not fit one"
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
         if isinstance(self.alpha, str) and self.alpha != "auto":
             yield "alpha", f"{self.alpha!r} is no number; give a number or auto"
         if self.alpha == "auto" and self.method == "neutral" and not self.old_rate:

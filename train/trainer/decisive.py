@@ -7,7 +7,7 @@ from train.runs.options import Pretrain, Training
 # The weights are the same to the bit.
 WATCHING = ("evaluate_every", "evaluate_rows", "checkpoint_every")
 # The weights are the same but for rounding: sums are taken in another order.
-ROUNDING = ("device", "threads", "compile", "micro_batch_rows", "activation_checkpointing", "shard")
+ROUNDING = ("device", "gpus", "threads", "compile", "micro_batch_rows", "activation_checkpointing", "shard")
 
 
 def other_options(options: Training) -> tuple[str, ...]:

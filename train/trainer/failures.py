@@ -45,7 +45,7 @@ def memory_advice(options: Training, device: torch.device, step: int) -> Iterato
         if not options.activation_checkpointing:
             knobs.append("set activation_checkpointing to true")
         if isinstance(options, Run) and not options.shard:
-            knobs.append("start several processes with torchrun and set shard to true")
+            knobs.append("set gpus to several and shard to true")
         knobs.append("make rows with a smaller tokens.row_tokens, or take a machine with more memory")
         raise StageError(
             f"out of memory on {device} in a training that began at step {step}: {'; or '.join(knobs)}. "

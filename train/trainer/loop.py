@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.attention import attends_by_documents, document_bounds
 from models.backbone import compute
 from models.cost import flops_per_token, peak_flops
 from models.extend import decoder_layers
@@ -35,6 +33,7 @@ from train.trainer import checkpoint
 from train.trainer.documents import keep_documents_apart
 from train.trainer.failures import exploded, memory_advice
 from train.trainer.metrics import metrics_log, summarise
+from train.trainer.micro_batches import micro_batches, scored_tokens
 from train.trainer.mixture import Batch, batches, read_batch
 from train.trainer.optimizer import learning_rate, make_optimizer
 from train.trainer.randomness import without_randomness
@@ -197,11 +196,11 @@ def accumulate(job: TrainingJob, batch: Batch, alpha: float, measure: bool) -> T
     l1 = torch.full((), alpha / old_tokens if old_tokens else 0.0, device=job.device) if alpha else None
     probe_5 = make_probe(job.device) if measure else None
     loss = torch.zeros(1, device=job.device)
-    for tokens_BT1, old_B11, weight_BT, bounds_111S in micro_batches(job, batch, is_scored_BT):
-        with job.context.losses(old_B11, l1, beta(job.options) / tokens, probe_5):
+    for micro in micro_batches(job, batch, is_scored_BT):
+        with job.context.losses(micro.old_B11, l1, beta(job.options) / tokens, probe_5):
             with compute(job.device, job.model):
-                position_BT = positions(job, tokens_BT1)
-                part = sum_nll(job.model, tokens_BT1, weight_BT, position_BT, bounds_111S) / scored
+                part = sum_nll(job.model, micro.tokens_BT1, micro.weight_BT, micro.position_BT, micro.bounds_111S)
+                part = part / scored
             part.backward()
         loss += part.detach()
     sums = loss if probe_5 is None or probe_5.grad is None else torch.cat([loss, probe_5.grad])
@@ -216,67 +215,11 @@ def measures(job: TrainingJob, batch: Batch, alpha: float, measured: list[float]
     return summarise(measured, old, new, config.num_hidden_layers, config.hidden_size, with_l1=bool(alpha))
 
 
-def scored_tokens(job: TrainingJob, batch: Batch) -> np.ndarray | None:
-    """is_scored_BT of each predicted token: not beginnings of documents; None where all are."""
-    if not job.new.unlearned_ids:
-        return None
-    return np.isin(batch.tokens_BT1[:, 1:], job.new.unlearned_ids, invert=True)
-
-
 def count(job: TrainingJob, is_scored_BT: np.ndarray) -> Tensor:
     """How many tokens of the whole step, all ranks together, the language-model loss scores; at least 1."""
     total = torch.full((), int(is_scored_BT.sum()), device=job.device)
     add_over_ranks([total])
     return total.clamp(min=1)
-
-
-def micro_batches(
-    job: TrainingJob, batch: Batch, is_scored_BT: np.ndarray | None
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
-    """Of each micro-batch, on the device: tokens_BT1, old_B11 (1 where a row is of the old domain, else 0),
-    weight_BT of each predicted token in the loss, None where all are 1, and bounds() of its documents.
-
-    Micro-batch i of n has rows i, i + n, and so on, so that n on one rank are one each on n ranks.
-    """
-    number = math.ceil(len(batch.tokens_BT1) / job.options.micro_batch_rows)
-    old_B11 = batch.draw.is_old[:, None, None].astype(np.float32)
-    for first in range(number):
-        part = slice(first, None, number)
-        is_old, tokens = (to_device(each[part], job.device) for each in (old_B11, batch.tokens_BT1))
-        scored = None if is_scored_BT is None else to_device(is_scored_BT[part].astype(np.float32), job.device)
-        yield tokens, is_old, scored, bounds(job, batch.tokens_BT1[part])
-
-
-def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """A copy on the device. The transfer to a GPU runs while the GPU computes: pinned memory, non-blocking."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-def positions(job: TrainingJob, tokens_BT1: Tensor) -> Tensor | None:
-    """With mask_documents, each token's position_BT in its document, else None.
-
-    Where positions begin anew, transformers lets no token attend to those before.
-    """
-    if not job.options.mask_documents:
-        return None
-    tokens_BT = tokens_BT1[:, :-1]
-    place_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).expand_as(tokens_BT)
-    starts_BT = torch.where(tokens_BT == job.new.metadata["separator"], place_BT, 0)
-    return place_BT - starts_BT.cummax(1).values
-
-
-def bounds(job: TrainingJob, tokens_BT1: np.ndarray) -> Tensor | None:
-    """With mask_documents, document_bounds() as bounds_111S for a model that attends by them, else None.
-
-    Made on the CPU: a GPU would have to be waited for, since how many there are decides a shape.
-    """
-    if not (job.options.mask_documents and attends_by_documents(job.model)):
-        return None
-    bounds_111S = to_device(document_bounds(tokens_BT1[:, :-1] == job.new.metadata["separator"]), job.device)
-    if job.options.compile:
-        torch._dynamo.maybe_mark_dynamic(bounds_111S, 3)  # one graph, however many documents there are
-    return bounds_111S
 
 
 def beta(options: Training) -> float:

@@ -31,6 +31,7 @@ from pipeline.workflow.layout import WEIGHTS
 from train.data.rows import Rows, check_length, join_rows, open_rows, paths_by_name
 from train.data.tokens import check_tokenizer, open_tokenizer
 from train.distributed import processes, rank, trained_weights, world
+from train.ranks import on_gpus
 from train.runs.load import extend_for, load_run, pick_device
 from train.runs.options import Pretrain, Run, Training
 from train.runs.record import Costs, Languages, PretrainingRecord, RunRecord, read_run, write_record
@@ -40,6 +41,7 @@ from train.trainer.loop import TrainingJob, train
 from train.trainer.metrics import metrics_log
 
 
+@on_gpus
 def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str, output: str) -> None:
     """Train a small Llama from scratch on `rows`; writes the Hugging Face folder `output`.
 
@@ -91,6 +93,7 @@ def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str
             shutil.rmtree(job.checkpoints, ignore_errors=True)
 
 
+@on_gpus
 def extend(
     options: Run, backbone: str, old_rows: list[str], new_rows: str, validation: list[str], output: str
 ) -> None:
@@ -154,7 +157,7 @@ def extend(
 def prepare(options: Training) -> torch.device:
     """Set the number of threads, an option since sums depend on it, and return the device.
 
-    Raises StageError where torchrun's processes cannot share the rows of a step equally.
+    Raises StageError where the processes cannot share the rows of a step equally.
     """
     torch.set_num_threads(options.threads)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))

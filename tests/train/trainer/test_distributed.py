@@ -1,20 +1,25 @@
-"""Two processes, started as torchrun starts them, against one."""
+"""Two processes against one."""
 
 import json
 import os
-import subprocess
-import sys
+from functools import partialmethod
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
-from helpers import LENGTH, language, write_rows
-from safetensors.torch import load_file
+from helpers import LENGTH, language, write_rows, write_tokenizer
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from models.backbone import create_llama
 from models.extend import extend
+from pipeline.common.cli import main
+from train.__main__ import STAGES
 from train.data.rows import join_rows, open_rows
+from train.data.tokens import tokenizer_digest
+from train.distributed import processes, rank, trained_weights, world
+from train.ranks import MEETING, run_ranks
 from train.runs.options import Run
 from train.trainer.loop import TrainingJob, train
 
@@ -27,28 +32,47 @@ CASES = {
     "sharded": {"method": "neutral", "alpha": "auto", "gate": "sigmoid", "checkpoint_every": 2, "shard": True},
     "finetune": {"method": "finetune", "shard": True, "activation_checkpointing": True},
     "dropout": {"method": "adapter", "activation_checkpointing": True},  # of GPT-2
+    "compiled": {"method": "neutral", "gate": "sigmoid", "alpha": 1.0, "shard": True, "compile": True, "steps": 3},
     # A second language, behind blocks of the first and of two old domains.
-    "second": {"method": "neutral", "alpha": "auto", "gate": "relu", "shard": True, "base": "first"},
+    "second": {
+        "method": "neutral",
+        "alpha": "auto",
+        "gate": "relu",
+        "shard": True,
+        "activation_checkpointing": True,
+        "base": "first",
+    },
 }
-# Trains every case, then the first again from a checkpoint that another number of ranks left.
-DRIVER = """
-import sys
-from test_distributed import CASES, trained
-from train.distributed import processes
-import torch
-with processes(torch.device("cpu")):
-    for name in CASES:
-        trained(sys.argv[1], name, micro_batch_rows=4)
-    trained(sys.argv[1], "sharded", micro_batch_rows=4, resumed=True)
-"""
+
+
+def listening() -> set[str]:
+    """The addresses at which this process listens, in hexadecimal: man 5 proc_pid_net."""
+    own, found = {str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}, set()
+    for kind in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]:
+            _, address, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in own:
+                found.add(address.partition(":")[0])
+    return found
+
+
+def train_all(folder: str) -> None:
+    """Train every case, then the first again from a checkpoint that another number of ranks left.
+
+    The latter meet where those of torchrun meet.
+    """
+    with processes(torch.device("cpu")):
+        for name in CASES:
+            trained(folder, name, micro_batch_rows=4)
+        assert listening() == {"0100007F"}
+    del os.environ[MEETING]
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
+    with processes(torch.device("cpu")):
+        trained(folder, "sharded", micro_batch_rows=4, resumed=True)
 
 
 def trained(folder: str, name: str, **changes) -> None:
     """Train a case, and let rank 0 write its weights and metrics."""
-    from safetensors.torch import save_file
-
-    from train.distributed import rank, trained_weights, world
-
     resumed = changes.pop("resumed", False)
     options = Run(**(OPTIONS | CASES[name] | changes))
     torch.manual_seed(1)
@@ -71,7 +95,10 @@ def trained(folder: str, name: str, **changes) -> None:
     held, checkpoints = {"en": old}, f"{folder}/{'one' if resumed else label}.checkpoints"
     cpu = torch.device("cpu")
     job = TrainingJob(name, model, options, old, new, held, checkpoints, "same", cpu, extension.context)
-    state = train(job)
+    # C++ is compiled for half a minute; what FSDP2 could disturb is what comes before it.
+    quick = partialmethod(torch.nn.Module.compile, backend="aot_eager")
+    with patch.object(torch.nn.Module, "compile", quick):
+        state = train(job)
     weights = trained_weights(model)
     if rank() == 0:
         save_file(weights, f"{folder}/{label}.safetensors")
@@ -87,22 +114,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     for name in CASES:
         # Micro-batches of four on one rank are those of both ranks.
-        trained(str(path), name, micro_batch_rows=4, shard=False)
+        trained(str(path), name, micro_batch_rows=4, shard=False, compile=False)
     (path / "neutral-1.checkpoints").rename(path / "one.checkpoints")
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "OMP_NUM_THREADS": "1"}
-    paths = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", DRIVER, str(path)],
-            env=os.environ | place | paths | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for process in ranks:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+    run_ranks(2, train_all, str(path))
     return path
 
 
@@ -125,7 +139,7 @@ def test_two_ranks_are_one_to_the_bit(folder: Path, name: str) -> None:
     assert [line.get("loss") for line in one[2]] == [line.get("loss") for line in two[2]]
 
 
-@pytest.mark.parametrize("name", ["sharded", "finetune", "second"])
+@pytest.mark.parametrize("name", ["sharded", "finetune", "compiled", "second"])
 def test_sharded_weights_train_to_the_same(folder: Path, name: str) -> None:
     one, two = results(folder, f"{name}-1"), results(folder, f"{name}-2")
     for key, weight in one[0].items():
@@ -143,3 +157,25 @@ def test_another_number_of_ranks_goes_on_from_the_checkpoint(folder: Path) -> No
     assert resumed[1] == begun[0]
     for key, weight in whole[0].items():
         torch.testing.assert_close(resumed[0][key], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_a_stage_with_two_processes_is_one_to_the_bit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    same = {"tokenizer_sha256": tokenizer_digest(tokenizer)}
+    rows = write_rows(tmp_path / "rows.arrow", language(1, 60), **same)
+    held = write_rows(tmp_path / "held.arrow", language(1, 12, seed=2), **same)
+    sizes = "--hidden-size 16 --layers 2 --heads 2 --ffn-size 24 --steps 4 --device cpu --threads 1"
+
+    def pretrain(gpus: int, batch_rows: int = 8) -> int:
+        places = ["--rows", rows, "--validation", f"en={held}", "--tokenizer", tokenizer]
+        places += ["--output", str(tmp_path / f"{gpus}")]
+        flags = f"{sizes} --learning-rate 1e-2 --batch-rows {batch_rows} --micro-batch-rows 4 --gpus {gpus}"
+        return main("train", "", STAGES, ["pretrain", *places, *flags.split()])
+
+    assert pretrain(1) == pretrain(2) == 0
+    one, two = (load_file(tmp_path / f"{gpus}" / "model.safetensors") for gpus in (1, 2))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    assert json.loads((tmp_path / "2" / "training.json").read_text())["ranks"] == 2
+    capfd.readouterr()
+    assert pretrain(2, batch_rows=7) == 1
+    assert "command line: batch_rows: 7 is not a multiple of gpus (2); make it one" in capfd.readouterr().err

@@ -39,11 +39,11 @@ from train.trainer.loop import (
     find_alpha,
     is_flat,
     measures,
-    positions,
     set_up_layers,
     take_step,
     train,
 )
+from train.trainer.micro_batches import positions
 from train.trainer.mixture import Batch, Draw, read_batch
 from train.trainer.optimizer import learning_rate, make_optimizer
 from train.trainer.stages import extend, identity, pretrain
@@ -284,6 +284,7 @@ def test_a_step_waits_for_no_number_before_its_end(world: dict[str, str], tmp_pa
     job = small_job(world, run(method, micro_batch_rows=4, gate="sigmoid", old_rate=0.4), tmp_path)
     job = replace(job, new=replace(job.new, metadata=job.new.metadata | {"unlearned_ids": [7]}))
     optimizer, state = make_optimizer(job.model, job.options), checkpoint.State(step=9, alpha=1.0)
+    job.model.set_attn_implementation("sdpa")  # as on a GPU
     take_step(job, optimizer, first_batch(world, job.options), state)  # the first tries the head
     state.step = 10
     with Reads() as reads:
@@ -447,7 +448,7 @@ def test_running_out_of_memory_says_what_to_turn(
 
     job = small_job(world, run(micro_batch_rows=4), tmp_path)
     monkeypatch.setattr("train.trainer.loop.sum_nll", greedy)
-    with pytest.raises(StageError, match=r"lower micro_batch_rows \(now 4.*activation_checkpointing.*torchrun"):
+    with pytest.raises(StageError, match=r"lower micro_batch_rows \(now 4.*activation_checkpointing.*set gpus"):
         train(job)
     monkeypatch.setattr("train.trainer.loop.sum_nll", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
