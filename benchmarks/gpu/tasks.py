@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.gpu.steps import Skipped
 from benchmarks.gpu.toys import SIZES, computing_in
 from models.backbone import create_llama, save_backbone
 from models.positions import longest_text
@@ -56,9 +57,11 @@ def tasks(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def real_tasks(job: dict[str, Any]) -> dict[str, Any]:
-    """tasks() of the real model and its run `name`."""
+    """tasks() of the real model and its run `name`. Raises Skipped where that is not trained yet."""
     from benchmarks.gpu import real
 
+    if not Path(job["folder"]).exists() or not real.run_folder(job, job["name"]).exists():
+        raise Skipped(f"no run {job['name']} yet; let the step `real {job['name']}` end first")
     backbone = real.settled_backbone(job) if real.settles(job["folder"]) else real.source_backbone(job)
     return tasks(job | {"backbone": str(backbone), "run": str(real.run_folder(job, job["name"]))})
 
