@@ -7,7 +7,8 @@ would on a GPU, in the backward pass too.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from train.data.rows import open_rows
 from train.evaluation.change import measure_change
 from train.runs.load import extend_for
 from train.runs.options import Run
-from train.trainer import loop
 from train.trainer.checkpoint import State
 from train.trainer.loop import TrainingJob, evaluate, find_alpha, take_step
 from train.trainer.mixture import read_batch
@@ -149,21 +149,24 @@ class WrongGradient(torch.autograd.Function):
         return upstream[0] + torch.ones(upstream[0].shape)
 
 
-def forget_a_weight(job: TrainingJob, _: pytest.MonkeyPatch) -> None:
+def weight(job: TrainingJob) -> TrainingJob:
     job.model.model.layers[1].mlp.block.up_proj.to("cpu")
+    return job
 
 
-def forget_the_batch(_: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "to_device", lambda array, device: torch.from_numpy(array))
+def batch(job: TrainingJob) -> TrainingJob:
+    return replace(job, device=torch.device("cpu"))
 
 
-def forget_a_gradient(job: TrainingJob, _: pytest.MonkeyPatch) -> None:
+def gradient(job: TrainingJob) -> TrainingJob:
     job.model.model.layers[1].mlp.block.register_forward_hook(lambda module, x, out: WrongGradient.apply(out))
+    return job
 
 
-@pytest.mark.parametrize("forget", [forget_a_weight, forget_the_batch, forget_a_gradient])
-def test_what_is_left_on_the_cpu_is_found(forget: Any, tmp_path: Path, monkeypatch: Any, fake_cuda: None) -> None:
-    job = make_job(tmp_path, "neutral")
-    forget(job, monkeypatch)
+@pytest.mark.parametrize("left", [weight, batch, gradient])
+def test_what_is_left_on_the_cpu_is_found(
+    left: Callable[[TrainingJob], TrainingJob], tmp_path: Path, fake_cuda: None
+) -> None:
+    job = left(make_job(tmp_path, "neutral"))
     with pytest.raises(RuntimeError, match=r"devices,? (cuda:0|cpu)"):
         step(job, 1)
