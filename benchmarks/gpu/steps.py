@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -46,18 +47,20 @@ def in_process(step: Step, cap_s: float, output: Path, work: Path) -> dict[str, 
     Forked, since importing torch and transformers anew takes ten seconds; the parent never touches the GPU.
     """
     work.mkdir(parents=True, exist_ok=True)
-    printed, started = work / f"{step.name.replace(' ', '-')}.txt", time.monotonic()
+    printed, compiled = work / f"{step.name.replace(' ', '-')}.txt", work / "compiled"
+    started = time.monotonic()
     context = multiprocessing.get_context("fork")
     reader, writer = context.Pipe(duplex=False)
-    child = context.Process(target=_run, args=(step, cap_s, printed, writer))
+    child = context.Process(target=_run, args=(step, cap_s, printed, compiled, writer))
     child.start()
     writer.close()
+    line, why = None, f"killed after {cap_s:.3g} s"
     try:
-        # At the end of the file too, which is there when the process is not.
-        line = reader.recv() if reader.poll(cap_s) else {"failed": f"killed after {cap_s:.3g} s"}
+        if reader.poll(cap_s):  # true at the end of the file too, which is there when the process is not
+            line = reader.recv()
     except EOFError:
         child.join()
-        line = {"failed": f"no result; its process ended with {child.exitcode}"}
+        why = f"no result; its process ended with {child.exitcode}"
     finally:
         reader.close()
         # With all that it started: it is the first of its group.
@@ -65,13 +68,16 @@ def in_process(step: Step, cap_s: float, output: Path, work: Path) -> dict[str, 
             with contextlib.suppress(ProcessLookupError):
                 kill()
         child.join()
+        if line is None:  # in the middle of a file, perhaps, that a later step would load as compiled code
+            shutil.rmtree(compiled, ignore_errors=True)
         keep_printed(step.name, printed, output / "log.txt")
-    return {**line, "seconds": round(time.monotonic() - started, 1)}
+    return {**(line or {"failed": why}), "seconds": round(time.monotonic() - started, 1)}
 
 
-def _run(step: Step, cap_s: float, printed: Path, writer: Connection) -> None:
+def _run(step: Step, cap_s: float, printed: Path, compiled: Path, writer: Connection) -> None:
     """In the process of the step."""
     os.setsid()
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiled.resolve())
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.stdout = sys.stderr = file = printed.open("w", encoding="utf-8", buffering=1)
     for stream in (1, 2):  # for what is no Python, and for the processes that it starts
