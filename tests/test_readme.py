@@ -44,11 +44,14 @@ def test_the_config_for_ones_own_crawl_is_valid(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     example, optional = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    commoncrawl, _, task = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+    commoncrawl, _dask, gpus, task = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
     config = read(Config, yaml.safe_load(example) | yaml.safe_load(optional))
     assert config.extend.new == "br"
     assert config.filter.active
     crawl = read(Config, yaml.safe_load(example) | yaml.safe_load(commoncrawl)).crawl
     assert crawl.commoncrawl and crawl.index and crawl.texts
+    whole = yaml.safe_load(example)
+    whole["extend"] |= yaml.safe_load(gpus)["extend"]
+    assert [run.gpus for run in read(Config, whole).extend.runs.values()] == [8]
     (tmp_path / "task.yaml").write_text(task)
     assert read_task(str(tmp_path / "task.yaml")).metric == "char"
