@@ -96,12 +96,13 @@ def _row(
 def find_mfu(folder: str, method: str, weights: int) -> tuple[float, str]:
     """The MFU to expect of a training, and where it is from.
 
-    That of the same training, if it ran on a GPU and left `folder`; else of the benchmarks, of the same method on
-    the model next in size; else one that is assumed. weights: of the backbone.
+    That of the same training, if it ran on a GPU and left `folder`; else of the benchmarks, of the same method, or
+    of one with the same products, on the model next in size; else one that is assumed. weights: of the backbone.
     """
     if found := own_mfu(folder):
         return found
-    nearest = min(benchmarks(method), key=lambda line: abs(math.log(line[0] / weights)), default=None)
+    measured = benchmarks(method) or (benchmarks("neutral") if method == "adapter" else [])
+    nearest = min(measured, key=lambda line: abs(math.log(line[0] / weights)), default=None)
     return nearest[1:] if nearest else (ASSUMED_MFU, "assumed")
 
 
@@ -123,7 +124,7 @@ def benchmarks(method: str) -> list[tuple[float, float, str]]:
             card = measured.get("card", "")
         if step["step"] == f"speed {sizes} {method}" and "mfu" in measured:
             weights = float(sizes[:-1]) * UNITS[sizes[-1]]
-            found[sizes] = (weights, measured["mfu"], f"measured on {card} at {sizes}")
+            found[sizes] = (weights, measured["mfu"], f"measured on {card} at {sizes}, {method}")
     return list(found.values())
 
 

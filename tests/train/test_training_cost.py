@@ -69,8 +69,9 @@ def test_the_speed_is_the_measured_one_of_the_same_training_else_of_the_method_e
     ]
     (tmp_path / "gpu.jsonl").write_text("\n".join(map(json.dumps, lines)))
     monkeypatch.setattr(cost, "BENCHMARKS", tmp_path / "gpu.jsonl")
-    assert cost.find_mfu("none", "neutral", 10**8) == (0.2, "measured on NVIDIA X at 135M")
-    assert cost.find_mfu("none", "neutral", 8 * 10**8) == (0.3, "measured on NVIDIA X at 1B")
+    assert cost.find_mfu("none", "neutral", 10**8) == (0.2, "measured on NVIDIA X at 135M, neutral")
+    assert cost.find_mfu("none", "neutral", 8 * 10**8) == (0.3, "measured on NVIDIA X at 1B, neutral")
+    assert cost.find_mfu("none", "adapter", 10**9) == (0.3, "measured on NVIDIA X at 1B, neutral")
     assert cost.find_mfu("none", "lora", 10**9) == (0.45, "assumed")
     steps = [{"mfu": 0.5}, {"evaluation": {}}, {"mfu": 0.6}, {"mfu": 0.1}]
     for name, metrics in {"a": steps, "cpu": [{}]}.items():
@@ -78,7 +79,7 @@ def test_the_speed_is_the_measured_one_of_the_same_training_else_of_the_method_e
         Path(results.metrics(name)).write_text("\n".join(map(json.dumps, metrics)))
     own = results.run("a")
     assert cost.find_mfu(own, "neutral", 10**8) == (0.5, f"measured in {own} on NVIDIA Y")
-    assert cost.find_mfu(results.run("cpu"), "neutral", 10**8) == (0.2, "measured on NVIDIA X at 135M")
+    assert cost.find_mfu(results.run("cpu"), "neutral", 10**8) == (0.2, "measured on NVIDIA X at 135M, neutral")
     monkeypatch.setattr(cost, "BENCHMARKS", tmp_path / "none")
     assert cost.find_mfu(results.backbone, "finetune", 10**8) == (0.45, "assumed")
 
