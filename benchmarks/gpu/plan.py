@@ -75,4 +75,5 @@ def changes(tokens: float, row_tokens: int, device: str, step_tokens: int = STEP
         "compile": device == "cuda",
         "device": device,
         "shard": False,
+        "gpus": 1,
     }
