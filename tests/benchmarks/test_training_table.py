@@ -24,9 +24,10 @@ def test_what_fails_is_a_row_with_its_reason_and_costs_no_other() -> None:
             trained(PEER, 80.0, 100),
             trained("neutral", 100.0, 60, measuring_share=0.1),
             trained(f"{PEER}, compiled", 100.0, 200),
+            line(f"{PEER}, compiled", skipped="9 s left"),
             trained(PEER, 60.0, 120),
             trained("neutral", 160.0, 40, measuring_share=0.25),
-            line(f"{PEER}, compiled", skipped="9 s left,\n30 s needed"),
+            line("lora", skipped="9 s left,\n30 s needed"),
         ]
     )
     by_name = {row["contender"]: row for row in rows}
@@ -36,7 +37,8 @@ def test_what_fails_is_a_row_with_its_reason_and_costs_no_other() -> None:
     neutral = by_name["neutral"]
     assert (neutral["speed"], neutral["times"], neutral["memory over peer's"]) == (105.0, 1.05, 0.25)
     assert (by_name[PEER]["speed"], by_name[PEER]["times"], by_name[PEER]["or why not"]) == (70.0, 0.7, "")
-    assert by_name[f"{PEER}, compiled"]["or why not"] == "9 s left, 30 s needed"
+    assert by_name["lora"]["or why not"] == "9 s left, 30 s needed"
+    assert by_name[f"{PEER}, compiled"]["or why not"] == ""
     assert len({tuple(row) for row in rows}) == 1  # the columns of one table
 
 

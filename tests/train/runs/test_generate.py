@@ -76,11 +76,10 @@ def test_models_write_side_by_side(world: Path, tmp_path: Path, capsys: pytest.C
 
 def test_what_is_saved_travels(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing names a place of the machine: not the backbone's, nor that of the run that another goes on from."""
-    shutil.copytree(world / "lora", tmp_path / "second")
+    shutil.copytree(world / "adapter", tmp_path / "second")
     record = json.loads((tmp_path / "second/run.json").read_text())
-    record["options"] |= {"base": str(world / "neutral"), "method": "adapter"}
+    record["options"]["base"] = str(world / "neutral")
     (tmp_path / "second/run.json").write_text(json.dumps(record))
-    shutil.copyfile(world / "adapter/weights.safetensors", tmp_path / "second/weights.safetensors")
     for run in (world / "lora", tmp_path / "second"):
         assert shell(f"save --run {run} --output {tmp_path}/{run.name}-saved") == 0
         assert shell(f"export --run {run} --output {tmp_path}/{run.name}-exported") == 0
