@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import parts, table
+from benchmarks.gpu.plan import PLAN
 from benchmarks.gpu.program import REHEARSED_TOKENS, before_real, real_steps, rehearsed
 from benchmarks.gpu.steps import Step, function_of, in_process
 
@@ -39,6 +40,8 @@ def main() -> None:
         "--rehearse", action="store_true", help="on the CPU, at toy size, a toy for the real model"
     )
     arguments = parser.parse_args()
+    if arguments.real and not Path(arguments.real, PLAN).exists():
+        parser.error(f"--real: {arguments.real} has no {PLAN}; give the folder that `unpack` made")
     # Whoever ends the program ends the step that runs.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     output = Path(arguments.output)

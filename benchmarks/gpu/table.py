@@ -30,7 +30,8 @@ SPEED: Speed = {
     "measuring": ("measuring_share", ".1%"),
     "checkpoints": ("checkpoint_share", ".1%"),
 }
-EARLIER: Speed = {"tokens/s": ("tokens_per_s", ",.0f")} | dict(list(SPEED.items())[:4])
+EARLIER: Speed = {"tokens/s": ("tokens_per_s", ",.0f")}
+EARLIER |= {"with measuring steps": ("tokens_per_s_with_measured_steps", ",.0f")} | dict(list(SPEED.items())[:4])
 
 
 def main(argv: list[str]) -> int:
@@ -161,11 +162,14 @@ def speeds(steps: list[Step], lines: dict[str, Line], toy: bool) -> Iterator[str
     ]  # fmt: skip
     if earlier:
         yield "\nMeasured before, by other steps than today's:\n"
-        yield row_of("step", ["card", "attention", *EARLIER, "or why not"])
-        yield f"|---|---|---|{'---:|' * len(EARLIER)}---|"
+        yield row_of("step", ["card", "attention", *EARLIER, "times the peer", "and with those", "or why not"])
+        yield f"|---|---|---|{'---:|' * (len(EARLIER) + 2)}---|"
         for line in earlier:
-            cells = [line["card"], attention(line["job"])]
-            cells += [cell(line.get("found", {}).get(name), form) for name, form in EARLIER.values()]
+            found, cells = line.get("found", {}), [line["card"], attention(line["job"])]
+            cells += [cell(found.get(name), form) for name, form in EARLIER.values()]
+            theirs = next((one.get("found", {}) for one in earlier if is_peer(one["job"], line["job"])), {})
+            for name in ("tokens_per_s", "tokens_per_s_with_measured_steps"):
+                cells.append(f"{found[name] / theirs['tokens_per_s']:.2f}" if theirs and name in found else "")
             yield row_of(line["step"].removeprefix("speed "), [*cells, one_line(line.get("failed", ""))])
     for line in [*filter(None, (of_step.get(step.name) for step in steps)), *earlier]:
         if profile := line.get("found", {}).get("profile"):

@@ -48,6 +48,8 @@ def saver(
 ) -> Iterator[tuple[Callable[[State], None], Callable[[], None]]]:
     """Yields save(state), and wait() for what it writes. All ranks must call save(); the first one writes.
 
+    What it writes is `step-000050.safetensors` in `folder`, of which all but the last KEPT up to it are deleted.
+
     With `beside`, for a GPU, a thread writes copies while training goes on. Each save, and leaving, waits for the
     one before and raises its error; leaving by an exception waits, too.
     """
@@ -68,14 +70,6 @@ def saver(
 
         yield save, wait
         wait()
-
-
-def save(folder: str | Path, identity: str, model: Any, optimizer: Optimizer, state: State) -> Path:
-    """Write `step-000050.safetensors` into `folder` and delete all but the last KEPT up to it. Returns its path.
-
-    All ranks must call this; the first one writes.
-    """
-    return _snapshot(folder, identity, model, optimizer, state, copied=False)()
 
 
 def _snapshot(

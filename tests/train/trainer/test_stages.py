@@ -700,7 +700,8 @@ def test_checkpoints_of_other_options_push_none_out(world: dict[str, str], tmp_p
     job = small_job(world, run(), tmp_path)
     optimizer = make_optimizer(job.model, job.options)
     for step, whose in ((900, "other"), (950, "other"), (2, "same"), (4, "same"), (6, "same")):
-        checkpoint.save(tmp_path, whose, job.model, optimizer, checkpoint.State(step))
+        with checkpoint.saver(tmp_path, whose, job.model, optimizer, beside=False) as (save, _):
+            save(checkpoint.State(step))
     steps = sorted(int(path.stem[5:]) for path in tmp_path.glob("step-*"))
     assert steps == [4, 6, 900, 950]
     assert checkpoint.resume(tmp_path, "same", job.model, optimizer).step == 6
