@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from train.runs.results import Change, Documents, KLDocuments, Measure
+from train.runs.results import Change, Documents, KLDocuments, Measure, Watched
 
 RESAMPLES = 1000
 # Documents that are kept apart. Beyond that neighbours are one group: a file of 10^6 documents stays as small, and
@@ -105,7 +105,7 @@ def bpb_interval(documents: Documents) -> tuple[float, float]:
     return interval(resampled(nats_G[None], bytes_G)[0] / math.log(2))
 
 
-def paired(measures: Mapping[str, Measure]) -> dict[str, np.ndarray]:
+def paired(measures: Mapping[str, Measure | Watched]) -> dict[str, np.ndarray]:
     """By model, bits per byte of a domain: bpb_1R, first of all its documents and then of each resample.
 
     What is computed of these arrays, elementwise, is an Estimate by estimate(). The resamples are NaN where

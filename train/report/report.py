@@ -53,7 +53,8 @@ def write_report(
     import vl_convert
 
     from train.report import charts, results
-    from train.report.figures import corpus_figures, model_figures
+    from train.report.figures import corpus_figures, curve_name, model_figures
+    from train.report.over_tokens import over_tokens
     from train.report.settings import axes, load_result, paired_domains
     from train.report.summary import comparisons, summary
 
@@ -68,6 +69,7 @@ def write_report(
     bpb = paired_domains(base, models, [forgetting, *(axis.learning for axis in languages)])
     table = results.results_table(base, models, languages, forgetting, bpb)
     sentences = summary(languages, forgetting, bpb, base)
+    curves_said = over_tokens(languages, forgetting)
     compared = [comparisons(axis, forgetting, bpb) for axis in languages]
     seeds = results.spreads(languages, bpb)
     times = stage_times(out)
@@ -84,6 +86,8 @@ def write_report(
             "forgetting": forgetting,
             "languages": languages,
             "learned": [axis.learning for axis in languages],
+            "curves": {domain: curve_name(domain, bpb) for domain in bpb},
+            "curves_said": curves_said,
             "table": table,
             "compared": [(axis.learning, rows) for axis, rows in zip(languages, compared, strict=True) if rows],
             "compared_data": data_link([row for rows in compared for row in results.flat_comparisons(rows)]),
@@ -110,7 +114,8 @@ def write_report(
     png = vl_convert.vegalite_to_png(charts.for_print(figures["trade_off"].chart), scale=2)
     with atomic(out.figure) as part:
         part.write_bytes(png)
-    write_text(out.results, results.markdown_results(sentences, table, [rows for rows in compared if rows], seeds))
+    said = [*sentences[:-1], *curves_said, sentences[-1]]
+    write_text(out.results, results.markdown_results(said, table, [rows for rows in compared if rows], seeds))
 
 
 def write_page(output: str, content: dict[str, Any], figures: dict[str, Figure]) -> None:

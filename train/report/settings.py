@@ -51,6 +51,10 @@ class RunResult:
         """The name of the run that it goes on from."""
         return Path(self.record.options.base).name if self.record.options.base else None
 
+    def tokens_at(self, step: int) -> int:
+        """The tokens, old and new, of its first `step` steps."""
+        return step * self.record.tokens // self.record.options.steps
+
     @property
     def added_share(self) -> float:
         """The weights of the whole chain of runs over the backbone's."""
@@ -121,6 +125,14 @@ class Setting:
     def change(self, by_model: dict[str, np.ndarray]) -> np.ndarray:
         """Of a domain's arrays, the change against the backbone, the mean over the seeds."""
         return self.mean(by_model) - by_model[BACKBONE]
+
+
+def first_settings(runs: Sequence[RunResult]) -> dict[str, Setting]:
+    """The first setting of each method."""
+    first: dict[str, Setting] = {}
+    for setting in settings_of(runs):
+        first.setdefault(setting.method, setting)
+    return first
 
 
 def settings_of(runs: Sequence[RunResult]) -> list[Setting]:

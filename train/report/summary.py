@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from train.evaluation.intervals import FEWEST, Estimate, estimate
-from train.report.settings import Axis, Bpb, Setting, settings_of
+from train.report.settings import Axis, Bpb, Setting, first_settings, settings_of
 from train.report.words import NOISE, is_noise, share, with_ends
 from train.runs.results import Evaluation
 
@@ -59,9 +59,7 @@ def summary(axes: Sequence[Axis], forgetting: str, bpb: Bpb, base: Evaluation) -
 def _of_language(axis: Axis, forgetting: str, bpb: Bpb) -> list[str]:
     """A sentence for each method, of its first setting; that of neutral residues comes first, and compares it."""
     compared = {each.other.label: each for each in comparisons(axis, forgetting, bpb)}
-    first: dict[str, Setting] = {}
-    for setting in settings_of(axis.runs):
-        first.setdefault(setting.method, setting)
+    first = first_settings(axis.runs)
     sentences: list[str] = []
     for setting in sorted(first.values(), key=lambda setting: setting.method != "neutral"):
         old, new = (with_ends(estimate(setting.change(bpb[domain]))) for domain in (forgetting, axis.learning))

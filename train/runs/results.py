@@ -70,6 +70,15 @@ class Measure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Watched:
+    """A domain in an evaluation in training, a line of `metrics.jsonl`."""
+
+    bpb: float = option(doc="of some held-out rows", unit="bits per byte")
+    nats_per_token: float = option(doc="of the same", unit="nats")
+    documents: Documents | None = option(None, "the same by document; an older file has none")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Layer:
     """What the block of a layer does: means over tokens."""
 
