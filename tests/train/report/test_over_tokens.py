@@ -62,12 +62,10 @@ def test_the_mean_over_seeds_is_compared_where_all_were_measured() -> None:
     lora, neutral = run("lora", 60), run("neutral", 60)
     worse = replace(run("neutral", 60, shift=0.3, seed=1), name="worse")
     (learning, *_) = over_tokens([Axis("fr", [neutral, worse, lora])], "en")
-    assert (
-        "pass lora after 400,000 tokens" in learning
-    )  # by 0.15 less than alone: 2.4504 and 2.35 beside 2.45 and 2.4
+    assert "pass lora after 400,000 tokens" in learning  # by half of 0.3 less than alone
     del worse.metrics[8]  # the last evaluation
     (learning, *_) = over_tokens([Axis("fr", [neutral, worse, lora])], "en")
-    assert "do not pass lora within these 300,000 tokens" in learning or "as good as lora" in learning
+    assert "are as good as lora after these 300,000 tokens, within the noise" in learning
 
 
 def test_what_there_is_nothing_to_say_of() -> None:
