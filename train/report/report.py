@@ -54,6 +54,7 @@ def write_report(
 
     from train.report import charts, results
     from train.report.figures import corpus_figures, curve_name, model_figures
+    from train.report.markdown import markdown_results
     from train.report.over_tokens import over_tokens
     from train.report.settings import axes, load_result, paired_domains
     from train.report.summary import comparisons, summary
@@ -115,7 +116,7 @@ def write_report(
     with atomic(out.figure) as part:
         part.write_bytes(png)
     said = [*sentences[:-1], *curves_said, sentences[-1]]
-    write_text(out.results, results.markdown_results(said, table, [rows for rows in compared if rows], seeds))
+    write_text(out.results, markdown_results(said, table, [rows for rows in compared if rows], seeds, forgetting))
 
 
 def write_page(output: str, content: dict[str, Any], figures: dict[str, Figure]) -> None:
@@ -134,7 +135,7 @@ def write_page(output: str, content: dict[str, Any], figures: dict[str, Figure])
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    named = (words.amount, words.ends, words.is_noise, words.share, words.signed, words.with_ends, to_data)
+    named = (words.amount, words.ends, words.is_noise, words.share, words.signed, words.unsigned, to_data)
     environment.filters |= {function.__name__: function for function in named}
     vega: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
     scripts = [vega.replace("</script", "<\\/script"), (Path(__file__).parent / "report.js").read_text()]

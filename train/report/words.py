@@ -69,6 +69,18 @@ def with_ends(estimate: Estimate) -> str:
     return f"{amount(estimate)} ({', '.join(about)})" if about[0] else amount(estimate)
 
 
+def unsigned(estimate: Estimate) -> str:
+    """What is never below 0, such as a KL divergence, and in brackets its interval.
+
+    >>> unsigned(Estimate(0.012345, 0.0119, 0.0131)), unsigned(Estimate(0.5, None, None))
+    ('0.0123 (0.0119 to 0.0131)', '0.500')
+    """
+    value, *both = (
+        f"{x:.{_places(estimate)}f}" for x in (estimate.value, estimate.low, estimate.high) if x is not None
+    )
+    return f"{value} ({' to '.join(both)})" if both else value
+
+
 def share(estimate: Estimate) -> str:
     """A share in percent, and in brackets its interval.
 
