@@ -10,6 +10,8 @@ from typing import Any
 
 import altair as alt
 
+from train.report.labels import WIDTHS, chosen, places
+
 METHOD_LOOKS = {
     "backbone": ("#8a8a8a", "diamond"),
     "finetune": ("#D55E00", "square"),
@@ -24,6 +26,8 @@ COLOURS = (
 )
 KINDS = ("#CC79A7", "#56B4E9", "#5D4A9C", "#7A5C3E", "#B3367A", "#2F6F4F")  # those that no method has
 WIDTH: Any = "container"
+TRADE_OFF_HEIGHT = 380
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [12, 4])
 
 ChartData = list[dict[str, Any]]
 
@@ -63,43 +67,95 @@ def trade_off(points: ChartData, forgetting: str, learning: str) -> Any:
     """
     colour, shape = by_method(points)
     pick = method_pick(legend=True)
-    near = alt.Scale(zero=False, nice=False, padding=50)
+    x_domain, y_domain = (_wide_enough(points, name) for name in ("forgetting", "learning"))
     x_title = [f"{forgetting}, change in bits per byte", "(right: forgets)"]
     y_title = [f"{learning}, change in bits per byte", "(down: learns)"]
     fields = ("forgetting", "forgetting_low", "forgetting_high", "learning", "learning_low", "learning_high")
     numbers = [alt.Tooltip(f"{name}:Q", format="+.4f") for name in fields]
-    base = alt.Chart(alt.Data(values=points)).encode(
-        x=alt.X("forgetting:Q", title=x_title, scale=near),
-        y=alt.Y("learning:Q", title=y_title, scale=near),
-        color=colour,
-        opacity=picked(pick),
+
+    def x(name: str) -> Any:
+        axis = alt.Axis(tickCount=6)
+        return alt.X(f"{name}:Q", title=x_title, scale=alt.Scale(domain=x_domain, nice=False), axis=axis)
+
+    def y(name: str) -> Any:
+        axis = alt.Axis(tickCount=6)
+        return alt.Y(f"{name}:Q", title=y_title, scale=alt.Scale(domain=y_domain, nice=False), axis=axis)
+
+    base = alt.Chart(alt.Data(values=_with_places(points, x_domain, y_domain))).encode(
+        x=x("forgetting"), y=y("learning"), color=colour, opacity=picked(pick)
     )
     means = base.transform_filter("datum.kind == 'mean'")
     known = means.transform_filter("isValid(datum.forgetting_low)")
-    across = known.encode(x=alt.X("forgetting_low:Q", title=x_title, scale=near), x2="forgetting_high:Q")
-    along = known.encode(y=alt.Y("learning_low:Q", title=y_title, scale=near), y2="learning_high:Q")
+    across = known.encode(x=x("forgetting_low"), x2="forgetting_high:Q")
+    along = known.encode(y=y("learning_low"), y2="learning_high:Q")
     seeds = base.transform_filter("datum.kind == 'run'").mark_point(size=22, filled=True)
+    offsets = {name: alt.expr(chosen(name)) for name in ("dx", "dy", "line_dx", "line_dy")}
+    lines = means.mark_rule(strokeWidth=0.8, x2Offset=offsets["line_dx"], y2Offset=offsets["line_dy"])
     return (
         alt.layer(
             means.mark_line(strokeWidth=2.5).encode(order="rate:Q", detail="family:N"),
             across.mark_rule(strokeWidth=1.6),
             along.mark_rule(strokeWidth=1.6),
+            lines.encode(x2="forgetting:Q", y2="learning:Q"),
             seeds.encode(tooltip=["model:N", "rate:Q", "seed:N", *numbers]),
             means.mark_point(size=110, filled=True).encode(
                 shape=shape, tooltip=["label:N", "rate:Q", "seeds:Q", *numbers]
             ),
-            means.mark_text(align="left", dx=10, dy=-8, fontSize=12).encode(text="label:N"),
+            means.mark_text(
+                align="left", baseline="middle", dx=offsets["dx"], dy=offsets["dy"], fontSize=12
+            ).encode(text="label:N"),
         )
         .add_params(pick)
-        .properties(width=WIDTH, height=380)
+        .properties(width=WIDTH, height=TRADE_OFF_HEIGHT)
     )
 
 
+def _wide_enough(points: ChartData, name: str) -> list[float]:
+    """Both ends of an axis that has room for all values, their intervals, and labels beyond them."""
+    keys = (name, f"{name}_low", f"{name}_high")
+    values = [point[key] for point in points for key in keys if point.get(key) is not None]
+    room = 0.12 * (max(values) - min(values)) or 1.0
+    return [min(values) - room, max(values) + room]
+
+
+def _with_places(points: ChartData, x_domain: list[float], y_domain: list[float]) -> ChartData:
+    """The points; the means have the places of their labels."""
+
+    def at(point: dict[str, Any], x_end: str = "", y_end: str = "") -> tuple[float, float]:
+        x, y = point[f"forgetting{x_end}"], point[f"learning{y_end}"]
+        return (x - x_domain[0]) / (x_domain[1] - x_domain[0]), (y_domain[1] - y) / (y_domain[1] - y_domain[0])
+
+    means = [point for point in points if point["kind"] == "mean"]
+    bars = []
+    for mean in (mean for mean in means if mean.get("forgetting_low") is not None):
+        bars.append((*at(mean, x_end="_low"), *at(mean, x_end="_high")))
+        bars.append((*at(mean, y_end="_high"), *at(mean, y_end="_low")))
+    found = places([mean["label"] for mean in means], [at(mean) for mean in means], bars, TRADE_OFF_HEIGHT)
+    placed = [mean | {"places": own} for mean, own in zip(means, found, strict=True)]
+    return [*placed, *(point for point in points if point["kind"] != "mean")]
+
+
 def curves(points: ChartData, value: str, title: str) -> Any:
-    """One measure over the tokens of training, a line a run. Points: model, method, step, tokens and the value."""
-    colour, _ = by_method(points)
-    pick = method_pick(legend=True)
-    chart = _lines(points, value, title, ["model:N"]).encode(color=colour, detail="model:N", opacity=picked(pick))
+    """One measure over the tokens of training, a line a run. Points: model, method, step, tokens and the value.
+
+    A run has the colour of its method; a second run of a method is dashed.
+    """
+    method_of = {point["model"]: point["method"] for point in points}
+    runs = list(method_of)
+    before = [
+        [method_of[other] for other in runs[:number]].count(method_of[run]) for number, run in enumerate(runs)
+    ]
+    colours = [METHOD_LOOKS[method_of[run]][0] for run in runs]
+    dashes = [DASHES[count % len(DASHES)] for count in before]
+    pick = method_pick()
+    legend = alt.Legend(columns=alt.expr("max(2, floor(width / 110))"), symbolType="stroke", symbolSize=200)
+    chart = _lines(points, value, title, ["model:N"]).encode(
+        color=alt.Color("model:N", title=None, legend=legend, scale=alt.Scale(domain=runs, range=colours)),
+        strokeDash=alt.StrokeDash(
+            "model:N", title=None, legend=legend, scale=alt.Scale(domain=runs, range=dashes)
+        ),
+        opacity=picked(pick),
+    )
     return chart.add_params(pick).properties(width=WIDTH, height=220)
 
 
@@ -128,7 +184,9 @@ def _lines(points: ChartData, value: str, title: str, names: list[str]) -> Any:
 
 
 def _over_tokens() -> Any:
-    return alt.X("tokens:Q", title="tokens of training", axis=alt.Axis(format="~s", tickCount=6))
+    words = "datum.value ? format(datum.value, '~s') : '0'"
+    axis = alt.Axis(labelExpr=words, tickCount=5, labelOverlap="greedy", labelSeparation=6)
+    return alt.X("tokens:Q", title="tokens of training", scale=alt.Scale(nice=False), axis=axis)
 
 
 def gates(points: ChartData) -> Any:
@@ -268,6 +326,11 @@ def _rule(place: float) -> Any:
 
 
 def for_print(chart: Any) -> dict[str, Any]:
-    """A chart's specification at a fixed width on white, for a picture."""
-    specification: dict[str, Any] = chart.properties(width=620, background="white").to_dict()
+    """A chart's specification at a fixed width on white, for a picture that is read on a small screen too."""
+    printed = chart.properties(width=WIDTHS[1], background="white", padding=12)
+    printed = printed.configure_axis(
+        labelFontSize=14, titleFontSize=14, titleFontWeight="normal", gridColor="#e4e7ea"
+    )
+    printed = printed.configure_legend(orient="top", labelFontSize=14, symbolSize=110)
+    specification: dict[str, Any] = printed.configure_view(stroke=None).to_dict()
     return specification

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.common.markdown import escaped, table_row
 from train.report.results import ModelResult, Spread
 from train.report.summary import Comparison
-from train.report.words import NOISE, amount, ends, is_noise, share, signed, unsigned, with_ends
+from train.report.words import NOISE, amount, ends, is_noise, plain_with_ends, share, signed, with_ends
 
 
 def markdown_results(
@@ -28,7 +28,7 @@ def markdown_table(table: list[ModelResult], forgetting: str) -> str:
     lines = [_head(["model", *domains, f"{forgetting}, KL", f"{forgetting}, same token"])]
     for row in table:
         kl, same = row.kl.get(forgetting), row.agreement.get(forgetting)
-        far = [unsigned(kl) if kl else "", f"{same:.1%}" if same is not None else ""]
+        far = [plain_with_ends(kl) if kl else "", f"{same:.1%}" if same is not None else ""]
         lines.append(table_row([row.name, *(_cell(row, domain) for domain in domains), *far]))
     return "\n".join(lines) + "\n"
 

@@ -143,7 +143,16 @@ def write_page(output: str, content: dict[str, Any], figures: dict[str, Figure])
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    named = (words.amount, words.ends, words.is_noise, words.share, words.signed, words.unsigned, to_data)
+    named = (
+        words.amount,
+        words.ends,
+        words.is_noise,
+        words.share,
+        words.signed,
+        words.plain,
+        words.plain_ends,
+        to_data,
+    )
     environment.filters |= {function.__name__: function for function in named}
     vega: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
     scripts = [vega.replace("</script", "<\\/script"), (Path(__file__).parent / "report.js").read_text()]

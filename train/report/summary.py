@@ -9,7 +9,7 @@ import numpy as np
 
 from train.evaluation.intervals import FEWEST, Estimate, estimate
 from train.report.settings import Axis, Bpb, Setting, first_settings, kl_means, settings_of
-from train.report.words import NOISE, is_noise, joined, share, unsigned, with_ends
+from train.report.words import NOISE, is_noise, joined, plain_with_ends, share, with_ends
 from train.runs.results import Evaluation
 
 
@@ -88,7 +88,7 @@ def _distance(settings: list[Setting], compared: dict[str, Comparison], forgetti
     clauses = []
     for setting, kl_1R in zip(settings, kl, strict=True):
         same = np.mean([run.evaluation.change[forgetting].agreement for run in setting.runs])
-        clauses.append(f"{_name(setting, begin=False)} {unsigned(estimate(kl_1R))} and {same:.1%}")
+        clauses.append(f"{_name(setting, begin=False)} {plain_with_ends(estimate(kl_1R))} and {same:.1%}")
     what = "KL divergence from the backbone (nats a token), and tokens after which the same one is most probable"
     text = f"On {forgetting}, {what}: {', '.join(clauses)}."
     shares = {setting.label: each.kl_share for setting in settings if (each := compared.get(setting.label))}
