@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import parts, table
+from benchmarks.gpu import parts, real, table
 from benchmarks.gpu.plan import PLAN
 from benchmarks.gpu.program import REHEARSED_TOKENS, before_real, real_steps, rehearsed
-from benchmarks.gpu.steps import Step, function_of, in_process
+from benchmarks.gpu.steps import Running, Step, finish, first_to_end, function_of, start
 
 
 def main() -> None:
@@ -30,11 +32,14 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=10, help="how long there is a GPU")
     parser.add_argument(
-        "--output", default="results/benchmarks/gpu", help="folder of what comes back: three files"
+        "--output", default="results/benchmarks/gpu", help="folder of what comes back: four files at most"
     )
     parser.add_argument("--work", help="folder of weights, kept from one call to the next; default: OUTPUT.work")
     parser.add_argument("--real", metavar="FOLDER", help="what `unpack` made: weights and rows of a real model")
     parser.add_argument("--tokens", type=float, default=20e6, help="tokens of each real run")
+    parser.add_argument(
+        "--streams", type=int, default=1, help="real runs at the same time; their speeds are then no measures"
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="steps whose names begin so")
     parser.add_argument(
         "--rehearse", action="store_true", help="on the CPU, at toy size, a toy for the real model"
@@ -47,7 +52,9 @@ def main() -> None:
     output = Path(arguments.output)
     work = Path(arguments.work or f"{output}.work")
     steps = chosen(arguments, work)
-    failed = run_all(steps, arguments.minutes, output, work)
+    failed = run_all(steps, arguments.minutes, arguments.streams, output, work)
+    if jobs := [step.job for step in steps if step.name.startswith("real ")]:
+        real.keep_results(jobs[0], output / "results.tar.gz")
     table.write([output / "steps.jsonl"], output / "gpu.md")
     if arguments.rehearse and failed:
         sys.exit(f"failed: {', '.join(failed)}; {output / 'log.txt'} has what they printed")
@@ -55,8 +62,6 @@ def main() -> None:
 
 def chosen(arguments: argparse.Namespace, work: Path) -> list[Step]:
     """The steps that were asked for, in their order."""
-    from benchmarks.gpu import real
-
     device = "cpu" if arguments.rehearse else "cuda"
     folder, weights, tokens = arguments.real, work / "real", arguments.tokens
     if arguments.rehearse:  # anew each time, and apart from the real folder
@@ -64,37 +69,57 @@ def chosen(arguments: argparse.Namespace, work: Path) -> list[Step]:
         folder, weights, tokens = str(work / "rehearsal/toy"), work / "rehearsal/real", REHEARSED_TOKENS
     steps = before_real(device)
     if folder:
-        steps += real_steps(device, real.runs(folder), real.settles(folder), folder, str(weights), tokens)
+        plan = real.known_plan(folder)
+        runs, settles = list(plan.extend.runs), plan.settle is not None
+        steps += real_steps(device, runs, settles, plan.tried, folder, str(weights), tokens)
     if arguments.rehearse:
         steps = list(map(rehearsed, steps))
     only = tuple(arguments.only)
     return [step for step in steps if not only or step.name.startswith(only)]
 
 
-def run_all(steps: list[Step], minutes: float, output: Path, work: Path) -> list[str]:
-    """One after the other; as each ends, its line is in output/steps.jsonl. Returns the names of what failed."""
+def run_all(steps: list[Step], minutes: float, streams: int, output: Path, work: Path) -> list[str]:
+    """In their order; as each ends, its line is in output/steps.jsonl. Returns the names of what failed."""
     output.mkdir(parents=True, exist_ok=True)
     deadline, failed = time.monotonic() + 60 * minutes, []
     for step in steps:  # imports, once for all of them
         with contextlib.suppress(Exception):  # what is missing is missed by the step itself
             function_of(step)
-    for step in steps:
-        left = deadline - time.monotonic()
-        line: dict[str, Any]
-        too_late = max(step.estimate_s, 1) > left
-        if too_late:
-            line = {"skipped": f"{max(left, 0):.0f} s left, {step.estimate_s:.0f} s needed"}
-        else:
-            line = in_process(step, min(step.cap_s, left), output, work / "printed")
-        if too_late or "failed" in line or not line.get("found", {}).get("ok", True):
-            failed.append(step.name)
-        line = {"step": step.name, "job": step.job, **line}
-        with (output / "steps.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        print(json.dumps(line)[:1500], flush=True)
+    for _, group in itertools.groupby(steps, lambda step: step.beside or step.name):
+        for step, line in run_group(list(group), deadline, streams, output, work / "printed"):
+            never_begun = "seconds" not in line
+            if "failed" in line or never_begun or not line.get("found", {}).get("ok", True):
+                failed.append(step.name)
+            line = {"step": step.name, "job": step.job, **line}
+            with (output / "steps.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            print(json.dumps(line)[:1500], flush=True)
     return failed
+
+
+def run_group(
+    waiting: list[Step], deadline: float, streams: int, output: Path, work: Path
+) -> Iterator[tuple[Step, dict[str, Any]]]:
+    """Each step and its line, as they end; at most `streams` of them at the same time."""
+    running: list[Running] = []
+    beside = min(streams, len(waiting))
+    try:
+        while waiting or running:
+            while waiting and len(running) < beside:
+                step, left = waiting.pop(0), deadline - time.monotonic()
+                if max(step.estimate_s, 1) > left:
+                    yield step, {"skipped": f"{max(left, 0):.0f} s left, {step.estimate_s:.0f} s needed"}
+                else:
+                    running.append(start(step, min(beside * step.cap_s, left), work))
+            if running:
+                ended = first_to_end(running)
+                running.remove(ended)
+                yield ended.step, finish(ended, output) | ({"beside": beside - 1} if beside > 1 else {})
+    finally:
+        for one in running:
+            finish(one, output)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,9 @@ def main(argv: list[str]) -> int:
     packing.add_argument("--output", required=True, help="folder of the parts")
     packing.add_argument("--tokens", type=float, default=20e6, help="tokens of each run; no more rows are taken")
     packing.add_argument("--settle", metavar="DOMAIN", help="a domain to train the whole backbone on first")
+    packing.add_argument(
+        "--tune", metavar="DOMAIN", help="a domain to choose the learning rates by; else none are tried"
+    )
     packing.add_argument("--wheels", nargs="+", default=[], metavar="FILE", help="wheels that the machine lacks")
     unpacking = commands.add_parser("unpack", help="join the parts again")
     unpacking.add_argument("parts", nargs="+", help="the parts and parts.json, in any order")
@@ -57,7 +60,9 @@ def main(argv: list[str]) -> int:
 # Packing -------------------------------------------------------------------------------------------
 
 
-def pack(configfile: str, output: str, tokens: float, settle: str | None, wheels: list[str]) -> None:
+def pack(
+    configfile: str, output: str, tokens: float, settle: str | None, tune: str | None, wheels: list[str]
+) -> None:
     """Write part-00, part-01, … and parts.json, their sums. Raises StageError where something is missing."""
     from benchmarks.gpu.plan import PLAN
     from pipeline.common.config import read_yaml, to_data
@@ -66,7 +71,7 @@ def pack(configfile: str, output: str, tokens: float, settle: str | None, wheels
 
     config = read_yaml(Config, configfile)
     with tempfile.TemporaryDirectory() as scratch:
-        plan, files = contents(config, configfile, tokens, settle, Path(scratch))
+        plan, files = contents(config, configfile, tokens, settle, tune, Path(scratch))
         plan.files.update({name: sha256(path) for name, path in files.items()})
         files |= {f"wheels/{Path(wheel).name}": Path(wheel) for wheel in wheels}
         write_json(Path(scratch, PLAN), to_data(plan))
@@ -74,7 +79,7 @@ def pack(configfile: str, output: str, tokens: float, settle: str | None, wheels
 
 
 def contents(
-    config: Config, configfile: str, tokens: float, settle: str | None, scratch: Path
+    config: Config, configfile: str, tokens: float, settle: str | None, tune: str | None, scratch: Path
 ) -> tuple[Plan, dict[str, Path]]:
     """The plan, and the files that it needs by their names in the parts; those made for it are in `scratch`."""
     from benchmarks.gpu.plan import Plan, by_value
@@ -84,17 +89,21 @@ def contents(
     from train.runs.options import Run
 
     out, source = Layout(config.output), config.backbone.source
-    if settle is not None and settle not in config.domains:
-        raise StageError(f"--settle: {configfile} has no domain {settle!r}; it has {', '.join(config.domains)}")
+    for option, domain in {"settle": settle, "tune": tune}.items():
+        if domain is not None and domain not in config.domains:
+            raise StageError(
+                f"--{option}: {configfile} has no domain {domain!r}; it has {', '.join(config.domains)}"
+            )
     plan = Plan(
         extend=by_value(config.extend),
         # A tenth of the rate at which such a model was pretrained; not tuned.
         settle=Run(method="finetune", learning_rate=1e-4, old_rate=0.0, new=settle) if settle else None,
         held_out=eval_domains(config),
+        tune=tune,
         prompts=config.evaluate.prompts,
     )
     backbone = Path(out.backbone)
-    held_out = {f"rows/{name}/validation.arrow": Path(out.rows(name, "validation")) for name in plan.held_out}
+    held_out = {f"rows/{name}/validation.arrow": Path(out.rows(name, "validation")) for name in plan.measured}
     trained = {name: Path(out.rows(name, "train")) for name in plan.trained}
     needed = [backbone, *held_out.values(), *trained.values()]
     if missing := [str(path) for path in needed if not path.exists()]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.gpu.plan import FACTORS, SETTLE_TOKENS, TRIED_TOKENS
 from benchmarks.gpu.steps import Step
 from benchmarks.gpu.toys import TOY
 
@@ -52,17 +53,26 @@ def before_real(device: str) -> list[Step]:
     return steps
 
 
-def real_steps(device: str, names: list[str], settles: bool, folder: str, work: str, tokens: float) -> list[Step]:
-    """A real model, unpacked in `folder`: settled first or not, its runs by `names`; questions to the first."""
+def real_steps(
+    device: str, runs: list[str], settles: bool, tried: dict[str, str], folder: str, work: str, tokens: float
+) -> list[Step]:
+    """A real model, unpacked in `folder`: settled first or not, rates tried or not, its runs; questions to one.
+
+    tried: of the methods whose learning rates are tried, the run.
+    """
     job = {"device": device, "toy": False, "folder": folder, "work": work, "tokens": tokens}
-    settled = min(tokens, 5e6) / REAL_TOKENS_PER_S
-    steps = [Step("real settle", "real:settle", 40 + settled, 240, job)] if settles else []
+    steps = [Step("real source", "real:source", 30, 120, job)]
+    if settles:
+        estimate = 30 + min(tokens, SETTLE_TOKENS) / REAL_TOKENS_PER_S
+        steps.append(Step("real settle", "real:settle", estimate, 240, job, beside="before"))
+    tries = 20 + len(FACTORS) * (5 + TRIED_TOKENS / REAL_TOKENS_PER_S)
+    for method, name in tried.items():
+        steps.append(Step(f"real rates {method}", "real:rates", tries, 120, job | {"name": name}, beside="before"))
     estimate = 30 + tokens / REAL_TOKENS_PER_S
-    for name in names:
-        steps.append(
-            Step(f"real {name}", "real:extend_and_evaluate", estimate, 2 * estimate, job | {"name": name})
-        )
-    asked = [Step("tasks, real", "tasks:real_tasks", 40, 120, job | {"name": name}) for name in names[:1]]
+    for name in runs:
+        run = job | {"name": name}
+        steps.append(Step(f"real {name}", "real:extend_and_evaluate", estimate, 2 * estimate, run, beside="runs"))
+    asked = [Step("tasks, real", "tasks:real_tasks", 40, 120, job | {"name": name}) for name in runs[:1]]
     return steps + asked
 
 
@@ -73,4 +83,4 @@ def rehearsed(step: Step) -> Step:
         job["compile"] = step.name == "speed 135M neutral"
     if "sizes" in job:
         job |= TOY
-    return Step(step.name, step.run, 0, REHEARSED_CAP_S, job)
+    return Step(step.name, step.run, 0, REHEARSED_CAP_S, job, step.beside)

@@ -8,19 +8,40 @@ not do again, and a training that was killed goes on from its checkpoint.
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.gpu.parts import TOKENIZER_FILES, sha256
-from benchmarks.gpu.plan import PLAN, SETTLE_TOKENS, Plan, changes, read_plan
+from benchmarks.gpu.plan import (
+    EVALUATIONS,
+    FACTORS,
+    PLAN,
+    SETTLE_TOKENS,
+    STEP_TOKENS,
+    TRIED_TOKENS,
+    Plan,
+    changes,
+    read_plan,
+)
 from benchmarks.gpu.toys import SIZES, random_rows
-from models.backbone import convert_gguf, create_llama, load_tokenizer, save_backbone
+from models.backbone import (
+    convert_gguf,
+    create_llama,
+    load_backbone,
+    load_tokenizer,
+    save_backbone,
+    unique_parameters,
+)
 from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder, write_json
+from pipeline.workflow.layout import Layout
 from train.data.rows import open_rows
 from train.evaluation.evaluate import evaluate
 from train.evaluation.options import Evaluate
@@ -32,6 +53,9 @@ from train.trainer.mixture import old_rate, old_rows_before
 from train.trainer.stages import extend
 
 Job = dict[str, Any]
+# What is kept of the results of the runs, and of what all runs begin from.
+RESULTS = ("evaluate/*.json", "runs/*/*.json", "runs/*/metrics.jsonl", "tasks/*.json")
+SHARED_RESULTS = ("source.json", "backbone.json", "rates/*.json", "settle/*.json", "settle/metrics.jsonl")
 TOY_STEPS, TOY_STEP_TOKENS, TOY_ROW_TOKENS = 4, 256, 64
 TOY = Plan(
     extend=Extend(
@@ -44,25 +68,26 @@ TOY = Plan(
     ),
     settle=Run(method="finetune", learning_rate=1e-4, old_rate=0.0, threads=1, new="settle"),
     held_out=["old", "new"],
+    tune="new",
     prompts=["7"],
 )
 
 
-def runs(folder: str) -> list[str]:
-    """The names of the runs, in their order; of a folder that is not there, those of a rehearsal."""
-    return list(_known_plan(folder).extend.runs)
-
-
-def settles(folder: str) -> bool:
-    """Whether the step `settle` comes before the runs."""
-    return _known_plan(folder).settle is not None
-
-
-def _known_plan(folder: str) -> Plan:
+def known_plan(folder: str) -> Plan:
+    """The plan of a folder; of one that is not there, that of a rehearsal."""
     return read_plan(folder) if Path(folder).exists() else TOY
 
 
 # The steps -----------------------------------------------------------------------------------------
+
+
+def source(job: Job) -> dict[str, Any]:
+    """The backbone as it came, made ready for the other steps."""
+    if job["toy"]:
+        if not known_plan(job["folder"]).files:  # whatever is packed has some
+            make_toy(Path(job["folder"]))
+        shutil.rmtree(home(job), ignore_errors=True)  # of the code as it was
+    return {"parameters": unique_parameters(load_backbone(str(source_backbone(job))))}
 
 
 def settle(job: Job) -> dict[str, Any]:
@@ -70,22 +95,38 @@ def settle(job: Job) -> dict[str, Any]:
 
     A quantised instruct model gains by any plain text, which would pass for learning.
     """
-    if job["toy"]:
-        if not _known_plan(job["folder"]).files:  # whatever is packed has some
-            make_toy(Path(job["folder"]))
-        shutil.rmtree(home(job), ignore_errors=True)  # of the code as it was
     plan, source, run = read_plan(job["folder"]), source_backbone(job), home(job) / "settle"
     if plan.settle is None or plan.settle.new is None:
         raise StageError(f"{job['folder']}: no domain to settle on; pack it again with --settle DOMAIN")
     before = measured(job, source, None, home(job) / "source.json")
-    changed = train(job, plan.settle, [plan.settle.new], plan.settle.new, SETTLE_TOKENS, source, run)
+    how = options_for(job, SETTLE_TOKENS, plan.settle.new)
+    train(job, plan.settle, how, [plan.settle.new], plan.settle.new, plan.held_out, source, run)
     if not settled_backbone(job).exists():
         model = load_run(str(source), str(run), torch.device("cpu"))
         with atomic_folder(settled_backbone(job)) as folder:
             save_backbone(model.bfloat16(), load_tokenizer(str(source)), folder)
             copy_tokenizer(source, folder)
     after = measured(job, settled_backbone(job), None, home(job) / "backbone.json")
-    return {"before": before, "after": after, "training": training(run, changed)}
+    return {"before": before, "after": after, "training": training(run)}
+
+
+def rates(job: Job) -> dict[str, Any]:
+    """Short trainings of a run at several learning rates: bits per byte of the domain that chooses among them.
+
+    They begin from the backbone as it came: settling, which goes on beside them, changes little of what is new.
+    """
+    plan, name = read_plan(job["folder"]), job["name"]
+    run, tune = plan.extend.runs[name], str(plan.tune)
+    new, found = new_domain(plan.extend, name), {}
+    for factor in FACTORS:
+        rate, output = factor * run.learning_rate, home(job) / f"rates/{name}-{factor:g}"
+        options = dataclasses.replace(run, learning_rate=rate)
+        how = options_for(job, TRIED_TOKENS, new, evaluations=1)
+        train(job, options, how, old_domains(plan.extend, name), new, [tune], source_backbone(job), output)
+        found[f"{rate:g}"] = training(output)["curve"][-1][tune]
+    best = FACTORS[int(np.argmin(list(found.values())))]
+    write_json(home(job) / f"rates/{run.method}.json", {"factor": best, "rates": found, "domain": tune})
+    return {"rates": found, "domain": tune, "factor": best}
 
 
 def extend_and_evaluate(job: Job) -> dict[str, Any]:
@@ -94,33 +135,59 @@ def extend_and_evaluate(job: Job) -> dict[str, Any]:
     backbone = settled_backbone(job) if plan.settle else source_backbone(job)
     if not backbone.exists():
         raise StageError(f"{backbone}: not there; let the step `settle` end first")
-    before = measured(job, backbone, None, home(job) / "backbone.json")
-    run, options = run_folder(job, name), plan.extend.runs[name]
+    before, out = measured(job, backbone, None, home(job) / "backbone.json"), results(job)
+    options = at_best_rate(job, plan.extend.runs[name])
     if options.base:
-        options = dataclasses.replace(options, base=str(run_folder(job, options.base)))
-    olds, new = old_domains(plan.extend, name), new_domain(plan.extend, name)
-    changed = train(job, options, olds, new, job["tokens"], backbone, run)
-    after = measured(job, backbone, run, run / "evaluation.json")
-    return after | {"backbone": before, "training": training(run, changed)}
+        options = dataclasses.replace(options, base=out.run(options.base))
+    olds, new, run = old_domains(plan.extend, name), new_domain(plan.extend, name), Path(out.run(name))
+    how = options_for(job, job["tokens"], new)
+    train(job, options, how, olds, new, plan.held_out, backbone, run)
+    after = measured(job, backbone, run, Path(out.evaluation(name)))
+    return after | {"backbone": before, "training": training(run) | {"changed": how, "epochs": epochs(job, name)}}
+
+
+def at_best_rate(job: Job, run: Run) -> Run:
+    """The run at the rate that the tries of its method found best; at its own where there were none."""
+    path = home(job) / f"rates/{run.method}.json"
+    factor = json.loads(path.read_text())["factor"] if path.exists() else 1.0
+    return dataclasses.replace(run, learning_rate=factor * run.learning_rate)
 
 
 def train(
-    job: Job, options: Run, olds: list[str], new: str, tokens: float, backbone: Path, output: Path
-) -> dict[str, Any]:
-    """Train a run unless it is there; returns what the GPU changed of its options, and epochs of its rows."""
-    old_files, new_file = [rows_file(job, name) for name in olds], rows_file(job, new)
-    row_tokens = open_rows(new_file).row_tokens
-    changed = changes(tokens, row_tokens, job["device"])
-    if job["toy"]:
-        changed = changes(TOY_STEPS * TOY_STEP_TOKENS, row_tokens, job["device"], TOY_STEP_TOKENS)
-    options = dataclasses.replace(options, **changed)
+    job: Job,
+    options: Run,
+    changed: dict[str, Any],
+    olds: list[str],
+    new: str,
+    watched: list[str],
+    backbone: Path,
+    output: Path,
+) -> None:
+    """Train a run with some options changed, unless it is there."""
     if not output.exists():
-        validation = [f"{name}={path}" for name, path in held_out(job).items()]
-        extend(options, str(backbone), old_files, new_file, validation, str(output))
-    rows, old_count = options.steps * options.batch_rows, sum(len(open_rows(path)) for path in old_files)
-    old = old_rows_before(rows, old_rate(options))
-    epochs = {"new": (rows - old) / len(open_rows(new_file)), "old": old / old_count}
-    return {"changed": changed, "epochs": epochs}
+        validation = [f"{name}={path}" for name, path in held_out(job, watched).items()]
+        old_files = [rows_file(job, name) for name in olds]
+        changed_options = dataclasses.replace(options, **changed)
+        extend(changed_options, str(backbone), old_files, rows_file(job, new), validation, str(output))
+
+
+def options_for(job: Job, tokens: float, new: str, evaluations: int = EVALUATIONS) -> dict[str, Any]:
+    """What the GPU, or a rehearsal, changes of a run's options."""
+    step_tokens = STEP_TOKENS
+    if job["toy"]:
+        tokens, step_tokens = TOY_STEPS * TOY_STEP_TOKENS, TOY_STEP_TOKENS
+    return changes(tokens, open_rows(rows_file(job, new)).row_tokens, job["device"], step_tokens, evaluations)
+
+
+def epochs(job: Job, name: str) -> dict[str, float]:
+    """How often a run reads its rows."""
+    plan = read_plan(job["folder"])
+    record = read_run(results(job).run(name))
+    new = new_domain(plan.extend, name)
+    rows = record.tokens // open_rows(rows_file(job, new)).row_tokens
+    old = old_rows_before(rows, old_rate(record.options))
+    old_count = sum(len(open_rows(rows_file(job, domain))) for domain in old_domains(plan.extend, name))
+    return {"new": (rows - old) / len(open_rows(rows_file(job, new))), "old": old / old_count}
 
 
 # Where things lie ----------------------------------------------------------------------------------
@@ -131,9 +198,9 @@ def home(job: Job) -> Path:
     return Path(job["work"]) / sha256(Path(job["folder"], PLAN))[:12]
 
 
-def run_folder(job: Job, name: str) -> Path:
-    """A run of other tokens is another run."""
-    return home(job) / f"{job['tokens'] / 1e6:g}M" / name
+def results(job: Job) -> Layout:
+    """Where runs and their evaluations lie, as in a workflow's results; runs of other tokens lie elsewhere."""
+    return Layout(home(job) / f"{job['tokens'] / 1e6:g}M")
 
 
 def settled_backbone(job: Job) -> Path:
@@ -163,9 +230,8 @@ def rows_file(job: Job, domain: str) -> str:
     return str(Path(job["folder"], "rows", domain, "train.arrow"))
 
 
-def held_out(job: Job) -> dict[str, str]:
-    names = read_plan(job["folder"]).held_out
-    return {name: str(Path(job["folder"], "rows", name, "validation.arrow")) for name in names}
+def held_out(job: Job, domains: list[str]) -> dict[str, str]:
+    return {name: str(Path(job["folder"], "rows", name, "validation.arrow")) for name in domains}
 
 
 # What came out -------------------------------------------------------------------------------------
@@ -174,8 +240,9 @@ def held_out(job: Job) -> dict[str, str]:
 def measured(job: Job, backbone: Path, run: Path | None, output: Path) -> dict[str, Any]:
     """Bits per byte of each held-out set, and for a run KL and agreement against the backbone; texts."""
     if not output.exists():
-        asked = Evaluate(prompts=read_plan(job["folder"]).prompts, device=job["device"])
-        named = [f"{name}={path}" for name, path in held_out(job).items()]
+        plan = read_plan(job["folder"])
+        asked = Evaluate(prompts=plan.prompts, device=job["device"])
+        named = [f"{name}={path}" for name, path in held_out(job, plan.held_out).items()]
         evaluate(asked, str(backbone), str(run) if run else None, named, str(output), None)
     evaluation = read_evaluation(output)
     return {
@@ -186,14 +253,13 @@ def measured(job: Job, backbone: Path, run: Path | None, output: Path) -> dict[s
     }
 
 
-def training(run: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """What a training took, its curve and its gates; `given` is what else is said of it."""
+def training(run: Path) -> dict[str, Any]:
+    """What a training took, its curve and its gates."""
     about, lines = to_data(read_run(run)), read_metrics(run)
     steps = [line for line in lines if "loss" in line]
     last = steps[-max(1, len(steps) // 4) :]
     keys = ("tokens", "seconds", "peak_memory_mib", "extra_parameters", "true_fraction", "width", "device")
     return {
-        **given,
         **{key: about[key] for key in keys},
         "learning_rate": about["options"]["learning_rate"],
         "tokens_per_s": sorted(line["tokens_per_s"] for line in steps)[len(steps) // 2],
@@ -209,6 +275,14 @@ def training(run: Path, given: dict[str, Any]) -> dict[str, Any]:
             if "gate_new" in line
         ][:: max(1, len(steps) // 100)],
     }
+
+
+def keep_results(job: Job, output: Path) -> None:
+    """What came out, without weights, as a .tar.gz of a workflow's results: `python -m train report` reads it."""
+    with tarfile.open(output, "w:gz") as tar:
+        for root, patterns in ((Path(results(job).root), RESULTS), (home(job), SHARED_RESULTS)):
+            for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
+                tar.add(path, arcname=str(path.relative_to(root)))
 
 
 # A rehearsal's inputs ------------------------------------------------------------------------------

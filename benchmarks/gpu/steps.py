@@ -1,4 +1,4 @@
-"""A step of the program in a process of its own: its line, whatever becomes of it, and what it printed."""
+"""Steps of the program in processes of their own: their lines, whatever becomes of them, and what they printed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ class Step:
     """`run` is 'module:function'; it takes `job` and returns what is found, as JSON data.
 
     The module is one of benchmarks.gpu, or any by its name with a dot.
-    The function also finds in its job how many `seconds` it may take.
+    The function also finds in its job how many `seconds` it may take. Neighbours with the same `beside` may run at
+    the same time.
     """
 
     name: str
@@ -39,39 +40,66 @@ class Step:
     estimate_s: float
     cap_s: float
     job: dict[str, Any] = field(default_factory=dict)
+    beside: str = ""
 
 
-def in_process(step: Step, cap_s: float, output: Path, work: Path) -> dict[str, Any]:
-    """What the step found, or why it did not; what it printed is added to output/log.txt.
+@dataclass(frozen=True, eq=False)
+class Running:
+    """A step in its process; `reader` is ready when its line is there, or when there will be none."""
+
+    step: Step
+    cap_s: float
+    started: float
+    child: Any
+    reader: Connection
+    printed: Path
+    compiled: Path
+
+
+def start(step: Step, cap_s: float, work: Path) -> Running:
+    """Start a step, whose end first_to_end() waits for.
 
     Forked, since importing torch and transformers anew takes ten seconds; the parent never touches the GPU.
     """
     work.mkdir(parents=True, exist_ok=True)
     printed, compiled = work / f"{step.name.replace(' ', '-')}.txt", work / "compiled"
-    started = time.monotonic()
     context = multiprocessing.get_context("fork")
     reader, writer = context.Pipe(duplex=False)
     child = context.Process(target=_run, args=(step, cap_s, printed, compiled, writer))
+    started = time.monotonic()
     child.start()
     writer.close()
-    line, why = None, f"killed after {cap_s:.3g} s"
+    return Running(step, cap_s, started, child, reader, printed, compiled)
+
+
+def first_to_end(running: list[Running]) -> Running:
+    """Wait for the first of them that ends, or that has taken as long as it may."""
+    left = [max(0.0, one.started + one.cap_s - time.monotonic()) for one in running]
+    ready = wait([one.reader for one in running], min(left))
+    overdue = running[left.index(min(left))]
+    return next((one for one in running if one.reader in ready), overdue)
+
+
+def finish(one: Running, output: Path) -> dict[str, Any]:
+    """What the step found, or why it did not; its process ends. What it printed is added to output/log.txt."""
+    line, why = None, f"killed after {one.cap_s:.3g} s"
     try:
-        if reader.poll(cap_s):  # true at the end of the file too, which is there when the process is not
-            line = reader.recv()
+        if one.reader.poll(0):  # true at the end of the file too, which is there when the process is not
+            line = one.reader.recv()
     except EOFError:
-        child.join()
-        why = f"no result; its process ended with {child.exitcode}"
+        one.child.join()
+        why = f"no result; its process ended with {one.child.exitcode}"
     finally:
-        reader.close()
+        one.reader.close()
         # With all that it started: it is the first of its group.
-        for kill in (lambda: os.killpg(child.pid or 0, signal.SIGKILL), child.kill):
+        for kill in (lambda: os.killpg(one.child.pid or 0, signal.SIGKILL), one.child.kill):
             with contextlib.suppress(ProcessLookupError):
                 kill()
-        child.join()
+        one.child.join()
         if line is None:  # in the middle of a file, perhaps, that a later step would load as compiled code
-            shutil.rmtree(compiled, ignore_errors=True)
-        keep_printed(step.name, printed, output / "log.txt")
-    return {**(line or {"failed": why}), "seconds": round(time.monotonic() - started, 1)}
+            shutil.rmtree(one.compiled, ignore_errors=True)
+        keep_printed(one.step.name, one.printed, output / "log.txt")
+    return {**(line or {"failed": why}), "seconds": round(time.monotonic() - one.started, 1)}
 
 
 def _run(step: Step, cap_s: float, printed: Path, compiled: Path, writer: Connection) -> None:

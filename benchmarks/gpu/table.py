@@ -12,12 +12,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.plan import FACTORS, TRIED_TOKENS
 from benchmarks.gpu.program import MFU_TARGETS, TIMES_THE_PEER, before_real, real_steps
 from benchmarks.gpu.steps import Step
 from pipeline.common.files import write_text
 
 # One line of a step is that of this job, wherever its files lay and however many tokens it had.
 PLACES = ("folder", "work", "output", "tokens")
+TRIES = "rates "  # begins the names of such steps of a real model, before the method
 UNMEASURED = "not yet measured"
 Line = dict[str, Any]
 Speed = dict[str, tuple[str, str]]
@@ -68,10 +70,15 @@ def page(lines: dict[str, Line]) -> Iterator[str]:
     found = {name: line["found"] for name, line in by_name.items() if "found" in line}
     toy = any(line["job"].get("toy") for line in lines.values())
     program = before_real("cuda")
-    names = [name.removeprefix("real ") for name in by_name if name.startswith("real ")] or ["settle", "each run"]
-    runs = [name for name in names if name != "settle"]
     tokens = max((line["job"].get("tokens", 0) for line in lines.values()), default=0) or 20e6
-    program += real_steps("cuda", runs, "settle" in names, "", "", tokens)
+    names = [name.removeprefix("real ") for name in by_name if name.startswith("real ")]
+    tried = {
+        name.removeprefix(TRIES): by_name[f"real {name}"]["job"]["name"]
+        for name in names
+        if name.startswith(TRIES)
+    }
+    runs = [name for name in names if name not in ("source", "settle") and not name.startswith(TRIES)]
+    program += real_steps("cuda", runs or ["each run"], "settle" in names or not names, tried, "", "", tokens)
     yield "# A GPU"
     yield from machine(found)
     yield "\n## The program\n"
@@ -114,6 +121,9 @@ def page(lines: dict[str, Line]) -> Iterator[str]:
     real = {name.removeprefix("real "): line for name, line in by_name.items() if name.startswith("real ")}
     if real:
         yield "\n## A real model\n"
+        tries = {name: line for name, line in real.items() if name.startswith(TRIES)}
+        yield from rates_table({name.removeprefix(TRIES): line for name, line in tries.items()})
+        real = {name: line for name, line in real.items() if name not in tries and name != "source"}
         yield from real_table(real)
 
 
@@ -213,6 +223,19 @@ def attention(job: dict[str, Any]) -> str:
 # A real model -----------------------------------------------------------------------------------------
 
 
+def rates_table(tried: dict[str, Line]) -> Iterator[str]:
+    """What each method's tries of learning rates came to, by method."""
+    found = {name: line["found"] for name, line in tried.items() if "found" in line}
+    if found:
+        domain = next(iter(found.values()))["domain"]
+        yield f"Bits per byte of {domain} after {TRIED_TOKENS:,.0f} tokens, by learning rate:\n"
+        yield row_of("method", [f"at {factor:g} of its rate" for factor in FACTORS])
+        yield f"|---|{'---:|' * len(FACTORS)}"
+        for name, one in found.items():
+            yield row_of(name, [f"{rate}: {bpb:.4f}" for rate, bpb in one["rates"].items()])
+        yield ""
+
+
 def real_table(real: dict[str, Line]) -> Iterator[str]:
     """Bits per byte of each model on each held-out set, with KL and agreement against the settled backbone."""
     settled = real.get("settle", {}).get("found", {})
@@ -232,7 +255,8 @@ def real_table(real: dict[str, Line]) -> Iterator[str]:
         elif "bpb" in step["found"]:
             found, training = step["found"], step["found"]["training"]
             cells = [f"{found['bpb'][one]:.4f}" for one in sets] + [f"{found['kl'][one]:.4f}" for one in sets]
-            cells += [f"{training['learning_rate']:g}", f"{training['tokens']:,}", f"{training['tokens_per_s']:,}"]
+            speed = "beside others" if step.get("beside") else f"{training['tokens_per_s']:,}"
+            cells += [f"{training['learning_rate']:g}", f"{training['tokens']:,}", speed]
             yield row_of(name, cells)
     for name, step in real.items():
         for text in step.get("found", {}).get("texts", []):

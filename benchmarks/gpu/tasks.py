@@ -16,6 +16,7 @@ from benchmarks.gpu.steps import Skipped
 from benchmarks.gpu.toys import SIZES, computing_in
 from models.backbone import create_llama, save_backbone
 from models.positions import longest_text
+from pipeline.workflow.layout import RUN_RECORD
 from train.data.tokens import open_tokenizer
 from train.runs.generate import write
 from train.runs.load import load_run, measuring_device
@@ -60,10 +61,12 @@ def real_tasks(job: dict[str, Any]) -> dict[str, Any]:
     """tasks() of the real model and its run `name`. Raises Skipped where that is not trained yet."""
     from benchmarks.gpu import real
 
-    if not Path(job["folder"]).exists() or not real.run_folder(job, job["name"]).exists():
+    run = real.results(job).run(job["name"]) if Path(job["folder"]).exists() else ""
+    if not Path(run, RUN_RECORD).exists():
         raise Skipped(f"no run {job['name']} yet; let the step `real {job['name']}` end first")
-    backbone = real.settled_backbone(job) if real.settles(job["folder"]) else real.source_backbone(job)
-    return tasks(job | {"backbone": str(backbone), "run": str(real.run_folder(job, job["name"]))})
+    settled = real.read_plan(job["folder"]).settle is not None
+    backbone = real.settled_backbone(job) if settled else real.source_backbone(job)
+    return tasks(job | {"backbone": str(backbone), "run": run})
 
 
 def answer(backbone: str, run: str | None, task: str, device: str, tokens: int) -> dict[str, Any]:

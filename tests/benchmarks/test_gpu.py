@@ -46,7 +46,7 @@ def test_a_step_that_fails_or_takes_too_long_is_a_line_and_no_end(tmp_path: Path
         monkeypatch.setattr(steps, name, function, raising=False)
     program = [Step(name, f"steps:{name}", 0, 0.5, {"fine": True}) for name in functions]
     program += [Step("wrong", "steps:find", 0, 1, {"fine": False}), Step("long", "steps:find", 1e9, 1e9)]
-    failed = run_all(program, 1, tmp_path, tmp_path / "work")
+    failed = run_all(program, 1, 1, tmp_path, tmp_path / "work")
     assert failed == ["fail", "die", "hang", "wrong", "long"]
     fail, die, hung, lacks, found, _, long = lines_of(tmp_path)
     assert "ZeroDivisionError" in fail["failed"] and fail["card"] == "cpu"
@@ -57,6 +57,29 @@ def test_a_step_that_fails_or_takes_too_long_is_a_line_and_no_end(tmp_path: Path
     assert "needed" in long["skipped"]
     assert "what it says" in (tmp_path / "log.txt").read_text()
     assert is_gone(int(started.read_text()))  # what a killed step has started is killed with it
+
+
+def test_neighbours_run_at_the_same_time_and_others_wait_for_them(tmp_path: Path, monkeypatch) -> None:
+    def meet(job: dict) -> dict:
+        (tmp_path / job["name"]).touch()
+        while not (tmp_path / job["other"]).exists():
+            time.sleep(0.01)
+        return {"ok": True}
+
+    monkeypatch.setattr(steps, "meet", meet, raising=False)
+    pairs = [("a", "b"), ("b", "a"), ("c", "d"), ("d", "c")]
+    both = [
+        Step(name, "steps:meet", 0, 5, {"name": name, "other": other}, beside="ab" if name in "ab" else "cd")
+        for name, other in pairs
+    ]
+    assert run_all(both, 1, 2, tmp_path, tmp_path / "work") == []
+    lines = lines_of(tmp_path)
+    assert sorted(line["step"] for line in lines[:2]) == ["a", "b"]
+    assert [line["beside"] for line in lines] == [1] * 4
+    for path in "abcd":
+        (tmp_path / path).unlink()
+    alone = [Step(name, "steps:meet", 0, 0.2, {"name": name, "other": other}) for name, other in pairs[:1]]
+    assert run_all(alone, 1, 2, tmp_path / "alone", tmp_path / "work") == ["a"]
 
 
 def is_gone(process: int) -> bool:
@@ -80,12 +103,13 @@ def test_what_is_printed_is_kept_to_a_bound(tmp_path: Path, monkeypatch) -> None
 
 
 def test_the_program_is_in_order_of_value_and_a_rehearsal_leaves_nothing_out() -> None:
-    real = real_steps("cuda", ["neutral", "lora"], True, "real", "work", 20e6)
+    real = real_steps("cuda", ["neutral", "lora"], True, {"neutral": "neutral"}, "real", "work", 20e6)
     program = before_real("cuda") + real
     names = [step.name for step in program]
     assert names[:4] == ["machine", "checks", "loss", "products"]
-    assert names[-6:] == ["tests", "tasks", "real settle", "real neutral", "real lora", "tasks, real"]
-    assert sum(step.estimate_s for step in real) < 6 * 60
+    assert names[-8:-5] == ["tests", "tasks", "real source"]
+    assert names[-5:] == ["real settle", "real rates neutral", "real neutral", "real lora", "tasks, real"]
+    assert sum(step.estimate_s for step in real) < 8 * 60
     toys = list(map(rehearsed, before_real("cpu")))
     assert [step.name for step in toys] == names[: len(toys)]
     assert all(step.job["toy"] and step.job.get("sizes", "tiny") == "tiny" for step in toys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +68,8 @@ def job_of(folder: Path, **more: object) -> dict[str, object]:
 def test_the_runs_of_a_config_are_packed_by_value_with_their_own_options(config: Path) -> None:
     folder = carry(config)
     plan = read_plan(folder)
-    assert real.runs(str(folder)) == ["blocks-100", "full", "blocks"]
-    assert not real.settles(str(folder))
+    assert list(plan.extend.runs) == ["blocks-100", "full", "blocks"]
+    assert (plan.settle, plan.tune, plan.tried) == (None, None, {})
     for name, run in RUNS.items():
         assert plan.extend.runs[name] == Run(**run)
     assert (plan.held_out, plan.prompts) == (["old", "new"], ["7"])
@@ -117,7 +118,7 @@ def test_parts_are_small_and_damage_is_named(config: Path, monkeypatch: pytest.M
     assert max(Path(piece).stat().st_size for piece in pieces) <= 50_000
     folder = str(config.parent / "again")
     parts.main(["unpack", "--output", folder, *reversed(pieces)])
-    assert real.runs(folder) == ["blocks-100", "full", "blocks"]
+    assert list(read_plan(folder).extend.runs) == ["blocks-100", "full", "blocks"]
     with pytest.raises(SystemExit, match="part-01 is missing"):
         parts.main(["unpack", "--output", folder, *[p for p in pieces if "part-01" not in p]])
     Path(pieces[0]).write_bytes(b"x")
@@ -140,7 +141,7 @@ def test_a_plan_that_leads_out_of_its_folder_is_refused(config: Path) -> None:
     data["held_out"] = ["../../other"]
     (folder / "real.json").write_text(json.dumps(data))
     with pytest.raises(StageError, match=r"\.\./\.\./other: a name is made of letters"):
-        real.runs(str(folder))
+        read_plan(folder)
 
 
 # The order and the options --------------------------------------------------------------------------
@@ -180,6 +181,7 @@ def test_runs_begin_from_the_settled_backbone_and_are_done_once(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = carry(config, "--settle", "settle")
+    real.source(job_of(folder))
     settled = real.settle(job_of(folder))
     assert settled["before"]["bpb"] != settled["after"]["bpb"]
     found = real.extend_and_evaluate(job_of(folder, name="blocks"))
@@ -188,17 +190,34 @@ def test_runs_begin_from_the_settled_backbone_and_are_done_once(
     assert found["texts"][0]["prompt"] == "7"
     assert found["training"]["learning_rate"] == 2e-3
     assert found["training"]["changed"]["batch_rows"] == 4
-    record = read_run(real.run_folder(job_of(folder), "blocks"))
+    record = read_run(real.results(job_of(folder)).run("blocks"))
     assert (record.options.alpha, record.options.shard) == (30, False)
     monkeypatch.setattr(real, "extend", None)
     monkeypatch.setattr(real, "evaluate", None)
     assert real.extend_and_evaluate(job_of(folder, name="blocks")) == found
 
 
+def test_each_method_is_trained_at_the_best_of_the_rates_that_were_tried(config: Path) -> None:
+    folder = carry(config, "--tune", "new")
+    job = job_of(folder, name="full")
+    found = real.rates(job)
+    assert list(found["rates"]) == ["5e-05", "0.0001", "0.0002"]
+    best = min(found["rates"], key=found["rates"].get)
+    assert real.extend_and_evaluate(job)["training"]["learning_rate"] == float(best) == found["factor"] * 1e-4
+    output = config.parent / "results.tar.gz"
+    real.keep_results(job, output)
+    with tarfile.open(output) as tar:
+        names = tar.getnames()
+    assert {"runs/full/run.json", "runs/full/metrics.jsonl", "evaluate/full.json", "rates/finetune.json"} <= set(
+        names
+    )
+    assert not any("safetensors" in name for name in names)
+
+
 def test_without_settling_a_run_begins_from_the_backbone_as_it_came(config: Path) -> None:
     folder = carry(config)
     found = real.extend_and_evaluate(job_of(folder, name="full"))
-    assert Path(read_run(real.run_folder(job_of(folder), "full")).backbone) == folder / "backbone"
+    assert Path(read_run(real.results(job_of(folder)).run("full")).backbone) == folder / "backbone"
     assert found["backbone"]["bpb"]["new"] > found["bpb"]["new"]
     with pytest.raises(StageError, match="pack it again with --settle"):
         real.settle(job_of(folder))

@@ -11,7 +11,7 @@ import pytest
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from benchmarks import report
-from benchmarks.gpu.steps import Step, in_process
+from benchmarks.gpu.steps import Step, finish, first_to_end, start
 
 
 def compile_code(job: dict[str, Any]) -> list[str]:
@@ -35,6 +35,7 @@ def test_code_that_was_being_compiled_is_compiled_anew(
     lines = []
     for number, how in enumerate(("well", "well", ends, "well")):
         step = Step(f"{number}", "benchmarks.report:measure", 0, 0, {"file": f"{number}.so", "ends": how})
-        lines.append(in_process(step, 1 if how == "killed" else 60, tmp_path, tmp_path / "work"))
+        started = start(step, 1 if how == "killed" else 60, tmp_path / "work")
+        lines.append(finish(first_to_end([started]), tmp_path))
     assert [line.get("found") for line in lines] == [[], ["0.so"], None, []]
     assert why in lines[2]["failed"]
