@@ -52,6 +52,8 @@ from train.trainer.decisive import other_options, stops_early
 from train.trainer.loop import TrainingJob, train
 from train.trainer.metrics import metrics_log
 
+TOKENIZER = "tokenizer.json"
+
 
 @on_gpus
 def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str, output: str) -> None:
@@ -95,6 +97,8 @@ def settle(options: Settle, backbone: str, rows: str, validation: list[str], out
     device = prepare(options)
     train_rows, held_out = open_rows(rows), open_validation(validation)
     check_rows([train_rows, *held_out.values()], options)
+    from transformers.utils import cached_file
+
     known, encoder = origin(backbone), open_tokenizer(backbone)
     with processes(device):
         model = load_for(backbone, device)
@@ -104,6 +108,8 @@ def settle(options: Settle, backbone: str, rows: str, validation: list[str], out
         if rank() == 0:
             on = Settled(domain=train_rows.metadata["domain"], tokens=record["tokens"])
             with backbone_folder(output, model, encoder, state) as folder:
+                # Rows know it by its bytes, and versions of transformers write it differently.
+                shutil.copyfile(str(cached_file(backbone, TOKENIZER)), folder / TOKENIZER)
                 write_record(folder, SettlingRecord(options=options, **record))
                 write_json(folder / ORIGIN, to_data(replace(known, settled=[*known.settled, on])))
 

@@ -2,6 +2,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -427,9 +428,16 @@ def test_early_stop_is_a_whole_backbone(world: dict[str, str], tmp_path: Path) -
 
 
 def test_settling_trains_all_weights_and_says_of_what(world: dict[str, str], tmp_path: Path) -> None:
-    held = [f"en={world['old_held']}", f"fr={world['new_held']}"]
+    source = tmp_path / "source"
+    shutil.copytree(world["backbone"], source)
+    tokenizer = source / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + "\n")  # as another version of transformers might write it
+    made = {"tokenizer_sha256": tokenizer_digest(source)}
+    new = write_rows(tmp_path / "rows/new.arrow", language(5, 200, seed=1), "fr", **made)
+    fr = write_rows(tmp_path / "rows/fr.arrow", language(5, 16, seed=3), "fr", **made)
+    en = write_rows(tmp_path / "rows/en.arrow", language(1, 16, seed=2), "en", **made)
     options = Settle(learning_rate=3e-3, steps=30, evaluate_every=10, **QUICK)
-    settle(options, world["backbone"], world["new"], held, str(tmp_path / "settled"))
+    settle(options, str(source), new, [f"en={en}", f"fr={fr}"], str(tmp_path / "settled"))
     curve = evaluations(metrics(tmp_path / "settled"), "fr")
     assert len(curve) == 4 and curve[-1] < 0.9 * curve[0]
 
@@ -440,20 +448,18 @@ def test_settling_trains_all_weights_and_says_of_what(world: dict[str, str], tmp
     assert states[0].keys() == states[1].keys()
     assert not any(states[0][name].equal(states[1][name]) for name in states[0] if "norm" not in name)
     assert {weight.dtype for weight in states[1].values()} == {torch.bfloat16}
-    assert tokenizer_digest(tmp_path / "settled") == tokenizer_digest(world["backbone"])
-    score = score_rows(
-        load_run(str(tmp_path / "settled"), None, DEVICE), open_rows(world["new_held"]), 8, DEVICE, limit=8
-    )
+    assert tokenizer_digest(tmp_path / "settled") == tokenizer_digest(source)
+    score = score_rows(load_run(str(tmp_path / "settled"), None, DEVICE), open_rows(fr), 8, DEVICE, limit=8)
     assert score["bpb"] == pytest.approx(curve[-1], rel=5e-3)
 
     known, tokens = origin(str(tmp_path / "settled")), 30 * 8 * LENGTH
     settled_on = [Settled(domain="fr", tokens=tokens)]
-    assert known == Origin(source=world["backbone"], revision=None, settled=settled_on)
+    assert known == Origin(source=str(source), revision=None, settled=settled_on)
     record = backbone_record(str(tmp_path / "settled"))
     assert record is not None and record.options == options and (record.steps, record.tokens) == (30, tokens)
     before = backbone_record(world["backbone"])
     assert before is not None and isinstance(before.options, Pretrain)
-    assert {path.name for path in tmp_path.iterdir()} == {"settled"}
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "rows", "settled"}
 
 
 def test_settling_goes_on_from_its_checkpoint(
