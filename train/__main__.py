@@ -11,7 +11,7 @@ from pipeline.common.cli import File, Stage, main
 from train.data.options import MOST_ROW_TOKENS, Domain, Tokens
 from train.evaluation.options import Evaluate
 from train.report.options import Report
-from train.runs.options import Generate, Pretrain, Run
+from train.runs.options import Generate, Pretrain, Run, Settle
 from train.tasks.options import Tasks
 
 SHARDS = File("shards", "Arrow shards of the corpus", many=True)
@@ -76,6 +76,18 @@ STAGES = (
             File("downloads", "folder that keeps downloaded packages", default="downloads"),
             File("output", "folder of the backbone"),
         ),
+    ),
+    Stage(
+        "settle",
+        "Train all weights of a backbone further in its own language, before it is extended.",
+        "train.trainer.stages:settle",
+        (
+            BACKBONE,
+            File("rows", "rows to train on"),
+            VALIDATION,
+            File("output", "folder of the settled backbone"),
+        ),
+        Settle,
     ),
     Stage(
         "extend",

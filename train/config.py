@@ -69,6 +69,8 @@ class Config:
         if self.backbone.pretrain:  # else the tokenizer is the backbone's own
             used["tokens.domain"] = self.tokens.domain
             used["backbone.pretrain.domain"] = self.backbone.pretrain.domain
+        if self.backbone.settle:
+            used["backbone.settle.domain"] = self.backbone.settle.domain
         for key, name in used.items():
             if name not in self.domains:
                 yield key, f"no domain {name!r}; domains has {', '.join(self.domains) or 'none'}"

@@ -17,9 +17,11 @@ from train.workflow import (
     task_options,
 )
 
-PRETRAIN = OPTIONS.backbone.pretrain
+PRETRAIN, SETTLE = OPTIONS.backbone.pretrain, OPTIONS.backbone.settle
 BACKBONE = OUT.backbone
-TOKENIZER = OUT.tokenizer if PRETRAIN else BACKBONE
+# The same but where it is settled.
+SOURCE = OUT.source if SETTLE else BACKBONE
+TOKENIZER = OUT.tokenizer if PRETRAIN else SOURCE
 RUNS = OPTIONS.extend.runs
 GRID = "configs/paper/grid.yaml"
 PAPER = plan(OPTIONS, GRID)
@@ -29,11 +31,13 @@ EVAL_DOMAINS = eval_domains(OPTIONS)
 EVAL_ROWS = [OUT.rows(domain, "validation") for domain in EVAL_DOMAINS]
 EVAL_FLAGS = [f"{domain}={path}" for domain, path in zip(EVAL_DOMAINS, EVAL_ROWS)]
 # In pretraining only forgetting and learning are measured; the other domains wait for the end.
-WATCHED_ROWS, WATCHED_FLAGS = EVAL_ROWS[:2], EVAL_FLAGS[:2]
+WATCHED_ROWS, WATCHED_FLAGS = (
+    (EVAL_ROWS, EVAL_FLAGS) if SETTLE else (EVAL_ROWS[:2], EVAL_FLAGS[:2])
+)
 TRAIN_DOMAINS = list(
     dict.fromkeys(
         [
-            *([PRETRAIN.domain] if PRETRAIN else []),
+            *(training.domain for training in (PRETRAIN, SETTLE) if training),
             OPTIONS.extend.old,
             *(new_domain(OPTIONS.extend, run) for run in RUNS),
         ]
@@ -143,7 +147,7 @@ else:
 
     rule fetch_backbone:
         output:
-            directory(BACKBONE),
+            directory(SOURCE),
         log:
             OUT.log("fetch_backbone"),
         benchmark:
@@ -160,6 +164,36 @@ else:
         shell:
             "python -m train backbone --source={params.source:q} --revision={params.revision:q}"
             " --output={output:q} > {log:q} 2>&1"
+
+
+if SETTLE:
+
+    rule settle:
+        input:
+            backbone=SOURCE,
+            rows=OUT.rows(SETTLE.domain, "train"),
+            watched=ancient(OUT.watched("backbone")),
+            decisive=WATCHED_ROWS if stops_early(SETTLE) else [],
+        output:
+            directory(BACKBONE),
+        log:
+            OUT.log("settle"),
+        benchmark:
+            OUT.benchmark("settle")
+        threads: processors(SETTLE)
+        resources:
+            mem_mb=6000 * SETTLE.gpus,
+            gpu=gpus(SETTLE.device, SETTLE.gpus),
+        params:
+            options=exactly(flags(SETTLE, without=other_options(SETTLE))),
+            # As of `pretrain`: not recorded.
+            others=lambda wildcards, threads: flags(SETTLE, only=other_options(SETTLE)),
+            code=fingerprint("train.trainer.stages:settle"),
+        message:
+            "Settle the backbone"
+        shell:
+            "python -m train settle {params.options:q} {params.others:q} --backbone={input.backbone:q}"
+            " --rows={input.rows:q} --validation=@{input.watched:q} --output={output:q} > {log:q} 2>&1"
 
 
 # What is measured during a training decides nothing about its weights, and so makes none of it again.

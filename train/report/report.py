@@ -24,7 +24,7 @@ from pipeline.common.yaml_file import load_yaml
 from pipeline.plan import compare_with_real
 from pipeline.workflow.layout import Layout
 from train.report.options import Report
-from train.runs.record import read_pretraining
+from train.runs.backbone import backbone_record
 from train.runs.results import read_evaluation, read_speed, read_task_scores
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def write_report(
             "quality": classifiers,
             "generations": results.generations(base, models),
             "runs": models,
-            "training": read_pretraining(out.backbone),
+            "training": backbone_record(out.backbone),
             "configs": {path: config_text(path) for path in config_files},
             "times": times,
             "plan": compare_with_real(read_json(out.plan), folder) if Path(out.plan).exists() else [],
