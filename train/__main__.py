@@ -231,6 +231,13 @@ example:
                 metavar="DOMAIN",
             ),
             File("config_files", "the configs, to show", many=True, required=False),
+            File(
+                "domains",
+                "domains whose tokens to count, with their languages",
+                many=True,
+                required=False,
+                metavar="DOMAIN=LANGUAGE",
+            ),
         ),
         Report,
         "report",
