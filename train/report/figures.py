@@ -89,7 +89,7 @@ def model_figures(
         ),
         "inference_speed": (
             charts.inference_speed,
-            points.speed_points(runs, speeds) if speeds else [],
+            points.speed_points(runs, speeds) if len(speeds) == len(runs) else [],
             "Tokens a second of scoring and of writing, over the backbone's",
         ),
     }

@@ -80,7 +80,8 @@ def write_report(
     compared = [comparisons(axis, forgetting, bpb) for axis in languages]
     seeds = results.spreads(languages, bpb)
     times = stage_times(out)
-    speeds = [read_speed(out.speed(name)) for name in runs]
+    # Results of a GPU that was lent come without.
+    speeds = [read_speed(path) for name in runs if Path(path := out.speed(name)).exists()]
     figures = {
         **model_figures(models, out.backbone, languages, forgetting, bpb, speeds),
         **corpus_figures(corpus, classifiers, times),
