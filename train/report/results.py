@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.common.markdown import escaped, table_row
-from pipeline.workflow.layout import BACKBONE, Layout
+from pipeline.workflow.layout import BACKBONE, SOURCE, Layout
 from train.evaluation.intervals import Estimate, estimate
 from train.report.points import Point, Points
 from train.report.settings import Axis, Bpb, RunResult, Setting, settings_of
@@ -28,8 +28,8 @@ BEST, AS_GOOD = "best", "as good"
 class ModelResult:
     """A row of the table of results: bits per byte by domain, and the change against the backbone.
 
-    nats: per token. marks: by domain, BEST of the language's runs, or AS_GOOD, no worse beyond the noise. The
-    backbone has no run.
+    nats: per token. marks: by domain, BEST of the language's runs, or AS_GOOD, no worse beyond the noise. control:
+    the change against the control. The backbone and its source have no run.
     """
 
     name: str
@@ -38,13 +38,24 @@ class ModelResult:
     nats: dict[str, float]
     run: RunResult | None = None
     marks: dict[str, str] = field(default_factory=dict)
+    control: dict[str, Estimate] = field(default_factory=dict)
 
 
 def results_table(
-    base: Evaluation, runs: list[RunResult], axes: list[Axis], forgetting: str, bpb: Bpb
+    base: Evaluation,
+    runs: list[RunResult],
+    axes: list[Axis],
+    forgetting: str,
+    bpb: Bpb,
+    source: Evaluation | None = None,
+    control: str | None = None,
 ) -> list[ModelResult]:
-    """A row a model, the backbone first."""
-    rows = [_row(BACKBONE, base, bpb), *(_row(run.name, run.evaluation, bpb, run) for run in runs)]
+    """A row a model, the backbone first, or the source that was settled."""
+    rows = [_row(SOURCE, source, bpb)] if source else []
+    rows += [_row(BACKBONE, base, bpb), *(_row(run.name, run.evaluation, bpb, run) for run in runs)]
+    for row in rows:
+        if control and row.run and row.name != control:
+            row.control = {domain: estimate(models[row.name] - models[control]) for domain, models in bpb.items()}
     by_name = {row.name: row for row in rows}
     for axis in axes:
         for domain in (forgetting, axis.learning):
@@ -103,6 +114,12 @@ def flat_table(table: list[ModelResult]) -> Points:
             flat |= {f"{domain} bpb": bpb, f"{domain} change": change.value}
             flat |= {f"{domain} change low": change.low, f"{domain} change high": change.high}
             flat |= {f"{domain} nats per token": row.nats[domain], f"{domain} mark": row.marks.get(domain, "")}
+            if against := row.control.get(domain):
+                flat |= {f"{domain} against control": against.value}
+                flat |= {
+                    f"{domain} against control low": against.low,
+                    f"{domain} against control high": against.high,
+                }
         if row.run:
             flat |= {name: getattr(row.run.record, name) for name in names}
             flat |= {"added_share": row.run.added_share, "base": row.run.base}
@@ -132,6 +149,7 @@ def markdown_results(
 ) -> str:
     """`results.md`: the table, neutral residues against the others by language, seeds, and all in sentences."""
     parts = [markdown_table(table)]
+    parts += [markdown_control(table)] if any(row.control for row in table) else []
     parts += map(markdown_comparisons, compared)
     parts += [markdown_spreads(seeds)] if seeds else []
     return "\n".join([*parts, *(f"{escaped(sentence)}\n" for sentence in sentences)])
@@ -161,6 +179,14 @@ def _cell(row: ModelResult, domain: str) -> str:
     words += [NOISE] if is_noise(change) else []
     words += [row.marks[domain]] if domain in row.marks else []
     return f"{row.bpb[domain]:.3f} ({', '.join(words)})"
+
+
+def markdown_control(table: list[ModelResult]) -> str:
+    """The changes against the control, in bits per byte."""
+    rows = [row for row in table if row.control]
+    lines = [_head(["against the control", *rows[0].control])]
+    lines += [table_row([row.name, *map(with_ends, row.control.values())]) for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 def markdown_comparisons(compared: list[Comparison]) -> str:
@@ -208,12 +234,12 @@ class TasksTable:
 
 
 def tasks_table(scores: dict[str, TaskScores], runs: list[RunResult]) -> TasksTable:
-    """`scores`: by model, of the backbone and of the runs."""
+    """`scores`: by model, of the backbone, of its source if it was settled, and of the runs."""
     tasks = list(dict.fromkeys(task for model in scores.values() for task in model.tasks))
     return TasksTable(
         tasks=tasks,
         scores={name: [model.tasks.get(task) for task in tasks] for name, model in scores.items()},
-        methods={"backbone": None} | {run.name: run.record.method for run in runs},
+        methods={SOURCE: None, BACKBONE: None} | {run.name: run.record.method for run in runs},
         flat=[
             {"model": name, "task": task, "count": score.count, "metric": metric, "accuracy": accuracy}
             | {"stderr": score.stderr[metric], "headline": metric == score.metric}
@@ -247,10 +273,13 @@ def paper_tables(out: Layout) -> list[dict[str, str]]:
     return entries
 
 
-def generations(base: Evaluation, runs: list[RunResult]) -> dict[str, list[tuple[str, str]]]:
+def generations(
+    base: Evaluation, runs: list[RunResult], source: Evaluation | None = None
+) -> dict[str, list[tuple[str, str]]]:
     """By prompt, what each model wrote behind it."""
     texts = defaultdict(list)
-    for name, evaluation in [("backbone", base), *((run.name, run.evaluation) for run in runs)]:
+    settled = [(SOURCE, source)] if source else []
+    for name, evaluation in [*settled, (BACKBONE, base), *((run.name, run.evaluation) for run in runs)]:
         for text in evaluation.generations:
             texts[text.prompt].append((name, text.continuation))
     return dict(texts)
