@@ -230,6 +230,7 @@ example:
                 required=False,
                 metavar="DOMAIN",
             ),
+            File("control", "run that trained on the replay alone", required=False, metavar="NAME"),
             File("config_files", "the configs, to show", many=True, required=False),
             File(
                 "domains",

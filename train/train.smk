@@ -7,6 +7,7 @@ from train.tasks.options import BOUNDS
 from train.tasks.task import task_path
 from train.trainer.decisive import other_options, stops_early
 from train.workflow import (
+    backbone_folder,
     domain_shards,
     evaluate_options,
     gpus,
@@ -23,6 +24,7 @@ BACKBONE = OUT.backbone
 SOURCE = OUT.source if SETTLE else BACKBONE
 TOKENIZER = OUT.tokenizer if PRETRAIN else SOURCE
 RUNS = OPTIONS.extend.runs
+MODELS = [*(["source"] if SETTLE else []), "backbone", *RUNS]
 GRID = "configs/paper/grid.yaml"
 PAPER = plan(OPTIONS, GRID)
 # The config's runs, and those of the paper's tables (paper.smk): trained and evaluated by the same rules.
@@ -44,9 +46,7 @@ TRAIN_DOMAINS = list(
     )
 )
 TASK_SCORES = (
-    expand(OUT.task_scores("{model}"), model=["backbone", *RUNS])
-    if OPTIONS.evaluate.tasks
-    else []
+    expand(OUT.task_scores("{model}"), model=MODELS) if OPTIONS.evaluate.tasks else []
 )
 TRAIN_ROWS = [OUT.rows(domain, "train") for domain in TRAIN_DOMAINS]
 
@@ -84,7 +84,7 @@ rule export:
 
 rule evaluate:
     input:
-        expand(OUT.evaluation("{model}"), model=["backbone", *RUNS]),
+        expand(OUT.evaluation("{model}"), model=MODELS),
         TASK_SCORES,
     localrule: True
 
@@ -292,9 +292,9 @@ rule extend_run:
 
 rule evaluate_model:
     input:
-        backbone=BACKBONE,
+        backbone=lambda wildcards: backbone_folder(OUT, wildcards.model),
         run=lambda wildcards: (
-            [] if wildcards.model == "backbone" else OUT.weights(wildcards.model)
+            OUT.weights(wildcards.model) if run_folder(OUT, wildcards.model) else []
         ),
         rows=EVAL_ROWS,
     output:
@@ -324,9 +324,9 @@ rule evaluate_model:
 
 rule tasks_model:
     input:
-        backbone=BACKBONE,
+        backbone=lambda wildcards: backbone_folder(OUT, wildcards.model),
         run=lambda wildcards: (
-            [] if wildcards.model == "backbone" else OUT.weights(wildcards.model)
+            OUT.weights(wildcards.model) if run_folder(OUT, wildcards.model) else []
         ),
         tasks=[str(task_path(name)) for name in OPTIONS.evaluate.tasks],
     output:
@@ -388,7 +388,7 @@ rule report:
         backbone=BACKBONE,
         runs=expand(OUT.run_record("{run}"), run=RUNS),
         metrics=expand(OUT.metrics("{run}"), run=RUNS),
-        evaluations=expand(OUT.evaluation("{model}"), model=["backbone", *RUNS]),
+        evaluations=expand(OUT.evaluation("{model}"), model=MODELS),
         speeds=expand(OUT.speed("{run}"), run=RUNS),
         tasks=TASK_SCORES,
         ledgers=[OUT.ledger(rows) for rows in [*TRAIN_ROWS, *EVAL_ROWS]],
@@ -423,6 +423,7 @@ rule report:
         tasks=exactly(OPTIONS.evaluate.tasks),
         forgetting=OPTIONS.evaluate.forgetting,
         learning=OPTIONS.evaluate.learning,
+        control=OPTIONS.evaluate.control or "",
         new=OPTIONS.extend.new,
         configs=exactly(CONFIG_FILES),
         domains=exactly(
@@ -439,4 +440,5 @@ rule report:
         f" --runs {list_argument('params.runs')} --quality {list_argument('params.quality')}"
         f" --tasks {list_argument('params.tasks')} --config-files {list_argument('params.configs')}"
         f" --domains {list_argument('params.domains')}"
-        " --forgetting={params.forgetting:q} --learning={params.learning:q} --new={params.new:q} > {log:q} 2>&1"
+        " --forgetting={params.forgetting:q} --learning={params.learning:q} --control={params.control:q}"
+        " --new={params.new:q} > {log:q} 2>&1"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.common.config import ConfigError, bad_path
-from pipeline.workflow.layout import BACKBONE, Layout, shard_path
+from pipeline.workflow.layout import BACKBONE, SOURCE, Layout, shard_path
 from train.config import Config
 from train.evaluation.options import Evaluate
 from train.runs.options import Run, Training, new_domain
@@ -33,8 +33,13 @@ def domain_shards(config: Config, batches: Iterable[str], domain: str, split: st
 
 
 def run_folder(out: Layout, model: str) -> str:
-    """The folder of a model that is a run; of the backbone none."""
-    return "" if model == BACKBONE else out.run(model)
+    """The folder of a model that is a run; of the backbone, or its source, none."""
+    return "" if model in (BACKBONE, SOURCE) else out.run(model)
+
+
+def backbone_folder(out: Layout, model: str) -> str:
+    """The folder of a model without what runs add."""
+    return out.source if model == SOURCE else out.backbone
 
 
 def stage_options(config: Config, name: str) -> Run:
@@ -56,8 +61,8 @@ def task_languages(config: Config, new: str | None) -> list[str]:
 
 
 def evaluate_options(options: Evaluate) -> Evaluate:
-    """The options without the tasks, so that other ones do not make bits per byte be measured again."""
-    return dataclasses.replace(options, tasks=[], tasks_languages=[], tasks_limit=None)
+    """The options that measure bits per byte, so that others do not make them be measured again."""
+    return dataclasses.replace(options, tasks=[], tasks_languages=[], tasks_limit=None, control=None)
 
 
 def gpus(device: str, count: int = 1) -> int:

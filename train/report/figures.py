@@ -53,7 +53,7 @@ def model_figures(
         "pretraining": (
             charts.pretraining,
             points.pretraining_points(backbone),
-            "Bits per byte of the backbone over the tokens of its pretraining",
+            "Bits per byte of the backbone over the tokens of its own training",
         ),
         "divergence": (
             lambda rows: charts.by_domain(rows, "kl", "KL(backbone || model), nats per token", ".4f", True),

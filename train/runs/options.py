@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pipeline.common.config import MOST_SEED, MOST_THREADS, bad_name, option
-from pipeline.workflow.layout import BACKBONE, BESIDE_RUNS
+from pipeline.workflow.layout import BACKBONE, BESIDE_RUNS, SOURCE
 
 MOST_HEADS = 1024
 MOST_GPUS = 64  # of one machine
@@ -190,7 +190,7 @@ def bad_runs(runs: Iterable[str]) -> Iterator[tuple[str, str]]:
     for name in runs:
         if problem := bad_name(name):
             yield f"runs.{name}", problem
-        elif name == BACKBONE:
+        elif name in (BACKBONE, SOURCE):
             yield f"runs.{name}", "this is how the results call the backbone itself; choose another name"
         elif name.endswith(BESIDE_RUNS):
             yield f"runs.{name}", f"{' and '.join(BESIDE_RUNS)} end what is not finished; choose another name"

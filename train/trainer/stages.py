@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import resource
 import shutil
 from collections.abc import Iterator
@@ -31,12 +30,12 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder, write_json
 from pipeline.workflow.fingerprint import fingerprint
 from pipeline.workflow.layout import WEIGHTS
-from train.data.rows import Rows, check_length, join_rows, open_rows, paths_by_name
+from train.data.rows import Rows, join_rows, open_rows
 from train.data.tokens import check_tokenizer, open_tokenizer
 from train.distributed import processes, rank, trained_weights, world
 from train.ranks import on_gpus
 from train.runs.backbone import ORIGIN, Settled, origin
-from train.runs.load import extend_for, load_for, load_run, pick_device
+from train.runs.load import extend_for, load_for, load_run
 from train.runs.options import Pretrain, Run, Settle, Training
 from train.runs.record import (
     Costs,
@@ -49,6 +48,7 @@ from train.runs.record import (
 )
 from train.trainer import checkpoint
 from train.trainer.decisive import other_options, stops_early
+from train.trainer.inputs import check_fit, check_rows, open_validation, prepare
 from train.trainer.loop import TrainingJob, train
 from train.trainer.metrics import metrics_log
 
@@ -181,7 +181,7 @@ def extend(
             new=new,
             validations=held_out,
             checkpoints=f"{output}.checkpoints",
-            identity=identity(options, [*olds, new], held_out, model),
+            identity=identity(options, olds if options.old_rate == 1 else [*olds, new], held_out, model),
             device=device,
             context=extension.context,
         )
@@ -210,54 +210,6 @@ def extend(
 
 
 # Before the training ------------------------------------------------------------------------------
-
-
-def prepare(options: Training) -> torch.device:
-    """Set the number of threads, an option since sums depend on it, and return the device.
-
-    Raises StageError where the processes cannot share the rows of a step equally.
-    """
-    torch.set_num_threads(options.threads)
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    if options.batch_rows % ranks:
-        raise StageError(
-            f"batch_rows: {options.batch_rows} is not a multiple of the {ranks} processes; make it one"
-        )
-    return pick_device(options.device)
-
-
-def open_validation(named: list[str]) -> dict[str, Rows]:
-    """Rows files by name, from 'name=path'. Raises StageError on anything else."""
-    return {name: open_rows(path) for name, path in paths_by_name("--validation", named).items()}
-
-
-def check_rows(files: list[Rows], options: Training) -> None:
-    """Raises StageError unless all rows have the length and the tokenizer of the first, and what options need."""
-    if options.mask_documents and "separator" not in files[0].metadata:
-        raise StageError(
-            f"{files[0].path}: made before mask_documents was there; run `python -m train tokenize` again"
-        )
-    # Rows that do not say what they begin with begin with nothing.
-    keys = ["row_tokens", "vocabulary", "tokenizer_sha256", "beginning", *["separator"] * options.mask_documents]
-    for key in keys:
-        for one in files[1:]:
-            first, other = (rows.metadata.get(key, []) for rows in (files[0], one))
-            if first != other:
-                raise StageError(
-                    f"{one.path}: {key} is {other}, but {first} in {files[0].path}; tokenize both alike"
-                )
-
-
-def check_fit(rows: Rows, model: Any, backbone: str) -> None:
-    """Raises StageError if the rows have another tokenizer than the backbone, or too many tokens for it."""
-    entries = len(model.get_input_embeddings().weight)
-    if rows.metadata["vocabulary"] > entries:
-        raise StageError(
-            f"{rows.path}: its tokenizer has {rows.metadata['vocabulary']} entries, but {backbone} has only "
-            f"{entries} embeddings; tokenize with the backbone's own tokenizer"
-        )
-    check_tokenizer(rows, backbone)
-    check_length(rows, model, backbone)
 
 
 def identity(options: Training, rows: list[Rows], watched: dict[str, Rows], model: Any) -> str:

@@ -372,6 +372,16 @@ def test_the_curve_is_the_golden_one(world: dict[str, str], tmp_path: Path, name
     assert means == pytest.approx(GOLDEN[name], rel=5e-3 + ROUNDING), means
 
 
+def test_a_control_reads_no_new_row(world: dict[str, str], tmp_path: Path) -> None:
+    made = {"tokenizer_sha256": tokenizer_digest(world["tokenizer"])}
+    unknown = world | {"new": write_rows(tmp_path / "new.arrow", language(1, 20) + 1000, "fr", **made)}
+    lines = extend_in(unknown, run(steps=4, old_rate=1.0, alpha="auto"), tmp_path / "control")
+    assert len(losses(lines)) == 4
+    assert any("gate_old" in line for line in lines) and not any("gate_new" in line for line in lines)
+    with pytest.raises(StageError, match=r"new\.arrow: token 10\d\d in a vocabulary of 64"):
+        extend_in(unknown, run(steps=4, old_rate=0.9), tmp_path / "other")
+
+
 def test_frozen_weights_stay(world: dict[str, str], tmp_path: Path) -> None:
     job = small_job(world, run(steps=3, checkpoint_every=99), tmp_path)
     before = {name: weight.detach().clone() for name, weight in job.model.named_parameters()}
