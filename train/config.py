@@ -69,7 +69,10 @@ class Config:
         if self.backbone.pretrain:  # else the tokenizer is the backbone's own
             used["tokens.domain"] = self.tokens.domain
             used["backbone.pretrain.domain"] = self.backbone.pretrain.domain
+        trained = ("extend.old", "extend.new", "extend.runs", "tokens", "backbone")
         for key, name in used.items():
+            if name in self.domains and self.domains[name].held_out and key.startswith(trained):
+                yield key, f"domain {name!r} is held out, to measure with alone; name another"
             if name not in self.domains:
                 yield key, f"no domain {name!r}; domains has {', '.join(self.domains) or 'none'}"
         for name, domain in self.domains.items():

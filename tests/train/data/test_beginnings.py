@@ -136,7 +136,7 @@ def test_every_token_is_predicted_once(
         "separator": 1 if lead else 7, "beginning": list(range(1, lead + 1)), "sites": sites,
     }  # fmt: skip
     try:
-        kept = write_rows(path, ids, sizes, owners, row_tokens, 9 if filled else None, about)
+        kept = write_rows(path, ids, sizes, owners, row_tokens, 9 if filled else None, None, about)
     except StageError:
         assert len(ids) <= row_tokens and not filled
         return
