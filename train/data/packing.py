@@ -41,14 +41,16 @@ def row_places(owners: np.ndarray, row_tokens: int, lead: int, filled: bool) -> 
             place += int(np.argmax(owners[place : end + 1] == owners[end]))
 
 
-def _count_inside(first: np.ndarray, row_tokens: int, sizes: np.ndarray, owners: np.ndarray) -> dict[str, int]:
-    """How many tokens and bytes, and of how many documents, are in the rows that begin at `first`."""
-    ends = np.zeros(len(owners) + 1, np.int64)
-    np.add.at(ends, first, 1)
-    np.add.at(ends, np.minimum(first + row_tokens + 1, len(owners)), -1)
-    inside = np.cumsum(ends)[:-1] > 0
-    documents = len(np.unique(owners[inside]))
-    return {"tokens": int(inside.sum()), "bytes": int(sizes[inside].sum()), "documents": documents}
+def _count_predicted(
+    first: np.ndarray, row_tokens: int, lead: int, sizes: np.ndarray, owners: np.ndarray
+) -> dict[str, int]:
+    """How many tokens and bytes, and of how many documents, the rows predict that begin at `first`."""
+    change = np.zeros(len(owners) + 1, np.int64)
+    np.add.at(change, first + max(lead, 1), 1)
+    np.add.at(change, np.minimum(first + row_tokens + 1, len(owners)), -1)
+    inside = np.cumsum(change)[:-1] > 0
+    documents = np.unique(owners[inside & (sizes > 0)])
+    return {"tokens": int(inside.sum()), "bytes": int(sizes[inside].sum()), "documents": len(documents)}
 
 
 def write_rows(
@@ -78,7 +80,7 @@ def write_rows(
     about = about | {"tokens": min(len(ids), int(first[-1]) + row_tokens + 1), "rows": len(first)}
     if most and most < len(first):
         first = first[np.arange(most) * len(first) // most]
-        about |= _count_inside(first, row_tokens, sizes, owners) | {"rows": most}
+        about |= _count_predicted(first, row_tokens, lead, sizes, owners) | {"rows": most}
     schema = pa.schema(
         [
             ("tokens", pa.list_(pa.from_numpy_dtype(ids.dtype), row_tokens + 1)),
