@@ -53,7 +53,7 @@ def model_figures(
         "pretraining": (
             charts.pretraining,
             points.pretraining_points(backbone),
-            "Bits per byte of the backbone over the tokens of its pretraining",
+            "Bits per byte of the backbone over the tokens of its own training",
         ),
         "divergence": (
             lambda rows: charts.by_domain(rows, "kl", "KL(backbone || model), nats per token", ".4f", True),
@@ -89,7 +89,7 @@ def model_figures(
         ),
         "inference_speed": (
             charts.inference_speed,
-            points.speed_points(runs, speeds) if speeds else [],
+            points.speed_points(runs, speeds) if len(speeds) == len(runs) else [],
             "Tokens a second of scoring and of writing, over the backbone's",
         ),
     }

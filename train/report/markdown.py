@@ -16,7 +16,9 @@ def markdown_results(
     forgetting: str,
 ) -> str:
     """The results, neutral residues against the others by language, seeds, costs, and all in sentences."""
-    parts = [markdown_table(table, forgetting), *map(markdown_comparisons, compared)]
+    parts = [markdown_table(table, forgetting)]
+    parts += [markdown_control(table)] if any(row.control for row in table) else []
+    parts += map(markdown_comparisons, compared)
     parts += [markdown_spreads(seeds)] if seeds else []
     parts.append(markdown_costs(table))
     return "\n".join([*parts, *(f"{escaped(sentence)}\n" for sentence in sentences)])
@@ -41,6 +43,14 @@ def _cell(row: ModelResult, domain: str) -> str:
     words += [NOISE] if is_noise(change) else []
     words += [row.marks[domain]] if domain in row.marks else []
     return f"{row.bpb[domain]:.3f} ({', '.join(words)})"
+
+
+def markdown_control(table: list[ModelResult]) -> str:
+    """The changes against the control, in bits per byte."""
+    rows = [row for row in table if row.control]
+    lines = [_head(["against the control", *rows[0].control])]
+    lines += [table_row([row.name, *map(with_ends, row.control.values())]) for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 def markdown_costs(table: list[ModelResult]) -> str:

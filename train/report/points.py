@@ -12,7 +12,8 @@ from pipeline.common.config import to_data
 from pipeline.workflow.layout import BACKBONE, METRICS
 from train.evaluation.intervals import estimate
 from train.report.settings import Axis, Bpb, RunResult, settings_of
-from train.runs.record import read_metrics, read_pretraining
+from train.runs.backbone import backbone_record
+from train.runs.record import read_metrics
 from train.runs.results import Speed
 
 Point = dict[str, Any]  # a row of the data of a figure: names and values
@@ -141,8 +142,8 @@ def gate_points(runs: list[RunResult]) -> Points:
 
 
 def pretraining_points(backbone: str) -> Points:
-    """The backbone's own validation curves, a line a domain; empty where it was not pretrained here."""
-    record = read_pretraining(backbone)
+    """The backbone's own validation curves, a line a domain; empty where it was not trained here."""
+    record = backbone_record(backbone)
     if not record or not Path(backbone, METRICS).exists():
         return []
     return [

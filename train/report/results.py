@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.workflow.layout import BACKBONE, Layout
+from pipeline.workflow.layout import BACKBONE, SOURCE, Layout
 from train.evaluation.intervals import Estimate, estimate, paired_kl
 from train.report.points import Point, Points
 from train.report.settings import Axis, Bpb, RunResult, Setting, settings_of
@@ -28,7 +28,8 @@ class ModelResult:
     """A row of the table of results: bits per byte by domain, and the change against the backbone.
 
     nats: per token. marks: by domain, BEST of the language's runs, or AS_GOOD, no worse beyond the noise. kl and
-    agreement: by domain, how far its predictions are from the backbone's. The backbone has no run.
+    agreement: by domain, how far its predictions are from the backbone's. control: the change against the control.
+    The backbone and its source have no run.
     """
 
     name: str
@@ -39,13 +40,24 @@ class ModelResult:
     marks: dict[str, str] = field(default_factory=dict)
     kl: dict[str, Estimate] = field(default_factory=dict)
     agreement: dict[str, float] = field(default_factory=dict)
+    control: dict[str, Estimate] = field(default_factory=dict)
 
 
 def results_table(
-    base: Evaluation, runs: list[RunResult], axes: list[Axis], forgetting: str, bpb: Bpb
+    base: Evaluation,
+    runs: list[RunResult],
+    axes: list[Axis],
+    forgetting: str,
+    bpb: Bpb,
+    source: Evaluation | None = None,
+    control: str | None = None,
 ) -> list[ModelResult]:
-    """A row a model, the backbone first."""
-    rows = [_row(BACKBONE, base, bpb), *(_row(run.name, run.evaluation, bpb, run) for run in runs)]
+    """A row a model, the backbone first, or the source that was settled."""
+    rows = [_row(SOURCE, source, bpb)] if source else []
+    rows += [_row(BACKBONE, base, bpb), *(_row(run.name, run.evaluation, bpb, run) for run in runs)]
+    for row in rows:
+        if control and row.run and row.name != control:
+            row.control = {domain: estimate(models[row.name] - models[control]) for domain, models in bpb.items()}
     by_name = {row.name: row for row in rows}
     for axis in axes:
         for domain in (forgetting, axis.learning):
@@ -109,6 +121,12 @@ def flat_table(table: list[ModelResult]) -> Points:
             if kl := row.kl.get(domain):
                 flat |= {f"{domain} kl": kl.value, f"{domain} kl low": kl.low, f"{domain} kl high": kl.high}
                 flat |= {f"{domain} agreement": row.agreement[domain]}
+            if against := row.control.get(domain):
+                flat |= {f"{domain} against control": against.value}
+                flat |= {
+                    f"{domain} against control low": against.low,
+                    f"{domain} against control high": against.high,
+                }
         if row.run:
             flat |= {name: getattr(row.run.record, name) for name in names}
             flat |= {"added_share": row.run.added_share, "base": row.run.base}
@@ -148,12 +166,12 @@ class TasksTable:
 
 
 def tasks_table(scores: dict[str, TaskScores], runs: list[RunResult]) -> TasksTable:
-    """`scores`: by model, of the backbone and of the runs."""
+    """`scores`: by model, of the backbone, of its source if it was settled, and of the runs."""
     tasks = list(dict.fromkeys(task for model in scores.values() for task in model.tasks))
     return TasksTable(
         tasks=tasks,
         scores={name: [model.tasks.get(task) for task in tasks] for name, model in scores.items()},
-        methods={"backbone": None} | {run.name: run.record.method for run in runs},
+        methods={SOURCE: None, BACKBONE: None} | {run.name: run.record.method for run in runs},
         flat=[
             {"model": name, "task": task, "count": score.count, "metric": metric, "accuracy": accuracy}
             | {"stderr": score.stderr[metric], "headline": metric == score.metric}
@@ -187,10 +205,13 @@ def paper_tables(out: Layout) -> list[dict[str, str]]:
     return entries
 
 
-def generations(base: Evaluation, runs: list[RunResult]) -> dict[str, list[tuple[str, str]]]:
+def generations(
+    base: Evaluation, runs: list[RunResult], source: Evaluation | None = None
+) -> dict[str, list[tuple[str, str]]]:
     """By prompt, what each model wrote behind it."""
     texts = defaultdict(list)
-    for name, evaluation in [("backbone", base), *((run.name, run.evaluation) for run in runs)]:
+    settled = [(SOURCE, source)] if source else []
+    for name, evaluation in [*settled, (BACKBONE, base), *((run.name, run.evaluation) for run in runs)]:
         for text in evaluation.generations:
             texts[text.prompt].append((name, text.continuation))
     return dict(texts)

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
-from pipeline.workflow.layout import BACKBONE, Layout
+from pipeline.workflow.layout import BACKBONE, SOURCE, Layout
 from train.evaluation.intervals import paired, paired_kl
 from train.runs.record import Line, RunRecord, read_chain, read_metrics
 from train.runs.results import Evaluation, read_evaluation
@@ -70,9 +70,12 @@ def load_result(out: Layout, name: str) -> RunResult:
     return RunResult(name, record, read_metrics(folder), evaluation, [base for _, base in bases])
 
 
-def paired_domains(base: Evaluation, runs: Sequence[RunResult], needed: Sequence[str]) -> Bpb:
+def paired_domains(
+    base: Evaluation, runs: Sequence[RunResult], needed: Sequence[str], source: Evaluation | None = None
+) -> Bpb:
     """The domains of the backbone, and those needed. Raises StageError where one was not measured of a model."""
     models = {BACKBONE: base} | {run.name: run.evaluation for run in runs}
+    models |= {SOURCE: source} if source else {}
     domains = list(dict.fromkeys([*base.domains, *needed]))
     for domain in domains:
         if lacking := [name for name, evaluation in models.items() if domain not in evaluation.domains]:

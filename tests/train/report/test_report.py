@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from helpers import evaluation, pretraining_record, run_record, speed, task_score
+from helpers import evaluation, run_record, settling_record, speed, task_score
 
 pytest.importorskip("altair")  # there with all that the report needs
 
@@ -54,19 +54,25 @@ def page(tmp_path_factory):
     }  # fmt: skip
     for path, data in files.items():
         write_json(path, data)
-    write_record(out.backbone, pretraining_record(steps=2))
+    write_record(out.backbone, settling_record(steps=2))
+    settled = [{"domain": "en-settle", "tokens": 1000}]
+    write_json(
+        tmp_path / "backbone/origin.json", {"source": "/home/me/tiny", "revision": None, "settled": settled}
+    )
     (tmp_path / "backbone/metrics.jsonl").write_text(json.dumps({"step": 0, "evaluation": DOMAINS}))
     lines = [{"step": s, "evaluation": DOMAINS} for s in (0, 2)]
     lines += [{"step": 1, "loss": 3.0, "gate_old": 0.1, "gate_new": 0.9}]
     german = run_record("neutral", base="elsewhere/runs/neutral", new="de")
     records = {"adapter": run_record("adapter"), "neutral": run_record("neutral"), "german": german}
+    records["replay"] = run_record("finetune", old_rate=1.0)
     for run, record in records.items():
         write_record(out.run(run), record)
         Path(out.metrics(run)).write_text("\n".join(map(json.dumps, lines)))
         write_result(out.evaluation(run), measured(run, 2.01, 2.5, 3.0 if run == "german" else 4.0))
         write_result(out.speed(run), speed(backbone=100.0, run=90.0))
     write_result(out.evaluation("backbone"), measured(None, 2.0, 3.0))
-    for model, error in (("backbone", None), ("adapter", 0.1), ("neutral", 0.2), ("german", 0.2)):
+    write_result(out.evaluation("source"), measured(None, 2.2, 3.1))
+    for model, error in (("source", 0.1), ("backbone", None), *((run, 0.2) for run in records)):
         scores = TaskScores(model=model, tasks={"arc/fr": task_score(0.4, error)}, skipped={"mmlu/fr": HOSTILE})
         write_result(out.task_scores(model), scores)
     (tmp_path / "paper").mkdir()
@@ -82,10 +88,21 @@ def page(tmp_path_factory):
         write_json(out.ledger(out.rows(domain, split)), counts)
     languages = ["old=en", "en=en", "fr=fr", "de=de"]
     configs = [str(tmp_path / "config.yaml")]
-    write_report(
-        Report(title=HOSTILE), str(tmp_path), list(records), ["fr"], ["arc"], "en", "fr", None, configs, languages
-    )
+    given = list(records), ["fr"], ["arc"], "en", "fr", None, configs, languages
+    write_report(Report(title=HOSTILE), str(tmp_path), *given, control="replay")
     return (tmp_path / "report.html").read_text()
+
+
+def test_a_settled_backbone_is_named_and_its_source_shown(page):
+    assert "The backbone is tiny, settled on en-settle for 1,000 tokens; against the source as it comes" in page
+    assert "/home/me" not in page
+    rows = re.findall(r"<tr[^>]*><td>(source|backbone|replay)</td>\s*<td><span[^>]*>([\d.]+)</span>", page)
+    assert rows == [("source", "2.200"), ("backbone", "2.000"), ("replay", "2.010")]
+
+
+def test_a_control_is_no_run_that_learned(page):
+    assert "replay, a control that trained on the replay alone, changes en by" in page
+    assert "finetune (replay)" not in page and "neutral against replay" not in page
 
 
 @pytest.mark.slow

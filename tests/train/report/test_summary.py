@@ -13,8 +13,10 @@ pytest.importorskip("altair")  # there with all that the report needs
 from pipeline.common.errors import StageError
 from train.evaluation.intervals import document_kl
 from train.report.charts import trade_off
+from train.report.control import against_control, settling
 from train.report.markdown import (
     markdown_comparisons,
+    markdown_control,
     markdown_costs,
     markdown_results,
     markdown_spreads,
@@ -102,6 +104,40 @@ def test_how_much_less_the_predictions_change_has_an_interval_too() -> None:
     unknown = told(bare)
     assert not any("KL" in sentence for sentence in unknown["sentences"])
     assert markdown_table(unknown["table"], "en").splitlines()[-1].endswith("|  |  |")
+
+
+def test_changes_are_given_against_a_control_too() -> None:
+    control = run("replay", "finetune", 1.9, 3.1, old_rate=1.0)
+    runs = [*METHODS, control]
+    languages = axes(METHODS, "fr", "fr")
+    bpb = paired_domains(BASE, runs, ["en", "fr"])
+    table = results_table(BASE, runs, languages, "en", bpb, control="replay")
+    against = {row.name: {domain: change.value for domain, change in row.control.items()} for row in table}
+    assert against.pop("backbone") == against.pop("replay") == {}
+    for one in METHODS:
+        expected = {"en": one.evaluation.domains["en"].bpb - 1.9, "fr": one.evaluation.domains["fr"].bpb - 3.1}
+        assert {domain: against[one.name][domain] for domain in expected} == pytest.approx(expected)
+    assert all(row.control["en"].beyond() for row in table if row.control)
+    about, sentence = against_control("replay", languages, "en", bpb)
+    assert re.match(r"replay, a control that trained on the replay alone, changes en by -0\.100", about)
+    assert re.search(
+        r"en and fr change with finetune by \+0\.600.* and -1\.100.*, with neutral by \+0\.110", sentence
+    )
+    assert "| neutral | +0.110" in markdown_control(table)
+    columns = next(point for point in flat_table(table) if point["model"] == "lora")
+    assert columns["en against control"] == pytest.approx(0.3)
+
+
+def test_what_settling_changed_is_told_and_the_source_is_a_row() -> None:
+    source = evaluation(None, documents=60, en=2.4, fr=3.1, de=3.5)
+    languages = axes(METHODS, "fr", "fr")
+    bpb = paired_domains(BASE, METHODS, ["en", "fr"], source)
+    table = results_table(BASE, METHODS, languages, "en", bpb, source)
+    assert [row.name for row in table][:2] == ["source", "backbone"]
+    assert table[0].bpb["en"] == 2.4 and table[0].change["en"].value == pytest.approx(0.4)
+    told = settling("tiny, settled on web", 12345, bpb)
+    assert told.startswith("The backbone is tiny, settled on web for 12,345 tokens; against the source")
+    assert re.search(r"changes en by -0\.400\d* \(-0\.\d+ to -0\.\d+\), fr by -0\.100", told)
 
 
 def test_a_share_is_given_only_of_what_is_beyond_the_noise() -> None:
