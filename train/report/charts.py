@@ -10,7 +10,7 @@ from typing import Any
 
 import altair as alt
 
-from train.report.labels import WIDTHS, chosen, places
+from train.report.labels import CHARACTER, WIDTHS, chosen, places
 
 METHOD_LOOKS = {
     "backbone": ("#8a8a8a", "diamond"),
@@ -148,7 +148,8 @@ def curves(points: ChartData, value: str, title: str) -> Any:
     colours = [METHOD_LOOKS[method_of[run]][0] for run in runs]
     dashes = [DASHES[count % len(DASHES)] for count in before]
     pick = method_pick()
-    legend = alt.Legend(columns=alt.expr("max(2, floor(width / 110))"), symbolType="stroke", symbolSize=200)
+    columns = max(1, int(WIDTHS[0] // (CHARACTER * max(map(len, runs)) + 20)))
+    legend = alt.Legend(columns=columns, symbolType="stroke", symbolSize=200)
     chart = _lines(points, value, title, ["model:N"]).encode(
         color=alt.Color("model:N", title=None, legend=legend, scale=alt.Scale(domain=runs, range=colours)),
         strokeDash=alt.StrokeDash(
