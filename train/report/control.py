@@ -24,7 +24,7 @@ def against_control(control: str, axes: Sequence[Axis], forgetting: str, bpb: Bp
     for axis in axes:
         changes = []
         for setting in settings_of(axis.runs):
-            each = (setting.mean(bpb[domain]) - bpb[domain][control] for domain in (forgetting, axis.learning))
+            each = (setting.change(bpb[domain], control) for domain in (forgetting, axis.learning))
             changes.append(f"{setting.label} by {' and '.join(with_ends(estimate(change)) for change in each)}")
         sentences.append(f"Against it, {forgetting} and {axis.learning} change with {', with '.join(changes)}.")
     return sentences

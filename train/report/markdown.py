@@ -76,16 +76,19 @@ def markdown_costs(table: list[ModelResult]) -> str:
 
 
 def markdown_comparisons(compared: list[Comparison]) -> str:
-    """Neutral residues less each other setting in bits per byte, and their share of its change."""
+    """Neutral residues less each other setting in bits per byte, and their share of its change and of its KL."""
     domains = list(compared[0].differences)
     columns = [f"{domain}{what}" for domain in domains for what in ("", ", share")]
-    lines = [_head(["difference", *columns, f"{domains[0]}, share of KL"])]
-    for each in compared:
+    further = {f"{domains[0]}, share of KL": [each.kl_share for each in compared]}
+    further |= {f"{domains[0]}, share against the control": [each.control_share for each in compared]}
+    further = {name: parts for name, parts in further.items() if any(parts)}
+    lines = [_head(["difference", *columns, *further])]
+    for each, *parts in zip(compared, *further.values(), strict=True):
         cells = []
         for domain in domains:
             of = each.shares.get(domain)
             cells += [with_ends(each.differences[domain]), share(of) if of else ""]
-        cells.append(share(each.kl_share) if each.kl_share else "")
+        cells += [share(part) if part else "" for part in parts]
         lines.append(table_row([f"neutral against {each.other.label}", *cells]))
     return "\n".join(lines) + "\n"
 

@@ -87,13 +87,13 @@ def write_report(
     learned = [axis.learning for axis in languages]
     counts = token_counts(out, domains)
     tokens_said = about_tokens(counts, forgetting, learned)
-    compared = [comparisons(axis, forgetting, bpb) for axis in languages]
+    compared = [comparisons(axis, forgetting, bpb, control) for axis in languages]
     seeds = results.spreads(languages, bpb)
     times = stage_times(out)
     # Results of a GPU that was lent come without.
     speeds = [read_speed(path) for name in runs if Path(path := out.speed(name)).exists()]
     figures = {
-        **model_figures(models, out.backbone, languages, forgetting, bpb, speeds),
+        **model_figures(models, out.backbone, languages, forgetting, bpb, speeds, control),
         **corpus_figures(corpus, classifiers, times),
     }
     write_page(
@@ -107,6 +107,8 @@ def write_report(
             "curves": {domain: curve_name(domain, bpb) for domain in bpb},
             "curves_said": curves_said,
             "table": table,
+            "control": control,
+            "controlled": [row for row in table if row.control],
             "compared": [(axis.learning, rows) for axis, rows in zip(languages, compared, strict=True) if rows],
             "compared_data": data_link([row for rows in compared for row in results.flat_comparisons(rows)]),
             "seeds": seeds,

@@ -146,6 +146,12 @@ def flat_comparisons(compared: list[Comparison]) -> Points:
                 row |= {"share": share.value, "share low": share.low, "share high": share.high}
             if (kl := each.kl_share) and domain == next(iter(each.differences)):
                 row |= {"kl share": kl.value, "kl share low": kl.low, "kl share high": kl.high}
+            if (part := each.control_share) and domain == next(iter(each.differences)):
+                row |= {
+                    "control share": part.value,
+                    "control share low": part.low,
+                    "control share high": part.high,
+                }
             rows.append(row)
     return rows
 

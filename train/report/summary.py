@@ -19,14 +19,15 @@ class Comparison:
 
     changes: of the other, against the backbone. differences: neutral residues' change less the other's. shares:
     neutral residues' change over the other's, where that one learns or forgets beyond the noise, as they do.
-    kl_share: neutral residues' KL divergence from the backbone over the other's, where forgetting is measured; or
-    None if it is not known.
+    Where forgetting is measured, and None if it is not known: control_share, the same of the changes against the
+    control; kl_share, of the KL divergences from the backbone.
     """
 
     other: Setting
     changes: dict[str, Estimate]
     differences: dict[str, Estimate]
     shares: dict[str, Estimate]
+    control_share: Estimate | None = None
     kl_share: Estimate | None = None
 
 
@@ -35,23 +36,38 @@ def neutral_setting(axis: Axis) -> Setting | None:
     return next((setting for setting in settings_of(axis.runs) if setting.method == "neutral"), None)
 
 
-def comparisons(axis: Axis, forgetting: str, bpb: Bpb) -> list[Comparison]:
+def comparisons(axis: Axis, forgetting: str, bpb: Bpb, control: str | None = None) -> list[Comparison]:
     """The first neutral residues against every setting of the other methods; empty without neutral residues."""
     neutral = neutral_setting(axis)
     others = [setting for setting in settings_of(axis.runs) if setting.method != "neutral"]
-    return [_compare(neutral, other, axis, forgetting, bpb) for other in others] if neutral else []
+    return [_compare(neutral, other, axis, forgetting, bpb, control) for other in others] if neutral else []
 
 
-def _compare(neutral: Setting, other: Setting, axis: Axis, forgetting: str, bpb: Bpb) -> Comparison:
+def _compare(
+    neutral: Setting, other: Setting, axis: Axis, forgetting: str, bpb: Bpb, control: str | None
+) -> Comparison:
     changes, differences, shares = {}, {}, {}
     for domain, direction in ((forgetting, 1), (axis.learning, -1)):
         ours, theirs = neutral.change(bpb[domain]), other.change(bpb[domain])
         changes[domain], differences[domain] = estimate(theirs), estimate(ours - theirs)
-        if direction * theirs[0] > 0 < direction * ours[0] and not is_noise(changes[domain]):
-            shares[domain] = estimate(ours / theirs)
+        if part := _share(direction * ours, direction * theirs):
+            shares[domain] = part
+    against = [setting.change(bpb[forgetting], control) for setting in (neutral, other)] if control else []
     kl = kl_means([neutral, other], forgetting)
-    kl_share = estimate(kl[0] / kl[1]) if kl and kl[1][0] else None
-    return Comparison(other, changes, differences, shares, kl_share)
+    return Comparison(
+        other,
+        changes,
+        differences,
+        shares,
+        control_share=_share(*against) if against else None,
+        kl_share=_share(*kl) if kl else None,
+    )
+
+
+def _share(ours_1R: np.ndarray, theirs_1R: np.ndarray) -> Estimate | None:
+    """The one over the other, if both are above 0, the other beyond the noise."""
+    known = theirs_1R[0] > 0 < ours_1R[0] and not is_noise(estimate(theirs_1R))
+    return estimate(ours_1R / theirs_1R) if known else None
 
 
 def summary(axes: Sequence[Axis], forgetting: str, bpb: Bpb, base: Evaluation) -> list[str]:

@@ -124,6 +124,16 @@ def test_changes_are_given_against_a_control_too() -> None:
         r"en and fr change with finetune by \+0\.600.* and -1\.100.*, with neutral by \+0\.110", sentence
     )
     assert "| neutral | +0.110" in markdown_control(table)
+    shares = {each.other.label: each for each in comparisons(languages[0], "en", bpb, "replay")}
+    assert shares["lora"].control_share.value == pytest.approx(0.11 / 0.3)  # of 0.01 / 0.2 against the backbone
+    assert shares["lora"].control_share.low < 0.11 / 0.3 < shares["lora"].control_share.high < 0.4
+    assert (
+        markdown_comparisons(list(shares.values())).splitlines()[0].endswith("| en, share against the control |")
+    )
+    ends = trade_off_points(languages[0], {"control": [control]}, "en", bpb)
+    assert [(point["label"], round(point["forgetting"], 3)) for point in ends[:2]] == [
+        ("backbone", 0.0), ("replay, control", -0.1)
+    ]  # fmt: skip
     columns = next(point for point in flat_table(table) if point["model"] == "lora")
     assert columns["en against control"] == pytest.approx(0.3)
 
@@ -135,6 +145,8 @@ def test_what_settling_changed_is_told_and_the_source_is_a_row() -> None:
     table = results_table(BASE, METHODS, languages, "en", bpb, source)
     assert [row.name for row in table][:2] == ["source", "backbone"]
     assert table[0].bpb["en"] == 2.4 and table[0].change["en"].value == pytest.approx(0.4)
+    point = trade_off_points(languages[0], {}, "en", bpb)[1]
+    assert point["label"] == "source" and point["forgetting"] == pytest.approx(0.4)
     told = settling("tiny, settled on web", 12345, bpb)
     assert told.startswith("The backbone is tiny, settled on web for 12,345 tokens; against the source")
     assert re.search(r"changes en by -0\.400\d* \(-0\.\d+ to -0\.\d+\), fr by -0\.100", told)
@@ -222,7 +234,7 @@ def test_runs_that_differ_in_rate_and_seed_are_one_family_and_seeds_one_setting(
     assert "); seeds -1.000 to -0.600 |" in markdown_spreads(result["seeds"])
     assert "(a) (mean of 2 seeds) change en" in result["sentences"][0]
     assert "the spread of the seeds is below the table" in result["sentences"][-1]
-    points = trade_off_points(result["axes"][0], [], "en", result["bpb"])
+    points = trade_off_points(result["axes"][0], {}, "en", result["bpb"])
     ends = [point for point in points if point["kind"] == "mean"]
     assert [(point["label"], point["seeds"]) for point in ends] == [("backbone", 0), ("a", 2), ("b", 1), ("c", 1)]
     assert ends[1]["learning"] == pytest.approx(-0.8)
@@ -245,7 +257,7 @@ def test_german_after_french_has_its_own_axis_and_all_that_was_added(new: str | 
     (against,) = [sentence for sentence in result["sentences"] if sentence.startswith("Against")]
     assert against.startswith("Against neutral, which it goes on from, german changes en by +0.010")
     assert " fr by +0.050" in against and " de by -0.900" in against
-    points = trade_off_points(result["axes"][1], [french], "en", result["bpb"])
+    points = trade_off_points(result["axes"][1], {"base": [french]}, "en", result["bpb"])
     assert [(point["label"], round(point["learning"], 3)) for point in points] == [
         ("backbone", 0.0), ("neutral, base", 0.0), ("german", -0.9)
     ]  # fmt: skip
@@ -266,7 +278,7 @@ def test_a_new_domain_that_another_measures_and_one_that_is_not_measured() -> No
 def test_error_bars_go_both_ways_and_only_where_an_interval_is_known() -> None:
     older = run("older", "lora", 2.2, 2.3, documents=0)
     result = told([METHODS[3], older])
-    points = trade_off_points(Axis("fr", [METHODS[3], older]), [], "en", result["bpb"])
+    points = trade_off_points(Axis("fr", [METHODS[3], older]), {}, "en", result["bpb"])
     assert [point.get("forgetting_low") is None for point in points] == [True, False, True]
     layers = trade_off(points, "en", "fr").to_dict()["layer"]
     ends = [layer["encoding"].get(end, {}).get("field", "") for layer in layers for end in ("x2", "y2")]
