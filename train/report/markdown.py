@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.common.markdown import escaped, table_row
 from train.report.results import ModelResult, Spread
 from train.report.summary import Comparison
+from train.report.tasks import TasksTable
 from train.report.words import NOISE, amount, ends, is_noise, plain_with_ends, share, signed, with_ends
 
 
@@ -13,13 +14,15 @@ def markdown_results(
     table: list[ModelResult],
     compared: list[list[Comparison]],
     seeds: list[Spread],
+    tasks: TasksTable,
     forgetting: str,
 ) -> str:
-    """The results, neutral residues against the others by language, seeds, costs, and all in sentences."""
+    """The results, neutral residues against the others by language, seeds, tasks, costs, and all in sentences."""
     parts = [markdown_table(table, forgetting)]
     parts += [markdown_control(table)] if any(row.control for row in table) else []
     parts += map(markdown_comparisons, compared)
     parts += [markdown_spreads(seeds)] if seeds else []
+    parts += [markdown_tasks(tasks)] if tasks.tasks else []
     parts.append(markdown_costs(table))
     return "\n".join([*parts, *(f"{escaped(sentence)}\n" for sentence in sentences)])
 
@@ -50,6 +53,22 @@ def markdown_control(table: list[ModelResult]) -> str:
     rows = [row for row in table if row.control]
     lines = [_head(["against the control", *rows[0].control])]
     lines += [table_row([row.name, *map(with_ends, row.control.values())]) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_tasks(tasks: TasksTable) -> str:
+    """Accuracies and their standard errors in percent, the means of a language's tasks first."""
+
+    def cell(share: float, error: float | None) -> str:
+        return f"{share:.1%}" if error is None else f"{100 * share:.1f} ±{100 * error:.1f}%"
+
+    lines = [
+        _head(["accuracy", *(f"mean, {language}" for language in next(iter(tasks.means.values()))), *tasks.tasks])
+    ]
+    for model, scores in tasks.scores.items():
+        means = [cell(*mean) if mean else "" for mean in tasks.means[model].values()]
+        asked = [cell(score.headline, score.stderr[score.metric]) if score else "" for score in scores]
+        lines.append(table_row([model, *means, *asked]))
     return "\n".join(lines) + "\n"
 
 

@@ -64,6 +64,7 @@ def write_report(
     from train.report.over_tokens import over_tokens
     from train.report.settings import axes, load_result, paired_domains
     from train.report.summary import comparisons, summary
+    from train.report.tasks import tasks_table
     from train.report.tokens import about_tokens, token_counts
 
     out = Layout(folder)
@@ -75,7 +76,7 @@ def write_report(
     settled = training if isinstance(training, SettlingRecord) else None
     source = read_evaluation(out.evaluation(SOURCE)) if settled else None
     asked = [*([SOURCE] if source else []), BACKBONE, *runs] if tasks else []
-    scores = results.tasks_table({name: read_task_scores(out.task_scores(name)) for name in asked}, models)
+    scores = tasks_table({name: read_task_scores(out.task_scores(name)) for name in asked}, models)
     languages = axes([model for model in models if model.name != control], learning, new or learning)
     bpb = paired_domains(base, models, [forgetting, *(axis.learning for axis in languages)], source)
     table = results.results_table(base, models, languages, forgetting, bpb, source, control)
@@ -138,7 +139,9 @@ def write_report(
     with atomic(out.figure) as part:
         part.write_bytes(png)
     said = [*sentences[:-1], *curves_said, *tokens_said, sentences[-1]]
-    write_text(out.results, markdown_results(said, table, [rows for rows in compared if rows], seeds, forgetting))
+    write_text(
+        out.results, markdown_results(said, table, [rows for rows in compared if rows], seeds, scores, forgetting)
+    )
 
 
 def write_page(output: str, content: dict[str, Any], figures: dict[str, Figure]) -> None:

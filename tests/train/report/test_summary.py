@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import evaluation, run_record
+from helpers import evaluation, run_record, task_score
 
 pytest.importorskip("altair")  # there with all that the report needs
 
@@ -26,7 +26,9 @@ from train.report.points import trade_off_points
 from train.report.results import flat_comparisons, flat_table, results_table, spreads
 from train.report.settings import Axis, RunResult, axes, paired_domains, settings_of
 from train.report.summary import comparisons, summary
+from train.report.tasks import mean_accuracy, tasks_table
 from train.runs.record import Languages
+from train.runs.results import TaskScores
 
 BASE = evaluation(None, documents=60, en=2.0, fr=3.0, de=3.5)
 
@@ -209,8 +211,14 @@ def test_the_tables_have_a_line_a_model_with_the_change_and_its_interval() -> No
     differences = {(row["against"], row["domain"]): row for row in flat_comparisons(result["compared"])}
     assert differences["lora", "fr"]["difference"] == pytest.approx(-0.1)
     assert differences["lora", "fr"]["high"] < 0
-    page = markdown_results(result["sentences"], result["table"], [result["compared"]], result["seeds"], "en")
-    assert page.count("|---|") == 3 and page.rstrip().endswith("by more.")
+    scores = {"arc/fr": task_score(0.4, 0.03), "quiz/fr": task_score(0.6, 0.04)}
+    asked = TaskScores(model="a", tasks=scores, skipped={})
+    fewer = replace(asked, tasks={"arc/fr": task_score(0.5, None)})
+    tasks = tasks_table({"backbone": asked, "neutral": fewer}, [])
+    page = markdown_results(result["sentences"], result["table"], [result["compared"]], [], tasks, "en")
+    assert "| backbone | 50.0 ±2.5% | 40.0 ±3.0% | 60.0 ±4.0% |" in page  # half of sqrt(3^2 + 4^2)
+    assert "| neutral |  | 50.0% |  |" in page
+    assert page.count("|---|") == 4 and page.rstrip().endswith("by more.")
 
 
 def test_runs_that_differ_in_rate_and_seed_are_one_family_and_seeds_one_setting() -> None:
@@ -240,6 +248,14 @@ def test_runs_that_differ_in_rate_and_seed_are_one_family_and_seeds_one_setting(
     assert ends[1]["learning"] == pytest.approx(-0.8)
     assert ends[1]["learning_low"] < -0.8 < ends[1]["learning_high"]
     assert [point["learning"] for point in points if point["kind"] == "run"] == pytest.approx([-1.0, -0.6])
+
+
+def test_means_are_of_the_languages_with_several_tasks() -> None:
+    tasks = {"arc/en": task_score(0.5, 0.1), "arc/fr": task_score(0.2, 0.1), "quiz/fra": task_score(0.4, 0.1)}
+    scores = TaskScores(model="a", tasks=tasks, skipped={})
+    assert tasks_table({"a": scores}, []).means["a"] == {"fr": (pytest.approx(0.3), pytest.approx(0.1 / 2**0.5))}
+    assert mean_accuracy(scores, "de") is None
+    assert mean_accuracy(scores, "eng") == (0.5, pytest.approx(0.1))
 
 
 @pytest.mark.parametrize("new", ["de", None])
