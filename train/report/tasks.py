@@ -20,8 +20,8 @@ Accuracy = tuple[float, float | None]
 class TasksTable:
     """By model and task its accuracy, and by model and language the mean over the tasks, of several of them.
 
-    scores: None where a task was not asked. methods: of the models, None for the backbone. flat: all accuracies as
-    plain rows. skipped: why a task was left out.
+    tasks: those of a language together. scores: None where a task was not asked. methods: of the models, None for
+    the backbone. flat: all accuracies as plain rows. skipped: why a task was left out.
     """
 
     tasks: list[str]
@@ -34,10 +34,10 @@ class TasksTable:
 
 def tasks_table(scores: dict[str, TaskScores], runs: list[RunResult]) -> TasksTable:
     """`scores`: by model, of the backbone, of its source if it was settled, and of the runs."""
-    tasks = list(dict.fromkeys(task for model in scores.values() for task in model.tasks))
     by_language: dict[str, list[str]] = {}
-    for task in tasks:
+    for task in dict.fromkeys(task for model in scores.values() for task in model.tasks):
         by_language.setdefault(language_of(task), []).append(task)
+    tasks = [task for own in by_language.values() for task in own]
     several = {language: own for language, own in by_language.items() if len(own) > 1}
     return TasksTable(
         tasks=tasks,

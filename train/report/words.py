@@ -70,12 +70,12 @@ def with_ends(estimate: Estimate) -> str:
 
 
 def plain(estimate: Estimate) -> str:
-    """What is never below 0, such as a KL divergence, in as many digits as amount().
+    """What is never below 0, such as a KL divergence, in as many digits as amount(), or in three.
 
-    >>> plain(Estimate(0.012345, 0.0119, 0.0131))
-    '0.0123'
+    >>> plain(Estimate(0.012345, 0.0119, 0.0131)), plain(Estimate(0.00012345, None, None))
+    ('0.0123', '0.000123')
     """
-    return f"{estimate.value:.{_places(estimate)}f}"
+    return f"{estimate.value:.3g}" if estimate.low is None else f"{estimate.value:.{_places(estimate)}f}"
 
 
 def plain_ends(estimate: Estimate) -> str:
@@ -91,7 +91,7 @@ def plain_with_ends(estimate: Estimate) -> str:
     """It, and in brackets its interval.
 
     >>> plain_with_ends(Estimate(0.012345, 0.0119, 0.0131)), plain_with_ends(Estimate(0.5, None, None))
-    ('0.0123 (0.0119 to 0.0131)', '0.500')
+    ('0.0123 (0.0119 to 0.0131)', '0.5')
     """
     return f"{plain(estimate)} ({both})" if (both := plain_ends(estimate)) else plain(estimate)
 

@@ -78,7 +78,7 @@ def test_the_sentences_name_both_sides_all_methods_and_the_noise() -> None:
     for text, old, new in ((finetune, 500, "1\\.000"), (lora, 200, "0\\.700"), (adapter, 100, "0\\.800")):
         assert re.fullmatch(rf"\w+ changes them by \+0\.{old}\d* {ends} and -{new}\d* {ends}\.", text)
     assert distance.startswith("On en, KL divergence from the backbone (nats a token), and tokens after which")
-    assert "one is most probable: finetune 0.500 and 75.0%, lora 0.500 and 75.0%," in distance
+    assert "one is most probable: finetune 0.5 and 75.0%, lora 0.5 and 75.0%," in distance
     assert distance.endswith(
         "Neutral residues' divergence is 100% of finetune's, 100% of lora's and 100% of adapter's."
     )
@@ -199,7 +199,7 @@ def test_the_tables_have_a_line_a_model_with_the_change_and_its_interval() -> No
         rf"2\.200 \({changes[1]}\)",
         r"3\.500 \([^)]+, within the noise\)",
     ]
-    assert re.fullmatch(" [|] ".join([*cells, r"0\.500", r"75\.0%"]), lines[-1].strip("| "))
+    assert re.fullmatch(" [|] ".join([*cells, r"0\.5", r"75\.0%"]), lines[-1].strip("| "))
     costs = markdown_costs(result["table"]).splitlines()
     assert costs[-1] == "| neutral | 0.01 | 1,200 | 20.0% | 1,000 | 100 | 10 | 400 |" and len(costs) == 6
     against = markdown_comparisons(result["compared"]).splitlines()
