@@ -432,4 +432,5 @@ rule report:
         "python -m train report {params.options:q} --folder={params.folder:q}"
         f" --runs {list_argument('params.runs')} --quality {list_argument('params.quality')}"
         f" --tasks {list_argument('params.tasks')} --config-files {list_argument('params.configs')}"
-        " --forgetting={params.forgetting:q} --learning={params.learning:q} --control={params.control:q} --new={params.new:q} > {log:q} 2>&1"
+        " --forgetting={params.forgetting:q} --learning={params.learning:q} --new={params.new:q}"
+        " --control={params.control:q} > {log:q} 2>&1"
