@@ -232,6 +232,13 @@ example:
             ),
             File("control", "run that trained on the replay alone", required=False, metavar="NAME"),
             File("config_files", "the configs, to show", many=True, required=False),
+            File(
+                "domains",
+                "domains whose tokens to count, with their languages",
+                many=True,
+                required=False,
+                metavar="DOMAIN=LANGUAGE",
+            ),
         ),
         Report,
         "report",

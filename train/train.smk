@@ -391,6 +391,7 @@ rule report:
         evaluations=expand(OUT.evaluation("{model}"), model=MODELS),
         speeds=expand(OUT.speed("{run}"), run=RUNS),
         tasks=TASK_SCORES,
+        ledgers=[OUT.ledger(rows) for rows in [*TRAIN_ROWS, *EVAL_ROWS]],
     output:
         page=report(
             OUT.report,
@@ -425,6 +426,12 @@ rule report:
         control=OPTIONS.evaluate.control or "",
         new=OPTIONS.extend.new,
         configs=exactly(CONFIG_FILES),
+        domains=exactly(
+            [
+                f"{domain}={OPTIONS.domains[domain].language}"
+                for domain in dict.fromkeys([*TRAIN_DOMAINS, *EVAL_DOMAINS])
+            ]
+        ),
         code=fingerprint("train.report.report:write_report"),
     message:
         "Write the report"
@@ -432,5 +439,6 @@ rule report:
         "python -m train report {params.options:q} --folder={params.folder:q}"
         f" --runs {list_argument('params.runs')} --quality {list_argument('params.quality')}"
         f" --tasks {list_argument('params.tasks')} --config-files {list_argument('params.configs')}"
-        " --forgetting={params.forgetting:q} --learning={params.learning:q} --new={params.new:q}"
-        " --control={params.control:q} > {log:q} 2>&1"
+        f" --domains {list_argument('params.domains')}"
+        " --forgetting={params.forgetting:q} --learning={params.learning:q} --control={params.control:q}"
+        " --new={params.new:q} > {log:q} 2>&1"

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.common.markdown import escaped, table_row
 from pipeline.workflow.layout import BACKBONE, SOURCE, Layout
-from train.evaluation.intervals import Estimate, estimate
+from train.evaluation.intervals import Estimate, estimate, paired_kl
 from train.report.points import Point, Points
 from train.report.settings import Axis, Bpb, RunResult, Setting, settings_of
 from train.report.summary import Comparison
-from train.report.words import NOISE, amount, ends, is_noise, share, signed, with_ends
+from train.report.words import is_noise
 from train.runs.results import Evaluation, TaskScore, TaskScores
 
 # What the plots and data of the paper's targets may add to the page, before a third more as base64.
@@ -28,8 +27,9 @@ BEST, AS_GOOD = "best", "as good"
 class ModelResult:
     """A row of the table of results: bits per byte by domain, and the change against the backbone.
 
-    nats: per token. marks: by domain, BEST of the language's runs, or AS_GOOD, no worse beyond the noise. control:
-    the change against the control. The backbone and its source have no run.
+    nats: per token. marks: by domain, BEST of the language's runs, or AS_GOOD, no worse beyond the noise. kl and
+    agreement: by domain, how far its predictions are from the backbone's. control: the change against the control.
+    The backbone and its source have no run.
     """
 
     name: str
@@ -38,6 +38,8 @@ class ModelResult:
     nats: dict[str, float]
     run: RunResult | None = None
     marks: dict[str, str] = field(default_factory=dict)
+    kl: dict[str, Estimate] = field(default_factory=dict)
+    agreement: dict[str, float] = field(default_factory=dict)
     control: dict[str, Estimate] = field(default_factory=dict)
 
 
@@ -71,6 +73,8 @@ def _row(name: str, evaluation: Evaluation, bpb: Bpb, run: RunResult | None = No
         {domain: estimate(models[name] - models[BACKBONE]) for domain, models in bpb.items()},
         {domain: evaluation.domains[domain].nats_per_token for domain in bpb},
         run,
+        kl={domain: estimate(paired_kl({name: change})[name]) for domain, change in evaluation.change.items()},
+        agreement={domain: change.agreement for domain, change in evaluation.change.items()},
     )
 
 
@@ -114,6 +118,9 @@ def flat_table(table: list[ModelResult]) -> Points:
             flat |= {f"{domain} bpb": bpb, f"{domain} change": change.value}
             flat |= {f"{domain} change low": change.low, f"{domain} change high": change.high}
             flat |= {f"{domain} nats per token": row.nats[domain], f"{domain} mark": row.marks.get(domain, "")}
+            if kl := row.kl.get(domain):
+                flat |= {f"{domain} kl": kl.value, f"{domain} kl low": kl.low, f"{domain} kl high": kl.high}
+                flat |= {f"{domain} agreement": row.agreement[domain]}
             if against := row.control.get(domain):
                 flat |= {f"{domain} against control": against.value}
                 flat |= {
@@ -137,85 +144,10 @@ def flat_comparisons(compared: list[Comparison]) -> Points:
             row |= {"difference": difference.value, "low": difference.low, "high": difference.high}
             if share := each.shares.get(domain):
                 row |= {"share": share.value, "share low": share.low, "share high": share.high}
+            if (kl := each.kl_share) and domain == next(iter(each.differences)):
+                row |= {"kl share": kl.value, "kl share low": kl.low, "kl share high": kl.high}
             rows.append(row)
     return rows
-
-
-# results.md ---------------------------------------------------------------------------------------
-
-
-def markdown_results(
-    sentences: list[str], table: list[ModelResult], compared: list[list[Comparison]], seeds: list[Spread]
-) -> str:
-    """`results.md`: the table, neutral residues against the others by language, seeds, and all in sentences."""
-    parts = [markdown_table(table)]
-    parts += [markdown_control(table)] if any(row.control for row in table) else []
-    parts += map(markdown_comparisons, compared)
-    parts += [markdown_spreads(seeds)] if seeds else []
-    return "\n".join([*parts, *(f"{escaped(sentence)}\n" for sentence in sentences)])
-
-
-def markdown_table(table: list[ModelResult]) -> str:
-    """The results as a Markdown table: bits per byte, and the change against the backbone in brackets."""
-    domains = list(table[0].bpb)
-    heads = ["model", *domains, "rate", "trained weights", "added", "training, s", "peak MiB"]
-    lines = [_head(heads)]
-    for row in table:
-        cells = [_cell(row, domain) for domain in domains]
-        if row.run:
-            record, added = row.run.record, f"{row.run.record.true_fraction:.1%}"
-            added += f", {row.run.added_share:.1%} in all" if row.run.bases else ""
-            cells += [f"{record.options.learning_rate:g}", f"{record.trained_weights:,}", added]
-            cells += [f"{record.seconds:.0f}", f"{record.peak_memory_mib:,}"]
-        lines.append(table_row([row.name, *cells, *[""] * (len(heads) - 1 - len(cells))]))
-    return "\n".join(lines) + "\n"
-
-
-def _cell(row: ModelResult, domain: str) -> str:
-    if not row.run:
-        return f"{row.bpb[domain]:.3f}"
-    change = row.change[domain]
-    words = [words for words in (amount(change), ends(change)) if words]
-    words += [NOISE] if is_noise(change) else []
-    words += [row.marks[domain]] if domain in row.marks else []
-    return f"{row.bpb[domain]:.3f} ({', '.join(words)})"
-
-
-def markdown_control(table: list[ModelResult]) -> str:
-    """The changes against the control, in bits per byte."""
-    rows = [row for row in table if row.control]
-    lines = [_head(["against the control", *rows[0].control])]
-    lines += [table_row([row.name, *map(with_ends, row.control.values())]) for row in rows]
-    return "\n".join(lines) + "\n"
-
-
-def markdown_comparisons(compared: list[Comparison]) -> str:
-    """Neutral residues less each other setting in bits per byte, and their share of its change."""
-    domains = list(compared[0].differences)
-    columns = [f"{domain}{what}" for domain in domains for what in ("", ", share")]
-    lines = [_head(["difference", *columns])]
-    for each in compared:
-        cells = []
-        for domain in domains:
-            of = each.shares.get(domain)
-            cells += [with_ends(each.differences[domain]), share(of) if of else ""]
-        lines.append(table_row([f"neutral against {each.other.label}", *cells]))
-    return "\n".join(lines) + "\n"
-
-
-def markdown_spreads(seeds: list[Spread]) -> str:
-    """Changes of the mean over the seeds, and of the least and the greatest."""
-    domains = list(seeds[0].mean)
-    lines = [_head(["mean over seeds", "seeds", *domains])]
-    for each in seeds:
-        both = {domain: " to ".join(map(signed, each.seeds[domain])) for domain in domains}
-        cells = [f"{with_ends(each.mean[domain])}; seeds {both[domain]}" for domain in domains]
-        lines.append(table_row([each.setting.label, len(each.setting.runs), *cells]))
-    return "\n".join(lines) + "\n"
-
-
-def _head(columns: list[str]) -> str:
-    return f"{table_row(columns)}\n|---|" + "---:|" * (len(columns) - 1)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from models.cost import flops_per_token, peak_flops
 from models.extend import decoder_layers
 from models.local_losses import Context, make_probe
 from models.loss import sum_nll
+from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
 from pipeline.common.progress import progress
 from train.data.rows import Rows
@@ -270,14 +271,15 @@ def find_alpha(job: TrainingJob) -> float:
 
 
 def evaluate(job: TrainingJob, step: int) -> dict[str, Any]:
-    """A line of the metrics: bits per byte and nats per token on the first rows of each domain."""
+    """A line of the metrics: how hard some rows of each domain are, together and by document."""
     options = job.options
     job.model.eval()
     domains = {}
     with uncompiled(options):
         for name, rows in job.validations.items():
             score = score_rows(job.model, rows, options.micro_batch_rows, job.device, options.evaluate_rows)
-            domains[name] = {"bpb": score["bpb"], "nats_per_token": score["nats_per_token"]}
+            domains[name] = {key: score[key] for key in ("bpb", "nats_per_token")}
+            domains[name]["documents"] = to_data(score["documents"])  # for intervals of what the curves say
     return {"step": step, "evaluation": domains}
 
 

@@ -83,8 +83,12 @@ def page(tmp_path_factory):
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks/card.tsv").write_text("s\tmax_rss\n2.5\t10\n")
 
+    for domain, split, tokens in (("old", "train", 4000), ("en", "validation", 1000), ("fr", "train", 10_000)):
+        counts = {"documents": 9, "bytes": 20_000, "tokens": tokens, "tokens_in_rows": tokens - 7}
+        write_json(out.ledger(out.rows(domain, split)), counts)
+    languages = ["old=en", "en=en", "fr=fr", "de=de"]
     configs = [str(tmp_path / "config.yaml")]
-    given = list(records), ["fr"], ["arc"], "en", "fr", None, configs
+    given = list(records), ["fr"], ["arc"], "en", "fr", None, configs, languages
     write_report(Report(title=HOSTILE), str(tmp_path), *given, control="replay")
     return (tmp_path / "report.html").read_text()
 
@@ -199,6 +203,15 @@ def test_the_page_says_in_words_how_sure_it_is_and_what_a_second_language_added(
     )
     assert "<li>Against neutral, which it goes on from, german changes" in page
     assert "learn as much, within the noise: 100% (" in page
+
+
+def test_the_tokens_of_each_domain_are_counted_and_what_a_language_costs(page):
+    rows = re.findall(r"<tr><td>(old|en|fr)</td><td>(en|fr)</td>(.*?)</tr>", page)
+    assert [(domain, language) for domain, language, _ in rows] == [("old", "en"), ("en", "en"), ("fr", "fr")]
+    assert re.findall(r"<td>(.*?)</td>", rows[2][2]) == ["train", "9", "0.02", "10,000", "9,993", "2.00"]
+    assert "<p>Tokens to train on: 3,990 of old (en) and 9,990 of fr (fr).</p>" in page
+    # 40,000 bytes of English in 5,000 tokens, 20,000 of French in 10,000
+    assert "A token covers 8.00 bytes of en and 2.00 of fr: as much text takes 4.00 times the tokens in fr" in page
 
 
 def test_the_funnel_has_every_stage_and_the_curve_its_threshold(page):

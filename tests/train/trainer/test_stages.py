@@ -1,3 +1,4 @@
+import base64
 import json
 import math
 import os
@@ -100,6 +101,13 @@ def test_pretraining_learns_and_leaves_a_whole_folder(world: dict[str, str]) -> 
     lines = metrics(world["backbone"])
     curve = evaluations(lines, "en")
     assert len(curve) == 3 and curve[-1] < 0.8 * curve[0]
+    documents = lines[-1]["evaluation"]["en"]["documents"]
+    nats, size = (
+        np.frombuffer(base64.b64decode(documents[key]), kind).sum()
+        for key, kind in (("nats", "<f4"), ("bytes", "<u4"))
+    )
+    assert documents["count"] == 8
+    assert curve[-1] == pytest.approx(nats / size / math.log(2), rel=1e-5)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 61))
     about = json.loads((Path(world["backbone"]) / "training.json").read_text())
     assert about["tokens"] == 60 * 8 * LENGTH and about["steps"] == 60
