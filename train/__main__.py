@@ -15,6 +15,13 @@ from train.runs.options import Generate, Pretrain, Run, Settle
 from train.tasks.options import Tasks
 
 SHARDS = File("shards", "Arrow shards of the corpus", many=True)
+WITHOUT = File(
+    "without",
+    "leave out documents whose URL matches one of these regular expressions",
+    many=True,
+    required=False,
+    metavar="REGEX",
+)
 VALIDATION = File("validation", "held-out rows to evaluate with, as DOMAIN=PATH", many=True)
 BACKBONE = File("backbone", "folder of the backbone")
 RUN = File("run", "folder of the run")
@@ -35,6 +42,7 @@ STAGES = (
         (
             SHARDS,
             File("urls", "only documents whose URL matches this regular expression", required=False),
+            WITHOUT,
             File("output", "folder of the tokenizer"),
         ),
         Tokens,
@@ -49,6 +57,7 @@ STAGES = (
             File("tokenizer", "folder of the tokenizer"),
             File("split", "train or validation"),
             File("row_tokens", "tokens of a row that are predicted (T)", kind=int, low=8, high=MOST_ROW_TOKENS),
+            WITHOUT,
             File("output", "Arrow file of rows"),
             File("ledger", "JSON ledger"),
         ),

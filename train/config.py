@@ -71,7 +71,10 @@ class Config:
             used["backbone.pretrain.domain"] = self.backbone.pretrain.domain
         if self.backbone.settle:
             used["backbone.settle.domain"] = self.backbone.settle.domain
+        trained = ("extend.old", "extend.new", "extend.runs", "tokens", "backbone")
         for key, name in used.items():
+            if name in self.domains and self.domains[name].held_out and key.startswith(trained):
+                yield key, f"domain {name!r} is held out, to measure with alone; name another"
             if name not in self.domains:
                 yield key, f"no domain {name!r}; domains has {', '.join(self.domains) or 'none'}"
         yield from self._bad_control()

@@ -11,6 +11,7 @@ from train.workflow import (
     domain_shards,
     evaluate_options,
     gpus,
+    held_out_urls,
     processors,
     run_folder,
     stage_options,
@@ -105,12 +106,14 @@ if PRETRAIN:
         params:
             options=exactly(flags(OPTIONS.tokens)),
             urls=exactly(OPTIONS.domains[OPTIONS.tokens.domain].urls or ""),
+            without=held_out_urls(OPTIONS, OPTIONS.tokens.domain),
             code=fingerprint("train.data.tokens:train_tokenizer"),
         message:
             "Train the tokenizer"
         shell:
             f"python -m train tokenizer {{params.options:q}} --shards {list_argument('input')}"
-            " --urls={params.urls:q} --output={output:q} > {log:q} 2>&1"
+            f" --urls={{params.urls:q}} --without {list_argument('params.without')}"
+            " --output={output:q} > {log:q} 2>&1"
 
     rule pretrain:
         input:
@@ -231,13 +234,14 @@ rule tokenize:
         mem_mb=2000,
     params:
         options=lambda wildcards: flags(OPTIONS.domains[wildcards.domain]),
+        without=lambda wildcards: held_out_urls(OPTIONS, wildcards.domain),
         row_tokens=OPTIONS.tokens.row_tokens,
         code=fingerprint("train.data.tokens:tokenize"),
     message:
         "Pack the {wildcards.split} text of {wildcards.domain} into rows of tokens"
     shell:
         f"python -m train tokenize {{params.options:q}} --shards {list_argument('input.shards')}"
-        " --tokenizer={input.tokenizer:q}"
+        f" --without {list_argument('params.without')} --tokenizer={{input.tokenizer:q}}"
         " --split={wildcards.split:q} --row-tokens={params.row_tokens:q} --output={output.rows:q}"
         " --ledger={output.ledger:q} > {log:q} 2>&1"
 

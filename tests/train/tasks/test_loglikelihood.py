@@ -21,6 +21,7 @@ from models.extend import extend
 from train.tasks import loglikelihood
 from train.tasks.accuracy import Asked, kept_scores, macro_average, measure, measure_tasks, normalise
 from train.tasks.loglikelihood import (
+    SPREAD,
     Request,
     beginning,
     encode_pairs,
@@ -175,9 +176,10 @@ def test_neither_order_nor_batch_size_matters(monkeypatch: pytest.MonkeyPatch) -
     expected = scored(model, requests)
     reversed_order = scored(model, requests[::-1])
     assert_equal({len(requests) - 1 - i: x for i, x in reversed_order.items()}, [expected[i] for i in range(14)])
-    for tokens in (1, 60):
+    for tokens, spread, batches in ((1, 4, 14), (60, 4, pytest.approx(8, abs=4)), (2**13, 2**6, 2)):
         monkeypatch.setitem(loglikelihood.BATCH_TOKENS, DEVICE.type, tokens)
-        assert len(plan_passes(requests, 50, DEVICE.type)) == (14 if tokens == 1 else pytest.approx(8, abs=4))
+        monkeypatch.setitem(loglikelihood.SPREAD, DEVICE.type, spread)
+        assert len(plan_passes(requests, 50, DEVICE.type)) == batches
         assert_equal(scored(model, requests), [expected[i] for i in range(14)])
 
 
@@ -185,10 +187,11 @@ def test_a_batch_is_limited_by_logits_and_by_how_contexts_differ(monkeypatch: py
     alike = [Request(("a",), np.arange(1, 9, dtype=np.int32), [[1], [2]]) for _ in range(6)]
     assert [len(batch.numbers) for batch in plan_passes(alike, 50, "cpu")] == [6]
     assert plan_passes(alike, 50, "cpu")[0].shared == 7
-    monkeypatch.setitem(loglikelihood.BATCH_LOGITS, "cpu", 4 * (loglikelihood.SPREAD + 1) * 50)
-    assert [len(batch.numbers) for batch in plan_passes(alike, 50, "cpu")] == [2, 2, 2]
-    apart = [Request(("a",), np.ones(1 + i * loglikelihood.SPREAD, np.int32), [[1]]) for i in range(4)]
+    apart = [Request(("a",), np.ones(1 + i * SPREAD["cpu"], np.int32), [[1]]) for i in range(4)]
     assert [batch.numbers for batch in plan_passes(apart, 50, "cpu")] == [[3, 2], [1, 0]]
+    monkeypatch.setitem(loglikelihood.BATCH_LOGITS, "cpu", 4 * 50)
+    assert [len(batch.numbers) for batch in plan_passes(alike, 50, "cpu")] == [2, 2, 2]
+    assert [batch.numbers for batch in plan_passes(apart, 50, "cpu")] == [[3], [2], [1], [0]]
 
 
 def write_tokenizer(folder: Path) -> str:
