@@ -53,7 +53,8 @@ def main() -> None:
     work = Path(arguments.work or f"{output}.work")
     steps = chosen(arguments, work)
     failed = run_all(steps, arguments.minutes, output, work, arguments.streams)
-    if jobs := [step.job for step in steps if step.name.startswith("real ")]:
+    jobs = [step.job for step in steps if step.name.startswith("real ")]
+    if jobs and Path(jobs[0]["folder"], PLAN).exists():
         real.keep_results(jobs[0], output / "results.tar.gz")
     table.write([output / "steps.jsonl"], output / "gpu.md")
     if arguments.rehearse and failed:

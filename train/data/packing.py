@@ -60,8 +60,8 @@ def write_rows(
     owners: np.ndarray,
     row_tokens: int,
     fill: int | None,
-    most: int | None,
     about: dict[str, Any],
+    most: int | None = None,
 ) -> int:
     """Write a domain's stream of tokens as rows of T + 1 = row_tokens + 1; returns how many tokens are in them.
 

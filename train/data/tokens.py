@@ -143,7 +143,6 @@ def tokenize(
             owners,
             row_tokens,
             (after or before)[-1] if held_out else None,
-            options.rows,
             {
                 "row_tokens": row_tokens,
                 "vocabulary": vocabulary,
@@ -160,6 +159,7 @@ def tokenize(
                 "split": split,
                 **({"sites": count_sites(hosts)} if held_out else {}),
             },
+            options.rows,
         )
         tokens = {"tokens": len(ids), "tokens_in_rows": kept, "tokens_left_out": len(ids) - kept}
         write_json(ledger, {"stage": "tokenize", **count, **tokens})

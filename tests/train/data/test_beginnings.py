@@ -136,7 +136,7 @@ def test_every_token_is_predicted_once(
         "separator": 1 if lead else 7, "beginning": list(range(1, lead + 1)), "sites": sites,
     }  # fmt: skip
     try:
-        kept = write_rows(path, ids, sizes, owners, row_tokens, 9 if filled else None, None, about)
+        kept = write_rows(path, ids, sizes, owners, row_tokens, 9 if filled else None, about)
     except StageError:
         assert len(ids) <= row_tokens and not filled
         return
@@ -172,8 +172,8 @@ def test_a_limit_leaves_rows_that_are_evenly_spread(most: int, lead: int, tmp_pa
         "row_tokens": 13, "vocabulary": 60_000, "special_ids": [], "tokenizer_sha256": "", "domain": "",
         "beginning": list(range(1, lead + 1)), "documents": 7, "bytes": int(sizes.sum()),
     }  # fmt: skip
-    write_rows(str(tmp_path / "all"), ids, sizes, owners, 13, 9, None, about)
-    kept = write_rows(str(tmp_path / "some"), ids, sizes, owners, 13, 9, most, about)
+    write_rows(str(tmp_path / "all"), ids, sizes, owners, 13, 9, about)
+    kept = write_rows(str(tmp_path / "some"), ids, sizes, owners, 13, 9, about, most)
     everything, some = open_rows(str(tmp_path / "all")), open_rows(str(tmp_path / "some"))
     place = np.arange(count := min(most, len(everything))) * len(everything) // count
     here = np.arange(len(some))
