@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.common.markdown import escaped, table_row
+from train.evaluation.intervals import Estimate
 from train.report.results import ModelResult, Spread
 from train.report.summary import Comparison
 from train.report.tasks import TasksTable
@@ -96,20 +97,23 @@ def markdown_costs(table: list[ModelResult]) -> str:
 
 def markdown_comparisons(compared: list[Comparison]) -> str:
     """Neutral residues less each other setting in bits per byte, and their share of its change and of its KL."""
-    domains = list(compared[0].differences)
-    columns = [f"{domain}{what}" for domain in domains for what in ("", ", share")]
-    further = {f"{domains[0]}, share of KL": [each.kl_share for each in compared]}
-    further |= {f"{domains[0]}, share against the control": [each.control_share for each in compared]}
+    forgetting, learning, *others = compared[0].differences
+    further = {f"{forgetting}, share of KL": [each.kl_share for each in compared]}
+    further |= {f"{forgetting}, share against the control": [each.control_share for each in compared]}
+    further |= {f"{domain}, share": [each.shares.get(domain) for each in compared] for domain in others}
     further = {name: parts for name, parts in further.items() if any(parts)}
+    columns = [f"{domain}{what}" for domain in (forgetting, learning) for what in ("", ", share")]
     lines = [_head(["difference", *columns, *further])]
-    for each, *parts in zip(compared, *further.values(), strict=True):
-        cells = []
-        for domain in domains:
-            of = each.shares.get(domain)
-            cells += [with_ends(each.differences[domain]), share(of) if of else ""]
-        cells += [share(part) if part else "" for part in parts]
-        lines.append(table_row([f"neutral against {each.other.label}", *cells]))
+    for number, each in enumerate(compared):
+        cells = [f"neutral against {each.other.label}"]
+        for domain in (forgetting, learning):
+            cells += [with_ends(each.differences[domain]), _share(each.shares.get(domain))]
+        lines.append(table_row([*cells, *(_share(parts[number]) for parts in further.values())]))
     return "\n".join(lines) + "\n"
+
+
+def _share(part: Estimate | None) -> str:
+    return share(part) if part else ""
 
 
 def markdown_spreads(seeds: list[Spread]) -> str:

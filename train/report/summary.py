@@ -15,16 +15,15 @@ from train.runs.results import Evaluation
 
 @dataclass(frozen=True)
 class Comparison:
-    """Neutral residues against a setting of another method, by domain.
+    """Neutral residues against a setting of another method, by domain: of forgetting, of learning, then others.
 
-    changes: of the other, against the backbone. differences: neutral residues' change less the other's. shares:
-    neutral residues' change over the other's, where that one learns or forgets beyond the noise, as they do.
-    Where forgetting is measured, and None if it is not known: control_share, the same of the changes against the
-    control; kl_share, of the KL divergences from the backbone.
+    differences: neutral residues' change less the other's. shares: neutral residues' change over the other's, if
+    both go the same way, the other beyond the noise; forgetting and learning have but one way. Where forgetting
+    is measured, and None if it is not known: control_share, the same of the changes against the control; kl_share,
+    of the KL divergences from the backbone.
     """
 
     other: Setting
-    changes: dict[str, Estimate]
     differences: dict[str, Estimate]
     shares: dict[str, Estimate]
     control_share: Estimate | None = None
@@ -46,17 +45,18 @@ def comparisons(axis: Axis, forgetting: str, bpb: Bpb, control: str | None = Non
 def _compare(
     neutral: Setting, other: Setting, axis: Axis, forgetting: str, bpb: Bpb, control: str | None
 ) -> Comparison:
-    changes, differences, shares = {}, {}, {}
-    for domain, direction in ((forgetting, 1), (axis.learning, -1)):
+    differences, shares = {}, {}
+    ways = {forgetting: 1.0, axis.learning: -1.0}
+    for domain in [*ways, *(domain for domain in bpb if domain not in ways)]:
         ours, theirs = neutral.change(bpb[domain]), other.change(bpb[domain])
-        changes[domain], differences[domain] = estimate(theirs), estimate(ours - theirs)
-        if part := _share(direction * ours, direction * theirs):
+        differences[domain] = estimate(ours - theirs)
+        way = ways.get(domain, np.sign(theirs[0]))
+        if part := _share(way * ours, way * theirs):
             shares[domain] = part
     against = [setting.change(bpb[forgetting], control) for setting in (neutral, other)] if control else []
     kl = kl_means([neutral, other], forgetting)
     return Comparison(
         other,
-        changes,
         differences,
         shares,
         control_share=_share(*against) if against else None,

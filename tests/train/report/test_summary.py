@@ -165,6 +165,20 @@ def test_a_share_is_given_only_of_what_is_beyond_the_noise() -> None:
     assert "%" not in sentence
 
 
+def test_shares_of_other_domains_are_of_changes_that_go_the_same_way() -> None:
+    other = run("lora", "lora", 2.2, 2.3, de=3.1)
+    for de, share in ((3.4, 0.25), (3.6, None)):  # 0.1 of 0.4 less, and 0.1 more
+        (each,) = told([other, run("neutral", "neutral", 2.01, 2.2, de=de)])["compared"]
+        assert list(each.differences) == ["en", "fr", "de"]
+        assert each.shares.get("de") is None if share is None else each.shares["de"].value == pytest.approx(share)
+    (worse,) = told([run("lora", "lora", 2.2, 2.3, de=3.9), run("neutral", "neutral", 2.01, 2.2, de=3.6)])[
+        "compared"
+    ]
+    assert worse.shares["de"].value == pytest.approx(0.25)
+    lines = markdown_comparisons([worse]).splitlines()
+    assert lines[0].endswith("| fr, share | en, share of KL | de, share |") and "| 25% (2" in lines[-1]
+
+
 @pytest.mark.parametrize("documents", [0, 5])
 def test_without_intervals_nothing_is_within_the_noise_or_as_good_and_it_says_so(documents: int) -> None:
     base = evaluation(None, documents=documents, en=2.0, fr=3.0, de=3.5)
