@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from train.report import charts, corpus_charts, corpus_points, points
+from train.report import charts, corpus_charts, corpus_points, points, trade_off
 from train.report.points import Points
 from train.report.settings import Axis, Bpb, RunResult
 from train.report.words import signed
@@ -127,16 +127,16 @@ def _language_figures(
     learning = axis.learning
     bases = [run for run in runs if run.name in {own.base for own in axis.runs} and run not in axis.runs]
     beside = {"base": bases, "control": [run for run in runs if run.name == control]}
-    trade_off = points.trade_off_points(axis, beside, forgetting, bpb)
+    changes = points.trade_off_points(axis, beside, forgetting, bpb)
     ends = [
         f"{point['label']} {signed(point['forgetting'])} and {signed(point['learning'])}"
-        for point in trade_off
+        for point in changes
         if point["kind"] == "mean"
     ]
     return {
         "trade_off": (
-            lambda rows: charts.trade_off(rows, forgetting, learning),
-            trade_off,
+            lambda rows: trade_off.trade_off(rows, forgetting, learning),
+            changes,
             f"Changes of {forgetting} and of {learning} against the backbone, bits per byte: {'; '.join(ends)}",
         ),
         "learning_sites": (

@@ -12,7 +12,6 @@ pytest.importorskip("altair")  # there with all that the report needs
 
 from pipeline.common.errors import StageError
 from train.evaluation.intervals import document_kl
-from train.report.charts import trade_off
 from train.report.control import against_control, settling
 from train.report.markdown import (
     markdown_comparisons,
@@ -27,6 +26,7 @@ from train.report.results import flat_comparisons, flat_table, results_table, sp
 from train.report.settings import Axis, RunResult, axes, paired_domains, settings_of
 from train.report.summary import comparisons, summary
 from train.report.tasks import mean_accuracy, tasks_table
+from train.report.trade_off import trade_off
 from train.runs.record import Languages
 from train.runs.results import TaskScores
 
