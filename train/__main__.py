@@ -11,10 +11,17 @@ from pipeline.common.cli import File, Stage, main
 from train.data.options import MOST_ROW_TOKENS, Domain, Tokens
 from train.evaluation.options import Evaluate
 from train.report.options import Report
-from train.runs.options import Generate, Pretrain, Run
+from train.runs.options import Generate, Pretrain, Run, Settle
 from train.tasks.options import Tasks
 
 SHARDS = File("shards", "Arrow shards of the corpus", many=True)
+WITHOUT = File(
+    "without",
+    "leave out documents whose URL matches one of these regular expressions",
+    many=True,
+    required=False,
+    metavar="REGEX",
+)
 VALIDATION = File("validation", "held-out rows to evaluate with, as DOMAIN=PATH", many=True)
 BACKBONE = File("backbone", "folder of the backbone")
 RUN = File("run", "folder of the run")
@@ -35,6 +42,7 @@ STAGES = (
         (
             SHARDS,
             File("urls", "only documents whose URL matches this regular expression", required=False),
+            WITHOUT,
             File("output", "folder of the tokenizer"),
         ),
         Tokens,
@@ -49,6 +57,7 @@ STAGES = (
             File("tokenizer", "folder of the tokenizer"),
             File("split", "train or validation"),
             File("row_tokens", "tokens of a row that are predicted (T)", kind=int, low=8, high=MOST_ROW_TOKENS),
+            WITHOUT,
             File("output", "Arrow file of rows"),
             File("ledger", "JSON ledger"),
         ),
@@ -76,6 +85,18 @@ STAGES = (
             File("downloads", "folder that keeps downloaded packages", default="downloads"),
             File("output", "folder of the backbone"),
         ),
+    ),
+    Stage(
+        "settle",
+        "Train all weights of a backbone further in its own language, before it is extended.",
+        "train.trainer.stages:settle",
+        (
+            BACKBONE,
+            File("rows", "rows to train on"),
+            VALIDATION,
+            File("output", "folder of the settled backbone"),
+        ),
+        Settle,
     ),
     Stage(
         "extend",
@@ -218,7 +239,15 @@ example:
                 required=False,
                 metavar="DOMAIN",
             ),
+            File("control", "run that trained on the replay alone", required=False, metavar="NAME"),
             File("config_files", "the configs, to show", many=True, required=False),
+            File(
+                "domains",
+                "domains whose tokens to count, with their languages",
+                many=True,
+                required=False,
+                metavar="DOMAIN=LANGUAGE",
+            ),
         ),
         Report,
         "report",

@@ -69,9 +69,15 @@ class Config:
         if self.backbone.pretrain:  # else the tokenizer is the backbone's own
             used["tokens.domain"] = self.tokens.domain
             used["backbone.pretrain.domain"] = self.backbone.pretrain.domain
+        if self.backbone.settle:
+            used["backbone.settle.domain"] = self.backbone.settle.domain
+        trained = ("extend.old", "extend.new", "extend.runs", "tokens", "backbone")
         for key, name in used.items():
+            if name in self.domains and self.domains[name].held_out and key.startswith(trained):
+                yield key, f"domain {name!r} is held out, to measure with alone; name another"
             if name not in self.domains:
                 yield key, f"no domain {name!r}; domains has {', '.join(self.domains) or 'none'}"
+        yield from self._bad_control()
         for name, domain in self.domains.items():
             if problem := bad_name(name):
                 yield f"domains.{name}", problem
@@ -85,6 +91,20 @@ class Config:
         for language in (*self.quality.positives, *self.quality.models):
             if language not in self.extract.languages:
                 yield f"quality.positives.{language}", f"not in extract.languages {self.extract.languages}"
+
+    def _bad_control(self) -> Iterator[tuple[str, str]]:
+        name, runs = self.evaluate.control, self.extend.runs
+        if name is None:
+            return
+        if name not in runs:
+            yield "evaluate.control", f"no run {name!r}; extend.runs has {', '.join(runs) or 'none'}"
+        elif runs[name].old_rate < 1:
+            yield (
+                "evaluate.control",
+                f"{name} has old_rate {runs[name].old_rate:g}; set it to 1: a control trains on replay alone",
+            )
+        elif len(runs) == 1:
+            yield "evaluate.control", f"{name} is the only run; add one that learns, or take the control out"
 
 
 def eval_domains(config: Config) -> list[str]:

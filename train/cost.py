@@ -20,9 +20,10 @@ from pipeline.common.errors import StageError
 from pipeline.common.markdown import table_row
 from pipeline.workflow.layout import Layout
 from train.config import Config
+from train.runs.backbone import backbone_record
 from train.runs.load import extend_options
 from train.runs.options import Run, Training, ancestors
-from train.runs.record import is_run, read_metrics, read_pretraining, read_run
+from train.runs.record import is_run, read_metrics, read_run
 
 ASSUMED_MFU = 0.45
 # What `python -m benchmarks.gpu` measured; an installed package has no such file.
@@ -49,11 +50,10 @@ def print_cost(configfile: str, gpus: list[int], mfu: float | None) -> None:
 
 def cost_rows(config: Config, configfile: str, gpus: list[int], mfu: float | None) -> list[list[str]]:
     """A row of cells for each training of the config."""
-    pretrain = config.backbone.pretrain
     rows = []
-    if pretrain:
-        model = sketch(config, configfile)
-        rows.append(_row("pretrain", model, config, pretrain, 0, gpus, mfu))
+    for title, training in (("pretrain", config.backbone.pretrain), ("settle", config.backbone.settle)):
+        if training:
+            rows.append(_row(title, sketch(config, configfile), config, training, 0, gpus, mfu))
     for name, run in config.extend.runs.items():
         model = sketch(config, configfile)
         with torch.device("meta"):
@@ -108,7 +108,7 @@ def find_mfu(folder: str, method: str, weights: int) -> tuple[float, str]:
 
 def own_mfu(folder: str) -> tuple[float, str] | None:
     """The median MFU of the training that left this folder, and the GPU; None where it has none."""
-    record = read_run(folder) if is_run(folder) else read_pretraining(folder)
+    record = read_run(folder) if is_run(folder) else backbone_record(folder)
     steps = [line["mfu"] for line in read_metrics(folder) if "mfu" in line] if record else []
     return (statistics.median(steps), f"measured in {folder} on {record.device}") if record and steps else None
 

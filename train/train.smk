@@ -7,9 +7,11 @@ from train.tasks.options import BOUNDS
 from train.tasks.task import task_path
 from train.trainer.decisive import other_options, stops_early
 from train.workflow import (
+    backbone_folder,
     domain_shards,
     evaluate_options,
     gpus,
+    held_out_urls,
     processors,
     run_folder,
     stage_options,
@@ -17,10 +19,13 @@ from train.workflow import (
     task_options,
 )
 
-PRETRAIN = OPTIONS.backbone.pretrain
+PRETRAIN, SETTLE = OPTIONS.backbone.pretrain, OPTIONS.backbone.settle
 BACKBONE = OUT.backbone
-TOKENIZER = OUT.tokenizer if PRETRAIN else BACKBONE
+# The same but where it is settled.
+SOURCE = OUT.source if SETTLE else BACKBONE
+TOKENIZER = OUT.tokenizer if PRETRAIN else SOURCE
 RUNS = OPTIONS.extend.runs
+MODELS = [*(["source"] if SETTLE else []), "backbone", *RUNS]
 GRID = "configs/paper/grid.yaml"
 PAPER = plan(OPTIONS, GRID)
 # The config's runs, and those of the paper's tables (paper.smk): trained and evaluated by the same rules.
@@ -29,20 +34,20 @@ EVAL_DOMAINS = eval_domains(OPTIONS)
 EVAL_ROWS = [OUT.rows(domain, "validation") for domain in EVAL_DOMAINS]
 EVAL_FLAGS = [f"{domain}={path}" for domain, path in zip(EVAL_DOMAINS, EVAL_ROWS)]
 # In pretraining only forgetting and learning are measured; the other domains wait for the end.
-WATCHED_ROWS, WATCHED_FLAGS = EVAL_ROWS[:2], EVAL_FLAGS[:2]
+WATCHED_ROWS, WATCHED_FLAGS = (
+    (EVAL_ROWS, EVAL_FLAGS) if SETTLE else (EVAL_ROWS[:2], EVAL_FLAGS[:2])
+)
 TRAIN_DOMAINS = list(
     dict.fromkeys(
         [
-            *([PRETRAIN.domain] if PRETRAIN else []),
+            *(training.domain for training in (PRETRAIN, SETTLE) if training),
             OPTIONS.extend.old,
             *(new_domain(OPTIONS.extend, run) for run in RUNS),
         ]
     )
 )
 TASK_SCORES = (
-    expand(OUT.task_scores("{model}"), model=["backbone", *RUNS])
-    if OPTIONS.evaluate.tasks
-    else []
+    expand(OUT.task_scores("{model}"), model=MODELS) if OPTIONS.evaluate.tasks else []
 )
 TRAIN_ROWS = [OUT.rows(domain, "train") for domain in TRAIN_DOMAINS]
 
@@ -80,7 +85,7 @@ rule export:
 
 rule evaluate:
     input:
-        expand(OUT.evaluation("{model}"), model=["backbone", *RUNS]),
+        expand(OUT.evaluation("{model}"), model=MODELS),
         TASK_SCORES,
     localrule: True
 
@@ -101,12 +106,14 @@ if PRETRAIN:
         params:
             options=exactly(flags(OPTIONS.tokens)),
             urls=exactly(OPTIONS.domains[OPTIONS.tokens.domain].urls or ""),
+            without=held_out_urls(OPTIONS, OPTIONS.tokens.domain),
             code=fingerprint("train.data.tokens:train_tokenizer"),
         message:
             "Train the tokenizer"
         shell:
             f"python -m train tokenizer {{params.options:q}} --shards {list_argument('input')}"
-            " --urls={params.urls:q} --output={output:q} > {log:q} 2>&1"
+            f" --urls={{params.urls:q}} --without {list_argument('params.without')}"
+            " --output={output:q} > {log:q} 2>&1"
 
     rule pretrain:
         input:
@@ -143,7 +150,7 @@ else:
 
     rule fetch_backbone:
         output:
-            directory(BACKBONE),
+            directory(SOURCE),
         log:
             OUT.log("fetch_backbone"),
         benchmark:
@@ -160,6 +167,36 @@ else:
         shell:
             "python -m train backbone --source={params.source:q} --revision={params.revision:q}"
             " --output={output:q} > {log:q} 2>&1"
+
+
+if SETTLE:
+
+    rule settle:
+        input:
+            backbone=SOURCE,
+            rows=OUT.rows(SETTLE.domain, "train"),
+            watched=ancient(OUT.watched("backbone")),
+            decisive=WATCHED_ROWS if stops_early(SETTLE) else [],
+        output:
+            directory(BACKBONE),
+        log:
+            OUT.log("settle"),
+        benchmark:
+            OUT.benchmark("settle")
+        threads: processors(SETTLE)
+        resources:
+            mem_mb=6000 * SETTLE.gpus,
+            gpu=gpus(SETTLE.device, SETTLE.gpus),
+        params:
+            options=exactly(flags(SETTLE, without=other_options(SETTLE))),
+            # As of `pretrain`: not recorded.
+            others=lambda wildcards, threads: flags(SETTLE, only=other_options(SETTLE)),
+            code=fingerprint("train.trainer.stages:settle"),
+        message:
+            "Settle the backbone"
+        shell:
+            "python -m train settle {params.options:q} {params.others:q} --backbone={input.backbone:q}"
+            " --rows={input.rows:q} --validation=@{input.watched:q} --output={output:q} > {log:q} 2>&1"
 
 
 # What is measured during a training decides nothing about its weights, and so makes none of it again.
@@ -197,13 +234,14 @@ rule tokenize:
         mem_mb=2000,
     params:
         options=lambda wildcards: flags(OPTIONS.domains[wildcards.domain]),
+        without=lambda wildcards: held_out_urls(OPTIONS, wildcards.domain),
         row_tokens=OPTIONS.tokens.row_tokens,
         code=fingerprint("train.data.tokens:tokenize"),
     message:
         "Pack the {wildcards.split} text of {wildcards.domain} into rows of tokens"
     shell:
         f"python -m train tokenize {{params.options:q}} --shards {list_argument('input.shards')}"
-        " --tokenizer={input.tokenizer:q}"
+        f" --without {list_argument('params.without')} --tokenizer={{input.tokenizer:q}}"
         " --split={wildcards.split:q} --row-tokens={params.row_tokens:q} --output={output.rows:q}"
         " --ledger={output.ledger:q} > {log:q} 2>&1"
 
@@ -258,9 +296,9 @@ rule extend_run:
 
 rule evaluate_model:
     input:
-        backbone=BACKBONE,
+        backbone=lambda wildcards: backbone_folder(OUT, wildcards.model),
         run=lambda wildcards: (
-            [] if wildcards.model == "backbone" else OUT.weights(wildcards.model)
+            OUT.weights(wildcards.model) if run_folder(OUT, wildcards.model) else []
         ),
         rows=EVAL_ROWS,
     output:
@@ -290,9 +328,9 @@ rule evaluate_model:
 
 rule tasks_model:
     input:
-        backbone=BACKBONE,
+        backbone=lambda wildcards: backbone_folder(OUT, wildcards.model),
         run=lambda wildcards: (
-            [] if wildcards.model == "backbone" else OUT.weights(wildcards.model)
+            OUT.weights(wildcards.model) if run_folder(OUT, wildcards.model) else []
         ),
         tasks=[str(task_path(name)) for name in OPTIONS.evaluate.tasks],
     output:
@@ -354,9 +392,10 @@ rule report:
         backbone=BACKBONE,
         runs=expand(OUT.run_record("{run}"), run=RUNS),
         metrics=expand(OUT.metrics("{run}"), run=RUNS),
-        evaluations=expand(OUT.evaluation("{model}"), model=["backbone", *RUNS]),
+        evaluations=expand(OUT.evaluation("{model}"), model=MODELS),
         speeds=expand(OUT.speed("{run}"), run=RUNS),
         tasks=TASK_SCORES,
+        ledgers=[OUT.ledger(rows) for rows in [*TRAIN_ROWS, *EVAL_ROWS]],
     output:
         page=report(
             OUT.report,
@@ -388,8 +427,15 @@ rule report:
         tasks=exactly(OPTIONS.evaluate.tasks),
         forgetting=OPTIONS.evaluate.forgetting,
         learning=OPTIONS.evaluate.learning,
+        control=OPTIONS.evaluate.control or "",
         new=OPTIONS.extend.new,
         configs=exactly(CONFIG_FILES),
+        domains=exactly(
+            [
+                f"{domain}={OPTIONS.domains[domain].language}"
+                for domain in dict.fromkeys([*TRAIN_DOMAINS, *EVAL_DOMAINS])
+            ]
+        ),
         code=fingerprint("train.report.report:write_report"),
     message:
         "Write the report"
@@ -397,4 +443,6 @@ rule report:
         "python -m train report {params.options:q} --folder={params.folder:q}"
         f" --runs {list_argument('params.runs')} --quality {list_argument('params.quality')}"
         f" --tasks {list_argument('params.tasks')} --config-files {list_argument('params.configs')}"
-        " --forgetting={params.forgetting:q} --learning={params.learning:q} --new={params.new:q} > {log:q} 2>&1"
+        f" --domains {list_argument('params.domains')}"
+        " --forgetting={params.forgetting:q} --learning={params.learning:q} --control={params.control:q}"
+        " --new={params.new:q} > {log:q} 2>&1"

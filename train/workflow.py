@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.common.config import ConfigError, bad_path
-from pipeline.workflow.layout import BACKBONE, Layout, shard_path
+from pipeline.corpus.shards import SPLITS
+from pipeline.workflow.layout import BACKBONE, SOURCE, Layout, shard_path
 from train.config import Config
 from train.evaluation.options import Evaluate
 from train.runs.options import Run, Training, new_domain
@@ -18,23 +19,39 @@ from train.tasks.options import Tasks
 def domain_shards(config: Config, batches: Iterable[str], domain: str, split: str) -> list[str]:
     """The shards of a domain's language and split: those this workflow makes, or those of another corpus.
 
-    Raises ConfigError where the other corpus has none.
+    A domain that is held out has the shards of all splits. Raises ConfigError where the other corpus has none.
     """
     options = config.domains[domain]
+    splits = SPLITS if options.held_out else (split,)
     if options.corpus is None:
-        return [Layout(config.output).shard(options.language, split, batch) for batch in batches]
-    pattern = shard_path("", options.language, split, "*")
-    shards = sorted(map(str, Path(options.corpus).glob(str(pattern))))
+        return [Layout(config.output).shard(options.language, part, batch) for part in splits for batch in batches]
+    patterns = [str(shard_path("", options.language, part, "*")) for part in splits]
+    shards = [str(path) for pattern in patterns for path in sorted(Path(options.corpus).glob(pattern))]
     if not shards:
-        raise ConfigError(f"domains.{domain}.corpus: no {pattern} in {options.corpus}")
+        raise ConfigError(f"domains.{domain}.corpus: no {' or '.join(patterns)} in {options.corpus}")
     if problem := next(filter(None, map(bad_path, shards)), None):
         raise ConfigError(f"domains.{domain}.corpus: {problem}")
     return shards
 
 
+def held_out_urls(config: Config, domain: str) -> list[str]:
+    """What a domain leaves out: the URLs of the domains of its corpus and language that are held out."""
+    own = config.domains[domain]
+    return [
+        other.urls or ""
+        for other in config.domains.values()
+        if other.held_out and not own.held_out and (other.language, other.corpus) == (own.language, own.corpus)
+    ]
+
+
 def run_folder(out: Layout, model: str) -> str:
-    """The folder of a model that is a run; of the backbone none."""
-    return "" if model == BACKBONE else out.run(model)
+    """The folder of a model that is a run; of the backbone, or its source, none."""
+    return "" if model in (BACKBONE, SOURCE) else out.run(model)
+
+
+def backbone_folder(out: Layout, model: str) -> str:
+    """The folder of a model without what runs add."""
+    return out.source if model == SOURCE else out.backbone
 
 
 def stage_options(config: Config, name: str) -> Run:
@@ -56,8 +73,8 @@ def task_languages(config: Config, new: str | None) -> list[str]:
 
 
 def evaluate_options(options: Evaluate) -> Evaluate:
-    """The options without the tasks, so that other ones do not make bits per byte be measured again."""
-    return dataclasses.replace(options, tasks=[], tasks_languages=[], tasks_limit=None)
+    """The options that measure bits per byte, so that others do not make them be measured again."""
+    return dataclasses.replace(options, tasks=[], tasks_languages=[], tasks_limit=None, control=None)
 
 
 def gpus(device: str, count: int = 1) -> int:

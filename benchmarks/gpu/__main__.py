@@ -52,8 +52,9 @@ def main() -> None:
     output = Path(arguments.output)
     work = Path(arguments.work or f"{output}.work")
     steps = chosen(arguments, work)
-    failed = run_all(steps, arguments.minutes, arguments.streams, output, work)
-    if jobs := [step.job for step in steps if step.name.startswith("real ")]:
+    failed = run_all(steps, arguments.minutes, output, work, arguments.streams)
+    jobs = [step.job for step in steps if step.name.startswith("real ")]
+    if jobs and Path(jobs[0]["folder"], PLAN).exists():
         real.keep_results(jobs[0], output / "results.tar.gz")
     table.write([output / "steps.jsonl"], output / "gpu.md")
     if arguments.rehearse and failed:
@@ -78,7 +79,7 @@ def chosen(arguments: argparse.Namespace, work: Path) -> list[Step]:
     return [step for step in steps if not only or step.name.startswith(only)]
 
 
-def run_all(steps: list[Step], minutes: float, streams: int, output: Path, work: Path) -> list[str]:
+def run_all(steps: list[Step], minutes: float, output: Path, work: Path, streams: int = 1) -> list[str]:
     """In their order; as each ends, its line is in output/steps.jsonl. Returns the names of what failed."""
     output.mkdir(parents=True, exist_ok=True)
     deadline, failed = time.monotonic() + 60 * minutes, []

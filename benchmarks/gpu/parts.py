@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from benchmarks.gpu.plan import Plan
     from train.config import Config
 
-PART_BYTES = 56 * 2**20  # the code, 4 MiB, travels beside one
+PART_BYTES = 59 * 2**20  # the code, 4 MiB, travels beside one
 SUMS = "parts.json"
 # What a tokenizer is, of the files in the folder of a backbone.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -40,7 +40,6 @@ def main(argv: list[str]) -> int:
     packing.add_argument("--configfile", required=True, metavar="CONFIG")
     packing.add_argument("--output", required=True, help="folder of the parts")
     packing.add_argument("--tokens", type=float, default=20e6, help="tokens of each run; no more rows are taken")
-    packing.add_argument("--settle", metavar="DOMAIN", help="a domain to train the whole backbone on first")
     packing.add_argument(
         "--tune", metavar="DOMAIN", help="a domain to choose the learning rates by; else none are tried"
     )
@@ -60,9 +59,7 @@ def main(argv: list[str]) -> int:
 # Packing -------------------------------------------------------------------------------------------
 
 
-def pack(
-    configfile: str, output: str, tokens: float, settle: str | None, tune: str | None, wheels: list[str]
-) -> None:
+def pack(configfile: str, output: str, tokens: float, tune: str | None, wheels: list[str]) -> None:
     """Write part-00, part-01, … and parts.json, their sums. Raises StageError where something is missing."""
     from benchmarks.gpu.plan import PLAN
     from pipeline.common.config import read_yaml, to_data
@@ -71,7 +68,7 @@ def pack(
 
     config = read_yaml(Config, configfile)
     with tempfile.TemporaryDirectory() as scratch:
-        plan, files = contents(config, configfile, tokens, settle, tune, Path(scratch))
+        plan, files = contents(config, configfile, tokens, tune, Path(scratch))
         plan.files.update({name: sha256(path) for name, path in files.items()})
         files |= {f"wheels/{Path(wheel).name}": Path(wheel) for wheel in wheels}
         write_json(Path(scratch, PLAN), to_data(plan))
@@ -79,30 +76,25 @@ def pack(
 
 
 def contents(
-    config: Config, configfile: str, tokens: float, settle: str | None, tune: str | None, scratch: Path
+    config: Config, configfile: str, tokens: float, tune: str | None, scratch: Path
 ) -> tuple[Plan, dict[str, Path]]:
     """The plan, and the files that it needs by their names in the parts; those made for it are in `scratch`."""
     from benchmarks.gpu.plan import Plan, by_value
     from pipeline.workflow.layout import Layout
     from train.config import eval_domains
     from train.runs.backbone import find_gguf, is_gguf
-    from train.runs.options import Run
 
     out, source = Layout(config.output), config.backbone.source
-    for option, domain in {"settle": settle, "tune": tune}.items():
-        if domain is not None and domain not in config.domains:
-            raise StageError(
-                f"--{option}: {configfile} has no domain {domain!r}; it has {', '.join(config.domains)}"
-            )
+    if tune is not None and tune not in config.domains:
+        raise StageError(f"--tune: {configfile} has no domain {tune!r}; it has {', '.join(config.domains)}")
     plan = Plan(
         extend=by_value(config.extend),
-        # A tenth of the rate at which such a model was pretrained; not tuned.
-        settle=Run(method="finetune", learning_rate=1e-4, old_rate=0.0, new=settle) if settle else None,
+        settle=config.backbone.settle,
         held_out=eval_domains(config),
         tune=tune,
         prompts=config.evaluate.prompts,
     )
-    backbone = Path(out.backbone)
+    backbone = Path(out.source if plan.settle else out.backbone)
     held_out = {f"rows/{name}/validation.arrow": Path(out.rows(name, "validation")) for name in plan.measured}
     trained = {name: Path(out.rows(name, "train")) for name in plan.trained}
     needed = [backbone, *held_out.values(), *trained.values()]
@@ -126,14 +118,16 @@ def rows_read(plan: Plan, domain: str, tokens: float, path: Path) -> int:
     """The rows that any one training reads at most of a domain, whose rows are in the file `path`."""
     from benchmarks.gpu.plan import SETTLE_TOKENS, changes
     from train.data.rows import open_rows
-    from train.runs.options import new_domain
+    from train.runs.options import Training, new_domain
     from train.trainer.mixture import old_rate, old_rows_before
 
     row_tokens = open_rows(str(path)).row_tokens
     most = 0
-    trainings = [(run, new_domain(plan.extend, name), tokens) for name, run in plan.extend.runs.items()]
+    trainings: list[tuple[Training, str, float]] = [
+        (run, new_domain(plan.extend, name), tokens) for name, run in plan.extend.runs.items()
+    ]
     if plan.settle:
-        trainings.append((plan.settle, str(plan.settle.new), SETTLE_TOKENS))
+        trainings.append((plan.settle, plan.settle.domain, SETTLE_TOKENS))
     for run, new, length in trainings:
         options = changes(length, row_tokens, "cpu")
         rows = options["steps"] * options["batch_rows"]
@@ -163,13 +157,13 @@ def cut_rows(source: Path, target: Path, count: int) -> None:
 
 
 def write_parts(files: dict[str, Path], output: Path) -> None:
-    """One tar.gz of the files, by the names given, cut into parts, and the sums of these."""
+    """One tar.xz of the files, by the names given, cut into parts, and the sums of these."""
     output.mkdir(parents=True, exist_ok=True)
     for old in output.glob("part-*"):
         old.unlink()
     sums = {}
     with tempfile.TemporaryFile() as whole:
-        with tarfile.open(fileobj=whole, mode="w:gz", compresslevel=1) as tar:
+        with tarfile.open(fileobj=whole, mode="w:xz", preset=6) as tar:
             for name, path in files.items():
                 tar.add(path.resolve(), arcname=name)
         size = whole.tell()

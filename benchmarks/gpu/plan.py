@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.common.config import bad_name, option
-from train.runs.options import Extend, Run, ancestors, new_domain
+from train.runs.options import Extend, Settle, ancestors, new_domain
 from train.runs.record import read_result
 from train.trainer.mixture import old_rate
 
@@ -27,7 +27,7 @@ class Plan:
     """The runs of a config, in the order in which they are trained, and what they are measured with."""
 
     extend: Extend = option(doc="domains and runs, as in the config")
-    settle: Run | None = option(None, "the training before all runs, on its `new` domain; null: none")
+    settle: Settle | None = option(None, "the training before all runs; null: none")
     held_out: list[str] = option(doc="the domains to measure, forgetting first, learning second")
     tune: str | None = option(None, "the domain that chooses among the learning rates; null: none are tried")
     prompts: list[str] = option([], "beginnings to continue")
@@ -41,7 +41,7 @@ class Plan:
     @property
     def trained(self) -> list[str]:
         """The domains whose training rows are read, each once."""
-        settled = [self.settle.new] if self.settle and self.settle.new else []
+        settled = [self.settle.domain] if self.settle else []
         news = [new_domain(self.extend, name) for name in self.extend.runs]
         return list(dict.fromkeys([*settled, self.extend.old, *news]))
 

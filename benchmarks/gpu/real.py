@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.gpu.parts import TOKENIZER_FILES, sha256
 from benchmarks.gpu.plan import (
@@ -34,7 +33,6 @@ from models.backbone import (
     convert_gguf,
     create_llama,
     load_backbone,
-    load_tokenizer,
     save_backbone,
     unique_parameters,
 )
@@ -45,17 +43,19 @@ from pipeline.workflow.layout import Layout
 from train.data.rows import open_rows
 from train.evaluation.evaluate import evaluate
 from train.evaluation.options import Evaluate
-from train.runs.load import load_run
-from train.runs.options import Extend, Run, new_domain, old_domains
+from train.runs.backbone import backbone_record
+from train.runs.options import Extend, Run, Settle, new_domain, old_domains
 from train.runs.record import read_metrics, read_run
 from train.runs.results import read_evaluation
 from train.trainer.mixture import old_rate, old_rows_before
 from train.trainer.stages import extend
+from train.trainer.stages import settle as settle_backbone
 
 Job = dict[str, Any]
 # What is kept of the results of the runs, and of what all runs begin from.
 RESULTS = ("evaluate/*.json", "runs/*/*.json", "runs/*/metrics.jsonl", "tasks/*.json")
-SHARED_RESULTS = ("source.json", "backbone.json", "rates/*.json", "settle/*.json", "settle/metrics.jsonl")
+SHARED_RESULTS = ("source.json", "backbone.json", "rates/*.json", "backbone/origin.json", "backbone/training.json")
+SHARED_RESULTS += ("backbone/config.json", "backbone/metrics.jsonl")
 TOY_STEPS, TOY_STEP_TOKENS, TOY_ROW_TOKENS = 4, 256, 64
 TOY = Plan(
     extend=Extend(
@@ -66,7 +66,7 @@ TOY = Plan(
             for method in ("neutral", "finetune", "adapter", "lora")
         },
     ),
-    settle=Run(method="finetune", learning_rate=1e-4, old_rate=0.0, threads=1, new="settle"),
+    settle=Settle(learning_rate=1e-4, threads=1, domain="settle"),
     held_out=["old", "new"],
     tune="new",
     prompts=["7"],
@@ -95,19 +95,18 @@ def settle(job: Job) -> dict[str, Any]:
 
     A quantised instruct model gains by any plain text, which would pass for learning.
     """
-    plan, source, run = read_plan(job["folder"]), source_backbone(job), home(job) / "settle"
-    if plan.settle is None or plan.settle.new is None:
-        raise StageError(f"{job['folder']}: no domain to settle on; pack it again with --settle DOMAIN")
+    plan, source, backbone = read_plan(job["folder"]), source_backbone(job), settled_backbone(job)
+    if plan.settle is None:
+        raise StageError(f"{job['folder']}: not settled; give its config backbone.settle, and pack it again")
     before = measured(job, source, None, home(job) / "source.json")
-    how = options_for(job, SETTLE_TOKENS, plan.settle.new)
-    train(job, plan.settle, how, [plan.settle.new], plan.settle.new, plan.held_out, source, run)
-    if not settled_backbone(job).exists():
-        model = load_run(str(source), str(run), torch.device("cpu"))
-        with atomic_folder(settled_backbone(job)) as folder:
-            save_backbone(model.bfloat16(), load_tokenizer(str(source)), folder)
-            copy_tokenizer(source, folder)
-    after = measured(job, settled_backbone(job), None, home(job) / "backbone.json")
-    return {"before": before, "after": after, "training": training(run)}
+    if not backbone.exists():
+        how = options_for(job, SETTLE_TOKENS, plan.settle.domain)
+        how = {name: value for name, value in how.items() if hasattr(plan.settle, name)}
+        options = dataclasses.replace(plan.settle, flat_below=0.0, **how)
+        rows, validation = rows_file(job, plan.settle.domain), held_out(job, plan.held_out)
+        settle_backbone(options, str(source), rows, validation, str(backbone))
+    after = measured(job, backbone, None, home(job) / "backbone.json")
+    return {"before": before, "after": after, "training": training(backbone)}
 
 
 def rates(job: Job) -> dict[str, Any]:
@@ -165,10 +164,9 @@ def train(
 ) -> None:
     """Train a run with some options changed, unless it is there."""
     if not output.exists():
-        validation = [f"{name}={path}" for name, path in held_out(job, watched).items()]
         old_files = [rows_file(job, name) for name in olds]
         changed_options = dataclasses.replace(options, **changed)
-        extend(changed_options, str(backbone), old_files, rows_file(job, new), validation, str(output))
+        extend(changed_options, str(backbone), old_files, rows_file(job, new), held_out(job, watched), str(output))
 
 
 def options_for(job: Job, tokens: float, new: str, evaluations: int = EVALUATIONS) -> dict[str, Any]:
@@ -230,8 +228,8 @@ def rows_file(job: Job, domain: str) -> str:
     return str(Path(job["folder"], "rows", domain, "train.arrow"))
 
 
-def held_out(job: Job, domains: list[str]) -> dict[str, str]:
-    return {name: str(Path(job["folder"], "rows", name, "validation.arrow")) for name in domains}
+def held_out(job: Job, domains: list[str]) -> list[str]:
+    return [f"{name}={Path(job['folder'], 'rows', name, 'validation.arrow')}" for name in domains]
 
 
 # What came out -------------------------------------------------------------------------------------
@@ -242,7 +240,7 @@ def measured(job: Job, backbone: Path, run: Path | None, output: Path) -> dict[s
     if not output.exists():
         plan = read_plan(job["folder"])
         asked = Evaluate(prompts=plan.prompts, device=job["device"])
-        named = [f"{name}={path}" for name, path in held_out(job, plan.held_out).items()]
+        named = held_out(job, plan.held_out)
         evaluate(asked, str(backbone), str(run) if run else None, named, str(output), None)
     evaluation = read_evaluation(output)
     return {
@@ -255,10 +253,12 @@ def measured(job: Job, backbone: Path, run: Path | None, output: Path) -> dict[s
 
 def training(run: Path) -> dict[str, Any]:
     """What a training took, its curve and its gates."""
-    about, lines = to_data(read_run(run)), read_metrics(run)
+    about = to_data(backbone_record(str(run)) or read_run(run))
+    lines = read_metrics(run)
     steps = [line for line in lines if "loss" in line]
     last = steps[-max(1, len(steps) // 4) :]
     keys = ("tokens", "seconds", "peak_memory_mib", "extra_parameters", "true_fraction", "width", "device")
+    keys = tuple(key for key in keys if key in about)
     return {
         **{key: about[key] for key in keys},
         "learning_rate": about["options"]["learning_rate"],

@@ -27,7 +27,7 @@ def mend(html: str) -> str:
     """The source of a page with all of the below."""
     if _is_xhtml(html):
         html = close_empty_elements(html)
-    html = fill_short_texts(html)
+    html = fill_short_texts(remove_page_turners(html))
     return mark_preformatted(keep_lists(keep_inline_elements(html)))
 
 
@@ -52,6 +52,26 @@ def close_empty_elements(html: str) -> str:
     '<script src="a.js" /></script><br /><a name="b"/></a>'
     """
     return _SELF_CLOSED.sub(r"\g<0></\1>", html)
+
+
+# Page turners -------------------------------------------------------------------------------------
+
+_PAGE_TURNER = re.compile(
+    r'<div class="nav(?:header|footer)"[^<>]*+>(?:[^<]++|<(?!/div>))*+'
+    r'|<table class="nav_table"[^<>]*+>(?:[^<]++|<(?!/table>))*+'
+)
+
+
+def remove_page_turners(html: str) -> str:
+    """The source without the links to the pages before and behind that DocBook and Texinfo write.
+
+    resiliparse knows navigation by other names, and takes these for text. No other page has the same ones, so that
+    deduplication leaves them too.
+
+    >>> remove_page_turners('<div class="navheader"><a>Prev</a><a>Next</a></div><p>Text')
+    '</div><p>Text'
+    """
+    return _PAGE_TURNER.sub("", html)
 
 
 # Text nodes of three bytes ------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from pathlib import Path
 RUN_RECORD, WEIGHTS, METRICS = "run.json", "weights.safetensors", "metrics.jsonl"
 # The backbone among models, which are else named after their runs.
 BACKBONE = "backbone"
+# The source of one that was settled, among models.
+SOURCE = "source"
 # What lies beside the folders of the domains, and what beside those of the runs has a run's name before it.
 WATCHED = ("backbone.txt", "runs.txt")
 BESIDE_RUNS = (".checkpoints", ".part")
@@ -181,6 +183,11 @@ class Layout:
     def watched(self, training: str) -> str:
         """List of the held-out rows that are measured while the `backbone` or the `runs` train, as DOMAIN=PATH."""
         return f"{self.root}/tokens/{training}.txt"
+
+    @property
+    def source(self) -> str:
+        """Folder of the source of a backbone that is settled here."""
+        return f"{self.root}/source"
 
     @property
     def backbone(self) -> str:

@@ -46,7 +46,7 @@ def test_a_step_that_fails_or_takes_too_long_is_a_line_and_no_end(tmp_path: Path
         monkeypatch.setattr(steps, name, function, raising=False)
     program = [Step(name, f"steps:{name}", 0, 0.5, {"fine": True}) for name in functions]
     program += [Step("wrong", "steps:find", 0, 1, {"fine": False}), Step("long", "steps:find", 1e9, 1e9)]
-    failed = run_all(program, 1, 1, tmp_path, tmp_path / "work")
+    failed = run_all(program, 1, tmp_path, tmp_path / "work")
     assert failed == ["fail", "die", "hang", "wrong", "long"]
     fail, die, hung, lacks, found, _, long = lines_of(tmp_path)
     assert "ZeroDivisionError" in fail["failed"] and fail["card"] == "cpu"
@@ -72,14 +72,14 @@ def test_neighbours_run_at_the_same_time_and_others_wait_for_them(tmp_path: Path
         Step(name, "steps:meet", 0, 5, {"name": name, "other": other}, beside="ab" if name in "ab" else "cd")
         for name, other in pairs
     ]
-    assert run_all(both, 1, 2, tmp_path, tmp_path / "work") == []
+    assert run_all(both, 1, tmp_path, tmp_path / "work", 2) == []
     lines = lines_of(tmp_path)
     assert sorted(line["step"] for line in lines[:2]) == ["a", "b"]
     assert [line["beside"] for line in lines] == [1] * 4
     for path in "abcd":
         (tmp_path / path).unlink()
     alone = [Step(name, "steps:meet", 0, 0.2, {"name": name, "other": other}) for name, other in pairs[:1]]
-    assert run_all(alone, 1, 2, tmp_path / "alone", tmp_path / "work") == ["a"]
+    assert run_all(alone, 1, tmp_path / "alone", tmp_path / "work", 2) == ["a"]
 
 
 def is_gone(process: int) -> bool:

@@ -49,6 +49,15 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def settled(config: Path) -> Path:
+    """The config with a settled backbone; its source is then what lies in its results."""
+    (config.parent / "results/backbone").rename(config.parent / "results/source")
+    data = yaml.safe_load(config.read_text())
+    data["backbone"]["settle"] = {"domain": "settle", "learning_rate": 1e-4}
+    config.write_text(yaml.dump(data, sort_keys=False))
+    return config
+
+
 def carry(config: Path, *options: str) -> Path:
     """The folder that comes of packing and unpacking."""
     folder = config.parent / "there"
@@ -83,7 +92,7 @@ def test_no_more_rows_travel_than_a_run_reads(config: Path) -> None:
     for number, domain in enumerate(("old", "new", "settle")):
         path = tokens / domain / "train.arrow"
         random_rows(1000, real.TOY_ROW_TOKENS, real.SIZES["tiny"]["vocabulary"], number, path, digest)
-    folder = carry(config, "--tokens", "65536", "--settle", "settle")
+    folder = carry(settled(config), "--tokens", "65536")
     # Two steps of 512 rows: with p = 0.1 102 of them are old, with 0.25 256.
     for domain, count in {"old": 256, "new": 922, "settle": 1000}.items():
         whole = open_rows(str(tokens / f"{domain}/train.arrow"))
@@ -129,7 +138,7 @@ def test_parts_are_small_and_damage_is_named(config: Path, monkeypatch: pytest.M
 def test_what_a_config_or_its_results_lack_is_named(config: Path) -> None:
     pack = ["pack", "--configfile", str(config), "--output", str(config.parent / "parts")]
     with pytest.raises(SystemExit, match="no domain 'elsewhere'; it has old, new, settle"):
-        parts.main([*pack, "--settle", "elsewhere"])
+        parts.main([*pack, "--tune", "elsewhere"])
     (config.parent / "results/tokens/new/train.arrow").unlink()
     with pytest.raises(SystemExit, match=r"lack .*new/train\.arrow; run `snakemake .*new/train\.arrow`"):
         parts.main(pack)
@@ -180,12 +189,13 @@ def test_a_run_has_its_tokens_in_steps_of_32768(tokens: float, row_tokens: int) 
 def test_runs_begin_from_the_settled_backbone_and_are_done_once(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = carry(config, "--settle", "settle")
+    folder = carry(settled(config))
     real.source(job_of(folder))
-    settled = real.settle(job_of(folder))
-    assert settled["before"]["bpb"] != settled["after"]["bpb"]
+    found = real.settle(job_of(folder))
+    assert found["before"]["bpb"] != found["after"]["bpb"]
+    before = found["after"]
     found = real.extend_and_evaluate(job_of(folder, name="blocks"))
-    assert found["backbone"] == settled["after"]
+    assert found["backbone"] == before
     assert set(found["bpb"]) == set(found["kl"]) == {"old", "new"}
     assert found["texts"][0]["prompt"] == "7"
     assert found["training"]["learning_rate"] == 2e-3
@@ -219,12 +229,12 @@ def test_without_settling_a_run_begins_from_the_backbone_as_it_came(config: Path
     found = real.extend_and_evaluate(job_of(folder, name="full"))
     assert Path(read_run(real.results(job_of(folder)).run("full")).backbone) == folder / "backbone"
     assert found["backbone"]["bpb"]["new"] > found["bpb"]["new"]
-    with pytest.raises(StageError, match="pack it again with --settle"):
+    with pytest.raises(StageError, match=r"give its config backbone\.settle"):
         real.settle(job_of(folder))
 
 
 def test_a_run_waits_for_settling(config: Path) -> None:
-    folder = carry(config, "--settle", "settle")
+    folder = carry(settled(config))
     with pytest.raises(StageError, match="let the step `settle` end first"):
         real.extend_and_evaluate(job_of(folder, name="full"))
 

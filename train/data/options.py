@@ -19,12 +19,18 @@ class Domain:
     corpus: str | None = option(
         None, "folder of another corpus laid out as {language}/{split}-*.arrow; null: this one's", exists=True
     )
+    held_out: bool = option(
+        False, "to measure with alone: all its documents are held out, and no other domain of its corpus has them"
+    )
+    rows: int | None = option(None, "at most so many rows of a split, evenly spread; null: all", low=1)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if problem := bad_language(self.language):
             yield "language", problem
         if self.urls and (why := bad_regex(self.urls)):
             yield "urls", why
+        if self.held_out and not self.urls and not self.corpus:
+            yield "held_out", "give urls too, else nothing of the language is left to train on"
 
 
 @dataclass(frozen=True, kw_only=True)

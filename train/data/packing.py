@@ -41,6 +41,18 @@ def row_places(owners: np.ndarray, row_tokens: int, lead: int, filled: bool) -> 
             place += int(np.argmax(owners[place : end + 1] == owners[end]))
 
 
+def _count_predicted(
+    first: np.ndarray, row_tokens: int, lead: int, sizes: np.ndarray, owners: np.ndarray
+) -> dict[str, int]:
+    """How many tokens and bytes, and of how many documents, the rows predict that begin at `first`."""
+    change = np.zeros(len(owners) + 1, np.int64)
+    np.add.at(change, first + max(lead, 1), 1)
+    np.add.at(change, np.minimum(first + row_tokens + 1, len(owners)), -1)
+    inside = np.cumsum(change)[:-1] > 0
+    documents = np.unique(owners[inside & (sizes > 0)])
+    return {"tokens": int(inside.sum()), "bytes": int(sizes[inside].sum()), "documents": len(documents)}
+
+
 def write_rows(
     output: str,
     ids: np.ndarray,
@@ -49,11 +61,13 @@ def write_rows(
     row_tokens: int,
     fill: int | None,
     about: dict[str, Any],
+    most: int | None = None,
 ) -> int:
     """Write a domain's stream of tokens as rows of T + 1 = row_tokens + 1; returns how many tokens are in them.
 
     ids, sizes, owners: id, UTF-8 bytes and document of each token. fill: the token that fills up the last row;
-    None leaves an unfinished row out. about: the metadata, of which `beginning` is what each row begins with.
+    None leaves an unfinished row out. most: of more rows so many are written, evenly spread, which the metadata
+    then count. about: the metadata, of which `beginning` is what each row begins with.
     Raises StageError where there is not one row.
     """
     beginning = np.array(about.get("beginning", []), ids.dtype)
@@ -64,6 +78,9 @@ def write_rows(
     if not len(first):
         raise StageError(f"{output}: {len(ids)} tokens do not fill one row of {row_tokens} + 1; give more text")
     about = about | {"tokens": min(len(ids), int(first[-1]) + row_tokens + 1), "rows": len(first)}
+    if most and most < len(first):
+        first = first[np.arange(most) * len(first) // most]
+        about |= _count_predicted(first, row_tokens, lead, sizes, owners) | {"rows": most}
     schema = pa.schema(
         [
             ("tokens", pa.list_(pa.from_numpy_dtype(ids.dtype), row_tokens + 1)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,19 @@ LONGEST_WORD = 1000  # in the training of a tokenizer, whose time is quadratic i
 MOST_UNKNOWN = 0.01  # of a domain's bytes: text that the tokenizer cannot write
 
 
-def documents(shards: list[str], urls: str | None) -> Iterator[tuple[str, str]]:
-    """Text and URL ("" where there is none) of a domain's documents: those of the shards whose URL matches.
+def documents(shards: list[str], urls: str | None, without: Iterable[str] = ()) -> Iterator[tuple[str, str]]:
+    """Text and URL ("" where there is none) of a domain's documents: those of the shards whose URL matches `urls`,
+    but for those whose URL matches one of `without`.
 
     Raises StageError where a shard, which may be another corpus's, is damaged or has other columns.
     """
-    pattern = re.compile(urls or "")
+    pattern, others = re.compile(urls or ""), [re.compile(other) for other in without]
     for path in shards:
         for batch in read_arrow(path, some_columns("text", "url")):
             if batch.column("text").null_count:
                 raise StageError(f"{path}: a document has no text (null); take it out")
             for text, url in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                if matches(pattern, url or ""):
+                if matches(pattern, url or "") and not any(matches(other, url or "") for other in others):
                     yield text, url or ""
 
 
@@ -55,7 +56,9 @@ def note_hosts(pairs: Iterator[tuple[str, str]], hosts: list[str]) -> Iterator[s
         yield text
 
 
-def train_tokenizer(options: Tokens, shards: list[str], urls: str | None, output: str) -> None:
+def train_tokenizer(
+    options: Tokens, shards: list[str], urls: str | None, output: str, without: Sequence[str] = ()
+) -> None:
     """Train a byte-level BPE and save it as a tokenizer folder of transformers.
 
     Byte level: every text has tokens, in any language. Trained on the old domain alone, so that a backbone
@@ -74,7 +77,7 @@ def train_tokenizer(options: Tokens, shards: list[str], urls: str | None, output
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((text for text, _ in documents(shards, urls)), trainer)
+    tokenizer.train_from_iterator((text for text, _ in documents(shards, urls, without)), trainer)
     tokenizer.pre_tokenizer = words
     if tokenizer.get_vocab_size() < options.vocabulary:
         raise StageError(
@@ -87,14 +90,21 @@ def train_tokenizer(options: Tokens, shards: list[str], urls: str | None, output
 
 
 def tokenize(
-    options: Domain, shards: list[str], tokenizer: str, split: str, row_tokens: int, output: str, ledger: str
+    options: Domain,
+    shards: list[str],
+    tokenizer: str,
+    split: str,
+    row_tokens: int,
+    output: str,
+    ledger: str,
+    without: Sequence[str] = (),
 ) -> None:
     """Write one split of a domain as rows: an uncompressed Arrow IPC file that can be mapped into memory.
 
     Columns: `tokens` (T + 1 token ids), `bytes` (UTF-8 bytes of the text whose tokens the row predicts) and
     `document` (number of the document that the row begins in). Validation rows are filled up with
     separators, so that every token counts; of training rows the unfinished last one is left out. The metadata of
-    validation rows say which site each document is of.
+    validation rows say which site each document is of. `without`: the URLs of what other domains hold out.
     Raises StageError where the domain has no document in this split.
     """
     try:
@@ -106,7 +116,7 @@ def tokenize(
     dtype = np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
     held_out = split == "validation"
     hosts: list[str] = []
-    pairs = documents(shards, options.urls)
+    pairs = documents(shards, options.urls, without)
     texts = note_hosts(pairs, hosts) if held_out else (text for text, _ in pairs)
     with own_folder(f"{output}.spool") as folder:
         names = [folder / name for name in ("ids", "sizes", "owners")]
@@ -149,6 +159,7 @@ def tokenize(
                 "split": split,
                 **({"sites": count_sites(hosts)} if held_out else {}),
             },
+            options.rows,
         )
         tokens = {"tokens": len(ids), "tokens_in_rows": kept, "tokens_left_out": len(ids) - kept}
         write_json(ledger, {"stage": "tokenize", **count, **tokens})

@@ -20,6 +20,7 @@ from models.extend import ExtendedFFN, decoder_layers, plain_ffn
 from models.loss import log_probabilities, plain_head
 from train.data.rows import Rows
 from train.data.sites import site_places
+from train.evaluation.intervals import document_kl
 from train.runs.results import Change, Layer, Site
 
 # Rows to measure on, and tokens where the rows are long.
@@ -39,7 +40,7 @@ def measure_change(backbone: Any, model: Any, rows: Rows, device: torch.device) 
     kl: mean KL(backbone || model) of the next-token distributions, nats per token. agreement: share of the
     tokens whose most probable value is the same in both. bpb: the change in bits per byte. sites: tokens, bytes
     and change in bits per byte of each site (a row's bytes are shared out by its tokens). layers: see
-    _activity(). Special tokens do not count.
+    _activity(). documents: the KL by document, for its interval. Special tokens do not count.
     """
     count = max(1, min(ROWS, TOKENS // rows.row_tokens, len(rows)))
     chosen_N = np.arange(count) * len(rows) // count
@@ -56,10 +57,10 @@ def measure_change(backbone: Any, model: Any, rows: Rows, device: torch.device) 
             measured.append(torch.cat(chunks_3C, 1).cpu().numpy())
             sums.append(_sums(seen, counted_NT[first : first + batch], device))
     kl_NT, same_NT, nats_NT = np.concatenate(measured, 1).reshape(3, *counted_NT.shape)
-    bytes_N, total = rows.bytes(chosen_N), int(counted_NT.sum())
+    bytes_N, document_N, total = rows.bytes(chosen_N), rows.documents(chosen_N), int(counted_NT.sum())
     sites = None
     if "sites" in rows.metadata:
-        place_NT = site_places(rows, tokens_NT1, rows.documents(chosen_N))
+        place_NT = site_places(rows, tokens_NT1, document_N)
         sites = _by_site(rows.metadata["sites"]["names"], place_NT, counted_NT, nats_NT, bytes_N)
     return Change(
         rows=count,
@@ -69,6 +70,7 @@ def measure_change(backbone: Any, model: Any, rows: Rows, device: torch.device) 
         bpb=float((nats_NT * counted_NT).sum() / math.log(2) / bytes_N.sum()),
         layers=_activity(sums, total),
         sites=sites,
+        documents=document_kl((kl_NT * counted_NT).sum(1), counted_NT.sum(1), document_N),
     )
 
 

@@ -15,5 +15,9 @@ class Evaluate(Tasks):
     forgetting: str = option("en", "domain that measures forgetting; best from other sites than the replay's")
     learning: str = option("fr", "domain that measures learning")
     others: list[str] = option([], "further domains to measure")
+    control: str | None = option(
+        None,
+        "a run with old_rate: 1, which trains on the replay alone; the report then gives changes against it too",
+    )
     prompts: list[str] = option([], "beginnings to continue, for the report")
     generated_tokens: int = option(40, "length of a continuation", unit="tokens", low=1)

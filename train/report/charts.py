@@ -96,7 +96,7 @@ def trade_off(points: ChartData, forgetting: str, learning: str) -> Any:
 
 
 def curves(points: ChartData, value: str, title: str) -> Any:
-    """One measure over the steps of training, a line a run. Points: model, method, step and the value."""
+    """One measure over the tokens of training, a line a run. Points: model, method, step, tokens and the value."""
     colour, _ = by_method(points)
     pick = method_pick(legend=True)
     chart = _lines(points, value, title, ["model:N"]).encode(color=colour, detail="model:N", opacity=picked(pick))
@@ -104,7 +104,7 @@ def curves(points: ChartData, value: str, title: str) -> Any:
 
 
 def pretraining(points: ChartData) -> Any:
-    """The backbone's own curves, a line a domain. Points: domain, step, bpb."""
+    """The backbone's own curves, a line a domain. Points: domain, step, tokens, bpb."""
     colour = alt.Color("domain:N", title=None, scale=alt.Scale(range=list(COLOURS)))
     lines = _lines(points, "bpb", "bits per byte", ["domain:N"]).encode(color=colour)
     return lines.properties(width=WIDTH, height=220)
@@ -115,27 +115,42 @@ def _lines(points: ChartData, value: str, title: str, names: list[str]) -> Any:
         alt.Chart(alt.Data(values=points))
         .mark_line(point={"size": 20}, strokeWidth=2)
         .encode(
-            x=alt.X("step:Q", title="step"),
+            x=_over_tokens(),
             y=alt.Y(f"{value}:Q", title=title, scale=alt.Scale(zero=False)),
-            tooltip=[*names, "step:Q", alt.Tooltip(f"{value}:Q", format=".4f")],
+            tooltip=[
+                *names,
+                "step:Q",
+                alt.Tooltip("tokens:Q", format=","),
+                alt.Tooltip(f"{value}:Q", format=".4f"),
+            ],
         )
     )
 
 
+def _over_tokens() -> Any:
+    return alt.X("tokens:Q", title="tokens of training", axis=alt.Axis(format="~s", tickCount=6))
+
+
 def gates(points: ChartData) -> Any:
-    """Mean gate on old and new tokens over the steps. Points: model, method, step, tokens, gate."""
+    """Mean gate on old and new tokens over those of training. Points: model, method, step, tokens, of, gate."""
     kinds = alt.Scale(domain=["new tokens", "old tokens"], range=[COLOURS[0], GREY])
     pick = method_pick()
     return (
         alt.Chart(alt.Data(values=points))
         .mark_line(strokeWidth=2)
         .encode(
-            x=alt.X("step:Q", title="step"),
+            x=_over_tokens(),
             y=alt.Y("gate:Q", title="mean gate"),
-            color=alt.Color("tokens:N", title=None, scale=kinds),
+            color=alt.Color("of:N", title=None, scale=kinds),
             detail="model:N",
             opacity=picked(pick),
-            tooltip=["model:N", "tokens:N", "step:Q", alt.Tooltip("gate:Q", format=".3f")],
+            tooltip=[
+                "model:N",
+                "of:N",
+                "step:Q",
+                alt.Tooltip("tokens:Q", format=","),
+                alt.Tooltip("gate:Q", format=".3f"),
+            ],
         )
         .add_params(pick)
         .properties(width=WIDTH, height=220)

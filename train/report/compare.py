@@ -21,7 +21,8 @@ from train.data.rows import open_rows
 from train.evaluation.intervals import estimate, paired
 from train.report.report import stage_times
 from train.report.words import NOISE, ends, is_noise
-from train.runs.record import is_run, read_metrics, read_pretraining, read_run
+from train.runs.backbone import backbone_record
+from train.runs.record import SettlingRecord, is_run, read_metrics, read_run
 from train.runs.results import Measure, read_evaluation, read_speed, read_task_scores
 
 
@@ -170,8 +171,9 @@ def _workflow_options(out: Layout) -> Iterator[tuple[str, Any]]:
     for path in out.files(out.rows("*", "validation")):
         about = open_rows(str(path)).metadata
         yield from ((f"tokens.{path.parent.name}.{name}", about[name]) for name in ("row_tokens", "vocabulary"))
-    if pretraining := read_pretraining(out.backbone):
-        yield from ((f"pretrain.{key}", value) for key, value in to_data(pretraining.options).items())
+    if training := backbone_record(out.backbone):
+        stage = "settle" if isinstance(training, SettlingRecord) else "pretrain"
+        yield from ((f"{stage}.{key}", value) for key, value in to_data(training.options).items())
     for path in out.files(out.run_record("*")):
         yield from ((f"{path.parent.name}.{key}", value) for key, value in _run_options(path.parent).items())
 

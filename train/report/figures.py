@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,27 +29,31 @@ def model_figures(
     runs: list[RunResult], backbone: str, axes: list[Axis], forgetting: str, bpb: Bpb, speeds: list[Speed]
 ) -> dict[str, Figure]:
     """The figures of the model wing, by their place in the template; those without data are left out."""
-    old = f"{forgetting}, bits per byte"
     drafts: dict[str, Draft] = {}
     for number, axis in enumerate(axes, 1):
         of_language = _language_figures(axis, runs, forgetting, bpb)
         drafts |= {name if number == 1 else f"{name}_{number}": draft for name, draft in of_language.items()}
     drafts |= {
-        "forgetting": (
-            lambda rows: charts.curves(rows, "bpb", old),
-            points.evaluation_points(runs, forgetting),
-            f"{old}, over the steps of training",
-        ),
+        curve_name(domain, bpb): _curve(
+            domain, next((axis.runs for axis in axes if axis.learning == domain), runs)
+        )
+        for domain in bpb
+    }
+    drafts |= {
         "loss": (
             lambda rows: charts.curves(rows, "loss", "training loss, nats per token"),
             points.loss_points(runs),
-            "Training loss over the steps",
+            "Training loss over the tokens of training",
         ),
-        "gates": (charts.gates, points.gate_points(runs), "Mean gate on old and new tokens over the steps"),
+        "gates": (
+            charts.gates,
+            points.gate_points(runs),
+            "Mean gate on old and new tokens, over those of training",
+        ),
         "pretraining": (
             charts.pretraining,
             points.pretraining_points(backbone),
-            "Bits per byte of the backbone over the steps of its pretraining",
+            "Bits per byte of the backbone over the tokens of its own training",
         ),
         "divergence": (
             lambda rows: charts.by_domain(rows, "kl", "KL(backbone || model), nats per token", ".4f", True),
@@ -85,16 +89,34 @@ def model_figures(
         ),
         "inference_speed": (
             charts.inference_speed,
-            points.speed_points(runs, speeds) if speeds else [],
+            points.speed_points(runs, speeds) if len(speeds) == len(runs) else [],
             "Tokens a second of scoring and of writing, over the backbone's",
         ),
     }
     return _drawn(drafts)
 
 
+def curve_name(domain: str, domains: Iterable[str]) -> str:
+    """The name of a domain's curves, which may have no more than word characters.
+
+    >>> curve_name("en-held", ["fr", "en-held"])
+    'curve_2'
+    """
+    return f"curve_{list(domains).index(domain) + 1}"
+
+
+def _curve(domain: str, runs: list[RunResult]) -> Draft:
+    title = f"{domain}, bits per byte"
+    return (
+        lambda rows: charts.curves(rows, "bpb", title),
+        points.evaluation_points(runs, domain),
+        f"{title}, over the tokens of training",
+    )
+
+
 def _language_figures(axis: Axis, runs: list[RunResult], forgetting: str, bpb: Bpb) -> dict[str, Draft]:
     """The figures of a language, by their place in the template; those of a second one have a number too."""
-    learning, new = axis.learning, f"{axis.learning}, bits per byte"
+    learning = axis.learning
     bases = [run for run in runs if run.name in {own.base for own in axis.runs} and run not in axis.runs]
     trade_off = points.trade_off_points(axis, bases, forgetting, bpb)
     ends = [
@@ -107,11 +129,6 @@ def _language_figures(axis: Axis, runs: list[RunResult], forgetting: str, bpb: B
             lambda rows: charts.trade_off(rows, forgetting, learning),
             trade_off,
             f"Changes of {forgetting} and of {learning} against the backbone, bits per byte: {'; '.join(ends)}",
-        ),
-        "learning": (
-            lambda rows: charts.curves(rows, "bpb", new),
-            points.evaluation_points(axis.runs, learning),
-            f"{new}, over the steps of training",
         ),
         "learning_sites": (
             charts.sites,

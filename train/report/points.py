@@ -12,6 +12,7 @@ from pipeline.common.config import to_data
 from pipeline.workflow.layout import BACKBONE, METRICS
 from train.evaluation.intervals import estimate
 from train.report.settings import Axis, Bpb, RunResult, settings_of
+from train.runs.backbone import backbone_record
 from train.runs.record import read_metrics
 from train.runs.results import Speed
 
@@ -107,10 +108,10 @@ def speed_points(runs: list[RunResult], speeds: list[Speed]) -> Points:
 
 def evaluation_points(runs: list[RunResult], domain: str) -> Points:
     return [
-        named(run) | {"step": line["step"], "bpb": line["evaluation"][domain]["bpb"]}
+        named(run) | {"step": line["step"], "tokens": run.tokens_at(line["step"]), "bpb": measures[domain]["bpb"]}
         for run in runs
         for line in run.metrics
-        if domain in line.get("evaluation", {})
+        if domain in (measures := line.get("evaluation", {}))
     ]
 
 
@@ -120,13 +121,18 @@ def loss_points(runs: list[RunResult]) -> Points:
     for run in runs:
         lines = [line for line in run.metrics if "loss" in line]
         every = max(1, len(lines) // 100)
-        points += [named(run) | {"step": x["step"], "loss": x["loss"]} for x in lines[::every]]
+        points += [
+            named(run) | {"step": x["step"], "tokens": run.tokens_at(x["step"]), "loss": x["loss"]}
+            for x in lines[::every]
+        ]
     return points
 
 
 def gate_points(runs: list[RunResult]) -> Points:
     return [
-        named(run) | {"step": line["step"], "tokens": f"{kind} tokens", "gate": line[f"gate_{kind}"]}
+        named(run)
+        | {"step": line["step"], "tokens": run.tokens_at(line["step"])}
+        | {"of": f"{kind} tokens", "gate": line[f"gate_{kind}"]}
         for run in runs
         if run.record.method == "neutral"
         for line in run.metrics
@@ -136,11 +142,13 @@ def gate_points(runs: list[RunResult]) -> Points:
 
 
 def pretraining_points(backbone: str) -> Points:
-    """The backbone's own validation curves, a line a domain; empty where it was not pretrained here."""
-    if not Path(backbone, METRICS).exists():
+    """The backbone's own validation curves, a line a domain; empty where it was not trained here."""
+    record = backbone_record(backbone)
+    if not record or not Path(backbone, METRICS).exists():
         return []
     return [
-        {"domain": domain, "step": line["step"], "bpb": measure["bpb"]}
+        {"domain": domain, "step": line["step"], "tokens": line["step"] * record.tokens // record.steps}
+        | {"bpb": measure["bpb"]}
         for line in read_metrics(backbone)
         for domain, measure in line.get("evaluation", {}).items()
     ]

@@ -22,9 +22,10 @@ from pipeline.common.files import atomic, read_json, write_text
 from pipeline.common.shown import data_without_secrets, without_secrets
 from pipeline.common.yaml_file import load_yaml
 from pipeline.plan import compare_with_real
-from pipeline.workflow.layout import Layout
+from pipeline.workflow.layout import BACKBONE, SOURCE, Layout
 from train.report.options import Report
-from train.runs.record import read_pretraining
+from train.runs.backbone import backbone_record, public_origin
+from train.runs.record import SettlingRecord
 from train.runs.results import read_evaluation, read_speed, read_task_scores
 
 if TYPE_CHECKING:
@@ -42,36 +43,55 @@ def write_report(
     learning: str,
     new: str | None,
     config_files: list[str],
+    domains: list[str],
+    control: str | None = None,
 ) -> None:
     """Write into a result folder the page, Figure 1 as `figure1.png` and the table as `results.md`.
 
     runs: their names, in the order to show them. quality: languages with a classifier. tasks: those that were
     asked. learning: the domain that measures the runs whose new domain is `new`; another one measures itself.
+    domains: as DOMAIN=LANGUAGE, those whose tokens are counted.
+    control: the run that trained on the replay alone; it is in the table, and not among those that learned.
     What is no stage of the workflow is shown if it is there: the paper's tables, and a prediction (`pipeline
     plan`) beside what was real. Raises StageError where a file of a stage is missing or damaged.
     """
     import vl_convert
 
     from train.report import charts, results
-    from train.report.figures import corpus_figures, model_figures
+    from train.report.control import against_control, settling
+    from train.report.figures import corpus_figures, curve_name, model_figures
+    from train.report.markdown import markdown_results
+    from train.report.over_tokens import over_tokens
     from train.report.settings import axes, load_result, paired_domains
     from train.report.summary import comparisons, summary
+    from train.report.tokens import about_tokens, token_counts
 
     out = Layout(folder)
     models = [load_result(out, name) for name in runs]
-    base = read_evaluation(out.evaluation("backbone"))
+    base = read_evaluation(out.evaluation(BACKBONE))
     corpus = read_json(out.stats)
     classifiers = [read_json(out.quality_report(language)) for language in quality]
-    asked = ["backbone", *runs] if tasks else []
+    training = backbone_record(out.backbone)
+    settled = training if isinstance(training, SettlingRecord) else None
+    source = read_evaluation(out.evaluation(SOURCE)) if settled else None
+    asked = [*([SOURCE] if source else []), BACKBONE, *runs] if tasks else []
     scores = results.tasks_table({name: read_task_scores(out.task_scores(name)) for name in asked}, models)
-    languages = axes(models, learning, new or learning)
-    bpb = paired_domains(base, models, [forgetting, *(axis.learning for axis in languages)])
-    table = results.results_table(base, models, languages, forgetting, bpb)
-    sentences = summary(languages, forgetting, bpb, base)
+    languages = axes([model for model in models if model.name != control], learning, new or learning)
+    bpb = paired_domains(base, models, [forgetting, *(axis.learning for axis in languages)], source)
+    table = results.results_table(base, models, languages, forgetting, bpb, source, control)
+    *sentences, about_intervals = summary(languages, forgetting, bpb, base)
+    sentences += against_control(control, languages, forgetting, bpb) if control else []
+    sentences += [settling(public_origin(out.backbone)["name"], settled.tokens, bpb)] if settled else []
+    sentences.append(about_intervals)
+    curves_said = over_tokens(languages, forgetting)
+    learned = [axis.learning for axis in languages]
+    counts = token_counts(out, domains)
+    tokens_said = about_tokens(counts, forgetting, learned)
     compared = [comparisons(axis, forgetting, bpb) for axis in languages]
     seeds = results.spreads(languages, bpb)
     times = stage_times(out)
-    speeds = [read_speed(out.speed(name)) for name in runs]
+    # Results of a GPU that was lent come without.
+    speeds = [read_speed(path) for name in runs if Path(path := out.speed(name)).exists()]
     figures = {
         **model_figures(models, out.backbone, languages, forgetting, bpb, speeds),
         **corpus_figures(corpus, classifiers, times),
@@ -83,7 +103,9 @@ def write_report(
             "summary": sentences,
             "forgetting": forgetting,
             "languages": languages,
-            "learned": [axis.learning for axis in languages],
+            "learned": learned,
+            "curves": {domain: curve_name(domain, bpb) for domain in bpb},
+            "curves_said": curves_said,
             "table": table,
             "compared": [(axis.learning, rows) for axis, rows in zip(languages, compared, strict=True) if rows],
             "compared_data": data_link([row for rows in compared for row in results.flat_comparisons(rows)]),
@@ -95,10 +117,13 @@ def write_report(
             "tasks_data": data_link(scores.flat),
             "paper": results.paper_tables(out),
             "corpus": corpus,
+            "tokens": counts,
+            "tokens_said": tokens_said,
             "quality": classifiers,
-            "generations": results.generations(base, models),
+            "generations": results.generations(base, models, source),
             "runs": models,
-            "training": read_pretraining(out.backbone),
+            "training": training,
+            "settled": settled is not None,
             "configs": {path: config_text(path) for path in config_files},
             "times": times,
             "plan": compare_with_real(read_json(out.plan), folder) if Path(out.plan).exists() else [],
@@ -110,7 +135,8 @@ def write_report(
     png = vl_convert.vegalite_to_png(charts.for_print(figures["trade_off"].chart), scale=2)
     with atomic(out.figure) as part:
         part.write_bytes(png)
-    write_text(out.results, results.markdown_results(sentences, table, [rows for rows in compared if rows], seeds))
+    said = [*sentences[:-1], *curves_said, *tokens_said, sentences[-1]]
+    write_text(out.results, markdown_results(said, table, [rows for rows in compared if rows], seeds, forgetting))
 
 
 def write_page(output: str, content: dict[str, Any], figures: dict[str, Figure]) -> None:
@@ -129,7 +155,7 @@ def write_page(output: str, content: dict[str, Any], figures: dict[str, Figure])
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    named = (words.amount, words.ends, words.is_noise, words.share, words.signed, words.with_ends, to_data)
+    named = (words.amount, words.ends, words.is_noise, words.share, words.signed, words.unsigned, to_data)
     environment.filters |= {function.__name__: function for function in named}
     vega: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
     scripts = [vega.replace("</script", "<\\/script"), (Path(__file__).parent / "report.js").read_text()]

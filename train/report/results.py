@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.common.markdown import escaped, table_row
-from pipeline.workflow.layout import BACKBONE, Layout
-from train.evaluation.intervals import Estimate, estimate
+from pipeline.workflow.layout import BACKBONE, SOURCE, Layout
+from train.evaluation.intervals import Estimate, estimate, paired_kl
 from train.report.points import Point, Points
 from train.report.settings import Axis, Bpb, RunResult, Setting, settings_of
 from train.report.summary import Comparison
-from train.report.words import NOISE, amount, ends, is_noise, share, signed, with_ends
+from train.report.words import is_noise
 from train.runs.results import Evaluation, TaskScore, TaskScores
 
 # What the plots and data of the paper's targets may add to the page, before a third more as base64.
@@ -28,8 +27,9 @@ BEST, AS_GOOD = "best", "as good"
 class ModelResult:
     """A row of the table of results: bits per byte by domain, and the change against the backbone.
 
-    nats: per token. marks: by domain, BEST of the language's runs, or AS_GOOD, no worse beyond the noise. The
-    backbone has no run.
+    nats: per token. marks: by domain, BEST of the language's runs, or AS_GOOD, no worse beyond the noise. kl and
+    agreement: by domain, how far its predictions are from the backbone's. control: the change against the control.
+    The backbone and its source have no run.
     """
 
     name: str
@@ -38,13 +38,26 @@ class ModelResult:
     nats: dict[str, float]
     run: RunResult | None = None
     marks: dict[str, str] = field(default_factory=dict)
+    kl: dict[str, Estimate] = field(default_factory=dict)
+    agreement: dict[str, float] = field(default_factory=dict)
+    control: dict[str, Estimate] = field(default_factory=dict)
 
 
 def results_table(
-    base: Evaluation, runs: list[RunResult], axes: list[Axis], forgetting: str, bpb: Bpb
+    base: Evaluation,
+    runs: list[RunResult],
+    axes: list[Axis],
+    forgetting: str,
+    bpb: Bpb,
+    source: Evaluation | None = None,
+    control: str | None = None,
 ) -> list[ModelResult]:
-    """A row a model, the backbone first."""
-    rows = [_row(BACKBONE, base, bpb), *(_row(run.name, run.evaluation, bpb, run) for run in runs)]
+    """A row a model, the backbone first, or the source that was settled."""
+    rows = [_row(SOURCE, source, bpb)] if source else []
+    rows += [_row(BACKBONE, base, bpb), *(_row(run.name, run.evaluation, bpb, run) for run in runs)]
+    for row in rows:
+        if control and row.run and row.name != control:
+            row.control = {domain: estimate(models[row.name] - models[control]) for domain, models in bpb.items()}
     by_name = {row.name: row for row in rows}
     for axis in axes:
         for domain in (forgetting, axis.learning):
@@ -60,6 +73,8 @@ def _row(name: str, evaluation: Evaluation, bpb: Bpb, run: RunResult | None = No
         {domain: estimate(models[name] - models[BACKBONE]) for domain, models in bpb.items()},
         {domain: evaluation.domains[domain].nats_per_token for domain in bpb},
         run,
+        kl={domain: estimate(paired_kl({name: change})[name]) for domain, change in evaluation.change.items()},
+        agreement={domain: change.agreement for domain, change in evaluation.change.items()},
     )
 
 
@@ -103,6 +118,15 @@ def flat_table(table: list[ModelResult]) -> Points:
             flat |= {f"{domain} bpb": bpb, f"{domain} change": change.value}
             flat |= {f"{domain} change low": change.low, f"{domain} change high": change.high}
             flat |= {f"{domain} nats per token": row.nats[domain], f"{domain} mark": row.marks.get(domain, "")}
+            if kl := row.kl.get(domain):
+                flat |= {f"{domain} kl": kl.value, f"{domain} kl low": kl.low, f"{domain} kl high": kl.high}
+                flat |= {f"{domain} agreement": row.agreement[domain]}
+            if against := row.control.get(domain):
+                flat |= {f"{domain} against control": against.value}
+                flat |= {
+                    f"{domain} against control low": against.low,
+                    f"{domain} against control high": against.high,
+                }
         if row.run:
             flat |= {name: getattr(row.run.record, name) for name in names}
             flat |= {"added_share": row.run.added_share, "base": row.run.base}
@@ -120,76 +144,10 @@ def flat_comparisons(compared: list[Comparison]) -> Points:
             row |= {"difference": difference.value, "low": difference.low, "high": difference.high}
             if share := each.shares.get(domain):
                 row |= {"share": share.value, "share low": share.low, "share high": share.high}
+            if (kl := each.kl_share) and domain == next(iter(each.differences)):
+                row |= {"kl share": kl.value, "kl share low": kl.low, "kl share high": kl.high}
             rows.append(row)
     return rows
-
-
-# results.md ---------------------------------------------------------------------------------------
-
-
-def markdown_results(
-    sentences: list[str], table: list[ModelResult], compared: list[list[Comparison]], seeds: list[Spread]
-) -> str:
-    """`results.md`: the table, neutral residues against the others by language, seeds, and all in sentences."""
-    parts = [markdown_table(table)]
-    parts += map(markdown_comparisons, compared)
-    parts += [markdown_spreads(seeds)] if seeds else []
-    return "\n".join([*parts, *(f"{escaped(sentence)}\n" for sentence in sentences)])
-
-
-def markdown_table(table: list[ModelResult]) -> str:
-    """The results as a Markdown table: bits per byte, and the change against the backbone in brackets."""
-    domains = list(table[0].bpb)
-    heads = ["model", *domains, "rate", "trained weights", "added", "training, s", "peak MiB"]
-    lines = [_head(heads)]
-    for row in table:
-        cells = [_cell(row, domain) for domain in domains]
-        if row.run:
-            record, added = row.run.record, f"{row.run.record.true_fraction:.1%}"
-            added += f", {row.run.added_share:.1%} in all" if row.run.bases else ""
-            cells += [f"{record.options.learning_rate:g}", f"{record.trained_weights:,}", added]
-            cells += [f"{record.seconds:.0f}", f"{record.peak_memory_mib:,}"]
-        lines.append(table_row([row.name, *cells, *[""] * (len(heads) - 1 - len(cells))]))
-    return "\n".join(lines) + "\n"
-
-
-def _cell(row: ModelResult, domain: str) -> str:
-    if not row.run:
-        return f"{row.bpb[domain]:.3f}"
-    change = row.change[domain]
-    words = [words for words in (amount(change), ends(change)) if words]
-    words += [NOISE] if is_noise(change) else []
-    words += [row.marks[domain]] if domain in row.marks else []
-    return f"{row.bpb[domain]:.3f} ({', '.join(words)})"
-
-
-def markdown_comparisons(compared: list[Comparison]) -> str:
-    """Neutral residues less each other setting in bits per byte, and their share of its change."""
-    domains = list(compared[0].differences)
-    columns = [f"{domain}{what}" for domain in domains for what in ("", ", share")]
-    lines = [_head(["difference", *columns])]
-    for each in compared:
-        cells = []
-        for domain in domains:
-            of = each.shares.get(domain)
-            cells += [with_ends(each.differences[domain]), share(of) if of else ""]
-        lines.append(table_row([f"neutral against {each.other.label}", *cells]))
-    return "\n".join(lines) + "\n"
-
-
-def markdown_spreads(seeds: list[Spread]) -> str:
-    """Changes of the mean over the seeds, and of the least and the greatest."""
-    domains = list(seeds[0].mean)
-    lines = [_head(["mean over seeds", "seeds", *domains])]
-    for each in seeds:
-        both = {domain: " to ".join(map(signed, each.seeds[domain])) for domain in domains}
-        cells = [f"{with_ends(each.mean[domain])}; seeds {both[domain]}" for domain in domains]
-        lines.append(table_row([each.setting.label, len(each.setting.runs), *cells]))
-    return "\n".join(lines) + "\n"
-
-
-def _head(columns: list[str]) -> str:
-    return f"{table_row(columns)}\n|---|" + "---:|" * (len(columns) - 1)
 
 
 @dataclass(frozen=True)
@@ -208,12 +166,12 @@ class TasksTable:
 
 
 def tasks_table(scores: dict[str, TaskScores], runs: list[RunResult]) -> TasksTable:
-    """`scores`: by model, of the backbone and of the runs."""
+    """`scores`: by model, of the backbone, of its source if it was settled, and of the runs."""
     tasks = list(dict.fromkeys(task for model in scores.values() for task in model.tasks))
     return TasksTable(
         tasks=tasks,
         scores={name: [model.tasks.get(task) for task in tasks] for name, model in scores.items()},
-        methods={"backbone": None} | {run.name: run.record.method for run in runs},
+        methods={SOURCE: None, BACKBONE: None} | {run.name: run.record.method for run in runs},
         flat=[
             {"model": name, "task": task, "count": score.count, "metric": metric, "accuracy": accuracy}
             | {"stderr": score.stderr[metric], "headline": metric == score.metric}
@@ -247,10 +205,13 @@ def paper_tables(out: Layout) -> list[dict[str, str]]:
     return entries
 
 
-def generations(base: Evaluation, runs: list[RunResult]) -> dict[str, list[tuple[str, str]]]:
+def generations(
+    base: Evaluation, runs: list[RunResult], source: Evaluation | None = None
+) -> dict[str, list[tuple[str, str]]]:
     """By prompt, what each model wrote behind it."""
     texts = defaultdict(list)
-    for name, evaluation in [("backbone", base), *((run.name, run.evaluation) for run in runs)]:
+    settled = [(SOURCE, source)] if source else []
+    for name, evaluation in [*settled, (BACKBONE, base), *((run.name, run.evaluation) for run in runs)]:
         for text in evaluation.generations:
             texts[text.prompt].append((name, text.continuation))
     return dict(texts)

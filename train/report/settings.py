@@ -14,8 +14,8 @@ import numpy as np
 
 from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
-from pipeline.workflow.layout import BACKBONE, Layout
-from train.evaluation.intervals import paired
+from pipeline.workflow.layout import BACKBONE, SOURCE, Layout
+from train.evaluation.intervals import paired, paired_kl
 from train.runs.record import Line, RunRecord, read_chain, read_metrics
 from train.runs.results import Evaluation, read_evaluation
 
@@ -51,6 +51,10 @@ class RunResult:
         """The name of the run that it goes on from."""
         return Path(self.record.options.base).name if self.record.options.base else None
 
+    def tokens_at(self, step: int) -> int:
+        """The tokens, old and new, of its first `step` steps."""
+        return step * self.record.tokens // self.record.options.steps
+
     @property
     def added_share(self) -> float:
         """The weights of the whole chain of runs over the backbone's."""
@@ -66,9 +70,12 @@ def load_result(out: Layout, name: str) -> RunResult:
     return RunResult(name, record, read_metrics(folder), evaluation, [base for _, base in bases])
 
 
-def paired_domains(base: Evaluation, runs: Sequence[RunResult], needed: Sequence[str]) -> Bpb:
+def paired_domains(
+    base: Evaluation, runs: Sequence[RunResult], needed: Sequence[str], source: Evaluation | None = None
+) -> Bpb:
     """The domains of the backbone, and those needed. Raises StageError where one was not measured of a model."""
     models = {BACKBONE: base} | {run.name: run.evaluation for run in runs}
+    models |= {SOURCE: source} if source else {}
     domains = list(dict.fromkeys([*base.domains, *needed]))
     for domain in domains:
         if lacking := [name for name, evaluation in models.items() if domain not in evaluation.domains]:
@@ -121,6 +128,23 @@ class Setting:
     def change(self, by_model: dict[str, np.ndarray]) -> np.ndarray:
         """Of a domain's arrays, the change against the backbone, the mean over the seeds."""
         return self.mean(by_model) - by_model[BACKBONE]
+
+
+def kl_means(settings: Sequence[Setting], domain: str) -> list[np.ndarray]:
+    """KL divergence of each setting from the backbone, the mean over its seeds; empty if one was not measured."""
+    runs = [run for setting in settings for run in setting.runs]
+    if any(domain not in run.evaluation.change for run in runs):
+        return []
+    kl = paired_kl({run.name: run.evaluation.change[domain] for run in runs})
+    return [setting.mean(kl) for setting in settings]
+
+
+def first_settings(runs: Sequence[RunResult]) -> dict[str, Setting]:
+    """The first setting of each method."""
+    first: dict[str, Setting] = {}
+    for setting in settings_of(runs):
+        first.setdefault(setting.method, setting)
+    return first
 
 
 def settings_of(runs: Sequence[RunResult]) -> list[Setting]:

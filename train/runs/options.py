@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pipeline.common.config import MOST_SEED, MOST_THREADS, bad_name, option
-from pipeline.workflow.layout import BACKBONE, BESIDE_RUNS
+from pipeline.workflow.layout import BACKBONE, BESIDE_RUNS, SOURCE
 
 MOST_HEADS = 1024
 MOST_GPUS = 64  # of one machine
@@ -53,20 +53,27 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrain(Training):
+class BackboneTraining(Training):
+    """The training of a whole backbone on one domain."""
+
+    domain: str = option("en", "the domain to train the backbone on")
+    flat_below: float = option(
+        0.0,
+        "stop when every held-out domain in its language improves by less than this between two evaluations (0: "
+        "train all steps)",
+        unit="bits per byte",
+        low=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(BackboneTraining):
     """A small Llama trained from scratch on the old domain."""
 
-    domain: str = option("en", "the domain to pretrain on")
     hidden_size: int = option(128, "model width (D)", low=8, high=2**16)
     layers: int = option(4, "decoder layers (L)", low=1, high=2**10)
     heads: int = option(2, "attention heads", low=1, high=MOST_HEADS)
     ffn_size: int = option(384, "FFN width (F)", low=8, high=2**18)
-    flat_below: float = option(
-        0.0,
-        "stop when an evaluation improves by less than this (0: train all steps)",
-        unit="bits per byte",
-        low=0,
-    )
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -78,8 +85,13 @@ class Pretrain(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Settle(BackboneTraining):
+    """All weights of a source trained further in the old language, before anything is added to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """The model to extend: one of the hub or a folder, or one pretrained here."""
+    """The model to extend: one of the hub or a folder, settled first or not, or one pretrained here."""
 
     source: str | None = option(
         None,
@@ -87,11 +99,17 @@ class Backbone:
         "null: pretrain one",
     )
     revision: str | None = option(None, "revision of the hub id")
+    settle: Settle | None = option(
+        None,
+        "how to settle a quantised or instruct source first, on plain text of the old language; null: not at all",
+    )
     pretrain: Pretrain | None = option(None, "how to pretrain, where there is no source")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if (self.source is None) == (self.pretrain is None):
             yield "source", "give exactly one of source and pretrain"
+        if self.settle and self.source is None:
+            yield "settle", "only a source can be settled; give one, or leave settle out"
 
 
 METHODS = ("finetune", "lora", "adapter", "neutral")
@@ -172,7 +190,7 @@ def bad_runs(runs: Iterable[str]) -> Iterator[tuple[str, str]]:
     for name in runs:
         if problem := bad_name(name):
             yield f"runs.{name}", problem
-        elif name == BACKBONE:
+        elif name in (BACKBONE, SOURCE):
             yield f"runs.{name}", "this is how the results call the backbone itself; choose another name"
         elif name.endswith(BESIDE_RUNS):
             yield f"runs.{name}", f"{' and '.join(BESIDE_RUNS)} end what is not finished; choose another name"

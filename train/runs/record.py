@@ -1,4 +1,4 @@
-"""What a training writes down of itself: `run.json` of a run, `training.json` of a backbone pretrained here."""
+"""What a training writes down of itself: `run.json` of a run, `training.json` of a backbone trained here."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pipeline.common.config import ConfigError, option, read, to_data
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json, write_json
 from pipeline.workflow.layout import METRICS, RUN_RECORD
-from train.runs.options import Pretrain, Run
+from train.runs.options import Pretrain, Run, Settle
 
 T = TypeVar("T")
 Line = dict[str, Any]  # of metrics.jsonl: a step or an evaluation, by docs/formats.md
-PRETRAINING = "training.json"
+TRAINING_RECORD = "training.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +63,32 @@ class RunRecord(Costs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainingRecord(Costs):
-    """A backbone that was pretrained here."""
+class BackboneRecord(Costs):
+    """A backbone that was trained here."""
 
-    options: Pretrain = option(doc="every option of the pretraining")
     parameters: int = option(doc="the number of its weights", unit="weights")
     steps: int = option(doc="how many steps were done")
 
 
-def write_record(folder: str | Path, record: RunRecord | PretrainingRecord) -> None:
-    write_json(Path(folder, RUN_RECORD if isinstance(record, RunRecord) else PRETRAINING), record_data(record))
+@dataclass(frozen=True, kw_only=True)
+class PretrainingRecord(BackboneRecord):
+    """A backbone that was pretrained here."""
+
+    options: Pretrain = option(doc="every option of the pretraining")
 
 
-def record_data(record: RunRecord | PretrainingRecord) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class SettlingRecord(BackboneRecord):
+    """A backbone that was settled here."""
+
+    options: Settle = option(doc="every option of the settling")
+
+
+def write_record(folder: str | Path, record: RunRecord | BackboneRecord) -> None:
+    write_json(Path(folder, RUN_RECORD if isinstance(record, RunRecord) else TRAINING_RECORD), record_data(record))
+
+
+def record_data(record: RunRecord | BackboneRecord) -> dict[str, Any]:
     """The record as plain JSON data; the costs come last."""
     costs = {field.name for field in dataclasses.fields(Costs)}
     return dict(sorted(to_data(record).items(), key=lambda item: item[0] in costs))
@@ -114,12 +127,6 @@ def read_chain(run_folder: str | Path) -> list[tuple[Path, RunRecord]]:
 def base_folder(folder: Path, base: str) -> Path:
     """Folder of the base run: `base` as it was at training, or, if the runs were moved, beside `folder`."""
     return Path(base) if Path(base).is_dir() else folder.parent / Path(base).name
-
-
-def read_pretraining(backbone: str | Path) -> PretrainingRecord | None:
-    """The record of a backbone, or None for one from elsewhere. Raises StageError on a damaged record."""
-    path = Path(backbone, PRETRAINING)
-    return read_result(PretrainingRecord, path, "pretrain the backbone again") if path.exists() else None
 
 
 def read_metrics(folder: str | Path) -> list[Line]:

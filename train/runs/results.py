@@ -29,13 +29,30 @@ class Documents:
     bytes: str = option(doc="base64: a uint32 for each group")
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        try:
-            nats, size = (len(base64.b64decode(text, validate=True)) for text in (self.nats, self.bytes))
-        except ValueError:
-            yield "nats", "this or bytes is not base64"
-        else:
-            if nats != size or not size or size % 4:
-                yield "bytes", f"{size} bytes of numbers beside {nats} of nats; expected as many, 4 for each group"
+        return _unpaired("nats", self.nats, "bytes", self.bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLDocuments:
+    """The same of the KL divergence."""
+
+    count: int = option(doc="the documents in which a row begins", unit="documents")
+    kl: str = option(doc="base64: a float32 for each group, in nats")
+    tokens: str = option(doc="base64: a uint32 for each group")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        return _unpaired("kl", self.kl, "tokens", self.tokens)
+
+
+def _unpaired(name: str, text: str, other: str, sizes: str) -> Iterator[tuple[str, str]]:
+    """What is wrong with two texts that should have a number of 4 bytes for each group."""
+    try:
+        ours, theirs = (len(base64.b64decode(x, validate=True)) for x in (text, sizes))
+    except ValueError:
+        yield name, f"this or {other} is not base64"
+    else:
+        if ours != theirs or not ours or ours % 4:
+            yield other, f"{theirs} bytes of numbers beside {ours} of {name}; expected as many, 4 for each group"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +66,15 @@ class Measure:
     nats: float = option(doc="the sum", unit="nats")
     tokens: int = option(doc="the tokens scored", unit="tokens")
     bytes: int = option(doc="the text scored", unit="bytes")
+    documents: Documents | None = option(None, "the same by document; an older file has none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """A domain in an evaluation in training, a line of `metrics.jsonl`."""
+
+    bpb: float = option(doc="of some held-out rows", unit="bits per byte")
+    nats_per_token: float = option(doc="of the same", unit="nats")
     documents: Documents | None = option(None, "the same by document; an older file has none")
 
 
@@ -81,6 +107,7 @@ class Change:
     bpb: float = option(doc="the change on these rows", unit="bits per byte")
     layers: list[Layer] = option(doc="the blocks, layer by layer; empty for methods without blocks")
     sites: list[Site] | None = option(None, "the change by site, where the rows know their sites")
+    documents: KLDocuments | None = option(None, "the KL by document; an older file has none")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from train.runs.options import Pretrain, Training
+from train.runs.options import BackboneTraining, Training
 
 # The weights are the same to the bit.
 WATCHING = ("evaluate_every", "evaluate_rows", "checkpoint_every")
@@ -21,4 +21,4 @@ def other_options(options: Training) -> tuple[str, ...]:
 
 def stops_early(options: Training) -> bool:
     """Whether what is measured during the training decides when it ends."""
-    return isinstance(options, Pretrain) and options.flat_below > 0
+    return isinstance(options, BackboneTraining) and options.flat_below > 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
@@ -23,12 +24,13 @@ from models.cost import flops_per_token, peak_flops
 from models.extend import decoder_layers
 from models.local_losses import Context, make_probe
 from models.loss import sum_nll
+from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
 from pipeline.common.progress import progress
 from train.data.rows import Rows
 from train.distributed import add_gradients, add_over_ranks, clip_gradients, rank, shard, world
 from train.evaluation.bits_per_byte import score_rows
-from train.runs.options import Pretrain, Run, Training
+from train.runs.options import BackboneTraining, Run, Training
 from train.trainer import checkpoint
 from train.trainer.documents import keep_documents_apart
 from train.trainer.failures import exploded, memory_advice
@@ -49,7 +51,10 @@ EXPLODED = 3.0
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """All that a training needs. `old` is None in pretraining; `context` is that of the trained blocks."""
+    """All that a training needs. `old` is None where there is one domain; `context` is that of the trained blocks.
+
+    `decisive` names those of `validations` that decide about flat_below.
+    """
 
     title: str
     model: Any
@@ -61,6 +66,7 @@ class TrainingJob:
     identity: str
     device: torch.device
     context: Context = field(default_factory=Context)
+    decisive: tuple[str, ...] = ()
 
 
 def train(job: TrainingJob) -> checkpoint.State:
@@ -96,7 +102,7 @@ def _train(job: TrainingJob) -> checkpoint.State:
             job.checkpoints, job.identity, job.model, optimizer, beside=job.device.type == "cuda"
         ) as (save, wait),
     ):
-        while state.step < options.steps and not is_flat(state.metrics, options):
+        while state.step < options.steps and not is_flat(state.metrics, options, job.decisive):
             started = time.perf_counter()
             batch = next(stream)
             waited = time.perf_counter() - started
@@ -265,26 +271,27 @@ def find_alpha(job: TrainingJob) -> float:
 
 
 def evaluate(job: TrainingJob, step: int) -> dict[str, Any]:
-    """A line of the metrics: bits per byte and nats per token on the first rows of each domain."""
+    """A line of the metrics: how hard some rows of each domain are, together and by document."""
     options = job.options
     job.model.eval()
     domains = {}
     with uncompiled(options):
         for name, rows in job.validations.items():
             score = score_rows(job.model, rows, options.micro_batch_rows, job.device, options.evaluate_rows)
-            domains[name] = {"bpb": score["bpb"], "nats_per_token": score["nats_per_token"]}
+            domains[name] = {key: score[key] for key in ("bpb", "nats_per_token")}
+            domains[name]["documents"] = to_data(score["documents"])  # for intervals of what the curves say
     return {"step": step, "evaluation": domains}
 
 
-def is_flat(metrics: list[dict[str, Any]], options: Training) -> bool:
-    """Whether pretraining may stop: the first domain's last evaluation gained less than flat_below.
+def is_flat(metrics: list[dict[str, Any]], options: Training, decisive: Iterable[str]) -> bool:
+    """Whether a training may stop: the last evaluation gained less than flat_below on every decisive domain.
 
     >>> metrics = [{"step": step, "evaluation": {"en": {"bpb": bpb}}} for step, bpb in ((0, 4.0), (100, 3.95))]
-    >>> is_flat(metrics, Pretrain(learning_rate=1e-3, flat_below=0.1))
+    >>> is_flat(metrics, BackboneTraining(learning_rate=1e-3, flat_below=0.1), ["en"])
     True
     """
-    if not isinstance(options, Pretrain) or not options.flat_below:
+    scores = [line["evaluation"] for line in metrics if "evaluation" in line]
+    if not isinstance(options, BackboneTraining) or not options.flat_below or len(scores) < 2:
         return False
-    scores = [list(line["evaluation"].values()) for line in metrics if "evaluation" in line]
-    curve = [domains[0]["bpb"] for domains in scores if domains]
-    return len(curve) > 1 and curve[-2] - curve[-1] < options.flat_below
+    before, last = scores[-2:]
+    return all(before[name]["bpb"] - last[name]["bpb"] < options.flat_below for name in decisive)

@@ -79,7 +79,8 @@ def _scalars(line: Line) -> Iterator[tuple[str, float]]:
     for name, value in line.items():
         if name == "evaluation":
             for domain, measures in value.items():
-                yield from ((f"{measure}/{domain}", number) for measure, number in measures.items())
+                numbers = ((name, x) for name, x in measures.items() if isinstance(x, float))
+                yield from ((f"{measure}/{domain}", number) for measure, number in numbers)
         elif name != "step":
             yield f"train/{name}", value
 

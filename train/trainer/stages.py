@@ -1,13 +1,15 @@
-"""The two training stages: `pretrain` makes a backbone, `extend` adds a domain to one by any method."""
+"""The training stages: `pretrain` makes a backbone, `settle` trains one further, `extend` adds a domain to one."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
 import json
-import os
 import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +27,41 @@ from models.backbone import (
 from models.saving import saving
 from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
-from pipeline.common.files import atomic_folder
+from pipeline.common.files import atomic_folder, write_json
 from pipeline.workflow.fingerprint import fingerprint
 from pipeline.workflow.layout import WEIGHTS
-from train.data.rows import Rows, check_length, join_rows, open_rows, paths_by_name
+from train.data.rows import Rows, join_rows, open_rows
 from train.data.tokens import check_tokenizer, open_tokenizer
 from train.distributed import processes, rank, trained_weights, world
 from train.ranks import on_gpus
-from train.runs.load import extend_for, load_run, pick_device
-from train.runs.options import Pretrain, Run, Training
-from train.runs.record import Costs, Languages, PretrainingRecord, RunRecord, read_run, write_record
+from train.runs.backbone import ORIGIN, Settled, origin
+from train.runs.load import extend_for, load_for, load_run
+from train.runs.options import Pretrain, Run, Settle, Training
+from train.runs.record import (
+    Costs,
+    Languages,
+    PretrainingRecord,
+    RunRecord,
+    SettlingRecord,
+    read_run,
+    write_record,
+)
 from train.trainer import checkpoint
 from train.trainer.decisive import other_options, stops_early
+from train.trainer.inputs import check_fit, check_rows, open_validation, prepare
 from train.trainer.loop import TrainingJob, train
 from train.trainer.metrics import metrics_log
+
+TOKENIZER = "tokenizer.json"
 
 
 @on_gpus
 def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str, output: str) -> None:
     """Train a small Llama from scratch on `rows`; writes the Hugging Face folder `output`.
 
-    validation are 'name=path' of rows files; the first decides about stopping early. Beside model and
-    tokenizer the folder holds metrics.jsonl and training.json. Checkpoints stand in `output`.checkpoints
-    until then. Raises StageError on rows that do not fit and on a loss that is no number.
+    validation are 'name=path' of rows files. Beside model and tokenizer the folder holds metrics.jsonl and
+    training.json. Checkpoints stand in `output`.checkpoints until then. Raises StageError on rows that do not
+    fit and on a loss that is no number.
     """
     device = prepare(options)
     train_rows, held_out = open_rows(rows), open_validation(validation)
@@ -67,30 +81,76 @@ def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str
             seed=options.seed,
             attention=attention_on(device),
         ).to(device)
-        job = TrainingJob(
-            title="pretrain",
-            model=model,
-            options=options,
-            old=None,
-            new=train_rows,
-            validations=held_out,
-            checkpoints=f"{output}.checkpoints",
-            identity=identity(options, [train_rows], held_out, model),
-            device=device,
-        )
-        state = train(job)
+        state, record = train_backbone(options, "pretrain", model, train_rows, held_out, output)
         if rank() == 0:
-            record = PretrainingRecord(
-                options=options,
-                parameters=unique_parameters(model),
-                steps=state.step,
-                **vars(costs(job, state)),
-            )
-            with atomic_folder(output) as folder:
-                save_backbone(model, encoder, folder)
-                write_metrics(folder, state)
-                write_record(folder, record)
-            shutil.rmtree(job.checkpoints, ignore_errors=True)
+            with backbone_folder(output, model, encoder, state) as folder:
+                write_record(folder, PretrainingRecord(options=options, **record))
+
+
+@on_gpus
+def settle(options: Settle, backbone: str, rows: str, validation: list[str], output: str) -> None:
+    """Train all weights of a backbone (folder or hub id) further on `rows`; writes the folder `output`.
+
+    As `pretrain`, and with origin.json, which says what it was made from and on what. Raises StageError too where
+    the rows do not fit the backbone.
+    """
+    device = prepare(options)
+    train_rows, held_out = open_rows(rows), open_validation(validation)
+    check_rows([train_rows, *held_out.values()], options)
+    from transformers.utils import cached_file
+
+    known, encoder = origin(backbone), open_tokenizer(backbone)
+    with processes(device):
+        model = load_for(backbone, device)
+        check_fit(train_rows, model, backbone)
+        extend_for(model, Run(method="finetune", learning_rate=options.learning_rate))
+        state, record = train_backbone(options, "settle", model, train_rows, held_out, output)
+        if rank() == 0:
+            on = Settled(domain=train_rows.metadata["domain"], tokens=record["tokens"])
+            with backbone_folder(output, model, encoder, state) as folder:
+                # Rows know it by its bytes, and versions of transformers write it differently.
+                shutil.copyfile(str(cached_file(backbone, TOKENIZER)), folder / TOKENIZER)
+                write_record(folder, SettlingRecord(options=options, **record))
+                write_json(folder / ORIGIN, to_data(replace(known, settled=[*known.settled, on])))
+
+
+def train_backbone(
+    options: Pretrain | Settle, title: str, model: Any, rows: Rows, held_out: dict[str, Rows], output: str
+) -> tuple[checkpoint.State, dict[str, Any]]:
+    """Train all weights of the model on `rows`. Returns the state, and what a BackboneRecord says beside options.
+
+    Raises StageError where flat_below has no held-out rows to decide by.
+    """
+    alike = tuple(name for name, one in held_out.items() if language_of(one) == language_of(rows))
+    if stops_early(options) and not alike:
+        raise StageError(
+            f"flat_below: none of the held-out rows is in {language_of(rows)}, as {rows.path} is; watch some that "
+            "are, or set it to 0"
+        )
+    job = TrainingJob(
+        title=title,
+        model=model,
+        options=options,
+        old=None,
+        new=rows,
+        validations=held_out,
+        checkpoints=f"{output}.checkpoints",
+        identity=identity(options, [rows], held_out, model),
+        device=model.device,
+        decisive=alike,
+    )
+    state = train(job)
+    return state, {"parameters": unique_parameters(model), "steps": state.step, **vars(costs(job, state))}
+
+
+@contextmanager
+def backbone_folder(output: str, model: Any, encoder: Any, state: checkpoint.State) -> Iterator[Path]:
+    """The folder of a trained backbone, for what else belongs in it; once whole, the checkpoints go."""
+    with atomic_folder(output) as folder:
+        save_backbone(model, encoder, folder)
+        write_metrics(folder, state)
+        yield folder
+    shutil.rmtree(f"{output}.checkpoints", ignore_errors=True)
 
 
 @on_gpus
@@ -110,9 +170,7 @@ def extend(
     check_rows([new, *olds, *held_out.values()], options)
     with processes(device):
         model = load_run(backbone, options.base, device, stays=options.shard)
-        check_vocabulary(model, new, backbone)
-        check_tokenizer(new, backbone)
-        check_length(new, model, backbone)
+        check_fit(new, model, backbone)
         digest = read_run(options.base).backbone_digest if options.base else weights_digest(model)
         extension = extend_for(model, options)
         job = TrainingJob(
@@ -123,7 +181,7 @@ def extend(
             new=new,
             validations=held_out,
             checkpoints=f"{output}.checkpoints",
-            identity=identity(options, [*olds, new], held_out, model),
+            identity=identity(options, olds if options.old_rate == 1 else [*olds, new], held_out, model),
             device=device,
             context=extension.context,
         )
@@ -154,52 +212,6 @@ def extend(
 # Before the training ------------------------------------------------------------------------------
 
 
-def prepare(options: Training) -> torch.device:
-    """Set the number of threads, an option since sums depend on it, and return the device.
-
-    Raises StageError where the processes cannot share the rows of a step equally.
-    """
-    torch.set_num_threads(options.threads)
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    if options.batch_rows % ranks:
-        raise StageError(
-            f"batch_rows: {options.batch_rows} is not a multiple of the {ranks} processes; make it one"
-        )
-    return pick_device(options.device)
-
-
-def open_validation(named: list[str]) -> dict[str, Rows]:
-    """Rows files by name, from 'name=path'. Raises StageError on anything else."""
-    return {name: open_rows(path) for name, path in paths_by_name("--validation", named).items()}
-
-
-def check_rows(files: list[Rows], options: Training) -> None:
-    """Raises StageError unless all rows have the length and the tokenizer of the first, and what options need."""
-    if options.mask_documents and "separator" not in files[0].metadata:
-        raise StageError(
-            f"{files[0].path}: made before mask_documents was there; run `python -m train tokenize` again"
-        )
-    # Rows that do not say what they begin with begin with nothing.
-    keys = ["row_tokens", "vocabulary", "tokenizer_sha256", "beginning", *["separator"] * options.mask_documents]
-    for key in keys:
-        for one in files[1:]:
-            first, other = (rows.metadata.get(key, []) for rows in (files[0], one))
-            if first != other:
-                raise StageError(
-                    f"{one.path}: {key} is {other}, but {first} in {files[0].path}; tokenize both alike"
-                )
-
-
-def check_vocabulary(model: Any, rows: Rows, backbone: str) -> None:
-    """Raises StageError if the rows hold tokens that the backbone has no embedding for."""
-    entries = len(model.get_input_embeddings().weight)
-    if rows.metadata["vocabulary"] > entries:
-        raise StageError(
-            f"{rows.path}: its tokenizer has {rows.metadata['vocabulary']} entries, but {backbone} has only "
-            f"{entries} embeddings; tokenize with the backbone's own tokenizer"
-        )
-
-
 def identity(options: Training, rows: list[Rows], watched: dict[str, Rows], model: Any) -> str:
     """A hash of all that decides the weights: options, rows, initial weights, code and torch.
 
@@ -207,8 +219,12 @@ def identity(options: Training, rows: list[Rows], watched: dict[str, Rows], mode
     the rows that are only measured.
     """
     # Of the whole stage: the loop alone does not name the blocks that it trains.
-    stage = "train.trainer.stages:extend" if isinstance(options, Run) else "train.trainer.stages:pretrain"
-    code = [fingerprint(stage), torch.__version__, str(next(model.parameters()).dtype)]
+    stages = {
+        Run: "train.trainer.stages:extend",
+        Pretrain: "train.trainer.stages:pretrain",
+        Settle: "train.trainer.stages:settle",
+    }
+    code = [fingerprint(stages[type(options)]), torch.__version__, str(next(model.parameters()).dtype)]
     others = other_options(options)
     decisive = {name: value for name, value in to_data(options).items() if name not in others}
     files = [*rows, *(watched.values() if stops_early(options) else ())]

@@ -36,7 +36,8 @@ from train.config import Config, write_schema
 from train.runs.options import Generate, Run
 
 BACKBONE = {"source": "some/model"}
-RUNS = {"runs": {"a": {"learning_rate": 1e-3}}}
+RUN = {"learning_rate": 1e-3}
+RUNS = {"runs": {"a": RUN}}
 DOMAINS = {"en": {"language": "en"}, "en-replay": {"language": "en"}, "fr": {"language": "fr"}}
 GOOD = {"output": "x", "backbone": BACKBONE, "extend": RUNS, "domains": DOMAINS}
 
@@ -73,6 +74,17 @@ def test_all_errors_are_listed_at_once_with_key_and_cure():
             {"backbone": {"pretrain": {"learning_rate": 1e-3}}, "tokens": {"domain": "it"}},
             "tokens.domain: no domain 'it'",
         ),
+        (
+            {"backbone": {"pretrain": RUN, "settle": RUN | {"domain": "en"}}},
+            "backbone.settle: only a source can be settled; give one",
+        ),
+        ({"backbone": BACKBONE | {"settle": RUN | {"domain": "it"}}}, "backbone.settle.domain: no domain 'it'"),
+        ({"evaluate": {"control": "b"}}, "evaluate.control: no run 'b'; extend.runs has a"),
+        ({"evaluate": {"control": "a"}}, "evaluate.control: a has old_rate 0.1; set it to 1"),
+        (
+            {"evaluate": {"control": "a"}, "extend": {"runs": {"a": RUN | {"old_rate": 1}}}},
+            "evaluate.control: a is the only run; add one that learns",
+        ),
         ({"extract": {"language_model": "no/such.bin"}}, "extract.language_model: no such file: no/such.bin"),
         (
             {"domains": DOMAINS | {"it": {"language": "it"}}},
@@ -93,17 +105,14 @@ def test_each_wrong_value_names_its_key(change, message):
     assert message in str(caught.value)
 
 
-RUN = {"learning_rate": 1e-3}
-
-
 @pytest.mark.parametrize(
     ("change", "key"),
     [
         *(({"output": name}, "output") for name in ("", "{run}", "<logs>", "a\nb", "a\x1bb", "a\rb", "a\udcffb",
                                                        "a/" + "é" * 128)),
         *(({"extend": {"runs": {name: RUN}}}, f"extend.runs.{name}")
-          for name in ("..", ".", "", "-x", "@x", "a/b", "a b", "$(x)", "backbone", "a.part", "a.checkpoints",
-                       "é" * 101, False, None, 1.1)),
+          for name in ("..", ".", "", "-x", "@x", "a/b", "a b", "$(x)", "backbone", "source", "a.part",
+                       "a.checkpoints", "é" * 101, False, None, 1.1)),
         *(({"paper": {"runs": {name: RUN}}}, f"paper.runs.{name}") for name in ("..", "backbone")),
         *(({"domains": DOMAINS | {name: {"language": "fr"}}}, f"domains.{name}")
           for name in ("..", "-x", "a=b", "a/b", "backbone.txt", "runs.txt")),

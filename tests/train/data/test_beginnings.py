@@ -164,6 +164,31 @@ def test_every_token_is_predicted_once(
             assert token < 10 or len(lengths) > 12 or place == of_site[owner[token]]
 
 
+@pytest.mark.parametrize("lead", [0, 2])
+@pytest.mark.parametrize("most", [1, 3, 7, 8, 99])
+def test_a_limit_leaves_rows_that_are_evenly_spread(most: int, lead: int, tmp_path: Path) -> None:
+    ids, sizes, owners = stream([5, 30, 2, 17, 40, 9, 1], lead)
+    about = {
+        "row_tokens": 13, "vocabulary": 60_000, "special_ids": [], "tokenizer_sha256": "", "domain": "",
+        "beginning": list(range(1, lead + 1)), "documents": 7, "bytes": int(sizes.sum()),
+    }  # fmt: skip
+    write_rows(str(tmp_path / "all"), ids, sizes, owners, 13, 9, about)
+    kept = write_rows(str(tmp_path / "some"), ids, sizes, owners, 13, 9, about, most)
+    everything, some = open_rows(str(tmp_path / "all")), open_rows(str(tmp_path / "some"))
+    place = np.arange(count := min(most, len(everything))) * len(everything) // count
+    here = np.arange(len(some))
+    assert (some.tokens(here) == everything.tokens(place)).all()
+    assert (some.documents(here) == everything.documents(place)).all()
+    assert kept == some.metadata["tokens"] <= everything.metadata["tokens"]
+    if most < len(everything):
+        predicted = set(some.tokens(here)[:, max(lead, 1) :].ravel().tolist())
+        owner = {token: owner for token, owner in zip(ids.tolist(), owners.tolist(), strict=True) if token >= 10}
+        assert some.metadata["documents"] == len({owner[token] for token in predicted if token >= 10})
+        assert some.metadata["bytes"] == some.bytes(here).sum()
+    else:
+        assert some.metadata == everything.metadata
+
+
 def rows_of(tokenizer: Path, texts: list[str], split: str = "validation", row_tokens: int = 16) -> Rows:
     write_arrow(tokenizer / "shard.arrow", SCHEMA, ({"text": text, "url": None} for text in texts))
     shards, output, ledger = [str(tokenizer / "shard.arrow")], tokenizer / "rows.arrow", tokenizer / "ledger.json"

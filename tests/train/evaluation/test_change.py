@@ -79,6 +79,12 @@ def test_kl_and_agreement_are_those_of_whole_distributions(rows, architecture, m
     assert found.tokens == mask_NT.sum()
     assert found.kl == pytest.approx(kl_NT[mask_NT].mean().item(), rel=1e-4)
     assert found.kl > 0.01
+    kl_N, tokens_N = (
+        np.frombuffer(base64.b64decode(text), kind)
+        for text, kind in ((found.documents.kl, "<f4"), (found.documents.tokens, "<u4"))
+    )
+    assert kl_N == pytest.approx((kl_NT * mask_NT).sum(1).numpy(force=True), rel=1e-3)
+    assert tokens_N.tolist() == mask_NT.sum(1).tolist()
     assert found.agreement == pytest.approx(same_NT[mask_NT].double().mean().item(), abs=1e-9)
     size = 2 * LENGTH * len(rows)
     assert found.bpb == pytest.approx(nats_NT[mask_NT].sum().item() / math.log(2) / size, rel=1e-4)

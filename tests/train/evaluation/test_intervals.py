@@ -15,10 +15,12 @@ from train.evaluation.intervals import (
     GROUPS,
     Estimate,
     bpb_interval,
+    document_kl,
     document_sums,
     estimate,
     interval,
     paired,
+    paired_kl,
     resampled,
 )
 from train.runs.results import read_evaluation, write_result
@@ -42,7 +44,7 @@ def test_intervals_of_differences_and_of_shares_are_scipys() -> None:
         return (one - base) / (other - base)
 
     def change(base, one, other, size, axis=-1):
-        return (one.sum(axis) - base.sum(axis)) / size.sum(axis) / math.log(2)
+        return (one.sum(axis) - base.sum(axis)) / size.sum(axis)
 
     base_R, one_R, other_R = resampled(nats_MG, bytes_G, 4_000, seed=3)
     for statistic, ours_R in ((share, (one_R - base_R) / (other_R - base_R)), (change, one_R - base_R)):
@@ -59,7 +61,7 @@ def test_the_spread_is_that_of_a_ratio_of_sums() -> None:
     (one_G, other_G, _), bytes_G = made_up(2000, 1)
     difference_G = one_G - other_G
     ratio = difference_G.sum() / bytes_G.sum()
-    error = math.sqrt(((difference_G - ratio * bytes_G) ** 2).sum()) / bytes_G.sum() / math.log(2)
+    error = math.sqrt(((difference_G - ratio * bytes_G) ** 2).sum()) / bytes_G.sum()
     one_R, other_R = resampled(np.stack([one_G, other_G]), bytes_G)
     assert np.std(one_R - other_R) == pytest.approx(error, rel=0.1)
     assert np.std(one_R) > 4 * error  # as hard for both: alone each is far less sure
@@ -72,7 +74,7 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
         size = random.integers(50, 150, 60).astype(float)
         rate = random.normal(1.0, 0.3, 60)  # nats per byte of each document
         low, high = interval(resampled((rate * size)[None], size, 200, trial)[0])
-        inside += low <= 1 / math.log(2) <= high
+        inside += low <= 1 <= high
     assert 0.90 <= inside / 200 <= 0.98
 
 
@@ -94,7 +96,7 @@ def test_many_documents_are_grouped_and_nothing_of_them_is_lost() -> None:
     assert len(documents.nats) + len(documents.bytes) < 107_000
     assert bytes_G.sum() == bytes_N.sum()
     assert nats_G.sum(dtype=np.float64) == pytest.approx(nats_N.sum(), rel=1e-6)
-    whole = interval(resampled(nats_N[None], bytes_N)[0])
+    whole = np.array(interval(resampled(nats_N[None], bytes_N)[0])) / math.log(2)
     assert np.diff(bpb_interval(documents)) == pytest.approx(np.diff(whole), rel=0.15)
 
 
@@ -114,6 +116,24 @@ def test_what_is_not_known_has_no_interval() -> None:
         name: evaluation(name, documents=FEWEST - 1, fr=x).domains["fr"] for name, x in (("b", 3.0), ("r", 2.5))
     }
     assert estimate(paired(few)["r"] - paired(few)["b"]).low is None
+
+
+def test_a_share_of_another_models_kl_has_a_narrower_interval_than_either() -> None:
+    """As hard for both: the one's KL is a fifth of the other's in each document, and nearly so in each draw."""
+    random, same = np.random.default_rng(0), {"tokens_N": np.full(60, 100), "document_N": np.arange(60)}
+    kl_N = random.gamma(2.0, 0.1, 60) * 100
+    sums = {"a": 0.2 * kl_N, "b": kl_N}
+    change = evaluation("a", fr=1.0).change["fr"]
+    changes = {
+        name: replace(change, kl=own_N.sum() / 6000, documents=document_kl(own_N, **same))
+        for name, own_N in sums.items()
+    } | {"older": change}
+    kl = paired_kl(changes)
+    share, whole = estimate(kl["a"] / kl["b"]), estimate(kl["b"])
+    assert (share.value, share.low, share.high) == pytest.approx((0.2, 0.2, 0.2), rel=1e-6)
+    assert whole.low < 0.9 * whole.value < 1.1 * whole.value < whole.high
+    assert whole.value == pytest.approx(np.mean(kl["b"][1:]), rel=0.05)
+    assert estimate(kl["older"]) == Estimate(0.5, None, None)
 
 
 @pytest.mark.parametrize(

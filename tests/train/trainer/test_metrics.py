@@ -9,7 +9,7 @@ from train.trainer.metrics import metrics_log
 events = pytest.importorskip("tensorboardX.proto.event_pb2")
 
 LINES = [
-    {"step": 0, "evaluation": {"fr": {"bpb": 3.5, "nats_per_token": 4.0}}},
+    {"step": 0, "evaluation": {"fr": {"bpb": 3.5, "nats_per_token": 4.0, "documents": {"count": 1}}}},
     {"step": 1, "loss": 2.0, "gate_old": 0.25},
 ]
 

@@ -1,7 +1,9 @@
+import base64
 import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,8 +32,9 @@ from pipeline.common.errors import StageError
 from train.data.rows import open_rows
 from train.data.tokens import tokenizer_digest
 from train.evaluation.bits_per_byte import score_rows
+from train.runs.backbone import Origin, Settled, backbone_record, origin
 from train.runs.load import load_run
-from train.runs.options import METHODS, Pretrain, Run
+from train.runs.options import METHODS, Pretrain, Run, Settle
 from train.trainer import checkpoint
 from train.trainer.loop import (
     TrainingJob,
@@ -46,7 +49,7 @@ from train.trainer.loop import (
 from train.trainer.micro_batches import positions
 from train.trainer.mixture import Batch, Draw, read_batch
 from train.trainer.optimizer import learning_rate, make_optimizer
-from train.trainer.stages import extend, identity, pretrain
+from train.trainer.stages import extend, identity, pretrain, settle
 
 SIZES = {"hidden_size": 16, "layers": 2, "heads": 2, "ffn_size": 24}
 QUICK = {"batch_rows": 8, "micro_batch_rows": 8, "evaluate_rows": 8, "threads": 1, "device": DEVICE.type}
@@ -97,6 +100,13 @@ def test_pretraining_learns_and_leaves_a_whole_folder(world: dict[str, str]) -> 
     lines = metrics(world["backbone"])
     curve = evaluations(lines, "en")
     assert len(curve) == 3 and curve[-1] < 0.8 * curve[0]
+    documents = lines[-1]["evaluation"]["en"]["documents"]
+    nats, size = (
+        np.frombuffer(base64.b64decode(documents[key]), kind).sum()
+        for key, kind in (("nats", "<f4"), ("bytes", "<u4"))
+    )
+    assert documents["count"] == 8
+    assert curve[-1] == pytest.approx(nats / size / math.log(2), rel=1e-5)
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 61))
     about = json.loads((Path(world["backbone"]) / "training.json").read_text())
     assert about["tokens"] == 60 * 8 * LENGTH and about["steps"] == 60
@@ -362,6 +372,16 @@ def test_the_curve_is_the_golden_one(world: dict[str, str], tmp_path: Path, name
     assert means == pytest.approx(GOLDEN[name], rel=5e-3 + ROUNDING), means
 
 
+def test_a_control_reads_no_new_row(world: dict[str, str], tmp_path: Path) -> None:
+    made = {"tokenizer_sha256": tokenizer_digest(world["tokenizer"])}
+    unknown = world | {"new": write_rows(tmp_path / "new.arrow", language(1, 20) + 1000, "fr", **made)}
+    lines = extend_in(unknown, run(steps=4, old_rate=1.0, alpha="auto"), tmp_path / "control")
+    assert len(losses(lines)) == 4
+    assert any("gate_old" in line for line in lines) and not any("gate_new" in line for line in lines)
+    with pytest.raises(StageError, match=r"new\.arrow: token 10\d\d in a vocabulary of 64"):
+        extend_in(unknown, run(steps=4, old_rate=0.9), tmp_path / "other")
+
+
 def test_frozen_weights_stay(world: dict[str, str], tmp_path: Path) -> None:
     job = small_job(world, run(steps=3, checkpoint_every=99), tmp_path)
     before = {name: weight.detach().clone() for name, weight in job.model.named_parameters()}
@@ -404,14 +424,18 @@ def test_warm_up_is_exactly_its_share_of_the_steps() -> None:
             assert learning_rate(steps - 1, options) == 1.0
 
 
-def test_flat_pretraining_stops() -> None:
-    def lines(*curve: float) -> list[dict[str, Any]]:
-        return [{"step": 1, "loss": 3.0}, *({"evaluation": {"en": {"bpb": value}}} for value in curve)]
+def test_a_training_stops_where_all_decisive_domains_are_flat() -> None:
+    def lines(**curves: list[float]) -> list[dict[str, Any]]:
+        steps = zip(*curves.values(), strict=True)
+        domains = [{name: {"bpb": bpb} for name, bpb in zip(curves, step, strict=True)} for step in steps]
+        return [{"step": 1, "loss": 3.0}, *({"evaluation": measured} for measured in domains)]
 
-    options = Pretrain(learning_rate=1e-3, flat_below=0.1)
-    assert is_flat(lines(2.0, 1.95), options) and is_flat(lines(3.0, 2.0, 2.1), options)
-    assert not is_flat(lines(2.0, 1.8), options) and not is_flat(lines(2.0), options)
-    assert not is_flat(lines(2.0, 2.0), Pretrain(learning_rate=1e-3))
+    options, both = Settle(learning_rate=1e-3, flat_below=0.1), ("en", "docs")
+    assert is_flat(lines(en=[2.0, 1.95]), options, ["en"]) and is_flat(lines(en=[3.0, 2.0, 2.1]), options, ["en"])
+    assert not is_flat(lines(en=[2.0, 1.8]), options, ["en"]) and not is_flat(lines(en=[2.0]), options, ["en"])
+    assert not is_flat(lines(en=[2.0, 2.0]), Settle(learning_rate=1e-3), ["en"])
+    assert is_flat(lines(en=[2.0, 1.95], docs=[3.0, 3.1], fr=[4.0, 3.0]), options, both)
+    assert not is_flat(lines(en=[2.0, 1.95], docs=[3.0, 2.8], fr=[4.0, 4.0]), options, both)
 
 
 def test_early_stop_is_a_whole_backbone(world: dict[str, str], tmp_path: Path) -> None:
@@ -419,6 +443,72 @@ def test_early_stop_is_a_whole_backbone(world: dict[str, str], tmp_path: Path) -
     held, output = [f"en={world['old_held']}"], tmp_path / "backbone"
     pretrain(options, world["old"], held, world["tokenizer"], str(output))
     assert json.loads((output / "training.json").read_text())["steps"] == 4
+
+
+def test_settling_trains_all_weights_and_says_of_what(world: dict[str, str], tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(world["backbone"], source)
+    tokenizer = source / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + "\n")  # as another version of transformers might write it
+    made = {"tokenizer_sha256": tokenizer_digest(source)}
+    new = write_rows(tmp_path / "rows/new.arrow", language(5, 200, seed=1), "fr", **made)
+    fr = write_rows(tmp_path / "rows/fr.arrow", language(5, 16, seed=3), "fr", **made)
+    en = write_rows(tmp_path / "rows/en.arrow", language(1, 16, seed=2), "en", **made)
+    options = Settle(learning_rate=3e-3, steps=30, evaluate_every=10, **QUICK)
+    settle(options, str(source), new, [f"en={en}", f"fr={fr}"], str(tmp_path / "settled"))
+    curve = evaluations(metrics(tmp_path / "settled"), "fr")
+    assert len(curve) == 4 and curve[-1] < 0.9 * curve[0]
+
+    # What lies there is what was measured last, in bf16 and with the source's tokenizer.
+    states = [
+        load_file(Path(folder) / "model.safetensors") for folder in (world["backbone"], tmp_path / "settled")
+    ]
+    assert states[0].keys() == states[1].keys()
+    assert not any(states[0][name].equal(states[1][name]) for name in states[0] if "norm" not in name)
+    assert {weight.dtype for weight in states[1].values()} == {torch.bfloat16}
+    assert tokenizer_digest(tmp_path / "settled") == tokenizer_digest(source)
+    score = score_rows(load_run(str(tmp_path / "settled"), None, DEVICE), open_rows(fr), 8, DEVICE, limit=8)
+    assert score["bpb"] == pytest.approx(curve[-1], rel=5e-3)
+
+    known, tokens = origin(str(tmp_path / "settled")), 30 * 8 * LENGTH
+    settled_on = [Settled(domain="fr", tokens=tokens)]
+    assert known == Origin(source=str(source), revision=None, settled=settled_on)
+    record = backbone_record(str(tmp_path / "settled"))
+    assert record is not None and record.options == options and (record.steps, record.tokens) == (30, tokens)
+    before = backbone_record(world["backbone"])
+    assert before is not None and isinstance(before.options, Pretrain)
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "rows", "settled"}
+
+
+def test_settling_goes_on_from_its_checkpoint(
+    world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(job: TrainingJob, optimizer: Any, batch: Batch, state: checkpoint.State) -> dict[str, float]:
+        if state.step == 5:
+            raise KeyboardInterrupt
+        return take_step(job, optimizer, batch, state)
+
+    options, weights = Settle(learning_rate=3e-3, steps=7, checkpoint_every=3, **QUICK), {}
+    for name in ("whole", "stopped"):
+        output = tmp_path / name
+        given = (options, world["backbone"], world["new"], [f"fr={world['new_held']}"], str(output))
+        if name == "stopped":
+            with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+                patched.setattr("train.trainer.loop.take_step", stop)
+                settle(*given)
+            assert not output.exists() and list(tmp_path.glob("stopped.checkpoints/*"))
+        settle(*given)
+        weights[name] = load_file(output / "model.safetensors")
+    assert all(same(weight, weights["stopped"][name]) for name, weight in weights["whole"].items())
+
+
+def test_settling_goes_on_until_its_language_is_flat(world: dict[str, str], tmp_path: Path) -> None:
+    flat = Settle(learning_rate=0.0, steps=50, evaluate_every=4, flat_below=0.01, **QUICK)
+    held = [f"fr={world['new_held']}", f"en={world['old_held']}"]
+    settle(flat, world["backbone"], world["old"], held, str(tmp_path / "settled"))
+    assert json.loads((tmp_path / "settled" / "training.json").read_text())["steps"] == 4
+    with pytest.raises(StageError, match=r"flat_below: none of the held-out rows is in en, as .*old\.arrow is"):
+        settle(flat, world["backbone"], world["old"], held[:1], str(tmp_path / "other"))
 
 
 # What goes wrong ----------------------------------------------------------------------------------

@@ -1,0 +1,105 @@
+"""`results.md`: the tables of the results and their summary, in Markdown."""
+
+from __future__ import annotations
+
+from pipeline.common.markdown import escaped, table_row
+from train.report.results import ModelResult, Spread
+from train.report.summary import Comparison
+from train.report.words import NOISE, amount, ends, is_noise, share, signed, unsigned, with_ends
+
+
+def markdown_results(
+    sentences: list[str],
+    table: list[ModelResult],
+    compared: list[list[Comparison]],
+    seeds: list[Spread],
+    forgetting: str,
+) -> str:
+    """The results, neutral residues against the others by language, seeds, costs, and all in sentences."""
+    parts = [markdown_table(table, forgetting)]
+    parts += [markdown_control(table)] if any(row.control for row in table) else []
+    parts += map(markdown_comparisons, compared)
+    parts += [markdown_spreads(seeds)] if seeds else []
+    parts.append(markdown_costs(table))
+    return "\n".join([*parts, *(f"{escaped(sentence)}\n" for sentence in sentences)])
+
+
+def markdown_table(table: list[ModelResult], forgetting: str) -> str:
+    """Bits per byte, in brackets the change against the backbone; how far predictions are from its own."""
+    domains = list(table[0].bpb)
+    lines = [_head(["model", *domains, f"{forgetting}, KL", f"{forgetting}, same token"])]
+    for row in table:
+        kl, same = row.kl.get(forgetting), row.agreement.get(forgetting)
+        far = [unsigned(kl) if kl else "", f"{same:.1%}" if same is not None else ""]
+        lines.append(table_row([row.name, *(_cell(row, domain) for domain in domains), *far]))
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: ModelResult, domain: str) -> str:
+    if not row.run:
+        return f"{row.bpb[domain]:.3f}"
+    change = row.change[domain]
+    words = [words for words in (amount(change), ends(change)) if words]
+    words += [NOISE] if is_noise(change) else []
+    words += [row.marks[domain]] if domain in row.marks else []
+    return f"{row.bpb[domain]:.3f} ({', '.join(words)})"
+
+
+def markdown_control(table: list[ModelResult]) -> str:
+    """The changes against the control, in bits per byte."""
+    rows = [row for row in table if row.control]
+    lines = [_head(["against the control", *rows[0].control])]
+    lines += [table_row([row.name, *map(with_ends, row.control.values())]) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_costs(table: list[ModelResult]) -> str:
+    """What each run was trained with, and what that took."""
+    lines = [_head(["run", "rate", "trained weights", "added", "tokens", "tokens/s", "training, s", "peak MiB"])]
+    for row in table:
+        if row.run:
+            record, added = row.run.record, f"{row.run.record.true_fraction:.1%}"
+            added += f", {row.run.added_share:.1%} in all" if row.run.bases else ""
+            cells = [
+                f"{record.options.learning_rate:g}",
+                f"{record.trained_weights:,}",
+                added,
+                f"{record.tokens:,}",
+            ]
+            cells += [
+                f"{record.tokens / record.seconds:,.0f}",
+                f"{record.seconds:,.0f}",
+                f"{record.peak_memory_mib:,}",
+            ]
+            lines.append(table_row([row.name, *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def markdown_comparisons(compared: list[Comparison]) -> str:
+    """Neutral residues less each other setting in bits per byte, and their share of its change."""
+    domains = list(compared[0].differences)
+    columns = [f"{domain}{what}" for domain in domains for what in ("", ", share")]
+    lines = [_head(["difference", *columns, f"{domains[0]}, share of KL"])]
+    for each in compared:
+        cells = []
+        for domain in domains:
+            of = each.shares.get(domain)
+            cells += [with_ends(each.differences[domain]), share(of) if of else ""]
+        cells.append(share(each.kl_share) if each.kl_share else "")
+        lines.append(table_row([f"neutral against {each.other.label}", *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def markdown_spreads(seeds: list[Spread]) -> str:
+    """Changes of the mean over the seeds, and of the least and the greatest."""
+    domains = list(seeds[0].mean)
+    lines = [_head(["mean over seeds", "seeds", *domains])]
+    for each in seeds:
+        both = {domain: " to ".join(map(signed, each.seeds[domain])) for domain in domains}
+        cells = [f"{with_ends(each.mean[domain])}; seeds {both[domain]}" for domain in domains]
+        lines.append(table_row([each.setting.label, len(each.setting.runs), *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def _head(columns: list[str]) -> str:
+    return f"{table_row(columns)}\n|---|" + "---:|" * (len(columns) - 1)
