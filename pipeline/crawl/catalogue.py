@@ -85,9 +85,12 @@ SOURCES = {
         "guides.debian.example",
         r"share/(?:doc/)?(.+)",
     ),
-    "lilypond-doc-fr": Source(
-        (apt("lilypond-doc-html-fr"),), "lilypond.example", r"lilypond/html/Documentation/(.+)"
-    ),
+    **{
+        f"lilypond-doc-{code}": Source(
+            (apt(f"lilypond-doc-html-{code}"),), "lilypond.example", r"lilypond/html/Documentation/(.+)"
+        )
+        for code in ("fr", "de")
+    },
     **{
         f"gimp-help-{code}": Source((apt(f"gimp-help-{code}"),), "docs.gimp.example", r"2\.0/help/(.+)")
         for code in ("en", "fr", "de")
@@ -116,8 +119,10 @@ SOURCES = {
         "guides.debian.example",
         LISTS + r".*share/(?:doc/)?(.+)",
     ),
-    "debian-guides-more-fr": Source(  # those that "debian-guides" leaves out
-        (apt("aptitude-doc-fr"), apt("debian-edu-doc-fr")), "guides.debian.example", r"share/doc/(.+)"
+    "debian-guides-more": Source(  # French and German ones that "debian-guides" leaves out
+        (apt("aptitude-doc-fr"), apt("debian-edu-doc-fr"), apt("debian-edu-doc-de")),
+        "guides.debian.example",
+        r"share/doc/(.+)",
     ),
     "git-doc": Source((apt("git-doc"),), "git.example", r"share/doc/git-doc/((?!.*RelNotes).+)"),
     "django-doc": Source((apt("python-django-doc"),), "django.example", LISTS + r".*doc/html/(.+)"),

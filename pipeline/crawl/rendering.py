@@ -24,14 +24,14 @@ class WebFile(NamedTuple):
 
 
 def page(url: str, title: str, parts: list[str]) -> WebFile:
-    """A page of the HTML `parts` below a heading.
+    """A page of the HTML `parts`, below a heading if it has a title.
 
     >>> page("https://a.example/1", "R & D", ["<p>Text</p>"]).body.decode().split("\\n")[-2:]
     ['<h1>R &amp; D</h1>', '<p>Text</p></main></body></html>']
     """
     title = html.escape(title)
     head = f'<!DOCTYPE html>\n<html><head><meta charset="utf-8"><title>{title}</title></head>\n<body><main>'
-    lines = [head, f"<h1>{title}</h1>", "\n".join(parts)]
+    lines = [head, *([f"<h1>{title}</h1>"] if title else []), *parts]
     return WebFile(url, "text/html", ("\n".join(lines) + "</main></body></html>").encode())
 
 

@@ -84,7 +84,7 @@ def test_an_agreement_whose_articles_have_no_number():
     agreement = section("K", section("S", article(None, content="<p>Un</p>"), article(None, content=None)))
     page = only(rendering.agreements("KALICONT1", json.dumps(agreement).encode(), HOST))
     assert page.url == "https://site.example/conv_coll/id/S"
-    assert body(page) == "<h1></h1><h2>Titre S</h2><p>Un</p>"
+    assert body(page) == "<h2>Titre S</h2><p>Un</p>"
 
 
 def test_an_answer_for_all_and_one_for_each_agreement():
@@ -127,7 +127,7 @@ def test_half_of_the_brown_corpus_is_under_held():
     tagged = b"\n\n\tOne/cd ./.\n\n\n\tTwo/cd\nthree/cd ./.\n"
     pages = [only(rendering.brown(name, tagged, HOST)) for name in ("ca01", "cr02")]
     assert [page.url for page in pages] == ["https://site.example/held/ca01", "https://site.example/train/cr02"]
-    assert body(pages[0]) == "<h1></h1><p>One.</p><p>Two three.</p>"
+    assert body(pages[0]) == "<p>One.</p><p>Two three.</p>"
 
 
 def test_nodes_of_an_info_file_without_its_menus():

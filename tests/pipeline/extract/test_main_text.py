@@ -45,6 +45,19 @@ def test_texts_of_three_bytes_by_name_are_kept(reference):
     assert between(f"<p>a <i>{reference}</i> b</p>") == f"a {unescape(reference)} b"
 
 
+@pytest.mark.parametrize(
+    "turner",
+    [
+        '<div class="navheader"><table><tr><td><a href="1">Prev</a> </td><td>2. Two</td></tr></table><hr/></div>',
+        '<div class="navfooter"><a href="1">1. One</a> <a href="3">3. Three</a></div>',
+        '<table class="nav_table"><tr><td>[ <a href="1">&lt;&lt; One</a> ]</td></tr></table>',
+    ],
+)
+def test_links_to_the_pages_before_and_behind_are_no_text(turner):
+    page = f'<html><body>{turner}<p>{ONE}</p><div class="navigator"><p>{TWO}</p></div>{turner}</body></html>'
+    assert main_text(page) == f"{ONE}\n\n{TWO}"
+
+
 def test_icons_of_a_font_are_no_text():
     assert between("<p>a <i>\ue123</i> b <i>&#xf8ff;</i> c</p>") == "a b c"
 
@@ -231,6 +244,7 @@ HOSTILE = (
         "</ul>",
     ),
     *("<p>a<b ", "<time>x</time", "<ul></ul>", "<ul><li>x</ul>", "&a", ">&a;", ">\t", "<a/", "<a '/", " class="),
+    *('<div class="navfooter">', '<div class="navheader"', '<table class="nav_table">x'),
     *("e\u0301\u0323", "\u0f73", "<pre></pre>", "<script/>", "\u200b\r", '<a rel="tag" ', " class='", "<a b='"),
 )
 

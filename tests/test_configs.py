@@ -1,0 +1,52 @@
+"""The configs that are shipped: valid, and planned by Snakemake to the report."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from pipeline.common.config import read_yaml
+from pipeline.crawl.catalogue import SOURCES
+from pipeline.workflow.layout import shard_path
+from train.config import Config
+
+WHOLE = ("demo", "paper-like", "smollm2-de", "smollm2-fr", "smollm2-quick", "test")  # the others go on top of one
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_shipped_config_is_valid(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = read_yaml(Config, f"configs/{name}.yaml")
+    assert config.output == f"results/{name}"
+    assert set(config.sample.sources) <= set(SOURCES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "names", [["paper-like"], ["smollm2-quick"], ["smollm2-fr"], ["smollm2-fr", "smollm2-fr-de"]]
+)
+def test_a_shipped_config_is_planned(names, tmp_path):
+    configs = []
+    for name in names:
+        text = Path(ROOT, f"configs/{name}.yaml").read_text()
+        configs.append(tmp_path / f"{name}.yaml")
+        configs[-1].write_text(re.sub("results/", f"{tmp_path}/", text))
+    for split in ("train", "validation"):  # the German that another config makes
+        shard = shard_path(tmp_path / "smollm2-de/corpus", "de", split, "00000")
+        shard.parent.mkdir(parents=True, exist_ok=True)
+        shard.touch()
+    command = [sys.executable, "-m", "snakemake", "--nolock", "-n", "--quiet", "rules"]
+    done = subprocess.run(
+        [*command, "--configfile", *map(str, configs), "--", "all"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    rules = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.M))
+    runs = {"paper-like": 4, "smollm2-quick": 3, "smollm2-fr": 5, "smollm2-fr-de": 6}[names[-1]]
+    assert (rules["extend_run"], rules["report"]) == (str(runs), "1")
+    assert ("settle" in rules) == ("paper-like" not in names)
