@@ -97,7 +97,7 @@ def page(lines: list[Line], forgetting: str, learning: str, name: str) -> Iterat
     yield "# SmolLM2-135M learns French, over tokens\n"
     yield f"On {lines[0]['card']}, steps of {STEP_TOKENS:,} tokens, a tenth of them old."
     yield f"Measured on 64 held-out rows of each domain; all runs were measured up to {tokens[-1]:,} tokens.\n"
-    yield "Bits per byte of another site after 2 million tokens, by learning rate; the best of the three was taken:\n"
+    yield "Bits per byte of another site after 2 million tokens, by learning rate; the best was taken:\n"
     yield "| run | tried |  |  |\n|---|---:|---:|---:|"
     for line in lines:
         yield table_row([line["run"], *(f"{rate}: {bpb:.4f}" for rate, bpb in line["tried"].items())])

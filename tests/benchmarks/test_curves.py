@@ -31,11 +31,9 @@ def line(run: str, old: list[float], new: list[float]) -> curves.Line:
         documents = to_data(document_sums(nats, size, np.arange(40)))
         return {"bpb": bpb + noise.mean(), "nats_per_token": 1.0, "documents": documents}
 
-    points = [
-        {"tokens": 1000 * i, "en": watched(a), "fr": watched(b)}
-        for i, (a, b) in enumerate(zip(old, new, strict=True))
-    ]
-    return {"run": run, "card": "a card", "rate": 1e-3, "curve": points}
+    both = enumerate(zip(old, new, strict=True))
+    points = [{"tokens": 1000 * i, "en": watched(a), "fr": watched(b)} for i, (a, b) in both]
+    return {"run": run, "card": "a card", "tried": {"0.001": 2.0}, "curve": points}
 
 
 def test_it_says_who_forgets_and_who_is_passed() -> None:
@@ -46,13 +44,8 @@ def test_it_says_who_forgets_and_who_is_passed() -> None:
     ]
     page = "\n".join(curves.page(lines, "en", "fr", "x"))
     assert "- neutral does not forget en." in page
-    assert (
-        "- lora forgets en from 2,000 tokens on, and neutral residues learn more fr than it from 2,000 tokens"
-        in page
-    )
-    assert (
-        "- finetune forgets en from 1,000 tokens on, and neutral residues learn more fr than it at no point."
-        in page
-    )
+    more = "and neutral residues learn more fr than it"
+    assert f"- lora forgets en from 2,000 tokens on, {more} from 2,000 tokens on." in page
+    assert f"- finetune forgets en from 1,000 tokens on, {more} at no point." in page
     row = next(row for row in page.splitlines() if row.startswith("| finetune |"))
     assert "80% (80% to 80%)" in row and "0% (0% to 0%)" in row.replace("-0%", "0%")
