@@ -47,5 +47,5 @@ def test_it_says_who_forgets_and_who_is_passed() -> None:
     more = "and neutral residues learn more fr than it"
     assert f"- lora forgets en from 2,000 tokens on, {more} from 2,000 tokens on." in page
     assert f"- finetune forgets en from 1,000 tokens on, {more} at no point." in page
-    row = next(row for row in page.splitlines() if row.startswith("| finetune |"))
+    row = next(row for row in page.splitlines() if row.startswith("| finetune | +0.4"))
     assert "80% (80% to 80%)" in row and "0% (0% to 0%)" in row.replace("-0%", "0%")
