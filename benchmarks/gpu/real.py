@@ -53,7 +53,7 @@ from train.trainer.stages import settle as settle_backbone
 
 Job = dict[str, Any]
 # What is kept of the results of the runs, and of what all runs begin from.
-RESULTS = ("evaluate/*.json", "runs/*/*.json", "runs/*/metrics.jsonl", "tasks/*.json")
+RESULTS = ("evaluate/*.json", "runs/*/run.json", "runs/*/metrics.jsonl", "tasks/*.json")
 SHARED_RESULTS = ("evaluate/*.json", "rates/*.json", "backbone/origin.json", "backbone/training.json")
 SHARED_RESULTS += ("backbone/config.json", "backbone/metrics.jsonl")
 TOY_STEPS, TOY_STEP_TOKENS, TOY_ROW_TOKENS = 4, 256, 64
@@ -278,7 +278,10 @@ def training(run: Path) -> dict[str, Any]:
 
 
 def keep_results(job: Job, output: Path) -> None:
-    """What came out, without weights, as a .tar.gz of a workflow's results: `python -m train report` reads it."""
+    """What came out, without weights, as a .tar.gz of a workflow's results: `python -m train report` reads it.
+
+    Of a run that was killed there are its metrics up to its last checkpoint: benchmarks/curves.py reads those.
+    """
     with tarfile.open(output, "w:gz") as tar:
         for root, patterns in ((Path(results(job).root), RESULTS), (home(job), SHARED_RESULTS)):
             for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
