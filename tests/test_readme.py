@@ -44,12 +44,16 @@ def test_the_config_for_ones_own_crawl_is_valid(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     example, optional = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    commoncrawl, _dask, gpus, task = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+    commoncrawl, settle, _dask, gpus, task = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
     config = read(Config, yaml.safe_load(example) | yaml.safe_load(optional))
     assert config.extend.new == "br"
     assert config.filter.active
     crawl = read(Config, yaml.safe_load(example) | yaml.safe_load(commoncrawl)).crawl
     assert crawl.commoncrawl and crawl.index and crawl.texts
+    settled = yaml.safe_load(example)
+    for section, changes in yaml.safe_load(settle).items():
+        settled[section] = changes if section == "backbone" else settled.get(section, {}) | changes
+    assert read(Config, settled).evaluate.control == "replay"
     whole = yaml.safe_load(example)
     whole["extend"] |= yaml.safe_load(gpus)["extend"]
     assert [run.gpus for run in read(Config, whole).extend.runs.values()] == [8]

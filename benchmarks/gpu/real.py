@@ -53,8 +53,8 @@ from train.trainer.stages import settle as settle_backbone
 
 Job = dict[str, Any]
 # What is kept of the results of the runs, and of what all runs begin from.
-RESULTS = ("evaluate/*.json", "runs/*/*.json", "runs/*/metrics.jsonl", "tasks/*.json")
-SHARED_RESULTS = ("source.json", "backbone.json", "rates/*.json", "backbone/origin.json", "backbone/training.json")
+RESULTS = ("evaluate/*.json", "runs/*/run.json", "runs/*/metrics.jsonl", "tasks/*.json")
+SHARED_RESULTS = ("evaluate/*.json", "rates/*.json", "backbone/origin.json", "backbone/training.json")
 SHARED_RESULTS += ("backbone/config.json", "backbone/metrics.jsonl")
 TOY_STEPS, TOY_STEP_TOKENS, TOY_ROW_TOKENS = 4, 256, 64
 TOY = Plan(
@@ -98,14 +98,14 @@ def settle(job: Job) -> dict[str, Any]:
     plan, source, backbone = read_plan(job["folder"]), source_backbone(job), settled_backbone(job)
     if plan.settle is None:
         raise StageError(f"{job['folder']}: not settled; give its config backbone.settle, and pack it again")
-    before = measured(job, source, None, home(job) / "source.json")
+    before = measured(job, source, None, home(job) / "evaluate/source.json")
     if not backbone.exists():
         how = options_for(job, SETTLE_TOKENS, plan.settle.domain)
         how = {name: value for name, value in how.items() if hasattr(plan.settle, name)}
         options = dataclasses.replace(plan.settle, flat_below=0.0, **how)
         rows, validation = rows_file(job, plan.settle.domain), held_out(job, plan.held_out)
         settle_backbone(options, str(source), rows, validation, str(backbone))
-    after = measured(job, backbone, None, home(job) / "backbone.json")
+    after = measured(job, backbone, None, home(job) / "evaluate/backbone.json")
     return {"before": before, "after": after, "training": training(backbone)}
 
 
@@ -134,7 +134,7 @@ def extend_and_evaluate(job: Job) -> dict[str, Any]:
     backbone = settled_backbone(job) if plan.settle else source_backbone(job)
     if not backbone.exists():
         raise StageError(f"{backbone}: not there; let the step `settle` end first")
-    before, out = measured(job, backbone, None, home(job) / "backbone.json"), results(job)
+    before, out = measured(job, backbone, None, home(job) / "evaluate/backbone.json"), results(job)
     options = at_best_rate(job, plan.extend.runs[name])
     if options.base:
         options = dataclasses.replace(options, base=out.run(options.base))
@@ -278,7 +278,10 @@ def training(run: Path) -> dict[str, Any]:
 
 
 def keep_results(job: Job, output: Path) -> None:
-    """What came out, without weights, as a .tar.gz of a workflow's results: `python -m train report` reads it."""
+    """What came out, without weights, as a .tar.gz of a workflow's results: `python -m train report` reads it.
+
+    Of a run that was killed there are its metrics up to its last checkpoint: benchmarks/curves.py reads those.
+    """
     with tarfile.open(output, "w:gz") as tar:
         for root, patterns in ((Path(results(job).root), RESULTS), (home(job), SHARED_RESULTS)):
             for path in sorted(path for pattern in patterns for path in root.glob(pattern)):

@@ -16,13 +16,13 @@ import numpy as np
 from pipeline.common.config import read_yaml
 from pipeline.common.errors import StageError
 from pipeline.common.files import write_text
-from pipeline.common.language_codes import iso_code
 from pipeline.common.markdown import table_row
 from pipeline.workflow.layout import BACKBONE
 from train.evaluation.intervals import Estimate, estimate, paired
 from train.paper.claims import verdicts
 from train.paper.grid import Grid, Target
 from train.report.points import Points
+from train.report.tasks import mean_accuracy
 from train.report.words import with_ends
 from train.runs.record import RunRecord, read_run
 from train.runs.results import Measure, TaskScores, read_evaluation, read_task_scores
@@ -143,17 +143,11 @@ def changes(axis: str, results: Results, backbone: Result) -> dict[str, Estimate
 
 def accuracies(scores: TaskScores | None, languages: list[str]) -> Accuracies:
     """By language, the mean of the headline accuracies of its tasks and its standard error, in percent."""
-    return {language: _accuracy(scores, language) for language in languages} if scores else {}
-
-
-def _accuracy(scores: TaskScores, language: str) -> tuple[float, float] | None:
-    code = iso_code(language)
-    own = [score for name, score in scores.tasks.items() if iso_code(name.rpartition("/")[2]) == code]
-    if not own:
-        return None
-    errors = [math.nan if x is None else x for x in (score.stderr[score.metric] for score in own)]
-    error = math.sqrt(sum(x**2 for x in errors)) / len(errors)
-    return 100 * fmean(score.headline for score in own), 100 * error
+    means = {language: mean_accuracy(scores, language) for language in languages} if scores else {}
+    return {
+        language: (100 * mean[0], math.nan if mean[1] is None else 100 * mean[1]) if mean else None
+        for language, mean in means.items()
+    }
 
 
 # The table ----------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from typing import Any
 
 import altair as alt
 
+from train.report.labels import CHARACTER, WIDTHS
+
 METHOD_LOOKS = {
     "backbone": ("#8a8a8a", "diamond"),
     "finetune": ("#D55E00", "square"),
@@ -24,6 +26,7 @@ COLOURS = (
 )
 KINDS = ("#CC79A7", "#56B4E9", "#5D4A9C", "#7A5C3E", "#B3367A", "#2F6F4F")  # those that no method has
 WIDTH: Any = "container"
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [12, 4])
 
 ChartData = list[dict[str, Any]]
 
@@ -55,51 +58,28 @@ def picked(pick: Any) -> Any:
     return alt.condition(pick, alt.value(1), alt.value(0.12))
 
 
-def trade_off(points: ChartData, forgetting: str, learning: str) -> Any:
-    """Figure 1 of the paper: learning against forgetting, both as changes against the backbone.
+def curves(points: ChartData, value: str, title: str) -> Any:
+    """One measure over the tokens of training, a line a run. Points: model, method, step, tokens and the value.
 
-    Points: train/report/points.py, trade_off_points(). Large points are the means of a setting over its seeds,
-    with their 95% intervals; several rates of a setting are joined by a line. Small points are single runs.
+    A run has the colour of its method; a second run of a method is dashed.
     """
-    colour, shape = by_method(points)
-    pick = method_pick(legend=True)
-    near = alt.Scale(zero=False, nice=False, padding=50)
-    x_title = [f"{forgetting}, change in bits per byte", "(right: forgets)"]
-    y_title = [f"{learning}, change in bits per byte", "(down: learns)"]
-    fields = ("forgetting", "forgetting_low", "forgetting_high", "learning", "learning_low", "learning_high")
-    numbers = [alt.Tooltip(f"{name}:Q", format="+.4f") for name in fields]
-    base = alt.Chart(alt.Data(values=points)).encode(
-        x=alt.X("forgetting:Q", title=x_title, scale=near),
-        y=alt.Y("learning:Q", title=y_title, scale=near),
-        color=colour,
+    method_of = {point["model"]: point["method"] for point in points}
+    runs = list(method_of)
+    before = [
+        [method_of[other] for other in runs[:number]].count(method_of[run]) for number, run in enumerate(runs)
+    ]
+    colours = [METHOD_LOOKS[method_of[run]][0] for run in runs]
+    dashes = [DASHES[count % len(DASHES)] for count in before]
+    pick = method_pick()
+    columns = max(1, int(WIDTHS[0] // (CHARACTER * max(map(len, runs)) + 20)))
+    legend = alt.Legend(columns=columns, symbolType="stroke", symbolSize=200)
+    chart = _lines(points, value, title, ["model:N"]).encode(
+        color=alt.Color("model:N", title=None, legend=legend, scale=alt.Scale(domain=runs, range=colours)),
+        strokeDash=alt.StrokeDash(
+            "model:N", title=None, legend=legend, scale=alt.Scale(domain=runs, range=dashes)
+        ),
         opacity=picked(pick),
     )
-    means = base.transform_filter("datum.kind == 'mean'")
-    known = means.transform_filter("isValid(datum.forgetting_low)")
-    across = known.encode(x=alt.X("forgetting_low:Q", title=x_title, scale=near), x2="forgetting_high:Q")
-    along = known.encode(y=alt.Y("learning_low:Q", title=y_title, scale=near), y2="learning_high:Q")
-    seeds = base.transform_filter("datum.kind == 'run'").mark_point(size=22, filled=True)
-    return (
-        alt.layer(
-            means.mark_line(strokeWidth=2.5).encode(order="rate:Q", detail="family:N"),
-            across.mark_rule(strokeWidth=1.6),
-            along.mark_rule(strokeWidth=1.6),
-            seeds.encode(tooltip=["model:N", "rate:Q", "seed:N", *numbers]),
-            means.mark_point(size=110, filled=True).encode(
-                shape=shape, tooltip=["label:N", "rate:Q", "seeds:Q", *numbers]
-            ),
-            means.mark_text(align="left", dx=10, dy=-8, fontSize=12).encode(text="label:N"),
-        )
-        .add_params(pick)
-        .properties(width=WIDTH, height=380)
-    )
-
-
-def curves(points: ChartData, value: str, title: str) -> Any:
-    """One measure over the tokens of training, a line a run. Points: model, method, step, tokens and the value."""
-    colour, _ = by_method(points)
-    pick = method_pick(legend=True)
-    chart = _lines(points, value, title, ["model:N"]).encode(color=colour, detail="model:N", opacity=picked(pick))
     return chart.add_params(pick).properties(width=WIDTH, height=220)
 
 
@@ -128,7 +108,9 @@ def _lines(points: ChartData, value: str, title: str, names: list[str]) -> Any:
 
 
 def _over_tokens() -> Any:
-    return alt.X("tokens:Q", title="tokens of training", axis=alt.Axis(format="~s", tickCount=6))
+    words = "datum.value ? format(datum.value, '~s') : '0'"
+    axis = alt.Axis(labelExpr=words, tickCount=5, labelOverlap="greedy", labelSeparation=6)
+    return alt.X("tokens:Q", title="tokens of training", scale=alt.Scale(nice=False), axis=axis)
 
 
 def gates(points: ChartData) -> Any:
@@ -268,6 +250,11 @@ def _rule(place: float) -> Any:
 
 
 def for_print(chart: Any) -> dict[str, Any]:
-    """A chart's specification at a fixed width on white, for a picture."""
-    specification: dict[str, Any] = chart.properties(width=620, background="white").to_dict()
+    """A chart's specification at a fixed width on white, for a picture that is read on a small screen too."""
+    printed = chart.properties(width=WIDTHS[1], background="white", padding=12)
+    printed = printed.configure_axis(
+        labelFontSize=14, titleFontSize=14, titleFontWeight="normal", gridColor="#e4e7ea"
+    )
+    printed = printed.configure_legend(orient="top", labelFontSize=14, symbolSize=110)
+    specification: dict[str, Any] = printed.configure_view(stroke=None).to_dict()
     return specification

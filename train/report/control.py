@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipeline.workflow.layout import BACKBONE, SOURCE
 from train.evaluation.intervals import estimate
-from train.report.settings import Axis, Bpb, settings_of
+from train.report.settings import Axis, Bpb, first_settings
 from train.report.words import with_ends
 
 
@@ -18,13 +18,13 @@ def settling(backbone: str, tokens: int, bpb: Bpb) -> str:
 
 
 def against_control(control: str, axes: Sequence[Axis], forgetting: str, bpb: Bpb) -> list[str]:
-    """A sentence of each language: every setting's changes against the run that trained on the replay alone."""
+    """A sentence of each language: the changes against the run that trained on the replay alone."""
     own = with_ends(estimate(bpb[forgetting][control] - bpb[forgetting][BACKBONE]))
     sentences = [f"{control}, a control that trained on the replay alone, changes {forgetting} by {own}."]
     for axis in axes:
         changes = []
-        for setting in settings_of(axis.runs):
-            each = (setting.mean(bpb[domain]) - bpb[domain][control] for domain in (forgetting, axis.learning))
+        for setting in first_settings(axis.runs).values():
+            each = (setting.change(bpb[domain], control) for domain in (forgetting, axis.learning))
             changes.append(f"{setting.label} by {' and '.join(with_ends(estimate(change)) for change in each)}")
         sentences.append(f"Against it, {forgetting} and {axis.learning} change with {', with '.join(changes)}.")
     return sentences

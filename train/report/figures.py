@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from train.report import charts, corpus_charts, corpus_points, points
+from train.report import charts, corpus_charts, corpus_points, points, trade_off
 from train.report.points import Points
 from train.report.settings import Axis, Bpb, RunResult
 from train.report.words import signed
@@ -26,12 +26,18 @@ Draft = tuple[Callable[[Points], Any], Points, str]
 
 
 def model_figures(
-    runs: list[RunResult], backbone: str, axes: list[Axis], forgetting: str, bpb: Bpb, speeds: list[Speed]
+    runs: list[RunResult],
+    backbone: str,
+    axes: list[Axis],
+    forgetting: str,
+    bpb: Bpb,
+    speeds: list[Speed],
+    control: str | None = None,
 ) -> dict[str, Figure]:
     """The figures of the model wing, by their place in the template; those without data are left out."""
     drafts: dict[str, Draft] = {}
     for number, axis in enumerate(axes, 1):
-        of_language = _language_figures(axis, runs, forgetting, bpb)
+        of_language = _language_figures(axis, runs, forgetting, bpb, control)
         drafts |= {name if number == 1 else f"{name}_{number}": draft for name, draft in of_language.items()}
     drafts |= {
         curve_name(domain, bpb): _curve(
@@ -114,20 +120,23 @@ def _curve(domain: str, runs: list[RunResult]) -> Draft:
     )
 
 
-def _language_figures(axis: Axis, runs: list[RunResult], forgetting: str, bpb: Bpb) -> dict[str, Draft]:
+def _language_figures(
+    axis: Axis, runs: list[RunResult], forgetting: str, bpb: Bpb, control: str | None
+) -> dict[str, Draft]:
     """The figures of a language, by their place in the template; those of a second one have a number too."""
     learning = axis.learning
     bases = [run for run in runs if run.name in {own.base for own in axis.runs} and run not in axis.runs]
-    trade_off = points.trade_off_points(axis, bases, forgetting, bpb)
+    beside = {"base": bases, "control": [run for run in runs if run.name == control]}
+    changes = points.trade_off_points(axis, beside, forgetting, bpb)
     ends = [
         f"{point['label']} {signed(point['forgetting'])} and {signed(point['learning'])}"
-        for point in trade_off
+        for point in changes
         if point["kind"] == "mean"
     ]
     return {
         "trade_off": (
-            lambda rows: charts.trade_off(rows, forgetting, learning),
-            trade_off,
+            lambda rows: trade_off.trade_off(rows, forgetting, learning),
+            changes,
             f"Changes of {forgetting} and of {learning} against the backbone, bits per byte: {'; '.join(ends)}",
         ),
         "learning_sites": (

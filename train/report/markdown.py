@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pipeline.common.markdown import escaped, table_row
+from train.evaluation.intervals import Estimate
 from train.report.results import ModelResult, Spread
 from train.report.summary import Comparison
-from train.report.words import NOISE, amount, ends, is_noise, share, signed, unsigned, with_ends
+from train.report.tasks import TasksTable
+from train.report.words import NOISE, amount, ends, is_noise, plain_with_ends, share, signed, with_ends
 
 
 def markdown_results(
@@ -13,13 +15,15 @@ def markdown_results(
     table: list[ModelResult],
     compared: list[list[Comparison]],
     seeds: list[Spread],
+    tasks: TasksTable,
     forgetting: str,
 ) -> str:
-    """The results, neutral residues against the others by language, seeds, costs, and all in sentences."""
+    """The results, neutral residues against the others by language, seeds, tasks, costs, and all in sentences."""
     parts = [markdown_table(table, forgetting)]
     parts += [markdown_control(table)] if any(row.control for row in table) else []
     parts += map(markdown_comparisons, compared)
     parts += [markdown_spreads(seeds)] if seeds else []
+    parts += [markdown_tasks(tasks)] if tasks.tasks else []
     parts.append(markdown_costs(table))
     return "\n".join([*parts, *(f"{escaped(sentence)}\n" for sentence in sentences)])
 
@@ -30,7 +34,7 @@ def markdown_table(table: list[ModelResult], forgetting: str) -> str:
     lines = [_head(["model", *domains, f"{forgetting}, KL", f"{forgetting}, same token"])]
     for row in table:
         kl, same = row.kl.get(forgetting), row.agreement.get(forgetting)
-        far = [unsigned(kl) if kl else "", f"{same:.1%}" if same is not None else ""]
+        far = [plain_with_ends(kl) if kl else "", f"{same:.1%}" if same is not None else ""]
         lines.append(table_row([row.name, *(_cell(row, domain) for domain in domains), *far]))
     return "\n".join(lines) + "\n"
 
@@ -50,6 +54,22 @@ def markdown_control(table: list[ModelResult]) -> str:
     rows = [row for row in table if row.control]
     lines = [_head(["against the control", *rows[0].control])]
     lines += [table_row([row.name, *map(with_ends, row.control.values())]) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_tasks(tasks: TasksTable) -> str:
+    """Accuracies and their standard errors in percent, the means of a language's tasks first."""
+
+    def cell(share: float, error: float | None) -> str:
+        return f"{share:.1%}" if error is None else f"{100 * share:.1f} ±{100 * error:.1f}%"
+
+    lines = [
+        _head(["accuracy", *(f"mean, {language}" for language in next(iter(tasks.means.values()))), *tasks.tasks])
+    ]
+    for model, scores in tasks.scores.items():
+        means = [cell(*mean) if mean else "" for mean in tasks.means[model].values()]
+        asked = [cell(score.headline, score.stderr[score.metric]) if score else "" for score in scores]
+        lines.append(table_row([model, *means, *asked]))
     return "\n".join(lines) + "\n"
 
 
@@ -76,18 +96,24 @@ def markdown_costs(table: list[ModelResult]) -> str:
 
 
 def markdown_comparisons(compared: list[Comparison]) -> str:
-    """Neutral residues less each other setting in bits per byte, and their share of its change."""
-    domains = list(compared[0].differences)
-    columns = [f"{domain}{what}" for domain in domains for what in ("", ", share")]
-    lines = [_head(["difference", *columns, f"{domains[0]}, share of KL"])]
-    for each in compared:
-        cells = []
-        for domain in domains:
-            of = each.shares.get(domain)
-            cells += [with_ends(each.differences[domain]), share(of) if of else ""]
-        cells.append(share(each.kl_share) if each.kl_share else "")
-        lines.append(table_row([f"neutral against {each.other.label}", *cells]))
+    """Neutral residues less each other setting in bits per byte, and their share of its change and of its KL."""
+    forgetting, learning, *others = compared[0].differences
+    further = {f"{forgetting}, share of KL": [each.kl_share for each in compared]}
+    further |= {f"{forgetting}, share against the control": [each.control_share for each in compared]}
+    further |= {f"{domain}, share": [each.shares.get(domain) for each in compared] for domain in others}
+    further = {name: parts for name, parts in further.items() if any(parts)}
+    columns = [f"{domain}{what}" for domain in (forgetting, learning) for what in ("", ", share")]
+    lines = [_head(["difference", *columns, *further])]
+    for number, each in enumerate(compared):
+        cells = [f"neutral against {each.other.label}"]
+        for domain in (forgetting, learning):
+            cells += [with_ends(each.differences[domain]), _share(each.shares.get(domain))]
+        lines.append(table_row([*cells, *(_share(parts[number]) for parts in further.values())]))
     return "\n".join(lines) + "\n"
+
+
+def _share(part: Estimate | None) -> str:
+    return share(part) if part else ""
 
 
 def markdown_spreads(seeds: list[Spread]) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.common.config import to_data
-from pipeline.workflow.layout import BACKBONE, METRICS
+from pipeline.workflow.layout import BACKBONE, METRICS, SOURCE
 from train.evaluation.intervals import estimate
 from train.report.settings import Axis, Bpb, RunResult, settings_of
 from train.runs.backbone import backbone_record
@@ -24,16 +24,19 @@ def named(run: RunResult) -> Point:
     return {"model": run.name, "method": run.record.method}
 
 
-def trade_off_points(axis: Axis, bases: Sequence[RunResult], forgetting: str, bpb: Bpb) -> Points:
+def trade_off_points(axis: Axis, beside: Mapping[str, list[RunResult]], forgetting: str, bpb: Bpb) -> Points:
     """Changes against the backbone on all held-out documents, with their 95% intervals.
 
-    Of each setting the mean over its seeds, and each run where they are several; the backbone, at 0, and the
-    bases of the runs come first. `family` is the same in settings that differ in their rate alone.
+    Of each setting the mean over its seeds, and each run where they are several. The backbone, at 0, the source
+    that was settled, and the runs `beside` those of the language, by what they are, come first. `family` is the
+    same in settings that differ in their rate alone.
     """
     both = [bpb[domain] for domain in (forgetting, axis.learning)]
     origin: Point = {"label": BACKBONE, "method": BACKBONE, "rate": 0.0, "family": "", "seeds": 0, "kind": "mean"}
     points = [origin | {"forgetting": 0.0, "learning": 0.0}]
-    named_settings = [(setting, ", base") for setting in settings_of(bases)]
+    if SOURCE in both[0]:
+        points.append(origin | {"label": SOURCE} | _place([models[SOURCE] - models[BACKBONE] for models in both]))
+    named_settings = [(setting, f", {what}") for what, own in beside.items() for setting in settings_of(own)]
     for setting, suffix in [*named_settings, *((setting, "") for setting in settings_of(axis.runs))]:
         about = {"label": f"{setting.label}{suffix}", "method": setting.method, "rate": setting.rate}
         about |= {"family": f"{setting.family}{suffix}", "seeds": len(setting.runs)}

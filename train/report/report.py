@@ -64,6 +64,7 @@ def write_report(
     from train.report.over_tokens import over_tokens
     from train.report.settings import axes, load_result, paired_domains
     from train.report.summary import comparisons, summary
+    from train.report.tasks import tasks_table
     from train.report.tokens import about_tokens, token_counts
 
     out = Layout(folder)
@@ -75,7 +76,7 @@ def write_report(
     settled = training if isinstance(training, SettlingRecord) else None
     source = read_evaluation(out.evaluation(SOURCE)) if settled else None
     asked = [*([SOURCE] if source else []), BACKBONE, *runs] if tasks else []
-    scores = results.tasks_table({name: read_task_scores(out.task_scores(name)) for name in asked}, models)
+    scores = tasks_table({name: read_task_scores(out.task_scores(name)) for name in asked}, models)
     languages = axes([model for model in models if model.name != control], learning, new or learning)
     bpb = paired_domains(base, models, [forgetting, *(axis.learning for axis in languages)], source)
     table = results.results_table(base, models, languages, forgetting, bpb, source, control)
@@ -87,13 +88,13 @@ def write_report(
     learned = [axis.learning for axis in languages]
     counts = token_counts(out, domains)
     tokens_said = about_tokens(counts, forgetting, learned)
-    compared = [comparisons(axis, forgetting, bpb) for axis in languages]
+    compared = [comparisons(axis, forgetting, bpb, control) for axis in languages]
     seeds = results.spreads(languages, bpb)
     times = stage_times(out)
     # Results of a GPU that was lent come without.
     speeds = [read_speed(path) for name in runs if Path(path := out.speed(name)).exists()]
     figures = {
-        **model_figures(models, out.backbone, languages, forgetting, bpb, speeds),
+        **model_figures(models, out.backbone, languages, forgetting, bpb, speeds, control),
         **corpus_figures(corpus, classifiers, times),
     }
     write_page(
@@ -107,6 +108,8 @@ def write_report(
             "curves": {domain: curve_name(domain, bpb) for domain in bpb},
             "curves_said": curves_said,
             "table": table,
+            "control": control,
+            "controlled": [row for row in table if row.control],
             "compared": [(axis.learning, rows) for axis, rows in zip(languages, compared, strict=True) if rows],
             "compared_data": data_link([row for rows in compared for row in results.flat_comparisons(rows)]),
             "seeds": seeds,
@@ -136,7 +139,9 @@ def write_report(
     with atomic(out.figure) as part:
         part.write_bytes(png)
     said = [*sentences[:-1], *curves_said, *tokens_said, sentences[-1]]
-    write_text(out.results, markdown_results(said, table, [rows for rows in compared if rows], seeds, forgetting))
+    write_text(
+        out.results, markdown_results(said, table, [rows for rows in compared if rows], seeds, scores, forgetting)
+    )
 
 
 def write_page(output: str, content: dict[str, Any], figures: dict[str, Figure]) -> None:
@@ -155,7 +160,16 @@ def write_page(output: str, content: dict[str, Any], figures: dict[str, Figure])
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    named = (words.amount, words.ends, words.is_noise, words.share, words.signed, words.unsigned, to_data)
+    named = (
+        words.amount,
+        words.ends,
+        words.is_noise,
+        words.share,
+        words.signed,
+        words.plain,
+        words.plain_ends,
+        to_data,
+    )
     environment.filters |= {function.__name__: function for function in named}
     vega: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]
     scripts = [vega.replace("</script", "<\\/script"), (Path(__file__).parent / "report.js").read_text()]

@@ -14,7 +14,7 @@ from train.report.points import Point, Points
 from train.report.settings import Axis, Bpb, RunResult, Setting, settings_of
 from train.report.summary import Comparison
 from train.report.words import is_noise
-from train.runs.results import Evaluation, TaskScore, TaskScores
+from train.runs.results import Evaluation
 
 # What the plots and data of the paper's targets may add to the page, before a third more as base64.
 PAPER_BYTES = 1_500_000
@@ -146,41 +146,14 @@ def flat_comparisons(compared: list[Comparison]) -> Points:
                 row |= {"share": share.value, "share low": share.low, "share high": share.high}
             if (kl := each.kl_share) and domain == next(iter(each.differences)):
                 row |= {"kl share": kl.value, "kl share low": kl.low, "kl share high": kl.high}
+            if (part := each.control_share) and domain == next(iter(each.differences)):
+                row |= {
+                    "control share": part.value,
+                    "control share low": part.low,
+                    "control share high": part.high,
+                }
             rows.append(row)
     return rows
-
-
-@dataclass(frozen=True)
-class TasksTable:
-    """Accuracies on multiple-choice tasks: by model the score of each task, or None where it was not asked.
-
-    methods: of the models, None for the backbone. flat: all accuracies as plain rows. skipped: why a task was
-    left out.
-    """
-
-    tasks: list[str]
-    scores: dict[str, list[TaskScore | None]]
-    methods: dict[str, str | None]
-    flat: Points
-    skipped: dict[str, str]
-
-
-def tasks_table(scores: dict[str, TaskScores], runs: list[RunResult]) -> TasksTable:
-    """`scores`: by model, of the backbone, of its source if it was settled, and of the runs."""
-    tasks = list(dict.fromkeys(task for model in scores.values() for task in model.tasks))
-    return TasksTable(
-        tasks=tasks,
-        scores={name: [model.tasks.get(task) for task in tasks] for name, model in scores.items()},
-        methods={SOURCE: None, BACKBONE: None} | {run.name: run.record.method for run in runs},
-        flat=[
-            {"model": name, "task": task, "count": score.count, "metric": metric, "accuracy": accuracy}
-            | {"stderr": score.stderr[metric], "headline": metric == score.metric}
-            for name, model in scores.items()
-            for task, score in model.tasks.items()
-            for metric, accuracy in score.accuracy.items()
-        ],
-        skipped={task: why for model in scores.values() for task, why in model.skipped.items()},
-    )
 
 
 def paper_tables(out: Layout) -> list[dict[str, str]]:

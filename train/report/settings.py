@@ -125,9 +125,9 @@ class Setting:
         mean_1R: np.ndarray = np.mean([by_model[run.name] for run in self.runs], axis=0)
         return mean_1R
 
-    def change(self, by_model: dict[str, np.ndarray]) -> np.ndarray:
-        """Of a domain's arrays, the change against the backbone, the mean over the seeds."""
-        return self.mean(by_model) - by_model[BACKBONE]
+    def change(self, by_model: dict[str, np.ndarray], base: str = BACKBONE) -> np.ndarray:
+        """Of a domain's arrays, the change against the backbone or another model, the mean over the seeds."""
+        return self.mean(by_model) - by_model[base]
 
 
 def kl_means(settings: Sequence[Setting], domain: str) -> list[np.ndarray]:

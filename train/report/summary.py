@@ -9,24 +9,24 @@ import numpy as np
 
 from train.evaluation.intervals import FEWEST, Estimate, estimate
 from train.report.settings import Axis, Bpb, Setting, first_settings, kl_means, settings_of
-from train.report.words import NOISE, is_noise, joined, share, unsigned, with_ends
+from train.report.words import NOISE, is_noise, joined, plain_with_ends, share, with_ends
 from train.runs.results import Evaluation
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Neutral residues against a setting of another method, by domain.
+    """Neutral residues against a setting of another method, by domain: of forgetting, of learning, then others.
 
-    changes: of the other, against the backbone. differences: neutral residues' change less the other's. shares:
-    neutral residues' change over the other's, where that one learns or forgets beyond the noise, as they do.
-    kl_share: neutral residues' KL divergence from the backbone over the other's, where forgetting is measured; or
-    None if it is not known.
+    differences: neutral residues' change less the other's. shares: neutral residues' change over the other's, if
+    both go the same way, the other beyond the noise; forgetting and learning have but one way. Where forgetting
+    is measured, and None if it is not known: control_share, the same of the changes against the control; kl_share,
+    of the KL divergences from the backbone.
     """
 
     other: Setting
-    changes: dict[str, Estimate]
     differences: dict[str, Estimate]
     shares: dict[str, Estimate]
+    control_share: Estimate | None = None
     kl_share: Estimate | None = None
 
 
@@ -35,23 +35,39 @@ def neutral_setting(axis: Axis) -> Setting | None:
     return next((setting for setting in settings_of(axis.runs) if setting.method == "neutral"), None)
 
 
-def comparisons(axis: Axis, forgetting: str, bpb: Bpb) -> list[Comparison]:
+def comparisons(axis: Axis, forgetting: str, bpb: Bpb, control: str | None = None) -> list[Comparison]:
     """The first neutral residues against every setting of the other methods; empty without neutral residues."""
     neutral = neutral_setting(axis)
     others = [setting for setting in settings_of(axis.runs) if setting.method != "neutral"]
-    return [_compare(neutral, other, axis, forgetting, bpb) for other in others] if neutral else []
+    return [_compare(neutral, other, axis, forgetting, bpb, control) for other in others] if neutral else []
 
 
-def _compare(neutral: Setting, other: Setting, axis: Axis, forgetting: str, bpb: Bpb) -> Comparison:
-    changes, differences, shares = {}, {}, {}
-    for domain, direction in ((forgetting, 1), (axis.learning, -1)):
+def _compare(
+    neutral: Setting, other: Setting, axis: Axis, forgetting: str, bpb: Bpb, control: str | None
+) -> Comparison:
+    differences, shares = {}, {}
+    ways = {forgetting: 1.0, axis.learning: -1.0}
+    for domain in [*ways, *(domain for domain in bpb if domain not in ways)]:
         ours, theirs = neutral.change(bpb[domain]), other.change(bpb[domain])
-        changes[domain], differences[domain] = estimate(theirs), estimate(ours - theirs)
-        if direction * theirs[0] > 0 < direction * ours[0] and not is_noise(changes[domain]):
-            shares[domain] = estimate(ours / theirs)
+        differences[domain] = estimate(ours - theirs)
+        way = ways.get(domain, np.sign(theirs[0]))
+        if part := _share(way * ours, way * theirs):
+            shares[domain] = part
+    against = [setting.change(bpb[forgetting], control) for setting in (neutral, other)] if control else []
     kl = kl_means([neutral, other], forgetting)
-    kl_share = estimate(kl[0] / kl[1]) if kl and kl[1][0] else None
-    return Comparison(other, changes, differences, shares, kl_share)
+    return Comparison(
+        other,
+        differences,
+        shares,
+        control_share=_share(*against) if against else None,
+        kl_share=_share(*kl) if kl else None,
+    )
+
+
+def _share(ours_1R: np.ndarray, theirs_1R: np.ndarray) -> Estimate | None:
+    """The one over the other, if both are above 0, the other beyond the noise."""
+    known = theirs_1R[0] > 0 < ours_1R[0] and not is_noise(estimate(theirs_1R))
+    return estimate(ours_1R / theirs_1R) if known else None
 
 
 def summary(axes: Sequence[Axis], forgetting: str, bpb: Bpb, base: Evaluation) -> list[str]:
@@ -88,7 +104,7 @@ def _distance(settings: list[Setting], compared: dict[str, Comparison], forgetti
     clauses = []
     for setting, kl_1R in zip(settings, kl, strict=True):
         same = np.mean([run.evaluation.change[forgetting].agreement for run in setting.runs])
-        clauses.append(f"{_name(setting, begin=False)} {unsigned(estimate(kl_1R))} and {same:.1%}")
+        clauses.append(f"{_name(setting, begin=False)} {plain_with_ends(estimate(kl_1R))} and {same:.1%}")
     what = "KL divergence from the backbone (nats a token), and tokens after which the same one is most probable"
     text = f"On {forgetting}, {what}: {', '.join(clauses)}."
     shares = {setting.label: each.kl_share for setting in settings if (each := compared.get(setting.label))}

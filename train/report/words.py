@@ -69,16 +69,31 @@ def with_ends(estimate: Estimate) -> str:
     return f"{amount(estimate)} ({', '.join(about)})" if about[0] else amount(estimate)
 
 
-def unsigned(estimate: Estimate) -> str:
-    """What is never below 0, such as a KL divergence, and in brackets its interval.
+def plain(estimate: Estimate) -> str:
+    """What is never below 0, such as a KL divergence, in as many digits as amount(), or in three.
 
-    >>> unsigned(Estimate(0.012345, 0.0119, 0.0131)), unsigned(Estimate(0.5, None, None))
-    ('0.0123 (0.0119 to 0.0131)', '0.500')
+    >>> plain(Estimate(0.012345, 0.0119, 0.0131)), plain(Estimate(0.00012345, None, None))
+    ('0.0123', '0.000123')
     """
-    value, *both = (
-        f"{x:.{_places(estimate)}f}" for x in (estimate.value, estimate.low, estimate.high) if x is not None
-    )
-    return f"{value} ({' to '.join(both)})" if both else value
+    return f"{estimate.value:.3g}" if estimate.low is None else f"{estimate.value:.{_places(estimate)}f}"
+
+
+def plain_ends(estimate: Estimate) -> str:
+    """Both ends of its interval; empty where it is not known.
+
+    >>> plain_ends(Estimate(0.012345, 0.0119, 0.0131)), plain_ends(Estimate(0.5, None, None))
+    ('0.0119 to 0.0131', '')
+    """
+    return " to ".join(f"{end:.{_places(estimate)}f}" for end in (estimate.low, estimate.high) if end is not None)
+
+
+def plain_with_ends(estimate: Estimate) -> str:
+    """It, and in brackets its interval.
+
+    >>> plain_with_ends(Estimate(0.012345, 0.0119, 0.0131)), plain_with_ends(Estimate(0.5, None, None))
+    ('0.0123 (0.0119 to 0.0131)', '0.5')
+    """
+    return f"{plain(estimate)} ({both})" if (both := plain_ends(estimate)) else plain(estimate)
 
 
 def share(estimate: Estimate) -> str:

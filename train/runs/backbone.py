@@ -30,6 +30,7 @@ PACKAGED = {
     )
 }
 ORIGIN = "origin.json"
+SETTLED_ON = ", settled on "  # between a source and the domains
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ def public_origin(backbone: str) -> dict[str, Any]:
     name = known.source if is_of_hub else Path(known.source).resolve().name
     if known.settled:
         domains = " and ".join(one.domain for one in known.settled)
-        return {"name": f"{name}, settled on {domains}", "source": None, "revision": None}
+        return {"name": f"{name}{SETTLED_ON}{domains}", "source": None, "revision": None}
     if is_of_hub:
         return {"name": name, "source": name, "revision": known.revision}
     return {"name": name, "source": known.source if known.source in PACKAGED else None, "revision": None}

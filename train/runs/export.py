@@ -13,7 +13,7 @@ from models.extend import ExtendError
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder
 from train.data.tokens import open_tokenizer
-from train.runs.backbone import public_origin
+from train.runs.backbone import SETTLED_ON, public_origin
 from train.runs.load import check_trained_on, load_for, pick_device, saved_extensions
 from train.runs.record import is_run, read_run
 from train.runs.results import read_evaluation
@@ -56,7 +56,8 @@ def export_run(run: str, backbone: str | None, evaluations: list[str], output: s
         attach(model, added)
     except ExtendError as error:
         raise StageError(f"{run}: does not fit the backbone {path}: {error}") from None
-    name = f"{Path(named['name']).name}-{Path(run).name}"
+    source = named["name"].partition(SETTLED_ON)[0]
+    name = f"{Path(source).name}-{Path(run).name}"
     card = Card(name, named["name"], named["revision"], added, _measures(evaluations))
     with atomic_folder(output) as folder:
         try:

@@ -85,11 +85,31 @@ def load_tasks(options: Tasks, downloads: str) -> tuple[dict[str, Asked], dict[s
                 skipped[name] = str(error)
                 logging.warning("tasks: %s is skipped: %s", name, error)
                 continue
-            there = len(questions.questions)
-            count = min(options.tasks_limit or there, there)
-            chosen = [questions.questions[i * there // count] for i in range(count)]
+            chosen = spread(questions.questions, options.tasks_limit or NO_LIMIT)
             asked[name] = Asked(task, questions, chosen)
     return asked, skipped
+
+
+def spread(questions: list[Question], count: int) -> list[Question]:
+    """At most `count` of the questions: as many of each group, if it has them, and evenly spread in it.
+
+    The mean over groups is then nearly as sure as that of as many questions without groups.
+    """
+    chosen, left = [], count
+    groups = sorted(_by_group(questions).values(), key=len)
+    for place, numbers in enumerate(groups):
+        share = min(len(numbers), left // (len(groups) - place))
+        chosen += [numbers[i * len(numbers) // share] for i in range(share)]
+        left -= share
+    return [questions[number] for number in sorted(chosen)]
+
+
+def _by_group(questions: list[Question]) -> dict[str, list[int]]:
+    """The places of each group's questions."""
+    groups: dict[str, list[int]] = {}
+    for number, question in enumerate(questions):
+        groups.setdefault(question.group, []).append(number)
+    return groups
 
 
 def make_requests(asked: dict[str, Asked], tokenizer: Any, room: int) -> list[Request]:
@@ -158,9 +178,7 @@ def measure(asked: Asked, requests: list[Request], scores: Scores) -> TaskScore:
             for question, (number, unconditional) in zip(asked.questions, asked.numbers, strict=True)
         ]
     )
-    groups: dict[str, list[int]] = {}
-    for i, question in enumerate(asked.questions):
-        groups.setdefault(question.group, []).append(i)
+    groups = _by_group(asked.questions)
     parts = [correct[numbers] for numbers in groups.values()]
     mean, error = macro_average(parts)
     return TaskScore(

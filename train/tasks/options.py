@@ -19,7 +19,9 @@ class Tasks:
 
     tasks: list[str] = option([], "multiple-choice tasks: names in configs/tasks, or paths of such YAML files")
     tasks_languages: list[str] = option([], "languages to ask in; empty: all that a task has")
-    tasks_limit: int | None = option(None, "questions of a task and language, evenly spread; null: all", low=1)
+    tasks_limit: int | None = option(
+        None, "questions of a task and language, evenly spread over its subjects and in each; null: all", low=1
+    )
     tasks_seconds: int = option(
         30,
         "processor time that it may take to read a task's questions in a language",

@@ -196,7 +196,7 @@ def test_the_page_says_in_words_how_sure_it_is_and_what_a_second_language_added(
         )
     assert {"best", "as good"} == set(re.findall("best|as good", text["adapter"] + text["neutral"]))
     assert "within the noise" in text["adapter"]
-    assert "20.0% 40.0% in all" in text["german"]
+    assert '<td>20.0%<br><span class="delta">40.0% in all</span></td>' in page
     assert f"<td>{'neutral'}</td>" in page and 'german<br><span class="delta">after neutral</span>' in page
     assert re.search(
         r'id="trade_off_2" role="img" aria-label="Changes of en and of de [^"]*german \+0\.010 and -1\.000"', page

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import evaluation, run_record
+from helpers import evaluation, run_record, task_score
 
 pytest.importorskip("altair")  # there with all that the report needs
 
 from pipeline.common.errors import StageError
 from train.evaluation.intervals import document_kl
-from train.report.charts import trade_off
 from train.report.control import against_control, settling
 from train.report.markdown import (
     markdown_comparisons,
@@ -26,7 +25,10 @@ from train.report.points import trade_off_points
 from train.report.results import flat_comparisons, flat_table, results_table, spreads
 from train.report.settings import Axis, RunResult, axes, paired_domains, settings_of
 from train.report.summary import comparisons, summary
+from train.report.tasks import mean_accuracy, tasks_table
+from train.report.trade_off import trade_off
 from train.runs.record import Languages
+from train.runs.results import TaskScores
 
 BASE = evaluation(None, documents=60, en=2.0, fr=3.0, de=3.5)
 
@@ -76,7 +78,7 @@ def test_the_sentences_name_both_sides_all_methods_and_the_noise() -> None:
     for text, old, new in ((finetune, 500, "1\\.000"), (lora, 200, "0\\.700"), (adapter, 100, "0\\.800")):
         assert re.fullmatch(rf"\w+ changes them by \+0\.{old}\d* {ends} and -{new}\d* {ends}\.", text)
     assert distance.startswith("On en, KL divergence from the backbone (nats a token), and tokens after which")
-    assert "one is most probable: finetune 0.500 and 75.0%, lora 0.500 and 75.0%," in distance
+    assert "one is most probable: finetune 0.5 and 75.0%, lora 0.5 and 75.0%," in distance
     assert distance.endswith(
         "Neutral residues' divergence is 100% of finetune's, 100% of lora's and 100% of adapter's."
     )
@@ -124,6 +126,16 @@ def test_changes_are_given_against_a_control_too() -> None:
         r"en and fr change with finetune by \+0\.600.* and -1\.100.*, with neutral by \+0\.110", sentence
     )
     assert "| neutral | +0.110" in markdown_control(table)
+    shares = {each.other.label: each for each in comparisons(languages[0], "en", bpb, "replay")}
+    assert shares["lora"].control_share.value == pytest.approx(0.11 / 0.3)  # of 0.01 / 0.2 against the backbone
+    assert shares["lora"].control_share.low < 0.11 / 0.3 < shares["lora"].control_share.high < 0.4
+    assert (
+        markdown_comparisons(list(shares.values())).splitlines()[0].endswith("| en, share against the control |")
+    )
+    ends = trade_off_points(languages[0], {"control": [control]}, "en", bpb)
+    assert [(point["label"], round(point["forgetting"], 3)) for point in ends[:2]] == [
+        ("backbone", 0.0), ("replay, control", -0.1)
+    ]  # fmt: skip
     columns = next(point for point in flat_table(table) if point["model"] == "lora")
     assert columns["en against control"] == pytest.approx(0.3)
 
@@ -135,6 +147,8 @@ def test_what_settling_changed_is_told_and_the_source_is_a_row() -> None:
     table = results_table(BASE, METHODS, languages, "en", bpb, source)
     assert [row.name for row in table][:2] == ["source", "backbone"]
     assert table[0].bpb["en"] == 2.4 and table[0].change["en"].value == pytest.approx(0.4)
+    point = trade_off_points(languages[0], {}, "en", bpb)[1]
+    assert point["label"] == "source" and point["forgetting"] == pytest.approx(0.4)
     told = settling("tiny, settled on web", 12345, bpb)
     assert told.startswith("The backbone is tiny, settled on web for 12,345 tokens; against the source")
     assert re.search(r"changes en by -0\.400\d* \(-0\.\d+ to -0\.\d+\), fr by -0\.100", told)
@@ -149,6 +163,20 @@ def test_a_share_is_given_only_of_what_is_beyond_the_noise() -> None:
     gained = run("neutral", "neutral", 1.9, 2.2)
     assert "differ on en by -0.6" in told([METHODS[0], gained])["sentences"][0]
     assert "%" not in sentence
+
+
+def test_shares_of_other_domains_are_of_changes_that_go_the_same_way() -> None:
+    other = run("lora", "lora", 2.2, 2.3, de=3.1)
+    for de, share in ((3.4, 0.25), (3.6, None)):  # 0.1 of 0.4 less, and 0.1 more
+        (each,) = told([other, run("neutral", "neutral", 2.01, 2.2, de=de)])["compared"]
+        assert list(each.differences) == ["en", "fr", "de"]
+        assert each.shares.get("de") is None if share is None else each.shares["de"].value == pytest.approx(share)
+    (worse,) = told([run("lora", "lora", 2.2, 2.3, de=3.9), run("neutral", "neutral", 2.01, 2.2, de=3.6)])[
+        "compared"
+    ]
+    assert worse.shares["de"].value == pytest.approx(0.25)
+    lines = markdown_comparisons([worse]).splitlines()
+    assert lines[0].endswith("| fr, share | en, share of KL | de, share |") and "| 25% (2" in lines[-1]
 
 
 @pytest.mark.parametrize("documents", [0, 5])
@@ -185,7 +213,7 @@ def test_the_tables_have_a_line_a_model_with_the_change_and_its_interval() -> No
         rf"2\.200 \({changes[1]}\)",
         r"3\.500 \([^)]+, within the noise\)",
     ]
-    assert re.fullmatch(" [|] ".join([*cells, r"0\.500", r"75\.0%"]), lines[-1].strip("| "))
+    assert re.fullmatch(" [|] ".join([*cells, r"0\.5", r"75\.0%"]), lines[-1].strip("| "))
     costs = markdown_costs(result["table"]).splitlines()
     assert costs[-1] == "| neutral | 0.01 | 1,200 | 20.0% | 1,000 | 100 | 10 | 400 |" and len(costs) == 6
     against = markdown_comparisons(result["compared"]).splitlines()
@@ -197,8 +225,14 @@ def test_the_tables_have_a_line_a_model_with_the_change_and_its_interval() -> No
     differences = {(row["against"], row["domain"]): row for row in flat_comparisons(result["compared"])}
     assert differences["lora", "fr"]["difference"] == pytest.approx(-0.1)
     assert differences["lora", "fr"]["high"] < 0
-    page = markdown_results(result["sentences"], result["table"], [result["compared"]], result["seeds"], "en")
-    assert page.count("|---|") == 3 and page.rstrip().endswith("by more.")
+    scores = {"arc/fr": task_score(0.4, 0.03), "quiz/fr": task_score(0.6, 0.04)}
+    asked = TaskScores(model="a", tasks=scores, skipped={})
+    fewer = replace(asked, tasks={"arc/fr": task_score(0.5, None)})
+    tasks = tasks_table({"backbone": asked, "neutral": fewer}, [])
+    page = markdown_results(result["sentences"], result["table"], [result["compared"]], [], tasks, "en")
+    assert "| backbone | 50.0 ±2.5% | 40.0 ±3.0% | 60.0 ±4.0% |" in page  # half of sqrt(3^2 + 4^2)
+    assert "| neutral |  | 50.0% |  |" in page
+    assert page.count("|---|") == 4 and page.rstrip().endswith("by more.")
 
 
 def test_runs_that_differ_in_rate_and_seed_are_one_family_and_seeds_one_setting() -> None:
@@ -222,12 +256,20 @@ def test_runs_that_differ_in_rate_and_seed_are_one_family_and_seeds_one_setting(
     assert "); seeds -1.000 to -0.600 |" in markdown_spreads(result["seeds"])
     assert "(a) (mean of 2 seeds) change en" in result["sentences"][0]
     assert "the spread of the seeds is below the table" in result["sentences"][-1]
-    points = trade_off_points(result["axes"][0], [], "en", result["bpb"])
+    points = trade_off_points(result["axes"][0], {}, "en", result["bpb"])
     ends = [point for point in points if point["kind"] == "mean"]
     assert [(point["label"], point["seeds"]) for point in ends] == [("backbone", 0), ("a", 2), ("b", 1), ("c", 1)]
     assert ends[1]["learning"] == pytest.approx(-0.8)
     assert ends[1]["learning_low"] < -0.8 < ends[1]["learning_high"]
     assert [point["learning"] for point in points if point["kind"] == "run"] == pytest.approx([-1.0, -0.6])
+
+
+def test_means_are_of_the_languages_with_several_tasks() -> None:
+    tasks = {"arc/en": task_score(0.5, 0.1), "arc/fr": task_score(0.2, 0.1), "quiz/fra": task_score(0.4, 0.1)}
+    scores = TaskScores(model="a", tasks=tasks, skipped={})
+    assert tasks_table({"a": scores}, []).means["a"] == {"fr": (pytest.approx(0.3), pytest.approx(0.1 / 2**0.5))}
+    assert mean_accuracy(scores, "de") is None
+    assert mean_accuracy(scores, "eng") == (0.5, pytest.approx(0.1))
 
 
 @pytest.mark.parametrize("new", ["de", None])
@@ -245,7 +287,7 @@ def test_german_after_french_has_its_own_axis_and_all_that_was_added(new: str | 
     (against,) = [sentence for sentence in result["sentences"] if sentence.startswith("Against")]
     assert against.startswith("Against neutral, which it goes on from, german changes en by +0.010")
     assert " fr by +0.050" in against and " de by -0.900" in against
-    points = trade_off_points(result["axes"][1], [french], "en", result["bpb"])
+    points = trade_off_points(result["axes"][1], {"base": [french]}, "en", result["bpb"])
     assert [(point["label"], round(point["learning"], 3)) for point in points] == [
         ("backbone", 0.0), ("neutral, base", 0.0), ("german", -0.9)
     ]  # fmt: skip
@@ -266,8 +308,8 @@ def test_a_new_domain_that_another_measures_and_one_that_is_not_measured() -> No
 def test_error_bars_go_both_ways_and_only_where_an_interval_is_known() -> None:
     older = run("older", "lora", 2.2, 2.3, documents=0)
     result = told([METHODS[3], older])
-    points = trade_off_points(Axis("fr", [METHODS[3], older]), [], "en", result["bpb"])
+    points = trade_off_points(Axis("fr", [METHODS[3], older]), {}, "en", result["bpb"])
     assert [point.get("forgetting_low") is None for point in points] == [True, False, True]
     layers = trade_off(points, "en", "fr").to_dict()["layer"]
-    ends = [layer["encoding"].get(end, {}).get("field") for layer in layers for end in ("x2", "y2")]
-    assert [end for end in ends if end] == ["forgetting_high", "learning_high"]
+    ends = [layer["encoding"].get(end, {}).get("field", "") for layer in layers for end in ("x2", "y2")]
+    assert [end for end in ends if end.endswith("high")] == ["forgetting_high", "learning_high"]

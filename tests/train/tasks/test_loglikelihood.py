@@ -19,7 +19,7 @@ from models import backbone
 from models.backbone import create_llama, load_tokenizer, save_backbone
 from models.extend import extend
 from train.tasks import loglikelihood
-from train.tasks.accuracy import Asked, kept_scores, macro_average, measure, measure_tasks, normalise
+from train.tasks.accuracy import Asked, kept_scores, macro_average, measure, measure_tasks, normalise, spread
 from train.tasks.loglikelihood import (
     SPREAD,
     Request,
@@ -176,9 +176,9 @@ def test_neither_order_nor_batch_size_matters(monkeypatch: pytest.MonkeyPatch) -
     expected = scored(model, requests)
     reversed_order = scored(model, requests[::-1])
     assert_equal({len(requests) - 1 - i: x for i, x in reversed_order.items()}, [expected[i] for i in range(14)])
-    for tokens, spread, batches in ((1, 4, 14), (60, 4, pytest.approx(8, abs=4)), (2**13, 2**6, 2)):
+    for tokens, apart, batches in ((1, 4, 14), (60, 4, pytest.approx(8, abs=4)), (2**13, 2**6, 2)):
         monkeypatch.setitem(loglikelihood.BATCH_TOKENS, DEVICE.type, tokens)
-        monkeypatch.setitem(loglikelihood.SPREAD, DEVICE.type, spread)
+        monkeypatch.setitem(loglikelihood.SPREAD, DEVICE.type, apart)
         assert len(plan_passes(requests, 50, DEVICE.type)) == batches
         assert_equal(scored(model, requests), [expected[i] for i in range(14)])
 
@@ -326,6 +326,20 @@ def test_groups_are_averaged_and_named() -> None:
     assert {name: group.count for name, group in found.groups.items()} == {"x": 3, "y": 1}
     assert found.groups["y"].stderr["raw"] is None
     assert found.groups["x"].accuracy["raw"] == pytest.approx(2 / 3)
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=40), st.integers(1, 50))
+def test_a_limit_spreads_over_groups_and_in_each(groups: list[str], limit: int) -> None:
+    questions = [Question("", str(i), (" yes", " no"), 0, "", group) for i, group in enumerate(groups)]
+    chosen = spread(questions, limit)
+    assert len(chosen) == min(limit, len(groups))
+    places = [int(question.prompt) for question in chosen]
+    assert places == sorted(set(places))
+    counts = {group: sum(question.group == group for question in chosen) for group in groups}
+    short = [count for group, count in counts.items() if count < groups.count(group)]
+    assert all(count <= least + 1 for least in short for count in counts.values())
+    if len(counts) == 1:
+        assert places == [i * len(groups) // len(chosen) for i in range(len(chosen))]
 
 
 # The stage ------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from train.data.rows import open_rows
 from train.data.tokens import tokenizer_digest
 from train.evaluation.bits_per_byte import score_rows
 from train.runs.backbone import Origin, Settled, backbone_record, origin
+from train.runs.export import export_run, save
 from train.runs.load import load_run
 from train.runs.options import METHODS, Pretrain, Run, Settle
 from train.trainer import checkpoint
@@ -500,6 +501,20 @@ def test_settling_goes_on_from_its_checkpoint(
         settle(*given)
         weights[name] = load_file(output / "model.safetensors")
     assert all(same(weight, weights["stopped"][name]) for name, weight in weights["whole"].items())
+
+
+def test_what_is_passed_on_says_that_its_backbone_was_settled(world: dict[str, str], tmp_path: Path) -> None:
+    settled = str(tmp_path / "settled")
+    settle(Settle(learning_rate=3e-3, steps=1, **QUICK), world["backbone"], world["old"], [], settled)
+    extend_in(world | {"backbone": settled}, run(steps=1), tmp_path / "run")
+    export_run(str(tmp_path / "run"), None, [], str(tmp_path / "export"))
+    card = (tmp_path / "export/README.md").read_text()
+    assert "# backbone-run\n" in card and "`backbone, settled on en`, extended to another language" in card
+    save(str(tmp_path / "run"), None, str(tmp_path / "adapter"))
+    about = json.loads((tmp_path / "adapter/adapter.json").read_text())["backbone"]
+    assert (about["name"], about["source"]) == ("backbone, settled on en", None)
+    with pytest.raises(StageError, match="trained on other weights"):
+        load_run(world["backbone"], str(tmp_path / "run"), DEVICE)
 
 
 def test_settling_goes_on_until_its_language_is_flat(world: dict[str, str], tmp_path: Path) -> None:
