@@ -75,10 +75,14 @@ def write(lines: list[Line], forgetting: str, learning: str, output: str) -> Non
 
     from train.report import charts
 
-    for domain, name in ((forgetting, "forgetting"), (learning, "learning")):
-        title = f"bits per byte of {domain}"
-        chart = charts.for_print(charts.curves(points(lines, domain), "bpb", title))
-        Path(f"{output}-{name}.png").write_bytes(vl_convert.vegalite_to_png(chart, scale=2))
+    figures = {
+        name: charts.curves(points(lines, domain), "bpb", f"bits per byte of {domain}")
+        for name, domain in {"forgetting": forgetting, "learning": learning}.items()
+    }
+    figures["both"] = both(lines, forgetting, learning)
+    for name, chart in figures.items():
+        picture = vl_convert.vegalite_to_png(charts.for_print(chart), scale=2)
+        Path(f"{output}-{name}.png").write_bytes(picture)
     write_text(f"{output}.md", "\n".join(page(lines, forgetting, learning, Path(output).name)) + "\n")
 
 
@@ -91,6 +95,26 @@ def points(lines: list[Line], domain: str) -> list[dict[str, Any]]:
     ]
 
 
+def both(lines: list[Line], forgetting: str, learning: str) -> Any:
+    """Where each run is after so many tokens: what it learned, over what it forgot; to the top left is better."""
+    import altair as alt
+
+    from train.report import charts
+
+    old, new = (points(lines, domain) for domain in (forgetting, learning))
+    start = old[0]["bpb"], new[0]["bpb"]
+    rows = [a | {"old": a["bpb"] - start[0], "new": start[1] - b["bpb"]} for a, b in zip(old, new, strict=True)]
+    colour, shape = charts.by_method(rows)
+    titles = f"forgotten: {forgetting} is harder by, bits per byte", f"learned: {learning} is easier by"
+    drawn = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X("old:Q", title=titles[0], axis=alt.Axis(format="+.2f", tickCount=5)),
+        y=alt.Y("new:Q", title=titles[1], axis=alt.Axis(format=".1f", tickCount=5)),
+        color=colour,
+    )
+    lines_drawn = drawn.mark_line(strokeWidth=2).encode(order="tokens:Q")
+    return (lines_drawn + drawn.mark_point(filled=True, size=60).encode(shape=shape)).properties(height=300)
+
+
 def page(lines: list[Line], forgetting: str, learning: str, name: str) -> Iterator[str]:
     known = {domain: curves(lines, domain) for domain in lines[0]["curve"][0] if domain != "tokens"}
     tokens = sorted(set.intersection(*(set(own) for own in known[forgetting].values())))
@@ -101,7 +125,8 @@ def page(lines: list[Line], forgetting: str, learning: str, name: str) -> Iterat
     yield "| run | tried |  |  |\n|---|---:|---:|---:|"
     for line in lines:
         yield table_row([line["run"], *(f"{rate}: {bpb:.4f}" for rate, bpb in line["tried"].items())])
-    yield f"\n![Learning over tokens]({name}-learning.png)\n"
+    yield f"\n![Learned over forgotten, a mark each million tokens]({name}-both.png)\n"
+    yield f"![Learning over tokens]({name}-learning.png)\n"
     yield f"![Forgetting over tokens]({name}-forgetting.png)\n"
     yield f"## After {tokens[-1]:,} tokens\n"
     yield "Changes in bits per byte since the backbone, with their 95% intervals over documents;"
