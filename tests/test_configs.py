@@ -28,7 +28,14 @@ def test_a_shipped_config_is_valid(name, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "names", [["paper-like"], ["smollm2-quick"], ["smollm2-fr"], ["smollm2-fr", "smollm2-fr-de"]]
+    "names",
+    [
+        ["paper-like"],
+        ["smollm2-quick"],
+        ["smollm2-fr", "smollm2-cpu"],
+        ["smollm2-fr", "smollm2-fr-de"],
+        ["smollm2-fr", "smollm2-more"],
+    ],
 )
 def test_a_shipped_config_is_planned(names, tmp_path):
     configs = []
@@ -47,6 +54,8 @@ def test_a_shipped_config_is_planned(names, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     rules = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.M))
-    runs = {"paper-like": 4, "smollm2-quick": 3, "smollm2-fr": 5, "smollm2-fr-de": 6}[names[-1]]
+    runs = {"paper-like": 4, "smollm2-quick": 3, "smollm2-cpu": 5, "smollm2-fr-de": 6, "smollm2-more": 11}[
+        names[-1]
+    ]
     assert (rules["extend_run"], rules["report"]) == (str(runs), "1")
     assert ("settle" in rules) == ("paper-like" not in names)
