@@ -245,18 +245,18 @@ def real_table(real: dict[str, Line]) -> Iterator[str]:
     plain = {"as it comes": settled.get("before", {}), "settled": settled.get("after", {})}
     plain = {name: one["bpb"] for name, one in (plain if settled else {"backbone": began}).items() if "bpb" in one}
     sets = list(next(iter(plain.values()), {}))
-    yield row_of("model", [*sets, *(f"KL {name}" for name in sets), "rate", "tokens", "tokens/s"])
-    yield f"|---|{'---:|' * (2 * len(sets) + 3)}"
+    yield row_of("model", [*sets, *(f"KL {name}" for name in sets), "rate", "tokens", "tokens/s", "card"])
+    yield f"|---|{'---:|' * (2 * len(sets) + 3)}---|"
     for name, bpb in plain.items():
-        yield row_of(name, [f"{bpb[one]:.4f}" for one in sets] + [""] * (len(sets) + 3))
+        yield row_of(name, [f"{bpb[one]:.4f}" for one in sets] + [""] * (len(sets) + 4))
     for name, step in real.items():
         if "failed" in step:
-            yield row_of(name, [one_line(step["failed"])] + [""] * (2 * len(sets) + 2))
+            yield row_of(name, [one_line(step["failed"])] + [""] * (2 * len(sets) + 2) + [step.get("card", "")])
         elif "bpb" in step["found"]:
             found, training = step["found"], step["found"]["training"]
             cells = [f"{found['bpb'][one]:.4f}" for one in sets] + [f"{found['kl'][one]:.4f}" for one in sets]
             speed = "beside others" if step.get("beside") else f"{training['tokens_per_s']:,}"
-            cells += [f"{training['learning_rate']:g}", f"{training['tokens']:,}", speed]
+            cells += [f"{training['learning_rate']:g}", f"{training['tokens']:,}", speed, step.get("card", "")]
             yield row_of(name, cells)
     for name, step in real.items():
         for text in step.get("found", {}).get("texts", []):
