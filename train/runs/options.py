@@ -130,14 +130,14 @@ class Run(Training):
         choices=("before_norm", "after_norm"),
     )
     alpha: float | str = option(
-        100.0,
+        "auto",
         "weight of the l1 loss of a neutral block on old-domain tokens; auto: set by alpha_ratio",
         low=0,
         high=10**9,
     )
     alpha_ratio: float = option(
-        1.0,
-        "for alpha: auto, the norm of the l1 gradient over that of the LM gradient on the first batches",
+        0.2,
+        "for alpha: auto, the norm of the l1 gradient over that of the LM gradient, both of means over old tokens",
         low=0,
         high=10**9,
     )
@@ -157,8 +157,6 @@ class Run(Training):
         yield from super().problems()
         if isinstance(self.alpha, str) and self.alpha != "auto":
             yield "alpha", f"{self.alpha!r} is no number; give a number or auto"
-        if self.alpha == "auto" and self.method == "neutral" and not self.old_rate:
-            yield "alpha", "auto needs old-domain rows; raise old_rate or give a number"
 
 
 @dataclass(frozen=True, kw_only=True)

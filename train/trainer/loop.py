@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -241,30 +242,33 @@ def uncompiled(options: Training) -> AbstractContextManager[Any]:
 def find_alpha(job: TrainingJob) -> float:
     """alpha; for `auto` the one at which the l1 gradient is alpha_ratio times as strong as the LM gradient.
 
-    Both are norms at the blocks' outputs on old tokens, over the first batches that have some, before the
-    first step. There the outputs are zero, and so is the l1 gradient; but once they are not, each of its
-    numbers is alpha / (N_old L D) or minus that, so that its norm is known: alpha / sqrt(N_old L D).
-    Raises StageError where no batch has old tokens.
+    Both are norms at the blocks' outputs on old tokens, of losses that are means over these tokens, before the
+    first step; of the first batches that have some the median, since single rows have gradients many times as
+    large. There the outputs are zero, and so is the l1 gradient; but once they are not, each of its numbers is
+    alpha / (N_old L D) or minus that, so that its norm is known: alpha / sqrt(N_old L D). Without old-domain rows
+    (old_rate 0) alpha is 0. Raises StageError where none of the batches has any.
     """
     options, model = job.options, job.model
     if not isinstance(options, Run) or options.method != "neutral":
         return 0.0
     if not isinstance(options.alpha, str):
         return options.alpha
+    if not options.old_rate:
+        return 0.0
     config = model.config.get_text_config()
-    lm, l1 = 0.0, 0.0
+    equal = []  # alphas at which both are as strong
     model.train()
     all_steps = (read_batch(step, options, job.old, job.new, rank(), world()) for step in range(options.steps))
     for batch in islice((batch for batch in all_steps if batch.old_rows), ALPHA_BATCHES):
         _, *measured = accumulate(job, batch, 1.0, measure=True).tolist()
         model.zero_grad(set_to_none=True)
-        lm += measures(job, batch, 1.0, measured)["lm_gradient"] ** 2
-        l1 += 1 / (batch.old_rows * job.new.row_tokens * config.num_hidden_layers * config.hidden_size)
-    if not l1:
+        numbers = batch.old_rows * job.new.row_tokens * config.num_hidden_layers * config.hidden_size
+        equal.append(measures(job, batch, 1.0, measured)["lm_gradient"] * math.sqrt(numbers))
+    if not equal:
         raise StageError(
             "alpha: auto finds no old-domain row in the whole training; raise old_rate or give a number"
         )
-    return options.alpha_ratio * math.sqrt(lm / l1)
+    return options.alpha_ratio * median(equal)
 
 
 # Evaluation -------------------------------------------------------------------------------------

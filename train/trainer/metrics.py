@@ -90,13 +90,14 @@ def summarise(
 ) -> dict[str, float]:
     """Means over tokens and layers of the step, all ranks together: l1 (also over width), gate_old, gate_new.
 
-    With an l1 loss, lm_gradient and l1_gradient are the norms of those two parts of the gradient at the blocks'
-    outputs on old tokens, all layers together, and l1_ratio is the second over the first. `measured` is the
+    With an l1 loss, lm_gradient and l1_gradient are the norms of the gradients of both losses at the blocks'
+    outputs on old tokens, all layers together, and l1_ratio is the second over the first. Both losses are there
+    means over old tokens: the share of old rows in the mixture changes neither. `measured` is the
     gradient of a probe (models/local_losses.py), empty where nothing was measured; `old` and `new` count the
     step's tokens, `size` is D.
 
     >>> summarise([8.0, 1.0, 4.0, 9.0, 4.0], old=2, new=4, layers=1, size=2, with_l1=True)
-    {'l1': 2.0, 'gate_old': 0.5, 'gate_new': 1.0, 'lm_gradient': 2.0, 'l1_gradient': 3.0, 'l1_ratio': 1.5}
+    {'l1': 2.0, 'gate_old': 0.5, 'gate_new': 1.0, 'lm_gradient': 6.0, 'l1_gradient': 3.0, 'l1_ratio': 0.5}
     """
     if not measured:
         return {}
@@ -108,5 +109,6 @@ def summarise(
         measures["gate_new"] = gate_new / (new * layers)
     if old and with_l1:
         l1, lm = map(math.sqrt, squares)
+        lm *= (old + new) / old
         measures |= {"lm_gradient": lm, "l1_gradient": l1, "l1_ratio": l1 / lm if lm else 0.0}
     return measures

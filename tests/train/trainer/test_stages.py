@@ -240,7 +240,10 @@ def test_alpha_auto_gives_the_ratio_asked_for(world: dict[str, str], tmp_path: P
     ]
     assert np.mean(ratios) == pytest.approx(0.4, rel=0.1)
     assert find_alpha(replace(job, options=run(alpha="auto", alpha_ratio=0.8, old_rate=0.5))) > 1.9 * alpha
+    fewer_old = find_alpha(replace(job, options=run(alpha="auto", alpha_ratio=0.4, old_rate=0.25)))
+    assert fewer_old == pytest.approx(alpha, rel=0.2)
     assert find_alpha(replace(job, options=run(alpha=3.0))) == 3.0
+    assert find_alpha(replace(job, options=run(alpha="auto", old_rate=0.0))) == 0.0
     with pytest.raises(StageError, match="auto finds no old-domain row"):
         find_alpha(replace(job, options=run(alpha="auto", old_rate=0.001)))
 
@@ -367,7 +370,11 @@ def test_the_curve_is_the_golden_one(world: dict[str, str], tmp_path: Path, name
     if name == "pretrain":
         lines = metrics(world["backbone"])
     else:
-        lines = extend_in(world, run(steps=60, alpha="auto", gate="sigmoid", evaluate_every=60), tmp_path / "run")
+        lines = extend_in(
+            world,
+            run(steps=60, alpha="auto", alpha_ratio=0.125, gate="sigmoid", evaluate_every=60),
+            tmp_path / "run",
+        )
     curve = [line["loss"] for line in lines if "loss" in line]
     means = [round(float(np.mean(curve[i : i + 6])), 4) for i in range(0, 60, 6)]
     assert means == pytest.approx(GOLDEN[name], rel=5e-3 + ROUNDING), means
