@@ -26,7 +26,13 @@ def test_micro_batches_of_a_backbone_with_dropout_have_the_same_losses(tmp_path:
         model = make("GPT2").to(DEVICE)
         assert model.config.attn_pdrop == 0.1  # what GPT-2 itself was trained with
         options = Run(
-            learning_rate=1e-2, steps=3, batch_rows=8, micro_batch_rows=size, device=DEVICE.type, threads=1
+            learning_rate=1e-2,
+            alpha=100.0,
+            steps=3,
+            batch_rows=8,
+            micro_batch_rows=size,
+            device=DEVICE.type,
+            threads=1,
         )
         extension = extend(model, "neutral", fraction=0.5)
         checkpoints = str(tmp_path / str(size))
