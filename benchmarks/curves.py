@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu.plan import METHODS, STEP_TOKENS
+from benchmarks.gpu.plan import STEP_TOKENS, read_plan
 from pipeline.common.config import read
 from pipeline.common.files import write_text
 from pipeline.common.markdown import table_row
-from pipeline.workflow.layout import BACKBONE
-from train.evaluation.intervals import Estimate, estimate, paired
+from pipeline.workflow.layout import BACKBONE, METRICS
+from train.evaluation.intervals import estimate, paired
 from train.report.over_tokens import since
-from train.report.words import is_noise, with_ends
+from train.report.words import is_noise, share, with_ends
 from train.runs.record import read_metrics
 from train.runs.results import Watched
 
@@ -53,18 +53,19 @@ def main() -> None:
 
 
 def collected(results: Path, card: str | None) -> Iterator[Line]:
-    """A line of each run, named after its method, whose metrics are there; of one that was killed too."""
-    for method in METHODS:
-        folder = next(
-            (path for path in results.glob(f"runs/{method}*") if (path / "metrics.jsonl").exists()), None
-        )
+    """A line of each run that was measured, of one that was killed too."""
+    plan = read_plan(results)
+    for name, run in plan.extend.runs.items():
+        folders = (results / f"runs/{name}{ending}" for ending in ("", ".checkpoints"))
+        folder = next((folder for folder in folders if (folder / METRICS).exists()), None)
         if folder:
-            rates = json.loads((results / f"rates/{method}.json").read_text())["rates"]
+            tried = results / f"rates/{run.method}.json" if plan.tried.get(run.method) == name else None
             lines = [line for line in read_metrics(folder) if "evaluation" in line]
             yield {
-                "run": method,
+                "run": name,
+                "method": run.method,
                 "card": card,
-                "tried": rates,
+                "tried": json.loads(tried.read_text())["rates"] if tried else {},
                 "curve": [{"tokens": line["step"] * STEP_TOKENS, **line["evaluation"]} for line in lines],
             }
 
@@ -88,7 +89,12 @@ def write(lines: list[Line], forgetting: str, learning: str, output: str) -> Non
 
 def points(lines: list[Line], domain: str) -> list[dict[str, Any]]:
     return [
-        {"model": line["run"], "method": line["run"], "step": at["tokens"] // STEP_TOKENS, "tokens": at["tokens"]}
+        {
+            "model": line["run"],
+            "method": line["method"],
+            "step": at["tokens"] // STEP_TOKENS,
+            "tokens": at["tokens"],
+        }
         | {"bpb": at[domain]["bpb"]}
         for line in lines
         for at in line["curve"]
@@ -153,7 +159,7 @@ def last_table(known: dict[str, Curves], tokens: int) -> Iterator[str]:
             theirs = change(own, run, tokens)
             changes.append(with_ends(estimate(theirs)))
             compared = run != "neutral" and not is_noise(estimate(theirs))
-            shares.append(percent(estimate(change(own, "neutral", tokens) / theirs)) if compared else "")
+            shares.append(share(estimate(change(own, "neutral", tokens) / theirs)) if compared else "")
         yield table_row([run, *changes, *shares])
 
 
@@ -181,12 +187,6 @@ def change(known: Curves, run: str, tokens: int) -> np.ndarray:
     """Of a run since the backbone, drawn again as for all other runs."""
     bpb = paired({BACKBONE: known[run][0], run: known[run][tokens]})
     return bpb[run] - bpb[BACKBONE]
-
-
-def percent(share: Estimate) -> str:
-    if share.low is None or share.high is None:
-        return f"{share.value:.0%}"
-    return f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
 
 
 if __name__ == "__main__":

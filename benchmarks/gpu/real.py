@@ -286,6 +286,7 @@ def keep_results(job: Job, output: Path) -> None:
         for root, patterns in ((Path(results(job).root), RESULTS), (home(job), SHARED_RESULTS)):
             for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
                 tar.add(path, arcname=str(path.relative_to(root)))
+        tar.add(Path(job["folder"], PLAN), arcname=PLAN)
 
 
 # A rehearsal's inputs ------------------------------------------------------------------------------

@@ -40,6 +40,13 @@ class Sample:
     downloads: str = option("downloads", "folder that keeps the downloaded packages", path=True)
     seed: int = option(0, "seed of the order of the pages", low=0, high=MOST_SEED)
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        from pipeline.crawl.catalogue import SOURCES
+
+        for number, name in enumerate(self.sources):
+            if name not in SOURCES:
+                yield f"sources[{number}]", f"no source {name!r}; there are {', '.join(SOURCES)}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class CommonCrawl:

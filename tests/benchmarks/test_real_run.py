@@ -218,9 +218,7 @@ def test_each_method_is_trained_at_the_best_of_the_rates_that_were_tried(config:
     real.keep_results(job, output)
     with tarfile.open(output) as tar:
         names = tar.getnames()
-    assert {"runs/full/run.json", "runs/full/metrics.jsonl", "evaluate/full.json", "rates/finetune.json"} <= set(
-        names
-    )
+    assert {"runs/full/run.json", "runs/full/metrics.jsonl", "evaluate/full.json", "real.json"} <= set(names)
     assert not any("safetensors" in name for name in names)
 
 

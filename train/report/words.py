@@ -97,12 +97,16 @@ def plain_with_ends(estimate: Estimate) -> str:
 
 
 def share(estimate: Estimate) -> str:
-    """A share in percent, and in brackets its interval.
+    """A share in percent, and in brackets its interval; what rounds to nothing is 0%.
 
     >>> share(Estimate(0.76, 0.748, 0.771))
     '76% (75% to 77%)'
+    >>> share(Estimate(-0.001, -0.01, 0.01))
+    '0% (-1% to 1%)'
     """
-    value, *both = (f"{x:.0%}" for x in (estimate.value, estimate.low, estimate.high) if x is not None)
+    value, *both = (
+        f"{round(x, 2) + 0.0:.0%}" for x in (estimate.value, estimate.low, estimate.high) if x is not None
+    )
     return f"{value} ({' to '.join(both)})" if both else value
 
 

@@ -5,6 +5,7 @@ import pytest
 from conftest import page, prose
 from warcio.archiveiterator import ArchiveIterator
 
+from pipeline.common.config import ConfigError, read
 from pipeline.common.errors import StageError
 from pipeline.common.packages import Package
 from pipeline.crawl import sample as module
@@ -62,9 +63,9 @@ def test_pages_are_mixed_as_on_the_web_and_read_back(crawl):
     assert {"utf-8", "cp1252"} <= codecs
 
 
-def test_an_unknown_source_names_the_known_ones(tmp_path):
-    with pytest.raises(StageError, match=r"sample\.sources: unknown pythn; there are .*python-doc"):
-        module.make_sample(Sample(sources=["pythn"]), [str(tmp_path / "a")])
+def test_an_unknown_source_names_the_known_ones():
+    with pytest.raises(ConfigError, match=r"sources\[1\]: no source 'pythn'; there are .*python-doc"):
+        read(Sample, {"sources": ["python-doc", "pythn"]}, "sample")
 
 
 @pytest.mark.parametrize(
