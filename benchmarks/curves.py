@@ -94,8 +94,8 @@ def points(lines: list[Line], domain: str) -> list[dict[str, Any]]:
             "method": line["method"],
             "step": at["tokens"] // STEP_TOKENS,
             "tokens": at["tokens"],
+            "bpb": at[domain]["bpb"],
         }
-        | {"bpb": at[domain]["bpb"]}
         for line in lines
         for at in line["curve"]
     ]
