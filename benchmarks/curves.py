@@ -18,15 +18,19 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.plan import STEP_TOKENS, read_plan
-from pipeline.common.config import read
+from pipeline.common.config import read, read_yaml
 from pipeline.common.files import write_text
 from pipeline.common.markdown import table_row
 from pipeline.workflow.layout import BACKBONE, METRICS
 from train.evaluation.intervals import estimate, paired
+from train.paper.grid import Grid
 from train.report.over_tokens import since
 from train.report.words import is_noise, share, with_ends
 from train.runs.record import read_metrics
 from train.runs.results import Watched
+
+# Has the paper's numbers.
+GRID = Path(__file__).resolve().parents[1] / "configs/paper/grid.yaml"
 
 Line = dict[str, Any]
 # By run and tokens.
@@ -138,6 +142,10 @@ def page(lines: list[Line], forgetting: str, learning: str, name: str) -> Iterat
     yield "Changes in bits per byte since the backbone, with their 95% intervals over documents;"
     yield "neutral residues' share of another method's change, where that one is beyond the noise.\n"
     yield from last_table(known, tokens[-1])
+    yield "\n## Beside the paper\n"
+    yield "Shares of what finetuning learned and forgot; the paper's by its Table 2: a model of 1B weights,"
+    yield "forgetting by text of another kind too (PubMed).\n"
+    yield from paper_table({"learned": known[learning], "forgotten": known[forgetting]}, tokens[-1])
     yield "\n## All along\n"
     yield "Bits per byte.\n"
     columns = [(run, domain) for domain in (learning, forgetting) for run in known[domain]]
@@ -161,6 +169,22 @@ def last_table(known: dict[str, Curves], tokens: int) -> Iterator[str]:
             compared = run != "neutral" and not is_noise(estimate(theirs))
             shares.append(share(estimate(change(own, "neutral", tokens) / theirs)) if compared else "")
         yield table_row([run, *changes, *shares])
+
+
+def paper_table(known: dict[str, Curves], tokens: int) -> Iterator[str]:
+    """Of each method its shares of what finetuning learned and forgot, in our runs and in the paper (p = 0.1)."""
+    table = read_yaml(Grid, GRID).targets["table2"]
+    start = dict(zip(("forgotten", "learned"), table.backbone, strict=True))
+    paper = {run: dict(zip(start, row.paper, strict=True)) for run, row in table.rows.items()}
+    yield table_row(["run", *(f"{what}, {whose}" for what in known for whose in ("ours", "the paper's"))])
+    yield "|---|---:|---:|---:|---:|"
+    for run in [run for run in next(iter(known.values())) if run in paper and run != "finetune"]:
+        cells = []
+        for what, own in known.items():
+            ours = estimate(change(own, run, tokens) / change(own, "finetune", tokens))
+            theirs = (paper[run][what] - start[what]) / (paper["finetune"][what] - start[what])
+            cells += [share(ours), f"{theirs:.0%}"]
+        yield table_row([run, *cells])
 
 
 def said(known: dict[str, Curves], run: str, tokens: list[int], forgetting: str, learning: str) -> Iterator[str]:

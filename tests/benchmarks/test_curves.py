@@ -49,3 +49,5 @@ def test_it_says_who_forgets_and_who_is_passed() -> None:
     assert f"- finetune forgets en from 1,000 tokens on, {more} at no point." in page
     row = next(row for row in page.splitlines() if row.startswith("| finetune | +0.4"))
     assert "80% (80% to 80%)" in row and "0% (0% to 0%)" in row
+    assert "| neutral | 80% (80% to 80%) | 92% | 0% (0% to 0%) | 3% |" in page
+    assert "| lora | 60% (60% to 60%) | 86% | 50% (50% to 50%) | 45% |" in page
