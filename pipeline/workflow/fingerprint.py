@@ -23,6 +23,7 @@ PACKAGES = ("pipeline", "train", "models")
 # A module, and a name at its top level; no name: all of the module.
 Reference: TypeAlias = tuple[str, str | None]
 
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 OWN_MODULE = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)+(?::\w+)?")
 FILE_NAME = re.compile(r"[\w-]{1,60}(\.\w{1,9}){1,2}")
 # Of option(), in pipeline/common/config.py: what describes and checks a value, but is not the value.
@@ -94,7 +95,9 @@ def _statement(statement: ast.stmt, module: str) -> tuple[str, list[Reference]]:
     top, nodes = _parse(module), list(ast.walk(statement))
     references = _references(nodes, module, top)
     files = [file.read_bytes().hex() for file in _files(nodes, top.path)]
-    return repr([ast.dump(_WithoutWords().visit(statement)), files]), references
+    for node in nodes:
+        _take_words_out(node)
+    return repr([ast.dump(statement), files]), references
 
 
 @functools.cache
@@ -135,7 +138,7 @@ def _flat(statements: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _defined(statement: ast.stmt) -> Iterator[str]:
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+    if isinstance(statement, FUNCTIONS | ast.ClassDef):
         yield statement.name
     elif isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
@@ -214,28 +217,14 @@ def _files(nodes: list[ast.AST], path: Path) -> list[Path]:
     return [file for file in files if file.is_file()]
 
 
-class _WithoutWords(ast.NodeTransformer):
-    """Takes out of code what no result depends on."""
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        for argument in ast.walk(node.args):
-            if isinstance(argument, ast.arg):
-                argument.annotation = None
+def _take_words_out(node: ast.AST) -> None:
+    """Of a definition or a call, what no result depends on."""
+    if isinstance(node, FUNCTIONS | ast.ClassDef) and ast.get_docstring(node) is not None:
+        node.body = node.body[1:]
+    if isinstance(node, FUNCTIONS):
         node.returns = None
-        return self._documented(node)
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        return self._documented(node)
-
-    def _documented(self, node: ast.FunctionDef | ast.ClassDef) -> ast.AST:
-        if ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-        self.generic_visit(node)
-        return node
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        if isinstance(node.func, ast.Name) and node.func.id in OPTION_CALLS:
-            node.args = node.args[:1]
-            node.keywords = [keyword for keyword in node.keywords if keyword.arg not in OPTION_WORDS]
-        self.generic_visit(node)
-        return node
+    elif isinstance(node, ast.arg):
+        node.annotation = None
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in OPTION_CALLS:
+        node.args = node.args[:1]
+        node.keywords = [keyword for keyword in node.keywords if keyword.arg not in OPTION_WORDS]
