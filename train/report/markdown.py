@@ -58,18 +58,19 @@ def markdown_control(table: list[ModelResult]) -> str:
 
 
 def markdown_tasks(tasks: TasksTable) -> str:
-    """Accuracies and their standard errors in percent, the means of a language's tasks first."""
+    """Accuracies and their standard errors in percent, the means of a language's tasks and their changes first."""
 
-    def cell(share: float, error: float | None) -> str:
-        return f"{share:.1%}" if error is None else f"{100 * share:.1f} ±{100 * error:.1f}%"
+    def cell(share: float, error: float | None, form: str = ".1f") -> str:
+        return f"{100 * share:{form}}%" if error is None else f"{100 * share:{form}} ±{100 * error:.1f}%"
 
-    lines = [
-        _head(["accuracy", *(f"mean, {language}" for language in next(iter(tasks.means.values()))), *tasks.tasks])
-    ]
+    languages = next(iter(tasks.means.values()))
+    columns = [f"{what}, {language}" for what in ("mean", "change") for language in languages]
+    lines = [_head(["accuracy", *columns, *tasks.tasks])]
     for model, scores in tasks.scores.items():
         means = [cell(*mean) if mean else "" for mean in tasks.means[model].values()]
         asked = [cell(score.headline, score.stderr[score.metric]) if score else "" for score in scores]
-        lines.append(table_row([model, *means, *asked]))
+        changes = [cell(*change, "+.1f") if change else "" for change in tasks.changes[model].values()]
+        lines.append(table_row([model, *means, *changes, *asked]))
     return "\n".join(lines) + "\n"
 
 

@@ -173,6 +173,10 @@ class TaskScore:
     accuracy: dict[str, float] = option(doc="the share that is right, by metric; with groups their mean")
     stderr: dict[str, float | None] = option(doc="the standard errors; null where they are not known")
     headline: float = option(doc="the accuracy under the task's metric")
+    correct: dict[str, str] = option(
+        doc="by group (one without a name where the task has none) a digit for each question in order: 1 where "
+        "the answer is right under the task's metric"
+    )
     source: str = option(doc="where the questions come from")
     fewer_shots: int = option(doc="the questions with fewer shots than asked for", unit="questions")
     truncated: int = option(doc="the requests that were too long for the model", unit="requests")

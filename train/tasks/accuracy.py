@@ -28,6 +28,7 @@ from pipeline.workflow.fingerprint import fingerprint
 from train.data.tokens import beginning, open_tokenizer
 from train.runs.load import load_run, measuring_device
 from train.runs.results import Group, TaskScore, TaskScores, write_result
+from train.tasks.averages import macro_average
 from train.tasks.loglikelihood import Request, encode_pairs, make_request, score
 from train.tasks.options import Tasks
 from train.tasks.question_sets import MissingSet
@@ -178,20 +179,21 @@ def measure(asked: Asked, requests: list[Request], scores: Scores) -> TaskScore:
             for question, (number, unconditional) in zip(asked.questions, asked.numbers, strict=True)
         ]
     )
-    groups = _by_group(asked.questions)
-    parts = [correct[numbers] for numbers in groups.values()]
-    mean, error = macro_average(parts)
+    parts = {name: correct[numbers] for name, numbers in sorted(_by_group(asked.questions).items())}
+    mean, error = macro_average(list(parts.values()))
+    headline = METRICS.index(asked.task.metric)
     return TaskScore(
         count=len(correct),
         shots=asked.task.shots,
         metric=asked.task.metric,
         accuracy=_by_metric(mean),
         stderr=_known(error),
-        headline=float(mean[METRICS.index(asked.task.metric)]),
+        headline=float(mean[headline]),
+        correct={name: "".join(map(str, part[:, headline].astype(int))) for name, part in parts.items()},
         source=asked.whole.source,
         fewer_shots=asked.whole.fewer,
         truncated=sum(requests[number].truncated for numbers in asked.numbers for number in numbers),
-        groups=None if list(groups) == [""] else dict(sorted(zip(groups, map(_group, parts), strict=True))),
+        groups=None if list(parts) == [""] else {name: _group(part) for name, part in parts.items()},
     )
 
 
@@ -212,22 +214,6 @@ def normalise(
     raw = np.array(logp)
     sizes = ([len(x) for x in answers], [len(x.encode()) for x in answers], list(map(len, request.continuations)))
     return [raw, *(raw / np.array(size) for size in sizes), raw - np.array(unconditional)]
-
-
-def macro_average(groups: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over groups of their means, and its standard error, for each column of groups[i][questions, columns].
-
-    A group's variance is its sample variance over its questions; that of a group of one question, which has
-    none, is taken from all groups together. Not a number where no group has two.
-    """
-    sizes = np.array([len(group) for group in groups])
-    means = np.array([group.mean(0) for group in groups])
-    squares = np.array([((group - group.mean(0)) ** 2).sum(0) for group in groups])
-    freedom = sizes - 1
-    pooled = squares.sum(0) / freedom.sum() if freedom.sum() else np.full(means.shape[1], math.nan)
-    variances = [s / f if f else pooled for s, f in zip(squares, freedom, strict=True)]
-    of_means = sum(variance / size for variance, size in zip(variances, sizes, strict=True))
-    return means.mean(0), np.sqrt(of_means) / len(groups)
 
 
 def _by_metric(values: np.ndarray) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What the report says of made-up results: changes, how sure they are, and which belong together."""
 
+import math
 import re
 from dataclasses import replace
 from typing import Any
@@ -25,7 +26,7 @@ from train.report.points import trade_off_points
 from train.report.results import flat_comparisons, flat_table, results_table, spreads
 from train.report.settings import Axis, RunResult, axes, paired_domains, settings_of
 from train.report.summary import comparisons, summary
-from train.report.tasks import mean_accuracy, tasks_table
+from train.report.tasks import mean_accuracy, mean_change, tasks_table
 from train.report.trade_off import trade_off
 from train.runs.record import Languages
 from train.runs.results import TaskScores
@@ -228,10 +229,14 @@ def test_the_tables_have_a_line_a_model_with_the_change_and_its_interval() -> No
     scores = {"arc/fr": task_score(0.4, 0.03), "quiz/fr": task_score(0.6, 0.04)}
     asked = TaskScores(model="a", tasks=scores, skipped={})
     fewer = replace(asked, tasks={"arc/fr": task_score(0.5, None)})
-    tasks = tasks_table({"backbone": asked, "neutral": fewer}, [])
+    more = replace(asked, tasks=scores | {"arc/fr": task_score(0.6, 0.03, {"": "10101"})})
+    tasks = tasks_table({"backbone": asked, "neutral": fewer, "lora": more}, [])
     page = markdown_results(result["sentences"], result["table"], [result["compared"]], [], tasks, "en")
-    assert "| backbone | 50.0 ±2.5% | 40.0 ±3.0% | 60.0 ±4.0% |" in page  # half of sqrt(3^2 + 4^2)
-    assert "| neutral |  | 50.0% |  |" in page
+    assert "| accuracy | mean, fr | change, fr | arc/fr | quiz/fr |" in page
+    assert "| backbone | 50.0 ±2.5% |  | 40.0 ±3.0% | 60.0 ±4.0% |" in page  # half of sqrt(3^2 + 4^2)
+    assert "| neutral |  |  | 50.0% |  |" in page
+    # Of five questions one more is right: 0.2 ± sqrt(0.2 / 5), and of the other five none.
+    assert "| lora | 60.0 ±2.5% | +10.0 ±10.0% | 60.0 ±3.0% | 60.0 ±4.0% |" in page
     assert page.count("|---|") == 4 and page.rstrip().endswith("by more.")
 
 
@@ -270,6 +275,24 @@ def test_means_are_of_the_languages_with_several_tasks() -> None:
     assert tasks_table({"a": scores}, []).means["a"] == {"fr": (pytest.approx(0.3), pytest.approx(0.1 / 2**0.5))}
     assert mean_accuracy(scores, "de") is None
     assert mean_accuracy(scores, "eng") == (0.5, pytest.approx(0.1))
+
+
+def test_the_change_of_a_mean_is_of_the_answers_to_the_same_questions() -> None:
+    def asked(**correct: dict[str, str]) -> TaskScores:
+        return TaskScores(
+            model="a", tasks={f"{x}/fr": task_score(0, 0, y) for x, y in correct.items()}, skipped={}
+        )
+
+    base = asked(arc={"": "0011"}, mmlu={"law": "01", "art": "0011"})
+    new = asked(arc={"": "0111"}, mmlu={"law": "11", "art": "0001"})
+    # Question by question 0 1 0 0 of one task; 1 0 and 0 0 -1 0 of the groups of the other.
+    arc, mmlu = (1 / 4, (1 / 4) / 4), ((1 / 2 - 1 / 4) / 2, ((1 / 2) / 2 + (1 / 4) / 4) / 4)
+    value, error = mean_change(new, base, ["arc/fr", "mmlu/fr"]) or (0, 0)
+    assert value == pytest.approx((arc[0] + mmlu[0]) / 2)
+    assert error == pytest.approx(math.sqrt(arc[1] + mmlu[1]) / 2)
+    assert mean_change(base, base, ["arc/fr"]) == (0, 0)
+    assert mean_change(asked(arc={"": "001"}), base, ["arc/fr"]) is None
+    assert mean_change(asked(arc={"": "0011"}), base, ["arc/fr", "mmlu/fr"]) is None
 
 
 @pytest.mark.parametrize("new", ["de", None])

@@ -19,7 +19,8 @@ from models import backbone
 from models.backbone import create_llama, load_tokenizer, save_backbone
 from models.extend import extend
 from train.tasks import loglikelihood
-from train.tasks.accuracy import Asked, kept_scores, macro_average, measure, measure_tasks, normalise, spread
+from train.tasks.accuracy import Asked, kept_scores, measure, measure_tasks, normalise, spread
+from train.tasks.averages import macro_average
 from train.tasks.loglikelihood import (
     SPREAD,
     Request,
@@ -321,6 +322,7 @@ def test_groups_are_averaged_and_named() -> None:
     found = measure(asked, requests, scores)
     assert found.accuracy == dict.fromkeys(("raw", "char", "byte", "token", "pmi"), pytest.approx(5 / 6))
     assert found.headline == found.accuracy["char"]
+    assert found.correct == {"x": "101", "y": "1"}
     assert (found.count, found.shots, found.metric, found.fewer_shots) == (4, 5, "char", 1)
     assert found.groups is not None
     assert {name: group.count for name, group in found.groups.items()} == {"x": 3, "y": 1}
