@@ -20,9 +20,9 @@ from pipeline.common.errors import StageError
 from pipeline.common.markdown import table_row
 from pipeline.workflow.layout import Layout
 from train.config import Config
-from train.runs.backbone import backbone_record
 from train.runs.load import extend_options
 from train.runs.options import Run, Training, ancestors
+from train.runs.origin import backbone_record
 from train.runs.record import is_run, read_metrics, read_run
 
 ASSUMED_MFU = 0.45

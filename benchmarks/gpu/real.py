@@ -43,8 +43,8 @@ from pipeline.workflow.layout import Layout
 from train.data.rows import open_rows
 from train.evaluation.evaluate import evaluate
 from train.evaluation.options import Evaluate
-from train.runs.backbone import backbone_record
 from train.runs.options import Extend, Run, Settle, new_domain, old_domains
+from train.runs.origin import backbone_record
 from train.runs.record import read_metrics, read_run
 from train.runs.results import read_evaluation
 from train.trainer.mixture import old_rate, old_rows_before

@@ -21,7 +21,7 @@ from train.data.rows import open_rows
 from train.evaluation.intervals import estimate, paired
 from train.report.report import stage_times
 from train.report.words import NOISE, ends, is_noise
-from train.runs.backbone import backbone_record
+from train.runs.origin import backbone_record
 from train.runs.record import SettlingRecord, is_run, read_metrics, read_run
 from train.runs.results import Measure, read_evaluation, read_speed, read_task_scores
 

@@ -12,7 +12,7 @@ from pipeline.common.config import to_data
 from pipeline.workflow.layout import BACKBONE, METRICS, SOURCE
 from train.evaluation.intervals import estimate
 from train.report.settings import Axis, Bpb, RunResult, settings_of
-from train.runs.backbone import backbone_record
+from train.runs.origin import backbone_record
 from train.runs.record import read_metrics
 from train.runs.results import Speed
 

@@ -24,7 +24,7 @@ from pipeline.common.yaml_file import load_yaml
 from pipeline.plan import compare_with_real
 from pipeline.workflow.layout import BACKBONE, SOURCE, Layout
 from train.report.options import Report
-from train.runs.backbone import backbone_record, public_origin
+from train.runs.origin import backbone_record, public_origin
 from train.runs.record import SettlingRecord
 from train.runs.results import read_evaluation, read_speed, read_task_scores
 

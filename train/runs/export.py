@@ -13,8 +13,8 @@ from models.extend import ExtendError
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder
 from train.data.tokens import open_tokenizer
-from train.runs.backbone import SETTLED_ON, public_origin
 from train.runs.load import check_trained_on, load_for, pick_device, saved_extensions
+from train.runs.origin import SETTLED_ON, public_origin
 from train.runs.record import is_run, read_run
 from train.runs.results import read_evaluation
 

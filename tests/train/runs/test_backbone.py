@@ -9,7 +9,8 @@ from models.export import Card, export
 from models.extend import extend
 from pipeline.common.errors import StageError, one_line
 from train.runs import backbone
-from train.runs.backbone import Origin, fetch_backbone, needs_gguf, origin, public_origin
+from train.runs.backbone import fetch_backbone, needs_gguf
+from train.runs.origin import Origin, origin, public_origin
 
 
 def test_a_folder_becomes_the_workflows_own_copy(tmp_path):
