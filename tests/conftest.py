@@ -11,6 +11,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 import hypothesis
 import pytest
+from preloaded import SNAKEMAKE, preloaded
 
 # On a loaded machine any example may be slow.
 hypothesis.settings.register_profile("any speed", deadline=None)
@@ -87,6 +88,13 @@ def language_id(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("language") / "lid.176.ftz"
     fetch_language_model(str(path), str(ROOT / "downloads"))
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def snakemake_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A `python` that starts Snakemake at once, as tests/preloaded.py does."""
+    with preloaded(tmp_path_factory.mktemp("snakemake"), SNAKEMAKE, ROOT) as folder:
+        yield f"{folder}/python"
 
 
 @pytest.fixture(scope="module")

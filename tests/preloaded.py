@@ -1,18 +1,21 @@
-"""A `python` for the workflow's tests, that runs `-m train` in forks of a process with the large libraries loaded.
+"""A `python` for the tests of the workflow, that runs `-m train` and `-m snakemake` in forks of a loaded process.
 
 A model stage on the tests' small inputs is nine tenths imports of torch and transformers; without them the
-kills hit the stages' work. It can kill the first try of each job, in either wing. One process, the server,
-loads the libraries, but nothing of the project; every call of `python` is a client that sends it its arguments,
-folder, environment, stdout and stderr, learns the process id of the fork, and waits for its exit status.
-(The continuous integration also runs the workflow with plain processes.)
+kills hit the stages' work. It can kill the first try of each job, in either wing. A plan is nine tenths imports
+and reading of the rules' code. One process, the server, loads the libraries; every call of `python` is a client
+that sends it its arguments, folder, environment, stdout and stderr, learns the process id of the fork, and waits
+for its exit status. (The continuous integration also runs the workflow with plain processes.)
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
+import importlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -21,14 +24,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-LIBRARIES = ("transformers.models.llama.modeling_llama", "transformers.models.auto", "peft", "tensorboardX")
+STAGES = ("transformers.models.llama.modeling_llama", "transformers.models.auto", "peft", "tensorboardX")
+SNAKEMAKE = ("snakemake.cli", "snakemake.report")
+FORKED = ("train", "snakemake")
+SERVE = "--serve"
 KILLED = 128 + signal.SIGKILL
 
 
 @contextlib.contextmanager
-def preloaded(folder: Path, usual: dict[str, float] | None = None) -> Iterator[str]:
+def preloaded(
+    folder: Path, libraries: tuple[str, ...], project: Path | None = None, usual: dict[str, float] | None = None
+) -> Iterator[str]:
     """A folder for the front of PATH, whose `python` works as the docstring above says, while this is open.
 
+    project: a checkout whose modules are loaded too; a fork that works in another one loads its own.
     usual: seconds that a job of each stage takes, to kill the first try of each job at some point of the first
     half of them; None: no kills.
     """
@@ -39,7 +48,8 @@ def preloaded(folder: Path, usual: dict[str, float] | None = None) -> Iterator[s
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{__file__}" "{folder}" "$@"\n')
     python.chmod(0o755)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen([sys.executable, __file__, str(folder)], env=environment)
+    command = [sys.executable, __file__, SERVE, str(folder), str(project or ""), *libraries]
+    server = subprocess.Popen(command, env=environment)
     try:
         yield str(folder / "bin")
     finally:
@@ -66,7 +76,7 @@ def call(folder: Path, arguments: list[str]) -> int:
     if usual is not None and first(folder / "marks" / digest):
         share = 0.1 + 0.35 * int(digest[:8], 16) / 2**32
         seconds = usual.get(stage, 1.0) * share
-    status = in_fork(folder, arguments, seconds) if wing == "train" else in_process(arguments, seconds)
+    status = in_fork(folder, arguments, seconds) if wing in FORKED else in_process(arguments, seconds)
     if status is None:
         (folder / "marks" / "killed" / stage).mkdir(parents=True, exist_ok=True)
     return KILLED if status is None else status
@@ -141,12 +151,12 @@ def address(folder: Path) -> str:
 # The server ---------------------------------------------------------------------------------------
 
 
-def serve(folder: Path) -> None:
-    """Load the libraries, and then fork for every connection."""
-    import importlib
-
-    for name in LIBRARIES:
+def serve(folder: Path, project: str, libraries: list[str]) -> None:
+    """Load the libraries and the project, and then fork for every connection."""
+    for name in libraries:
         importlib.import_module(name)
+    if project:
+        load(project)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address(folder))
@@ -155,11 +165,30 @@ def serve(folder: Path) -> None:
             client, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
-                run(client)
+                run(client, project)
             client.close()
 
 
-def run(client: socket.socket) -> None:
+def load(project: str) -> None:
+    """What the Snakefile of a checkout imports, and the code that its rules run, which it reads in every plan."""
+    sys.path[0] = project
+    rules = [
+        Path(project, "Snakefile"),
+        *(x for w in ("pipeline", "train") for x in Path(project, w).rglob("*.smk")),
+    ]
+    text = "".join(path.read_text("utf-8") for path in rules)
+    for name in re.findall(r"^from ((?:pipeline|train)[.\w]+) import", text, re.M):
+        importlib.import_module(name)
+    for stages in re.findall(r"fingerprint\(([^)]+)\)", text):
+        sys.modules["pipeline.workflow.fingerprint"].fingerprint(*ast.literal_eval(f"[{stages}]"))
+
+
+def is_other(folder: str, project: str) -> bool:
+    """Whether a folder is a checkout with its own modules."""
+    return Path(folder, "pipeline").resolve() != Path(project, "pipeline").resolve()
+
+
+def run(client: socket.socket, project: str) -> None:
     """Become `python -m MODULE …` as the client wants it. Never returns: raises SystemExit."""
     import runpy
     import traceback
@@ -176,6 +205,9 @@ def run(client: socket.socket) -> None:
     os.environ.update(wanted["environment"])
     search = wanted["environment"].get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:] = [wanted["folder"], *filter(None, search), *sys.path[1:]]
+    if project and is_other(wanted["folder"], project):
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("pipeline", "train", "models")]:
+            del sys.modules[name]
     _, module, *sys.argv[1:] = wanted["arguments"]
     client.sendall(f"{os.getpid()}\n".encode())
     status = 0
@@ -191,7 +223,7 @@ def run(client: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        serve(Path(sys.argv[1]))
+    if sys.argv[1] == SERVE:
+        serve(Path(sys.argv[2]), sys.argv[3], sys.argv[4:])
     else:
         sys.exit(call(Path(sys.argv[1]), sys.argv[2:]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ def test_a_shipped_config_is_valid(name, monkeypatch):
     "names",
     [["paper-like"], ["smollm2-quick"], ["smollm2-fr", "smollm2-cpu", "smollm2-more", "smollm2-fr-de"]],
 )
-def test_a_shipped_config_is_planned(names, tmp_path):
+def test_a_shipped_config_is_planned(names, tmp_path, snakemake_python):
     configs = []
     for name in names:
         text = Path(ROOT, f"configs/{name}.yaml").read_text()
@@ -41,7 +40,7 @@ def test_a_shipped_config_is_planned(names, tmp_path):
         shard = shard_path(tmp_path / "smollm2-de/corpus", "de", split, "00000")
         shard.parent.mkdir(parents=True, exist_ok=True)
         shard.touch()
-    command = [sys.executable, "-m", "snakemake", "--nolock", "-n", "--quiet", "rules"]
+    command = [snakemake_python, "-m", "snakemake", "--nolock", "-n", "--quiet", "rules"]
     done = subprocess.run(
         [*command, "--configfile", *map(str, configs), "--", "all"],
         cwd=ROOT, capture_output=True, text=True, check=False,

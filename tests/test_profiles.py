@@ -35,10 +35,10 @@ elif sys.argv[1] == "get":
 """
 
 
-def snakemake(profile: str, *arguments: str, fails: bool = False, **environment: str) -> str:
+def snakemake(python: str, profile: str, *arguments: str, fails: bool = False, **environment: str) -> str:
     if importlib.util.find_spec(PLUGINS[profile]) is None:
         pytest.skip(f"{PLUGINS[profile]} is not installed: pip install -e '.[{profile}]'")
-    command = [sys.executable, "-m", "snakemake", "--nolock", "--workflow-profile", f"configs/profiles/{profile}"]
+    command = [python, "-m", "snakemake", "--nolock", "--workflow-profile", f"configs/profiles/{profile}"]
     done = subprocess.run(
         [*command, *arguments],
         cwd=ROOT,
@@ -67,16 +67,16 @@ def config(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("profile", list(PLUGINS))
-def test_the_whole_workflow_is_planned_with_the_resources_of_every_rule(profile, config):
+def test_the_whole_workflow_is_planned_with_the_resources_of_every_rule(profile, config, snakemake_python):
     """Snakemake evaluates them all in a dry-run, and would stop at one that is wrong."""
-    plan = snakemake(profile, "-n", "--quiet", "rules", "--configfile", str(config), "--", "all")
+    plan = snakemake(snakemake_python, profile, "-n", "--quiet", "rules", "--configfile", str(config), "--", "all")
     rules = dict(re.findall(r"^(\w+) +(\d+)$", plan, re.M))
     profiled = yaml.safe_load((ROOT / f"configs/profiles/{profile}/config.yaml").read_text())["set-resources"]
     assert set(profiled) <= {*rules, "settle"}  # which is for a backbone from elsewhere
     assert (rules["extract"], rules["extend_run"]) == ("1", "4")
 
 
-def test_a_kubernetes_job_asks_for_its_resources_and_runs(config, tmp_path):
+def test_a_kubernetes_job_asks_for_its_resources_and_runs(config, tmp_path, snakemake_python):
     folder = tmp_path / "cluster"
     folder.mkdir()
     kubectl = folder / "kubectl"
@@ -85,7 +85,7 @@ def test_a_kubernetes_job_asks_for_its_resources_and_runs(config, tmp_path):
     path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     index = f"{tmp_path}/out/filtered/sets.npy"
     quick = ("--seconds-between-status-checks", "1", "--configfile", str(config), "--", index)
-    snakemake("kubernetes", *quick, PATH=path, VOLUME="claim", MOUNT="/mnt")
+    snakemake(snakemake_python, "kubernetes", *quick, PATH=path, VOLUME="claim", MOUNT="/mnt")
     assert Path(index).is_file()
     (job,) = [yaml.safe_load(p.read_text())["spec"]["template"]["spec"] for p in folder.glob("*.yaml")]
     assert job["containers"][0]["resources"]["limits"] == {"cpu": "1", "memory": "2000Mi", "nvidia.com/gpu": "0"}
@@ -93,12 +93,14 @@ def test_a_kubernetes_job_asks_for_its_resources_and_runs(config, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["output", "--config"])
-def test_what_the_script_of_a_job_would_run_is_refused(config, tmp_path, where):
+def test_what_the_script_of_a_job_would_run_is_refused(config, tmp_path, where, snakemake_python):
     data = yaml.safe_load(config.read_text())
     command = f"it's $(touch {tmp_path}/PWNED)"
     words = ["--config", f"report={{title: {command}}}"] if where == "--config" else []
     data["output"] = f"{tmp_path}/out" if words else f"{tmp_path}/{command}"
     config.write_text(yaml.safe_dump(data))
-    output = snakemake("kubernetes", *words, "--configfile", str(config), "--", "corpus", fails=True)
+    output = snakemake(
+        snakemake_python, "kubernetes", *words, "--configfile", str(config), "--", "corpus", fails=True
+    )
     assert "invisible characters on a cluster, whose scripts would run them; rename it" in output
     assert not (tmp_path / "PWNED").exists()

@@ -13,14 +13,14 @@ import os
 import re
 import shutil
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from conftest import ROOT
-from preloaded import killed, preloaded
+from preloaded import SNAKEMAKE, STAGES, killed, preloaded
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.network]
 TEXT = 'it\'s "$(touch PWNED)" `touch PWNED`; touch PWNED & {run} {2} * ~ \\'
 NAME = TEXT.translate(str.maketrans("", "", "{}"))
 CONFIG, OUT, DOWNLOADS = f"configs/-{NAME}.yaml", f"-results {NAME}/@ {NAME}", f"downloads {NAME}"
+PYTHON = ".python"  # starts Snakemake at once
 # What must have the same bytes; logs, times and the report's times may differ.
 SAME = ("pages/**/*", "documents/*", "hashes/*", "duplicates/*", "filtered/*", "near/*", "quality/*",
         "corpus/**/*", "tokenizer/*.json", "tokens/**/*", "backbone/*.safetensors", "runs/*/*.safetensors",
@@ -36,7 +37,7 @@ SAME = ("pages/**/*", "documents/*", "hashes/*", "duplicates/*", "filtered/*", "
 
 
 def snakemake(folder: Path, *arguments: str, check: bool = True, **environment: str) -> str:
-    command = [sys.executable, "-m", "snakemake", "--nolock", f"--configfile={CONFIG}", *arguments]
+    command = [folder / PYTHON, "-m", "snakemake", "--nolock", f"--configfile={CONFIG}", *arguments]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | environment
     )
@@ -60,7 +61,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory) -> Path:
+def checkout(tmp_path_factory) -> Iterator[Path]:
     """A copy of the project with its downloads, in which the workflow has run once."""
     folder = tmp_path_factory.mktemp("workflow") / NAME
     ignore = shutil.ignore_patterns(
@@ -70,9 +71,11 @@ def checkout(tmp_path_factory) -> Path:
     (ROOT / "downloads").mkdir(exist_ok=True)
     (folder / DOWNLOADS).symlink_to(ROOT / "downloads")
     (folder / CONFIG).write_text(yaml.safe_dump(hostile(folder)))
-    with preloaded(folder.parent / "preloaded") as python:
-        run_all(folder, python, "--cores", "2", "all")
-    return folder
+    with preloaded(folder.parent / "snakemake", SNAKEMAKE, folder) as snakemakes:
+        (folder / PYTHON).symlink_to(f"{snakemakes}/python")
+        with preloaded(folder.parent / "stages", STAGES) as python:
+            run_all(folder, python, "--cores", "2", "all")
+        yield folder
 
 
 def hostile(folder: Path) -> dict[str, Any]:
@@ -285,12 +288,12 @@ def test_every_stage_killed_at_any_point_and_one_core_give_the_same_bytes(checko
     config = yaml.safe_load((copy / CONFIG).read_text())
     config["extend"]["runs"] = {"neutral": config["extend"]["runs"]["neutral"]}  # one run stands for all
     (copy / CONFIG).write_text(yaml.safe_dump(config))
-    with preloaded(tmp_path / "preloaded", usual=usual) as python:
+    with preloaded(tmp_path / "stages", STAGES, usual=usual) as python:
         # Some kills are met by a retry, others by a run started again, as its user would: with retries alone
         # Snakemake 9.27 may lose count of its jobs behind a checkpoint ("Out of jobs", its issue 823).
         run_all(copy, python, "--cores", "1", "--retries", "1", "corpus", times=5)
         run_all(copy, python, "--cores", "2", "--retries", "1", "all", times=5)
-    stages = killed(tmp_path / "preloaded")
+    stages = killed(tmp_path / "stages")
     assert len(stages) >= 10, stages  # of some twenty stages; a job that ends before its time is not killed
     ours, reference = digests(copy), digests(checkout)
     assert ours == {name: digest for name, digest in reference.items() if name in ours}

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
 import yaml
@@ -14,18 +13,18 @@ from conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
+PYTHON = ".python"  # starts Snakemake at once
 # Names that a shell, or the reader of a command line, would not leave as they are.
 OTHER = 'renamed "$(touch PWNED)" \\ é'
 FIRST, SECOND = "@first 'it's' $(touch PWNED).warc.gz", '-second "`touch PWNED`" ; touch PWNED & \\.warc.gz'
 
 
 @pytest.fixture
-def checkout(tmp_path, language_id):
+def checkout(tmp_path, language_id, snakemake_python):
     """The workflow with its code, and a config of one WARC pattern after another."""
-    ignore = shutil.ignore_patterns("__pycache__", ".*_cache")
-    for name in ("pipeline", "train", "models", "profiles", "configs"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore, symlinks=True)
-    shutil.copy(ROOT / "Snakefile", tmp_path)
+    for name in ("Snakefile", "pipeline", "train", "models", "profiles", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / PYTHON).symlink_to(snakemake_python)
     config = yaml.safe_load((ROOT / "configs/test.yaml").read_text())
     del config["filter"]  # it names a file of the checkout
     config |= {"output": "out", "crawl": {"warcs": ["@first*.warc.gz"], "warcs_per_job": 2}}
@@ -36,7 +35,7 @@ def checkout(tmp_path, language_id):
 def snakemake(folder, config, *arguments):
     """The messages of the jobs that ran, or would run."""
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "snakemake", "--configfile", "config.yaml", "--cores", "1", *arguments]
+    command = [folder / PYTHON, "-m", "snakemake", "--configfile", "config.yaml", "--cores", "1", *arguments]
     environment = os.environ | {"PYTHONPATH": str(folder)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]

@@ -17,13 +17,15 @@ from models.positions import room_behind
 from train.data.rows import Rows
 from train.runs.results import Amounts, Rates, Speed
 
-ROUNDS = 7
+# Rounds that count. Those of a large model on a CPU are long: after SECONDS no more begins, but FEWEST are made.
+ROUNDS, FEWEST, SECONDS = 7, 2, 30.0
 # Tokens of one scoring pass; tokens of a prompt, and those written behind it, one text at a time.
 SCORED, PROMPT, WRITTEN = 4096, 32, 64
 
 
 def measure_speed(models: dict[str, Any], rows: Rows, device: torch.device) -> Speed:
-    """Tokens a second of `scoring` whole rows and of `writing`, for each model: the fastest of ROUNDS.
+    """Tokens a second of `scoring` whole rows and of `writing`, for each model: the fastest of ROUNDS,
+    or of those that began within SECONDS.
 
     The models take turns, so that a slow moment of the machine hits all of them, and what else runs there can
     only slow them down; the first round, in which caches fill, does not count. LoRA and blocks are measured
@@ -33,7 +35,10 @@ def measure_speed(models: dict[str, Any], rows: Rows, device: torch.device) -> S
     tokens_BT1 = torch.from_numpy(rows.tokens(np.arange(count))).to(device)
     prompt_1T = tokens_BT1[:1, : min(PROMPT, rows.row_tokens // 2)]
     seconds: dict[str, dict[str, list[float]]] = {name: {"scoring": [], "writing": []} for name in models}
-    for _ in range(1 + ROUNDS):
+    start = time.perf_counter()
+    for number in range(1 + ROUNDS):
+        if number > FEWEST and time.perf_counter() - start > SECONDS:
+            break
         for name, model in models.items():
             with torch.no_grad(), compute(device, model):
                 seconds[name]["scoring"].append(_seconds(partial(token_nll, model, tokens_BT1), device))

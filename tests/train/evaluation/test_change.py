@@ -15,7 +15,7 @@ from pipeline.common.files import read_json
 from train.data.rows import open_rows
 from train.data.sites import MOST, OTHERS, count_sites, host, site_places
 from train.data.tokens import tokenizer_digest
-from train.evaluation import change
+from train.evaluation import change, speed
 from train.evaluation.change import measure_change
 from train.evaluation.evaluate import evaluate
 from train.evaluation.options import Evaluate
@@ -189,6 +189,16 @@ def test_speed_of_each_model_is_positive_and_beside_the_amounts(rows):
     assert found.speeds.keys() == {"backbone", "run"}
     assert all(rates.scoring > 0 and rates.writing > 0 for rates in found.speeds.values())
     assert found.tokens == Amounts(scoring=20 * LENGTH, writing=64)
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 2), (1e9, 7)])
+def test_of_a_slow_model_fewer_rounds_are_made(rows, monkeypatch, seconds, rounds):
+    took = iter([0.1, 0.1, *(1.0 + i for i in range(14))])  # the first round does not count
+    monkeypatch.setattr(speed, "_seconds", lambda do, device: next(took))
+    monkeypatch.setattr(speed, "SECONDS", seconds)
+    found = measure_speed({"backbone": pair()[0]}, rows, DEVICE)
+    assert found.speeds["backbone"].scoring == found.tokens.scoring / 1.0
+    assert len(list(took)) == 2 * (7 - rounds)
 
 
 # The stage ----------------------------------------------------------------------------------------

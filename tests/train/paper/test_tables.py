@@ -3,7 +3,6 @@
 import csv
 import os
 import subprocess
-import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -84,10 +83,10 @@ def test_a_target_that_the_config_cannot_make_says_why_and_the_others_stay() -> 
 
 
 @pytest.mark.slow
-def test_the_workflow_plans_every_run_once_and_says_what_is_left_out(tmp_path: Any) -> None:
+def test_the_workflow_plans_every_run_once_and_says_what_is_left_out(tmp_path: Any, snakemake_python: str) -> None:
     asked = tmp_path / "tasks.yaml"
     asked.write_text("evaluate: {tasks: [arc_challenge]}")
-    command = [sys.executable, "-m", "snakemake", "-n", "--cores", "1", "--nolock"]
+    command = [snakemake_python, "-m", "snakemake", "-n", "--cores", "1", "--nolock"]
     command += ["--configfile", "configs/test.yaml", str(asked)]
     command += ["--config", f"output={tmp_path}", "--", "paper"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
