@@ -1,16 +1,17 @@
-"""A `python` for the tests of the workflow, that runs `-m train` and `-m snakemake` in forks of a loaded process.
+"""A `python` for the tests of the workflow, that runs `-m` modules in forks of a process with libraries loaded.
 
-A model stage on the tests' small inputs is nine tenths imports of torch and transformers; without them the
-kills hit the stages' work. It can kill the first try of each job, in either wing. A plan is nine tenths imports
-and reading of the rules' code. One process, the server, loads the libraries; every call of `python` is a client
-that sends it its arguments, folder, environment, stdout and stderr, learns the process id of the fork, and waits
-for its exit status. (The continuous integration also runs the workflow with plain processes.)
+A stage on the tests' small inputs is nine tenths imports; without them the kills hit the stages' work. It can kill
+the first try of each job. A plan is nine tenths imports and reading of the rules' code. One process, the server,
+loads the libraries; every call of `python` is a client that sends it its arguments, folder, environment, stdout
+and stderr, learns the process id of the fork, and waits for its exit status. (The continuous integration also runs
+the workflow with plain processes.)
 """
 
 from __future__ import annotations
 
 import ast
 import contextlib
+import gc
 import hashlib
 import importlib
 import json
@@ -24,9 +25,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-STAGES = ("transformers.models.llama.modeling_llama", "transformers.models.auto", "peft", "tensorboardX")
+STAGES = ("transformers.models.llama.modeling_llama", "transformers.models.auto", "transformers.generation.utils",
+          "peft", "tensorboardX", "pyarrow.compute", "pandas", "regex", "xxhash", "altair", "jinja2")  # fmt: skip
 SNAKEMAKE = ("snakemake.cli", "snakemake.report")
-FORKED = ("train", "snakemake")
 SERVE = "--serve"
 KILLED = 128 + signal.SIGKILL
 
@@ -70,13 +71,13 @@ def call(folder: Path, arguments: list[str]) -> int:
     if arguments[0] != "-m":
         os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606
     usual = json.loads((folder / "usual.json").read_text())
-    wing, stage = arguments[1:3]
+    stage = arguments[2]
     digest = hashlib.sha256(repr(arguments).encode()).hexdigest()
     seconds = None
     if usual is not None and first(folder / "marks" / digest):
         share = 0.1 + 0.35 * int(digest[:8], 16) / 2**32
         seconds = usual.get(stage, 1.0) * share
-    status = in_fork(folder, arguments, seconds) if wing in FORKED else in_process(arguments, seconds)
+    status = in_fork(folder, arguments, seconds)
     if status is None:
         (folder / "marks" / "killed" / stage).mkdir(parents=True, exist_ok=True)
     return KILLED if status is None else status
@@ -91,20 +92,11 @@ def first(mark: Path) -> bool:
     return True
 
 
-def in_process(arguments: list[str], seconds: float | None) -> int | None:
-    """The exit status of a process with all its children; None if it was killed after `seconds`."""
-    # With the files that the shell has opened for it: lists of names come as /dev/fd/63.
-    child = subprocess.Popen([sys.executable, *arguments], start_new_session=True, close_fds=False)
-    try:
-        return child.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
-        return None
-
-
 def in_fork(folder: Path, arguments: list[str], seconds: float | None) -> int | None:
-    """The same in a fork of the server, which has not the lists that the shell has opened for this process."""
+    """The exit status of a fork of the server with all its children; None if it was killed after `seconds`.
+
+    The fork has not the lists of names that the shell has opened for this process as /dev/fd/63.
+    """
     arguments = [kept(folder, word) if word.startswith("@/dev/fd/") else word for word in arguments]
     with connected(folder) as server:
         message = json.dumps({"arguments": arguments, "folder": str(Path.cwd()), "environment": dict(os.environ)})
@@ -157,6 +149,7 @@ def serve(folder: Path, project: str, libraries: list[str]) -> None:
         importlib.import_module(name)
     if project:
         load(project)
+    gc.freeze()  # else each fork's collections would go over, and so copy, all that is loaded
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address(folder))

@@ -64,9 +64,7 @@ def digests(folder: Path) -> dict[str, str]:
 def checkout(tmp_path_factory) -> Iterator[Path]:
     """A copy of the project with its downloads, in which the workflow has run once."""
     folder = tmp_path_factory.mktemp("workflow") / NAME
-    ignore = shutil.ignore_patterns(
-        "results", ".git", ".snakemake", ".venv", "downloads", "__pycache__", ".*_cache"
-    )
+    ignore = shutil.ignore_patterns(".*", "results", "downloads", "__pycache__")
     shutil.copytree(ROOT, folder, ignore=ignore, symlinks=True)
     (ROOT / "downloads").mkdir(exist_ok=True)
     (folder / DOWNLOADS).symlink_to(ROOT / "downloads")
