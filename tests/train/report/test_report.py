@@ -4,10 +4,13 @@ import hashlib
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from conftest import ROOT
 from helpers import evaluation, run_record, settling_record, speed, task_score
 
 pytest.importorskip("altair")  # there with all that the report needs
@@ -219,3 +222,11 @@ def test_the_funnel_has_every_stage_and_the_curve_its_threshold(page):
         assert f'"stage": "{stage}", "outcome": "a reason"' in page
     assert page.count('"chosen": true') == 1
     assert "<tr><td>quiz</td><td>1,200</td><td>7</td></tr>" in page
+
+
+def test_no_part_of_it_imports_torch():
+    """Which would take longer than the report."""
+    folder = ROOT / "train/report"
+    modules = [f"train.report.{path.stem}" for path in folder.glob("*.py")]
+    script = f"import sys; sys.modules |= dict.fromkeys(('torch', 'transformers')); import {', '.join(modules)}"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
