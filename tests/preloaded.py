@@ -124,12 +124,15 @@ def kept(folder: Path, argument: str) -> str:
 
 def connected(folder: Path) -> socket.socket:
     """A connection to the server, once it has loaded the libraries."""
+    end = time.monotonic() + 300
     while True:
         client = socket.socket(socket.AF_UNIX)
         try:
             client.connect(address(folder))
         except (FileNotFoundError, ConnectionRefusedError):
             client.close()
+            if time.monotonic() > end:
+                sys.exit("the server of tests/preloaded.py does not answer; did it fail?")
             time.sleep(0.05)
         else:
             return client
