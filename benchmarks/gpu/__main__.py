@@ -53,7 +53,7 @@ def main() -> None:
     work = Path(arguments.work or f"{output}.work")
     steps = chosen(arguments, work)
     failed = run_all(steps, arguments.minutes, output, work, arguments.streams)
-    jobs = [step.job for step in steps if step.name.startswith("real ")]
+    jobs = [step.job for step in steps if step.name.startswith(("real ", "asked "))]
     if jobs and Path(jobs[0]["folder"], PLAN).exists():
         real.keep_results(jobs[0], output / "results.tar.gz")
     table.write([output / "steps.jsonl"], output / "gpu.md")
@@ -72,7 +72,7 @@ def chosen(arguments: argparse.Namespace, work: Path) -> list[Step]:
     if folder:
         plan = real.known_plan(folder)
         runs, settles = list(plan.extend.runs), plan.settle is not None
-        steps += real_steps(device, runs, settles, plan.tried, folder, str(weights), tokens)
+        steps += real_steps(device, runs, settles, plan.tried, plan.asks, folder, str(weights), tokens)
     if arguments.rehearse:
         steps = list(map(rehearsed, steps))
     only = tuple(arguments.only)

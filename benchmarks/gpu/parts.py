@@ -4,7 +4,8 @@ python -m benchmarks.gpu pack --configfile CONFIG --output parts
 python -m benchmarks.gpu unpack --output real parts/*
 
 `pack` takes the backbone, its tokenizer and the rows from the results of the config's workflow: its rule `tokens`
-makes all of them. A backbone that came as a .gguf file travels as one, a third as large.
+makes all of them. A backbone that came as a .gguf file travels as one, a third as large. The questions of
+`evaluate.tasks` are fetched for it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 PART_BYTES = 59 * 2**20  # the code, 4 MiB, travels beside one
 SUMS, PACKED = "parts.json", ".xz"
+SMALLER_PACKED = (".arrow", ".jsonl")
 # What a tokenizer is, of the files in the folder of a backbone.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
@@ -82,6 +84,7 @@ def contents(
 ) -> tuple[Plan, dict[str, Path]]:
     """The plan, and the files that it needs by their names in the parts; those made for it are in `scratch`."""
     from benchmarks.gpu.plan import Plan, by_value
+    from benchmarks.gpu.questions import QUESTIONS, write_questions
     from pipeline.workflow.layout import Layout
     from train.config import eval_domains
     from train.runs.backbone import find_gguf, is_gguf
@@ -95,6 +98,7 @@ def contents(
         held_out=eval_domains(config),
         tune=tune,
         prompts=config.evaluate.prompts,
+        asks=bool(config.evaluate.tasks),
     )
     backbone = Path(out.source if plan.settle else out.backbone)
     held_out = {f"rows/{name}/validation.arrow": Path(out.rows(name, "validation")) for name in plan.measured}
@@ -109,6 +113,9 @@ def contents(
         files |= {f"tokenizer/{path.name}": path for path in found}
     else:
         files = {f"backbone/{path.name}": path for path in sorted(backbone.glob("[!.]*")) if path.is_file()}
+    if plan.asks:
+        files[QUESTIONS] = scratch / QUESTIONS
+        write_questions(config.evaluate, config.sample.downloads, files[QUESTIONS])
     for name, path in trained.items():
         cut = scratch / f"{name}.arrow"
         cut_rows(path, cut, rows_read(plan, name, tokens, path))
@@ -161,8 +168,8 @@ def cut_rows(source: Path, target: Path, count: int) -> None:
 def write_parts(files: dict[str, Path], output: Path) -> None:
     """One tar of the files, by the names given, cut into parts, and the sums of these.
 
-    Rows are packed with xz, by which they are a third as large; weights, which are no smaller packed, are not: it
-    would take a minute to unpack them.
+    Rows and questions are packed with xz, which makes them a third as large; weights, which are no smaller for it,
+    are not: it would take a minute to unpack them.
     """
     output.mkdir(parents=True, exist_ok=True)
     for old in output.glob("part-*"):
@@ -171,7 +178,7 @@ def write_parts(files: dict[str, Path], output: Path) -> None:
     with tempfile.TemporaryFile() as whole:
         with tarfile.open(fileobj=whole, mode="w") as tar:
             for name, path in files.items():
-                if path.suffix != ".arrow":
+                if path.suffix not in SMALLER_PACKED:
                     tar.add(path.resolve(), arcname=name)
                     continue
                 with tempfile.NamedTemporaryFile() as packed:
@@ -214,7 +221,7 @@ def unpack(parts: list[str], output: str) -> None:
         whole.seek(0)
         with tarfile.open(fileobj=whole) as tar:
             tar.extractall(output, filter="data")
-    for packed in Path(output).rglob(f"*.arrow{PACKED}"):
+    for packed in Path(output).rglob(f"*{PACKED}"):
         with lzma.open(packed) as file, packed.with_suffix("").open("wb") as rows:
             shutil.copyfileobj(file, rows)
         packed.unlink()

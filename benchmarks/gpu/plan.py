@@ -31,6 +31,7 @@ class Plan:
     held_out: list[str] = option(doc="the domains to measure, forgetting first, learning second")
     tune: str | None = option(None, "the domain that chooses among the learning rates; null: none are tried")
     prompts: list[str] = option([], "beginnings to continue")
+    asks: bool = option(False, "whether the questions of tasks are beside it")
     files: dict[str, str] = option({}, "sha256 of each file beside it, so that other inputs are another plan")
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.gpu.plan import FACTORS, SETTLE_TOKENS, TRIED_TOKENS
 from benchmarks.gpu.steps import Step
 from benchmarks.gpu.toys import TOY
+from pipeline.workflow.layout import BACKBONE
 
 # rows x row_tokens is a micro-batch, and here a step. `attention`: the trainer leaves the choice to torch, which
 # takes cuDNN's on these cards.
@@ -54,9 +55,16 @@ def before_real(device: str) -> list[Step]:
 
 
 def real_steps(
-    device: str, runs: list[str], settles: bool, tried: dict[str, str], folder: str, work: str, tokens: float
+    device: str,
+    runs: list[str],
+    settles: bool,
+    tried: dict[str, str],
+    asks: bool,
+    folder: str,
+    work: str,
+    tokens: float,
 ) -> list[Step]:
-    """A real model, unpacked in `folder`: settled first or not, rates tried or not, its runs; questions to one.
+    """A real model, unpacked in `folder`: settled first or not, rates tried or not, its runs, questions or not.
 
     tried: of the methods whose learning rates are tried, the run.
     """
@@ -72,6 +80,8 @@ def real_steps(
     for name in runs:
         run = job | {"name": name}
         steps.append(Step(f"real {name}", "real:extend_and_evaluate", estimate, 2 * estimate, run, beside="runs"))
+    for name in (BACKBONE, *runs) if asks else ():
+        steps.append(Step(f"asked {name}", "real:ask", 45, 150, job | {"name": name}, beside="asked"))
     asked = [Step("tasks, real", "tasks:real_tasks", 40, 120, job | {"name": name}) for name in runs[:1]]
     return steps + asked
 

@@ -28,6 +28,9 @@ from benchmarks.gpu.plan import (
     changes,
     read_plan,
 )
+from benchmarks.gpu.questions import QUESTIONS, read_questions, write_questions
+from benchmarks.gpu.steps import Skipped
+from benchmarks.gpu.tasks import write_task
 from benchmarks.gpu.toys import SIZES, random_rows
 from models.backbone import (
     convert_gguf,
@@ -39,14 +42,17 @@ from models.backbone import (
 from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder, write_json
-from pipeline.workflow.layout import Layout
+from pipeline.workflow.layout import BACKBONE, RUN_RECORD, Layout
 from train.data.rows import open_rows
 from train.evaluation.evaluate import evaluate
 from train.evaluation.options import Evaluate
+from train.report.tasks import language_of, mean_accuracy
 from train.runs.options import Extend, Run, Settle, new_domain, old_domains
 from train.runs.origin import backbone_record
 from train.runs.record import read_metrics, read_run
-from train.runs.results import read_evaluation
+from train.runs.results import read_evaluation, read_task_scores
+from train.tasks.accuracy import measure_asked
+from train.tasks.options import Tasks
 from train.trainer.mixture import old_rate, old_rows_before
 from train.trainer.stages import extend
 from train.trainer.stages import settle as settle_backbone
@@ -70,6 +76,7 @@ TOY = Plan(
     held_out=["old", "new"],
     tune="new",
     prompts=["7"],
+    asks=True,
 )
 
 
@@ -131,9 +138,7 @@ def rates(job: Job) -> dict[str, Any]:
 def extend_and_evaluate(job: Job) -> dict[str, Any]:
     """One of the runs, its speed, and its measures beside those of the backbone that it began from."""
     plan, name = read_plan(job["folder"]), job["name"]
-    backbone = settled_backbone(job) if plan.settle else source_backbone(job)
-    if not backbone.exists():
-        raise StageError(f"{backbone}: not there; let the step `settle` end first")
+    backbone = trained_from(job)
     before, out = measured(job, backbone, None, home(job) / "evaluate/backbone.json"), results(job)
     options = at_best_rate(job, plan.extend.runs[name])
     if options.base:
@@ -143,6 +148,23 @@ def extend_and_evaluate(job: Job) -> dict[str, Any]:
     train(job, options, how, olds, new, plan.held_out, backbone, run)
     after = measured(job, backbone, run, Path(out.evaluation(name)))
     return after | {"backbone": before, "training": training(run) | {"changed": how, "epochs": epochs(job, name)}}
+
+
+def ask(job: Job) -> dict[str, Any]:
+    """The accuracies of one of the runs, or of the backbone, on the questions that were packed."""
+    name, out = job["name"], results(job)
+    run = None if name == BACKBONE else out.run(name)
+    if run and not Path(run, RUN_RECORD).exists():
+        raise Skipped(f"no run {name} yet; let the step `real {name}` end first")
+    output = out.task_scores(name)
+    if not Path(output).exists():
+        asked, how = read_questions(Path(job["folder"], QUESTIONS)), Tasks(device=job["device"])
+        measure_asked(how, asked, {}, str(trained_from(job)), run, output)
+    scores = read_task_scores(output)
+    languages = dict.fromkeys(map(language_of, scores.tasks))
+    means = {f"mean {language}": mean_accuracy(scores, language) for language in languages}
+    means |= {task: (one.headline, one.stderr[one.metric]) for task, one in scores.tasks.items()}
+    return {name: [x for x in found if x is not None] for name, found in means.items() if found}
 
 
 def at_best_rate(job: Job, run: Run) -> Run:
@@ -199,6 +221,14 @@ def home(job: Job) -> Path:
 def results(job: Job) -> Layout:
     """Where runs and their evaluations lie, as in a workflow's results; runs of other tokens lie elsewhere."""
     return Layout(home(job) / f"{job['tokens'] / 1e6:g}M")
+
+
+def trained_from(job: Job) -> Path:
+    """The backbone of all runs: as it came, or settled. Raises StageError before it is."""
+    backbone = settled_backbone(job) if read_plan(job["folder"]).settle else source_backbone(job)
+    if not backbone.exists():
+        raise StageError(f"{backbone}: not there; let the step `settle` end first")
+    return backbone
 
 
 def settled_backbone(job: Job) -> Path:
@@ -308,4 +338,5 @@ def make_toy(folder: Path) -> None:
         for split, count in (("train", 32), ("validation", 8)):
             path = folder / f"rows/{name}/{split}.arrow"
             random_rows(count, TOY_ROW_TOKENS, size["vocabulary"], number, path, digest)
+    write_questions(Tasks(tasks=[write_task(folder / "numbers.yaml", 8)]), "", folder / QUESTIONS)
     write_json(folder / PLAN, to_data(TOY))

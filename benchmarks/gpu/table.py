@@ -19,6 +19,7 @@ from pipeline.common.files import write_text
 
 # One line of a step is that of this job, wherever its files lay and however many tokens it had.
 PLACES = ("folder", "work", "output", "tokens")
+ASKED = "asked "
 TRIES = "rates "  # begins the names of such steps of a real model, before the method
 UNMEASURED = "not yet measured"
 Line = dict[str, Any]
@@ -78,7 +79,10 @@ def page(lines: dict[str, Line]) -> Iterator[str]:
         if name.startswith(TRIES)
     }
     runs = [name for name in names if name not in ("source", "settle") and not name.startswith(TRIES)]
-    program += real_steps("cuda", runs or ["each run"], "settle" in names or not names, tried, "", "", tokens)
+    asked = {name.removeprefix(ASKED): found[name] for name in found if name.startswith(ASKED)}
+    settles = "settle" in names or not names
+    asks = any(name.startswith(ASKED) for name in by_name)
+    program += real_steps("cuda", runs or ["each run"], settles, tried, asks, "", "", tokens)
     yield "# A GPU"
     yield from machine(found)
     yield "\n## The program\n"
@@ -125,6 +129,10 @@ def page(lines: dict[str, Line]) -> Iterator[str]:
         yield from rates_table({name.removeprefix(TRIES): line for name, line in tries.items()})
         real = {name: line for name, line in real.items() if name not in tries and name != "source"}
         yield from real_table(real)
+    if asked:
+        yield "\n## Multiple choice, by a real model and its runs\n"
+        yield "Accuracies in percent, each by its task's normalisation, and the means of a language's tasks.\n"
+        yield from asked_table(asked)
 
 
 def machine(found: dict[str, Any]) -> Iterator[str]:
@@ -261,6 +269,15 @@ def real_table(real: dict[str, Line]) -> Iterator[str]:
     for name, step in real.items():
         for text in step.get("found", {}).get("texts", []):
             yield f"\n{name}: *{text['prompt']}* {' '.join(text['continuation'].split())}"
+
+
+def asked_table(asked: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Accuracies of each model and their standard errors."""
+    columns = list(dict.fromkeys(column for one in asked.values() for column in one))
+    yield row_of("model", columns)
+    yield f"|---|{'---:|' * len(columns)}"
+    for name, one in asked.items():
+        yield row_of(name, [" ±".join(f"{100 * x:.1f}" for x in one.get(column) or ()) for column in columns])
 
 
 # Cells ------------------------------------------------------------------------------------------------

@@ -64,9 +64,7 @@ def real_tasks(job: dict[str, Any]) -> dict[str, Any]:
     run = real.results(job).run(job["name"]) if Path(job["folder"]).exists() else ""
     if not Path(run, RUN_RECORD).exists():
         raise Skipped(f"no run {job['name']} yet; let the step `real {job['name']}` end first")
-    settled = real.read_plan(job["folder"]).settle is not None
-    backbone = real.settled_backbone(job) if settled else real.source_backbone(job)
-    return tasks(job | {"backbone": str(backbone), "run": run})
+    return tasks(job | {"backbone": str(real.trained_from(job)), "run": run})
 
 
 def answer(backbone: str, run: str | None, task: str, device: str, tokens: int) -> dict[str, Any]:

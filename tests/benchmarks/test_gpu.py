@@ -103,13 +103,14 @@ def test_what_is_printed_is_kept_to_a_bound(tmp_path: Path, monkeypatch) -> None
 
 
 def test_the_program_is_in_order_of_value_and_a_rehearsal_leaves_nothing_out() -> None:
-    real = real_steps("cuda", ["neutral", "lora"], True, {"neutral": "neutral"}, "real", "work", 20e6)
+    real = real_steps("cuda", ["neutral", "lora"], True, {"neutral": "neutral"}, True, "real", "work", 20e6)
     program = before_real("cuda") + real
     names = [step.name for step in program]
     assert names[:4] == ["machine", "checks", "loss", "products"]
-    assert names[-8:-5] == ["tests", "tasks", "real source"]
-    assert names[-5:] == ["real settle", "real rates neutral", "real neutral", "real lora", "tasks, real"]
-    assert sum(step.estimate_s for step in real) < 8 * 60
+    assert names[4 + 13 : 4 + 13 + 3] == ["tests", "tasks", "real source"]
+    assert names[-8:-4] == ["real settle", "real rates neutral", "real neutral", "real lora"]
+    assert names[-4:] == ["asked backbone", "asked neutral", "asked lora", "tasks, real"]
+    assert sum(step.estimate_s for step in real) < 10 * 60
     toys = list(map(rehearsed, before_real("cpu")))
     assert [step.name for step in toys] == names[: len(toys)]
     assert all(step.job["toy"] and step.job.get("sizes", "tiny") == "tiny" for step in toys)

@@ -15,12 +15,17 @@ from hypothesis import strategies as st
 
 from benchmarks.gpu import parts, real
 from benchmarks.gpu.plan import METHODS, by_value, changes, read_plan
+from benchmarks.gpu.steps import Skipped
+from benchmarks.gpu.tasks import write_task
 from benchmarks.gpu.toys import random_rows
 from pipeline.common.errors import StageError
 from train.data.rows import open_rows
 from train.data.tokens import tokenizer_digest
 from train.runs.options import Extend, Run
 from train.runs.record import read_run
+from train.runs.results import read_task_scores
+from train.tasks.accuracy import measure_tasks
+from train.tasks.options import Tasks
 from train.trainer import loop
 
 RUNS = {
@@ -220,6 +225,28 @@ def test_each_method_is_trained_at_the_best_of_the_rates_that_were_tried(config:
         names = tar.getnames()
     assert {"runs/full/run.json", "runs/full/metrics.jsonl", "evaluate/full.json", "real.json"} <= set(names)
     assert not any("safetensors" in name for name in names)
+
+
+def test_the_packed_questions_are_asked_as_tasks_does(config: Path) -> None:
+    task = write_task(config.parent / "numbers.yaml", 8)
+    data = yaml.safe_load(config.read_text())
+    data["evaluate"] |= {"tasks": [task], "tasks_limit": 5}
+    config.write_text(yaml.dump(data, sort_keys=False))
+    folder = carry(config)
+    (config.parent / "numbers.yaml").unlink()
+    with pytest.raises(Skipped, match="no run full yet; let the step `real full` end first"):
+        real.ask(job_of(folder, name="full"))
+    real.extend_and_evaluate(job_of(folder, name="full"))
+    found = {name: real.ask(job_of(folder, name=name)) for name in ("backbone", "full")}
+    write_task(config.parent / "numbers.yaml", 8)
+    out, options = real.results(job_of(folder)), Tasks(tasks=[task], tasks_limit=5)
+    for name, run in (("backbone", None), ("full", out.run("full"))):
+        there = config.parent / "there.json"
+        measure_tasks(options, str(folder / "backbone"), run, "", str(there))
+        assert there.read_bytes() == Path(out.task_scores(name)).read_bytes()
+        (score,) = read_task_scores(there).tasks.values()
+        assert found[name]["numbers/en"] == found[name]["mean en"] == [score.headline, score.stderr["raw"]]
+        assert score.count == 5
 
 
 def test_without_settling_a_run_begins_from_the_backbone_as_it_came(config: Path) -> None:

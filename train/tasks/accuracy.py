@@ -48,13 +48,20 @@ class Asked:
 
 
 def measure_tasks(options: Tasks, backbone: str, run: str | None, downloads: str, output: str) -> None:
-    """Ask the backbone, or the run on it, all questions of the tasks; write accuracies, and what was skipped.
+    """Ask the backbone, or the run on it, all questions of the tasks; write accuracies, and what was skipped."""
+    asked, skipped = load_tasks(options, downloads)
+    measure_asked(options, asked, skipped, backbone, run, output)
+
+
+def measure_asked(
+    options: Tasks, asked: dict[str, Asked], skipped: dict[str, str], backbone: str, run: str | None, output: str
+) -> None:
+    """The same with questions that are loaded already.
 
     What was scored is kept beside `output` until it is written, so that a killed run goes on. The same model and
     questions give the same bytes.
     """
     torch.set_num_threads(options.threads)
-    asked, skipped = load_tasks(options, downloads)
     tokenizer = open_tokenizer(backbone)
     model = load_run(backbone, run, measuring_device(options.device))
     requests = make_requests(asked, tokenizer, longest_text(model.config) or NO_LIMIT)

@@ -1,0 +1,36 @@
+"""The questions of a config's tasks as one file, for a machine that can fetch none."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from pipeline.common.config import read, to_data
+from train.tasks.accuracy import Asked, load_tasks
+from train.tasks.options import Tasks
+from train.tasks.task import Question, Set, Task
+
+QUESTIONS = "questions.jsonl"
+
+
+def write_questions(options: Tasks, downloads: str, path: Path) -> None:
+    """A line of each task and language; a set that cannot be had is left out, with a warning."""
+    asked, _ = load_tasks(options, downloads)
+    with path.open("w", encoding="utf-8") as file:
+        for name, one in asked.items():
+            questions = [dataclasses.asdict(question) for question in one.questions]
+            about = {"source": one.whole.source, "fewer": one.whole.fewer}
+            line = {"name": name, "task": to_data(one.task), "questions": questions, **about}
+            file.write(json.dumps(line) + "\n")
+
+
+def read_questions(path: Path) -> dict[str, Asked]:
+    """What write_questions() wrote, by `task/language`."""
+    asked = {}
+    for text in path.read_text("utf-8").splitlines():
+        line = json.loads(text)
+        questions = [Question(**each | {"answers": tuple(each["answers"])}) for each in line["questions"]]
+        task = read(Task, line["task"], line["name"])
+        asked[line["name"]] = Asked(task, Set(questions, line["source"], line["fewer"]), questions)
+    return asked
