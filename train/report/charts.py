@@ -152,7 +152,7 @@ def by_domain(points: ChartData, value: str, title: str, form: str, zero: bool) 
 def heat(points: ChartData, value: str, title: str, form: str) -> Any:
     """What blocks do, layer by layer, a line for each model and domain. Points: row, method, layer, the value."""
     base = alt.Chart(alt.Data(values=points)).encode(
-        x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0)),
+        x=alt.X("layer:O", title="layer", axis=alt.Axis(labelAngle=0, labelOverlap="parity")),
         y=alt.Y("row:N", title=None, sort=None, axis=alt.Axis(labelLimit=220)),
         tooltip=["model:N", "domain:N", "layer:O", alt.Tooltip(f"{value}:Q", format=form)],
     )

@@ -37,7 +37,7 @@ from train.trainer.documents import keep_documents_apart
 from train.trainer.failures import exploded, memory_advice
 from train.trainer.metrics import metrics_log, summarise
 from train.trainer.micro_batches import micro_batches, scored_tokens
-from train.trainer.mixture import Batch, batches, read_batch
+from train.trainer.mixture import Batch, batches, is_measured, read_batch
 from train.trainer.optimizer import learning_rate, make_optimizer
 from train.trainer.randomness import without_randomness
 
@@ -169,7 +169,7 @@ def take_step(
     options, step, alpha = job.options, state.step, state.alpha or 0.0
     job.model.train()
     optimizer.zero_grad(set_to_none=True)
-    sums = accumulate(job, batch, alpha, measure=step % STATISTICS_EVERY == 0)
+    sums = accumulate(job, batch, alpha, measure=is_measured(step, options, STATISTICS_EVERY))
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     add_gradients(trained)
     norm = clip_gradients(trained, options.clip)

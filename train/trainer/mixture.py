@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 
@@ -62,6 +63,20 @@ def mixture(step: int, options: Training, n_old: int, n_new: int, rank: int = 0,
         is_old.append(old)
         index.append(order[drawn % size])
     return Draw(np.array(is_old, dtype=bool), np.array(index, dtype=np.int64))
+
+
+def is_measured(step: int, options: Training, every: int) -> bool:
+    """Whether gates are measured in this step: of so many the first with old rows, and the first with new ones.
+
+    A large batch has both in each step. Steps at a fixed distance might have no old row ever: with p = 0.1 and 8
+    rows those of every fifth step begin at the same place among ten, and old is the last of these.
+    """
+    first, rate = step - step % every, old_rate(options)
+    bounds = [s * options.batch_rows for s in range(first, first + every + 1)]
+    olds = [old_rows_before(end, rate) - old_rows_before(start, rate) for start, end in pairwise(bounds)]
+    has_old = next((i for i, old in enumerate(olds) if old), None)
+    has_new = next((i for i, old in enumerate(olds) if old < options.batch_rows), None)
+    return step - first in (has_old, has_new)
 
 
 @dataclass(frozen=True)

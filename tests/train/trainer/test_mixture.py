@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipeline.common.errors import StageError
 from train.data.rows import open_rows
 from train.runs.options import Pretrain, Run
-from train.trainer.mixture import batches, mixture, old_rows_before
+from train.trainer.mixture import batches, is_measured, mixture, old_rows_before
 
 
 def run(rate: float = 0.1, batch_rows: int = 8, seed: int = 0) -> Run:
@@ -28,6 +28,23 @@ def test_rate_is_exact_to_one_row_at_every_step(thousandths: int, steps: int, ba
         seen = (step + 1) * batch_rows
         assert old == seen * exact // 1
         assert len(draw.index) == batch_rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(thousandths=st.integers(0, 1000), ten=st.integers(0, 99), batch_rows=st.integers(1, 20))
+def test_of_ten_steps_old_and_new_rows_are_measured_once(thousandths: int, ten: int, batch_rows: int) -> None:
+    options, steps = run(thousandths / 1000, batch_rows), range(10 * ten, 10 * ten + 10)
+    old = {step: int(mixture(step, options, 5, 7).is_old.sum()) for step in steps}
+    measured = [step for step in steps if is_measured(step, options, 10)]
+    assert 1 <= len(measured) <= 2
+    assert any(old[step] for step in measured) == any(old.values())
+    assert any(old[step] < batch_rows for step in measured) == any(x < batch_rows for x in old.values())
+
+
+def test_gates_on_old_rows_are_measured_where_every_tenth_step_has_none() -> None:
+    options = run(0.1, batch_rows=8)
+    assert not any(mixture(step, options, 5, 7).is_old.any() for step in range(0, 200, 10))
+    assert [step for step in range(30) if is_measured(step, options, 10)] == [0, 1, 10, 11, 20, 21]
 
 
 def test_rate_does_not_drift() -> None:

@@ -126,7 +126,9 @@ def test_each_method_learns(world: dict[str, str], tmp_path: Path, method: str) 
     assert about["method"] == method and about["tokens"] == 30 * 8 * LENGTH
     assert about["true_fraction"] == pytest.approx(0.0 if method == "finetune" else 0.2, rel=0.2)
     measured = [line for line in lines if "gate_new" in line]
-    assert len(measured) == (3 if method in ("adapter", "neutral") else 0)
+    # Of each ten steps the first, and the second, the first with an old row.
+    assert len(measured) == (6 if method in ("adapter", "neutral") else 0)
+    assert sum("gate_old" in line for line in measured) == len(measured) / 2
     assert all((line["gate_new"] == 1) == (method == "adapter") for line in measured)
 
     # Before the first step an extended model is the backbone, to the last bit of what is measured.
