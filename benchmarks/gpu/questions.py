@@ -15,22 +15,27 @@ QUESTIONS = "questions.jsonl"
 
 
 def write_questions(options: Tasks, downloads: str, path: Path) -> None:
-    """A line of each task and language; a set that cannot be had is left out, with a warning."""
-    asked, _ = load_tasks(options, downloads)
+    """A line of each task and language; of a set that cannot be had why."""
+    asked, skipped = load_tasks(options, downloads)
     with path.open("w", encoding="utf-8") as file:
         for name, one in asked.items():
             questions = [dataclasses.asdict(question) for question in one.questions]
             about = {"source": one.whole.source, "fewer": one.whole.fewer}
             line = {"name": name, "task": to_data(one.task), "questions": questions, **about}
             file.write(json.dumps(line) + "\n")
+        for name, why in skipped.items():
+            file.write(json.dumps({"name": name, "skipped": why}) + "\n")
 
 
-def read_questions(path: Path) -> dict[str, Asked]:
-    """What write_questions() wrote, by `task/language`."""
-    asked = {}
+def read_questions(path: Path) -> tuple[dict[str, Asked], dict[str, str]]:
+    """What write_questions() wrote: questions by `task/language`, and why one was skipped."""
+    asked, skipped = {}, {}
     for text in path.read_text("utf-8").splitlines():
         line = json.loads(text)
+        if "skipped" in line:
+            skipped[line["name"]] = line["skipped"]
+            continue
         questions = [Question(**each | {"answers": tuple(each["answers"])}) for each in line["questions"]]
         task = read(Task, line["task"], line["name"])
         asked[line["name"]] = Asked(task, Set(questions, line["source"], line["fewer"]), questions)
-    return asked
+    return asked, skipped

@@ -158,8 +158,8 @@ def ask(job: Job) -> dict[str, Any]:
         raise Skipped(f"no run {name} yet; let the step `real {name}` end first")
     output = out.task_scores(name)
     if not Path(output).exists():
-        asked, how = read_questions(Path(job["folder"], QUESTIONS)), Tasks(device=job["device"])
-        measure_asked(how, asked, {}, str(trained_from(job)), run, output)
+        asked, skipped = read_questions(Path(job["folder"], QUESTIONS))
+        measure_asked(Tasks(device=job["device"]), asked, skipped, str(trained_from(job)), run, output)
     scores = read_task_scores(output)
     languages = dict.fromkeys(map(language_of, scores.tasks))
     means = {f"mean {language}": mean_accuracy(scores, language) for language in languages}

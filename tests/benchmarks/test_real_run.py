@@ -229,21 +229,28 @@ def test_each_method_is_trained_at_the_best_of_the_rates_that_were_tried(config:
 
 def test_the_packed_questions_are_asked_as_tasks_does(config: Path) -> None:
     task = write_task(config.parent / "numbers.yaml", 8)
+    about = yaml.safe_load(Path(task).read_text())
+    about["languages"]["fr"] = {
+        "sources": [{"path": "nowhere.jsonl"}],
+        "shot_sources": [{"path": "nowhere.jsonl"}],
+    }
+    Path(task).write_text(yaml.dump(about))
     data = yaml.safe_load(config.read_text())
     data["evaluate"] |= {"tasks": [task], "tasks_limit": 5}
     config.write_text(yaml.dump(data, sort_keys=False))
     folder = carry(config)
-    (config.parent / "numbers.yaml").unlink()
+    Path(task).rename(config.parent / "kept.yaml")
     with pytest.raises(Skipped, match="no run full yet; let the step `real full` end first"):
         real.ask(job_of(folder, name="full"))
     real.extend_and_evaluate(job_of(folder, name="full"))
     found = {name: real.ask(job_of(folder, name=name)) for name in ("backbone", "full")}
-    write_task(config.parent / "numbers.yaml", 8)
+    (config.parent / "kept.yaml").rename(task)
     out, options = real.results(job_of(folder)), Tasks(tasks=[task], tasks_limit=5)
     for name, run in (("backbone", None), ("full", out.run("full"))):
         there = config.parent / "there.json"
         measure_tasks(options, str(folder / "backbone"), run, "", str(there))
         assert there.read_bytes() == Path(out.task_scores(name)).read_bytes()
+        assert list(read_task_scores(there).skipped) == ["numbers/fr"]
         (score,) = read_task_scores(there).tasks.values()
         assert found[name]["numbers/en"] == found[name]["mean en"] == [score.headline, score.stderr["raw"]]
         assert score.count == 5

@@ -56,9 +56,7 @@ def tasks_table(scores: dict[str, TaskScores], runs: list[RunResult]) -> TasksTa
         },
         changes={
             name: {
-                language: mean_change(model, scores[BACKBONE], own)
-                if BACKBONE in scores and name != BACKBONE
-                else None
+                language: None if name == BACKBONE else mean_change(model, scores.get(BACKBONE), own)
                 for language, own in several.items()
             }
             for name, model in scores.items()
@@ -91,14 +89,14 @@ def mean_accuracy(scores: TaskScores, language: str) -> Accuracy | None:
     return _mean([(score.headline, score.stderr[score.metric]) for score in own])
 
 
-def mean_change(scores: TaskScores, base: TaskScores, tasks: list[str]) -> Accuracy | None:
+def mean_change(scores: TaskScores, base: TaskScores | None, tasks: list[str]) -> Accuracy | None:
     """The change of the mean of the tasks since `base`, and its standard error, both question by question.
 
     None where not both were asked all, or not the same number of questions.
     """
     changes = []
     for task in tasks:
-        if task not in scores.tasks or task not in base.tasks:
+        if base is None or task not in scores.tasks or task not in base.tasks:
             return None
         new, old = _digits(scores.tasks[task]), _digits(base.tasks[task])
         if {name: len(x) for name, x in new.items()} != {name: len(x) for name, x in old.items()}:
