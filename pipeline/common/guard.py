@@ -108,4 +108,6 @@ def bound(seconds: int, memory: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    status = main(*sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(status)  # threads of native code that ran out of memory abort when they are taken down in order

@@ -6,7 +6,7 @@ from pipeline.common.errors import StageError
 from pipeline.common.guard import BeyondBounds, guarded
 
 CODE = """
-import logging, os, re, sys
+import atexit, logging, os, re, sys
 from pipeline.common.errors import StageError
 
 class Panic(BaseException): pass
@@ -24,6 +24,7 @@ def ends(): os._exit(0)
 def spins(): re.search("(a+)+b", "a" * 60)
 def fills(): return len([bytes(2**20) for _ in range(2**20)])
 def takes(): return len(bytearray(2**40))
+def aborts_late(size): return atexit.register(os.abort) and len(bytearray(size))
 def pours(): return "x" * 2_000_000
 def where(): return [os.getcwd(), *sys.path]
 """
@@ -65,6 +66,13 @@ def test_what_goes_wrong_there_is_an_error_of_one_line_here(name, kind, problem,
     with pytest.raises(kind, match=problem) as error:
         call(name, seconds=1 if name == "spins" else 20)
     assert "\n" not in str(error.value)
+
+
+def test_what_goes_wrong_when_it_is_over_changes_nothing(call):
+    """Arrow's threads, one of which could not be started without memory, now and then abort the process at exit."""
+    assert call("aborts_late", 10) == 10
+    with pytest.raises(BeyondBounds, match="^takes more than 0.25 GB of memory$"):
+        call("aborts_late", 2**40)
 
 
 def test_nothing_is_imported_from_the_working_folder(call, tmp_path, monkeypatch):
