@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pipeline.common.cli import start_logging
 from pipeline.common.errors import StageError, one_line
@@ -107,7 +107,11 @@ def bound(seconds: int, memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-if __name__ == "__main__":
-    status = main(*sys.argv[1:])
+def leave(status: int) -> NoReturn:
+    """End this process at once: threads of native code that ran out of memory abort when they are taken down."""
     sys.stderr.flush()
-    os._exit(status)  # threads of native code that ran out of memory abort when they are taken down in order
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    leave(main(*sys.argv[1:]))

@@ -18,7 +18,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.common.guard import bound
+from pipeline.common.guard import bound, leave
 
 COMMAND = [sys.executable, "-m", "pipeline.extract.parquet"]
 MEMORY = 4 * 2**30  # bytes of address space
@@ -103,4 +103,4 @@ def main(path: str, text: str, url: str, longest: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    leave(main(*sys.argv[1:]))

@@ -69,9 +69,9 @@ def test_what_goes_wrong_there_is_an_error_of_one_line_here(name, kind, problem,
 
 
 def test_what_goes_wrong_when_it_is_over_changes_nothing(call):
-    """Arrow's threads, one of which could not be started without memory, now and then abort the process at exit."""
+    """Threads of Arrow, one of which did not start for want of memory, at times abort the process at its end."""
     assert call("aborts_late", 10) == 10
-    with pytest.raises(BeyondBounds, match="^takes more than 0.25 GB of memory$"):
+    with pytest.raises(BeyondBounds, match=r"^takes more than 0.25 GB of memory$"):
         call("aborts_late", 2**40)
 
 
