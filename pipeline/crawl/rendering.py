@@ -10,7 +10,7 @@ import gzip
 import html
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,3 +195,38 @@ def info_nodes(path: str, body: bytes, host: str) -> Iterator[WebFile]:
             paragraphs = (" ".join(block.split()) for block in re.split(r"\n\s*\n", text))
             parts = [f"<p>{html.escape(paragraph)}</p>" for paragraph in paragraphs if paragraph]
             yield page(f"https://{host}/{number}", title[1], parts)
+
+
+# The paragraphs of a question, by evaluation set: its passage if it has one, itself, and its right answer.
+QUESTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
+    "boolq": lambda row: [row["passage"], f"{_capital(row['question'])}? {'Yes' if row['answer'] else 'No'}."],
+    "sciq": lambda row: [row["support"], f"{row['question']} {_capital(row['correct_answer'])}."],
+    "tau/commonsense_qa": lambda row: [f"{row['question']} {_capital(_chosen(row))}."],
+    "hellaswag": lambda row: [_scene(row)],
+}
+QUESTIONS_PER_PAGE = 10
+
+
+def questions(path: str, body: bytes, host: str) -> Iterator[WebFile]:
+    """The questions of an evaluation set in an Arrow stream with their right answers, some of them on a page."""
+    import pyarrow as pa
+
+    rows = pa.ipc.open_stream(body).read_all().to_pylist()
+    for first in range(0, len(rows), QUESTIONS_PER_PAGE):
+        texts = [text for row in rows[first : first + QUESTIONS_PER_PAGE] for text in QUESTIONS[path](row)]
+        yield page(f"https://{host}/{path}/{first}", "", [f"<p>{html.escape(text)}</p>" for text in texts if text])
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _chosen(row: dict[str, Any]) -> str:
+    choices: dict[str, list[str]] = row["choices"]
+    return choices["text"][choices["label"].index(row["answerKey"])]
+
+
+def _scene(row: dict[str, Any]) -> str:
+    """A scene with its right end, without marks of articles: "Tea [title] Boil [step] It" is "Tea. Boil It"."""
+    text = f"{row['ctx_a']} {_capital(row['ctx_b'])} {row['endings'][int(row['label'])]}"
+    return " ".join(re.sub(r"\[.*?\]", " ", re.sub(r"\.? \[title\]", ".", text)).split())

@@ -2,9 +2,11 @@
 
 import gzip
 import html
+import io
 import json
 import re
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -136,6 +138,45 @@ def test_nodes_of_an_info_file_without_its_menus():
     page = only(rendering.info_nodes("j", gzip.compress(info.encode("latin-1")), HOST))
     assert page.url == "https://site.example/1"
     assert body(page) == "<h1>bit</h1><p>:bit: a</p><p>b &amp; c</p>"
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "paragraphs"),
+    [
+        (
+            "boolq",
+            {"passage": "A < B.", "question": "is it", "answer": False},
+            ["A &lt; B.", "Is it? No."],
+        ),
+        ("sciq", {"support": "", "question": "Which?", "correct_answer": "the bottom"}, ["Which? The bottom."]),
+        (
+            "hellaswag",
+            {
+                "ctx_a": "[header] How to fly [title] Wait.",
+                "ctx_b": "then he",
+                "endings": ["sits.", "runs. [step] He flies."],
+                "label": "1",
+            },
+            ["How to fly. Wait. Then he runs. He flies."],
+        ),
+        (
+            "tau/commonsense_qa",
+            {"question": "Where?", "choices": {"label": ["A", "B"], "text": ["bank", "mall"]}, "answerKey": "B"},
+            ["Where? Mall."],
+        ),
+    ],
+)
+def test_questions_with_their_right_answers(name, row, paragraphs):
+    pages = list(rendering.questions(name, write_stream([row] * (rendering.QUESTIONS_PER_PAGE + 1)), HOST))
+    assert [page.url for page in pages] == [f"https://site.example/{name}/0", f"https://site.example/{name}/10"]
+    assert body(pages[1]) == "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
+
+
+def write_stream(rows):
+    table, out = pa.Table.from_pylist(rows), io.BytesIO()
+    with pa.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table)
+    return out.getvalue()
 
 
 @given(st.lists(st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=30), min_size=1, max_size=4))
