@@ -308,6 +308,9 @@ def test_macro_average_and_its_error_by_hand() -> None:
     # The third group's variance is that of all: (1 + 0 + 0) / (3 + 1 + 0).
     error = macro_average([*groups, np.array([[0.0]])])[1]
     assert error.tolist() == pytest.approx([math.sqrt(1 / 3 / 4 + 1 / 4) / 3])
+    # No group has two questions: the sample variance of 1, 0 and 0.
+    mean, error = macro_average([np.array([[x]]) for x in (1.0, 0.0, 0.0)])
+    assert (mean.tolist(), error.tolist()) == (pytest.approx([1 / 3]), pytest.approx([math.sqrt(1 / 3 / 3)]))
     assert math.isnan(macro_average([np.array([[1.0]])])[1][0])
 
 
