@@ -28,7 +28,13 @@ def test_a_shipped_config_is_valid(name, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
-    [["paper-like"], ["smollm2-quick"], ["smollm2-fr", "smollm2-cpu", "smollm2-more", "smollm2-fr-de"]],
+    [
+        ["paper-like"],
+        ["smollm2-quick", "smollm2-quick-more"],
+        ["smollm2-de", "smollm2-quick-de"],
+        ["smollm2-fr", "smollm2-cpu", "smollm2-more", "smollm2-fr-de"],
+    ],
+    ids=lambda names: names[-1],
 )
 def test_a_shipped_config_is_planned(names, tmp_path, snakemake_python):
     configs = []
@@ -36,10 +42,11 @@ def test_a_shipped_config_is_planned(names, tmp_path, snakemake_python):
         text = Path(ROOT, f"configs/{name}.yaml").read_text()
         configs.append(tmp_path / f"{name}.yaml")
         configs[-1].write_text(re.sub("results/", f"{tmp_path}/", text))
-    for split in ("train", "validation"):  # the German that another config makes
-        shard = shard_path(tmp_path / "smollm2-de/corpus", "de", split, "00000")
-        shard.parent.mkdir(parents=True, exist_ok=True)
-        shard.touch()
+    for output, language in (("smollm2-de", "de"), ("smollm2-quick-de", "de"), ("smollm2-quick-de", "en")):
+        for split in ("train", "validation"):  # what the German configs make
+            shard = shard_path(tmp_path / f"{output}/corpus", language, split, "00000")
+            shard.parent.mkdir(parents=True, exist_ok=True)
+            shard.touch()
     command = [snakemake_python, "-m", "snakemake", "--nolock", "-n", "--quiet", "rules"]
     done = subprocess.run(
         [*command, "--configfile", *map(str, configs), "--", "all"],
@@ -47,6 +54,6 @@ def test_a_shipped_config_is_planned(names, tmp_path, snakemake_python):
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     rules = dict(re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.M))
-    runs = {"paper-like": 4, "smollm2-quick": 3, "smollm2-fr": 12}[names[0]]
+    runs = {"paper-like": 4, "smollm2-quick": 14, "smollm2-de": 4, "smollm2-fr": 12}[names[0]]
     assert (rules["extend_run"], rules["report"]) == (str(runs), "1")
     assert ("settle" in rules) == ("paper-like" not in names)
