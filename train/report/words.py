@@ -51,6 +51,8 @@ def ends(estimate: Estimate) -> str:
 
     >>> ends(Estimate(-0.5, -0.6, -0.4)), ends(Estimate(-0.5, None, None))
     ('-0.600 to -0.400', '')
+    >>> ends(Estimate(-0.0019, -0.0038, -0.0004))
+    '-0.0038 to -0.0004'
     """
     if estimate.low is None or estimate.high is None:
         return ""
@@ -116,5 +118,16 @@ def is_noise(estimate: Estimate) -> bool:
 
 
 def _places(estimate: Estimate) -> int:
-    width = 0.0 if estimate.low is None or estimate.high is None else estimate.high - estimate.low
-    return min(6, max(3, -math.floor(math.log10(width / 2)))) if width else 3
+    """Digits behind the point: half the interval is seen, and that 0 is outside where it is; 3 to 6."""
+    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
+        return 3
+    places = [3, _place((estimate.high - estimate.low) / 2)]
+    nearest = min(abs(estimate.low), abs(estimate.high))
+    if estimate.beyond() and not round(nearest, max(places)):
+        places.append(_place(nearest))
+    return min(6, max(places))
+
+
+def _place(value: float) -> int:
+    """Of the first digit of a value that is not 0."""
+    return -math.floor(math.log10(value))
