@@ -35,10 +35,12 @@ def trade_off_points(axis: Axis, beside: Mapping[str, list[RunResult]], forgetti
     origin: Point = {"label": BACKBONE, "method": BACKBONE, "rate": 0.0, "family": "", "seeds": 0, "kind": "mean"}
     points = [origin | {"forgetting": 0.0, "learning": 0.0}]
     if SOURCE in both[0]:
-        points.append(origin | {"label": SOURCE} | _place([models[SOURCE] - models[BACKBONE] for models in both]))
+        settled = _place([models[SOURCE] - models[BACKBONE] for models in both])
+        points.append(origin | {"label": SOURCE, "family": SOURCE} | settled)
     named_settings = [(setting, f", {what}") for what, own in beside.items() for setting in settings_of(own)]
     for setting, suffix in [*named_settings, *((setting, "") for setting in settings_of(axis.runs))]:
-        about = {"label": f"{setting.label}{suffix}", "method": setting.method, "rate": setting.rate}
+        label = setting.label if suffix == f", {setting.label}" else f"{setting.label}{suffix}"
+        about = {"label": label, "method": setting.method, "rate": setting.rate}
         about |= {"family": f"{setting.family}{suffix}", "seeds": len(setting.runs)}
         points.append(about | {"kind": "mean"} | _place([setting.change(models) for models in both]))
         if len(setting.runs) > 1:

@@ -137,6 +137,8 @@ def test_changes_are_given_against_a_control_too() -> None:
     assert [(point["label"], round(point["forgetting"], 3)) for point in ends[:2]] == [
         ("backbone", 0.0), ("replay, control", -0.1)
     ]  # fmt: skip
+    named_so = trade_off_points(languages[0], {"replay": [control]}, "en", bpb)[1]
+    assert named_so["label"] == "replay"
     columns = next(point for point in flat_table(table) if point["model"] == "lora")
     assert columns["en against control"] == pytest.approx(0.3)
 
@@ -148,8 +150,9 @@ def test_what_settling_changed_is_told_and_the_source_is_a_row() -> None:
     table = results_table(BASE, METHODS, languages, "en", bpb, source)
     assert [row.name for row in table][:2] == ["source", "backbone"]
     assert table[0].bpb["en"] == 2.4 and table[0].change["en"].value == pytest.approx(0.4)
-    point = trade_off_points(languages[0], {}, "en", bpb)[1]
+    backbone, point = trade_off_points(languages[0], {}, "en", bpb)[:2]
     assert point["label"] == "source" and point["forgetting"] == pytest.approx(0.4)
+    assert point["family"] != backbone["family"]  # points of a family are joined by a line
     told = settling("tiny, settled on web", 12345, bpb)
     assert told.startswith("The backbone is tiny, settled on web for 12,345 tokens; against the source")
     assert re.search(r"changes en by -0\.400\d* \(-0\.\d+ to -0\.\d+\), fr by -0\.100", told)
