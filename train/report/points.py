@@ -37,11 +37,11 @@ def trade_off_points(axis: Axis, beside: Mapping[str, list[RunResult]], forgetti
     if SOURCE in both[0]:
         settled = _place([models[SOURCE] - models[BACKBONE] for models in both])
         points.append(origin | {"label": SOURCE, "family": SOURCE} | settled)
-    named_settings = [(setting, f", {what}") for what, own in beside.items() for setting in settings_of(own)]
-    for setting, suffix in [*named_settings, *((setting, "") for setting in settings_of(axis.runs))]:
-        label = setting.label if suffix == f", {setting.label}" else f"{setting.label}{suffix}"
+    settings = [(setting, what) for what, own in beside.items() for setting in settings_of(own)]
+    for setting, what in [*settings, *((setting, "") for setting in settings_of(axis.runs))]:
+        label = setting.label if what in ("", setting.label) else f"{setting.label}, {what}"
         about = {"label": label, "method": setting.method, "rate": setting.rate}
-        about |= {"family": f"{setting.family}{suffix}", "seeds": len(setting.runs)}
+        about |= {"family": f"{setting.family}{what}", "seeds": len(setting.runs)}
         points.append(about | {"kind": "mean"} | _place([setting.change(models) for models in both]))
         if len(setting.runs) > 1:
             for run in setting.runs:
