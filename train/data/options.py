@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.common.config import bad_language, bad_regex, option
 
@@ -17,7 +18,7 @@ class Domain:
     language: str = option(doc="language of the shards, such as fr")
     urls: str | None = option(None, "only documents whose URL matches this regular expression")
     corpus: str | None = option(
-        None, "folder of another corpus laid out as {language}/{split}-*.arrow; null: this one's", exists=True
+        None, "folder of another corpus laid out as {language}/{split}-*.arrow; null: this one's", path=True
     )
     held_out: bool = option(
         False, "to measure with alone: all its documents are held out, and no other domain of its corpus has them"
@@ -29,6 +30,9 @@ class Domain:
             yield "language", problem
         if self.urls and (why := bad_regex(self.urls)):
             yield "urls", why
+        if self.corpus and not Path(self.corpus).exists():
+            cure = "make it by its own config's `snakemake corpus`, or give one that exists"
+            yield "corpus", f"no such folder: {self.corpus}; {cure}"
         if self.held_out and not self.urls and not self.corpus:
             yield "held_out", "give urls too, else nothing of the language is left to train on"
 

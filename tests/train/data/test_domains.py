@@ -90,3 +90,8 @@ def test_nothing_trains_on_what_is_held_out(changes, key):
 def test_a_language_held_out_whole_is_refused():
     with pytest.raises(ConfigError, match=r"fr-one\.held_out: give urls too"):
         config(DOMAINS | {"fr-one": {"language": "fr", "held_out": True}})
+
+
+def test_a_corpus_that_another_config_makes_is_asked_for():
+    with pytest.raises(ConfigError, match=r"fr-one\.corpus: no such folder: made/corpus; make it"):
+        config(DOMAINS | {"fr-one": {"language": "fr", "corpus": "made/corpus"}})
