@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,12 +148,15 @@ def convert_gguf(path: str, folder: str) -> None:
     save_backbone(model, tokenizer, folder)
 
 
-def save_backbone(model: Any, tokenizer: Any, folder: str | Path) -> None:
+def save_backbone(
+    model: Any, tokenizer: Any, folder: str | Path, weights: Mapping[str, Tensor] | None = None
+) -> None:
     """Model (in bf16, as it will be loaded) and tokenizer as a folder that transformers loads.
 
-    Raises ValueError where config, generation_config or tokenizer are none that transformers saves.
+    weights: its state, where the model's own is spread over several processes. Raises ValueError where config,
+    generation_config or tokenizer are none that transformers saves.
     """
-    state = {name: weight.detach().to(COMPUTE) for name, weight in model.state_dict().items()}
+    state = {name: weight.detach().to(COMPUTE) for name, weight in (weights or model.state_dict()).items()}
     model.config.dtype = COMPUTE
     with as_data("it cannot be saved"), saving(folder):
         model.save_pretrained(folder, state_dict=state)

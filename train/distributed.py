@@ -10,7 +10,7 @@ gains little where a fifth of the weights is trained.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from models.extend import trainable_state
 from pipeline.common.errors import StageError
 from train.ranks import MEETING
 
@@ -107,9 +106,14 @@ def laid_out_as(tensor: Tensor, weight: Any) -> Tensor:
     return distribute_tensor(tensor, weight.device_mesh, weight.placements, src_data_rank=None)
 
 
-def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The trainable weights by name, whole, on the CPU. All ranks must call this."""
-    return {name: whole(weight).cpu().contiguous() for name, weight in trainable_state(model).items()}
+def gathered(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights, whole, on the CPU of rank 0; the other ranks, which must call this too, get none."""
+    found = {}
+    for name, weight in weights.items():
+        tensor = whole(weight)
+        if rank() == 0:
+            found[name] = tensor.cpu().contiguous()
+    return found
 
 
 def clip_gradients(weights: list[nn.Parameter], largest: float) -> Tensor:

@@ -43,6 +43,9 @@ class Training:
         low=1,
         high=MOST_GPUS,
     )
+    shard: bool = option(
+        False, "spread weights and optimizer over the GPUs (FSDP2): for backbones that do not fit one"
+    )
     threads: int = option(
         2, "CPU threads of a process; part of the config, since sums depend on it", low=1, high=MOST_THREADS
     )
@@ -149,9 +152,6 @@ class Run(Training):
         "new domain counts as old; null: the backbone",
     )
     new: str | None = option(None, "the new domain of this run; null: extend.new")
-    shard: bool = option(
-        False, "spread weights and optimizer over the GPUs (FSDP2): for backbones that do not fit one"
-    )
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.common.errors import StageError
 from train.data.rows import Rows
-from train.runs.options import Run, Training
+from train.runs.options import Training
 from train.trainer import checkpoint
 from train.trainer.mixture import mixture
 
@@ -44,7 +44,7 @@ def memory_advice(options: Training, device: torch.device, step: int) -> Iterato
             knobs.append(f"lower micro_batch_rows (now {options.micro_batch_rows}; it changes no result)")
         if not options.activation_checkpointing:
             knobs.append("set activation_checkpointing to true")
-        if isinstance(options, Run) and not options.shard:
+        if not options.shard:
             knobs.append("set gpus to several and shard to true")
         knobs.append("make rows with a smaller tokens.row_tokens, or take a machine with more memory")
         raise StageError(

@@ -152,7 +152,7 @@ def set_up_layers(job: TrainingJob) -> None:
         torch._dynamo.config.fail_on_recompile_limit_hit = True
         for layer in layers:
             layer.compile()
-    if isinstance(options, Run) and options.shard:
+    if options.shard:
         shard(job.model, layers, job.device)
     if options.mask_documents:
         with uncompiled(options):

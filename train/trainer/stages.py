@@ -24,6 +24,7 @@ from models.backbone import (
     unique_parameters,
     weights_digest,
 )
+from models.extend import trainable_state
 from models.saving import saving
 from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
@@ -32,7 +33,7 @@ from pipeline.workflow.fingerprint import fingerprint
 from pipeline.workflow.layout import WEIGHTS
 from train.data.rows import Rows, join_rows, open_rows
 from train.data.tokens import check_tokenizer, open_tokenizer
-from train.distributed import processes, rank, trained_weights, world
+from train.distributed import gathered, processes, rank, world
 from train.ranks import on_gpus
 from train.runs.load import extend_for, load_for, load_run
 from train.runs.options import Pretrain, Run, Settle, Training
@@ -80,10 +81,13 @@ def pretrain(options: Pretrain, rows: str, validation: list[str], tokenizer: str
             eos=encoder.eos_token_id,
             seed=options.seed,
             attention=attention_on(device),
-        ).to(device)
-        state, record = train_backbone(options, "pretrain", model, train_rows, held_out, output)
+        )
+        if not options.shard:
+            model = model.to(device)
+        state, record = train_backbone(options, "pretrain", model, device, train_rows, held_out, output)
+        weights = gathered(model.state_dict())
         if rank() == 0:
-            with backbone_folder(output, model, encoder, state) as folder:
+            with backbone_folder(output, model, encoder, weights, state) as folder:
                 write_record(folder, PretrainingRecord(options=options, **record))
 
 
@@ -101,13 +105,14 @@ def settle(options: Settle, backbone: str, rows: str, validation: list[str], out
 
     known, encoder = origin(backbone), open_tokenizer(backbone)
     with processes(device):
-        model = load_for(backbone, device)
+        model = load_for(backbone, device, stays=options.shard)
         check_fit(train_rows, model, backbone)
         extend_for(model, Run(method="finetune", learning_rate=options.learning_rate))
-        state, record = train_backbone(options, "settle", model, train_rows, held_out, output)
+        state, record = train_backbone(options, "settle", model, device, train_rows, held_out, output)
+        weights = gathered(model.state_dict())
         if rank() == 0:
             on = Settled(domain=train_rows.metadata["domain"], tokens=record["tokens"])
-            with backbone_folder(output, model, encoder, state) as folder:
+            with backbone_folder(output, model, encoder, weights, state) as folder:
                 # Rows know it by its bytes, and versions of transformers write it differently.
                 shutil.copyfile(str(cached_file(backbone, TOKENIZER)), folder / TOKENIZER)
                 write_record(folder, SettlingRecord(options=options, **record))
@@ -115,7 +120,13 @@ def settle(options: Settle, backbone: str, rows: str, validation: list[str], out
 
 
 def train_backbone(
-    options: Pretrain | Settle, title: str, model: Any, rows: Rows, held_out: dict[str, Rows], output: str
+    options: Pretrain | Settle,
+    title: str,
+    model: Any,
+    device: torch.device,
+    rows: Rows,
+    held_out: dict[str, Rows],
+    output: str,
 ) -> tuple[checkpoint.State, dict[str, Any]]:
     """Train all weights of the model on `rows`. Returns the state, and what a BackboneRecord says beside options.
 
@@ -136,7 +147,7 @@ def train_backbone(
         validations=held_out,
         checkpoints=f"{output}.checkpoints",
         identity=identity(options, [rows], held_out, model),
-        device=model.device,
+        device=device,
         decisive=alike,
     )
     state = train(job)
@@ -144,10 +155,12 @@ def train_backbone(
 
 
 @contextmanager
-def backbone_folder(output: str, model: Any, encoder: Any, state: checkpoint.State) -> Iterator[Path]:
+def backbone_folder(
+    output: str, model: Any, encoder: Any, weights: dict[str, torch.Tensor], state: checkpoint.State
+) -> Iterator[Path]:
     """The folder of a trained backbone, for what else belongs in it; once whole, the checkpoints go."""
     with atomic_folder(output) as folder:
-        save_backbone(model, encoder, folder)
+        save_backbone(model, encoder, folder, weights)
         write_metrics(folder, state)
         yield folder
     shutil.rmtree(f"{output}.checkpoints", ignore_errors=True)
@@ -186,7 +199,7 @@ def extend(
             context=extension.context,
         )
         state = train(job)
-        weights = trained_weights(model)
+        weights = gathered(trainable_state(model))
         if rank() == 0:
             record = RunRecord(
                 options=options,

@@ -12,13 +12,13 @@ from helpers import LENGTH, language, write_rows, write_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from models.backbone import create_llama
-from models.extend import extend
+from models.backbone import create_llama, load_backbone
+from models.extend import extend, trainable_state
 from pipeline.common.cli import main
 from train.__main__ import STAGES
 from train.data.rows import join_rows, open_rows
 from train.data.tokens import tokenizer_digest
-from train.distributed import processes, rank, trained_weights, world
+from train.distributed import gathered, processes, rank, world
 from train.ranks import MEETING, run_ranks
 from train.runs.options import Run
 from train.trainer.loop import TrainingJob, train
@@ -98,7 +98,7 @@ def trained(folder: str, name: str, **changes) -> None:
     quick = partialmethod(torch.nn.Module.compile, backend="eager")
     with patch.object(torch.nn.Module, "compile", quick):
         state = train(job)
-    weights = trained_weights(model)
+    weights = gathered(trainable_state(model))
     if rank() == 0:
         save_file(weights, f"{folder}/{label}.safetensors")
         Path(f"{folder}/{label}.json").write_text(json.dumps([state.alpha, state.metrics]))
@@ -158,23 +158,62 @@ def test_another_number_of_ranks_goes_on_from_the_checkpoint(folder: Path) -> No
         torch.testing.assert_close(resumed[0][key], weight, rtol=1e-3, atol=1e-4)
 
 
-def test_a_stage_with_two_processes_is_one_to_the_bit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    tokenizer = write_tokenizer(tmp_path / "tokenizer")
-    same = {"tokenizer_sha256": tokenizer_digest(tokenizer)}
-    rows = write_rows(tmp_path / "rows.arrow", language(1, 60), **same)
-    held = write_rows(tmp_path / "held.arrow", language(1, 12, seed=2), **same)
-    sizes = "--hidden-size 16 --layers 2 --heads 2 --ffn-size 24 --steps 4 --device cpu --threads 1"
+# Whole stages -------------------------------------------------------------------------------------
 
-    def pretrain(gpus: int, batch_rows: int = 8) -> int:
-        places = ["--rows", rows, "--validation", f"en={held}", "--tokenizer", tokenizer]
-        places += ["--output", str(tmp_path / f"{gpus}")]
-        flags = f"{sizes} --learning-rate 1e-2 --batch-rows {batch_rows} --micro-batch-rows 4 --gpus {gpus}"
-        return main("train", "", STAGES, ["pretrain", *places, *flags.split()])
 
-    assert pretrain(1) == pretrain(2) == 0
-    one, two = (load_file(tmp_path / f"{gpus}" / "model.safetensors") for gpus in (1, 2))
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    """A folder with a tokenizer, rows and held-out rows."""
+    same = {"tokenizer_sha256": tokenizer_digest(write_tokenizer(tmp_path / "tokenizer"))}
+    write_rows(tmp_path / "rows.arrow", language(1, 60), **same)
+    write_rows(tmp_path / "held.arrow", language(1, 12, seed=2), **same)
+    return tmp_path
+
+
+def run_stage(stage: str, folder: Path, output: str, flags: str) -> int:
+    places = ["--rows", f"{folder}/rows.arrow", "--validation", f"en={folder}/held.arrow"]
+    schedule = "--steps 4 --learning-rate 1e-2 --micro-batch-rows 4 --device cpu --threads 1"
+    return main(
+        "train", "", STAGES, [stage, *places, "--output", f"{folder}/{output}", *f"{schedule} {flags}".split()]
+    )
+
+
+def pretrain(folder: Path, output: str, flags: str = "--batch-rows 8") -> int:
+    sizes = "--hidden-size 16 --layers 2 --heads 2 --ffn-size 24"
+    return run_stage("pretrain", folder, output, f"--tokenizer {folder}/tokenizer {sizes} {flags}")
+
+
+def made(folder: Path, output: str) -> dict[str, torch.Tensor]:
+    return load_file(folder / output / "model.safetensors")
+
+
+def test_a_stage_with_two_processes_is_one_to_the_bit(inputs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert pretrain(inputs, "1") == pretrain(inputs, "2", "--batch-rows 8 --gpus 2") == 0
+    one, two = made(inputs, "1"), made(inputs, "2")
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-    assert json.loads((tmp_path / "2" / "training.json").read_text())["ranks"] == 2
+    assert json.loads((inputs / "2" / "training.json").read_text())["ranks"] == 2
     capfd.readouterr()
-    assert pretrain(2, batch_rows=7) == 1
+    assert pretrain(inputs, "2", "--batch-rows 7 --gpus 2") == 1
     assert "command line: batch_rows: 7 is not a multiple of gpus (2); make it one" in capfd.readouterr().err
+
+
+def test_a_backbone_trains_in_shards_to_the_same(inputs: Path) -> None:
+    sharded = "--batch-rows 8 --gpus 2 --shard"
+    assert pretrain(inputs, "whole") == pretrain(inputs, "sharded", sharded) == 0
+    for output, flags in {"settled": "--batch-rows 8", "settled-sharded": sharded}.items():
+        assert run_stage("settle", inputs, output, f"--backbone {inputs}/whole {flags}") == 0
+    start = made(inputs, "whole")
+    for one, two in (("whole", "sharded"), ("settled", "settled-sharded")):
+        expected, found = made(inputs, one), made(inputs, two)
+        assert found.keys() == expected.keys()
+        for name, weight in expected.items():  # saved in bf16
+            torch.testing.assert_close(found[name], weight, rtol=2**-7, atol=2e-4)
+        lines = [json.loads((inputs / output / "training.json").read_text()) for output in (one, two)]
+        assert [line["parameters"] for line in lines] == [lines[0]["parameters"]] * 2
+    moved = made(inputs, "settled-sharded")
+    assert all(not torch.equal(moved[name], weight) for name, weight in start.items())
+    model = load_backbone(f"{inputs}/settled-sharded", dtype=torch.float32)
+    assert torch.equal(
+        model.state_dict()["model.layers.1.mlp.down_proj.weight"].bfloat16(),
+        moved["model.layers.1.mlp.down_proj.weight"],
+    )
