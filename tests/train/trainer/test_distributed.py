@@ -161,21 +161,22 @@ def test_another_number_of_ranks_goes_on_from_the_checkpoint(folder: Path) -> No
 # Whole stages -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def inputs(tmp_path: Path) -> Path:
-    """A folder with a tokenizer, rows and held-out rows."""
-    same = {"tokenizer_sha256": tokenizer_digest(write_tokenizer(tmp_path / "tokenizer"))}
-    write_rows(tmp_path / "rows.arrow", language(1, 60), **same)
-    write_rows(tmp_path / "held.arrow", language(1, 12, seed=2), **same)
-    return tmp_path
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer, rows, held-out rows, and a backbone that one process has trained."""
+    path = tmp_path_factory.mktemp("stages")
+    same = {"tokenizer_sha256": tokenizer_digest(write_tokenizer(path / "tokenizer"))}
+    write_rows(path / "rows.arrow", language(1, 60), **same)
+    write_rows(path / "held.arrow", language(1, 12, seed=2), **same)
+    assert pretrain(path, "backbone") == 0
+    return path
 
 
 def run_stage(stage: str, folder: Path, output: str, flags: str) -> int:
     places = ["--rows", f"{folder}/rows.arrow", "--validation", f"en={folder}/held.arrow"]
     schedule = "--steps 4 --learning-rate 1e-2 --micro-batch-rows 4 --device cpu --threads 1"
-    return main(
-        "train", "", STAGES, [stage, *places, "--output", f"{folder}/{output}", *f"{schedule} {flags}".split()]
-    )
+    arguments = [stage, *places, "--output", f"{folder}/{output}", *f"{schedule} {flags}".split()]
+    return main("train", "", STAGES, arguments)
 
 
 def pretrain(folder: Path, output: str, flags: str = "--batch-rows 8") -> int:
@@ -183,37 +184,32 @@ def pretrain(folder: Path, output: str, flags: str = "--batch-rows 8") -> int:
     return run_stage("pretrain", folder, output, f"--tokenizer {folder}/tokenizer {sizes} {flags}")
 
 
+def settle(folder: Path, output: str, flags: str) -> int:
+    return run_stage("settle", folder, output, f"--backbone {folder}/backbone --batch-rows 8 {flags}")
+
+
 def made(folder: Path, output: str) -> dict[str, torch.Tensor]:
     return load_file(folder / output / "model.safetensors")
 
 
 def test_a_stage_with_two_processes_is_one_to_the_bit(inputs: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert pretrain(inputs, "1") == pretrain(inputs, "2", "--batch-rows 8 --gpus 2") == 0
-    one, two = made(inputs, "1"), made(inputs, "2")
+    assert pretrain(inputs, "two", "--batch-rows 8 --gpus 2") == 0
+    one, two = made(inputs, "backbone"), made(inputs, "two")
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-    assert json.loads((inputs / "2" / "training.json").read_text())["ranks"] == 2
+    assert json.loads((inputs / "two" / "training.json").read_text())["ranks"] == 2
     capfd.readouterr()
-    assert pretrain(inputs, "2", "--batch-rows 7 --gpus 2") == 1
+    assert pretrain(inputs, "two", "--batch-rows 7 --gpus 2") == 1
     assert "command line: batch_rows: 7 is not a multiple of gpus (2); make it one" in capfd.readouterr().err
 
 
-def test_a_backbone_trains_in_shards_to_the_same(inputs: Path) -> None:
-    sharded = "--batch-rows 8 --gpus 2 --shard"
-    assert pretrain(inputs, "whole") == pretrain(inputs, "sharded", sharded) == 0
-    for output, flags in {"settled": "--batch-rows 8", "settled-sharded": sharded}.items():
-        assert run_stage("settle", inputs, output, f"--backbone {inputs}/whole {flags}") == 0
-    start = made(inputs, "whole")
-    for one, two in (("whole", "sharded"), ("settled", "settled-sharded")):
-        expected, found = made(inputs, one), made(inputs, two)
-        assert found.keys() == expected.keys()
-        for name, weight in expected.items():  # saved in bf16
-            torch.testing.assert_close(found[name], weight, rtol=2**-7, atol=2e-4)
-        lines = [json.loads((inputs / output / "training.json").read_text()) for output in (one, two)]
-        assert [line["parameters"] for line in lines] == [lines[0]["parameters"]] * 2
-    moved = made(inputs, "settled-sharded")
-    assert all(not torch.equal(moved[name], weight) for name, weight in start.items())
-    model = load_backbone(f"{inputs}/settled-sharded", dtype=torch.float32)
-    assert torch.equal(
-        model.state_dict()["model.layers.1.mlp.down_proj.weight"].bfloat16(),
-        moved["model.layers.1.mlp.down_proj.weight"],
-    )
+def test_a_backbone_settles_in_shards_to_the_same(inputs: Path) -> None:
+    assert settle(inputs, "settled", "") == settle(inputs, "sharded", "--gpus 2 --shard") == 0
+    start, expected, found = made(inputs, "backbone"), made(inputs, "settled"), made(inputs, "sharded")
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():  # saved in bf16
+        torch.testing.assert_close(found[name], weight, rtol=2**-7, atol=2e-4)
+        assert not torch.equal(found[name], start[name])
+    counts = [json.loads((inputs / name / "training.json").read_text()) for name in ("settled", "sharded")]
+    assert counts[0]["parameters"] == counts[1]["parameters"]
+    loaded = load_backbone(f"{inputs}/sharded").state_dict()
+    assert all(torch.equal(loaded[name], weight) for name, weight in found.items())
