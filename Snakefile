@@ -103,4 +103,5 @@ rule all:
     input:
         rules.corpus.input,
         rules.report.output,
+        expand(OUT.export("{run}"), run=OPTIONS.export.runs),
     localrule: True

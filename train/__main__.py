@@ -11,7 +11,7 @@ from pipeline.common.cli import File, Stage, main
 from train.data.options import MOST_ROW_TOKENS, Domain, Tokens
 from train.evaluation.options import Evaluate
 from train.report.options import Report
-from train.runs.options import Generate, Pretrain, Run, Settle
+from train.runs.options import Export, Generate, Pretrain, Run, Settle
 from train.tasks.options import Tasks
 
 SHARDS = File("shards", "Arrow shards of the corpus", many=True)
@@ -188,7 +188,11 @@ STAGES = (
             ),
             File("output", "folder to write"),
         ),
-        example="""LoRA and blocks without a gate beside a gated FFN are folded: the folder is then a plain model.
+        Export,
+        "export",
+        example="""LoRA and blocks without a gate become weights of the backbone's own class; blocks whose gate
+is a sigmoid without bias experts of Qwen2-MoE or GLM-4-MoE, if the backbone is Llama, Mistral, Qwen 2 or Qwen 3.
+Servers of models load such folders.
 Others come with their code, one file that imports torch and transformers alone, and are not loaded without it.
 
 example:

@@ -16,7 +16,7 @@ from pipeline.workflow.layout import WATCHED
 from train.data.options import Domain, Tokens
 from train.evaluation.options import Evaluate
 from train.report.options import Report
-from train.runs.options import Backbone, Extend, Run, bad_runs
+from train.runs.options import Backbone, Export, Extend, Run, bad_runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,13 @@ class Paper:
         yield from bad_runs(self.runs)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             yield "seeds", f"{self.seeds} has none or one twice; give different numbers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exports(Export):
+    """The models that are passed on."""
+
+    runs: list[str] = option([], "runs that `all` exports; the target `export` does all runs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +60,7 @@ class Config:
     backbone: Backbone = option(doc="the model to extend")
     extend: Extend = option(doc="the runs")
     evaluate: Evaluate = option(Evaluate(), "what is measured")
+    export: Exports = option(Exports(), "the models that are passed on")
     report: Report = option(Report(), "the report")
     paper: Paper = option(Paper(), "the paper's tables and figures")
 
@@ -78,6 +86,8 @@ class Config:
             if name not in self.domains:
                 yield key, f"no domain {name!r}; domains has {', '.join(self.domains) or 'none'}"
         yield from self._bad_control()
+        for name in set(self.export.runs) - set(self.extend.runs):
+            yield "export.runs", f"no run {name!r}; extend.runs has {', '.join(self.extend.runs) or 'none'}"
         for name, domain in self.domains.items():
             if problem := bad_name(name):
                 yield f"domains.{name}", problem

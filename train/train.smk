@@ -376,11 +376,12 @@ rule export_run:
         mem_mb=8000,
     params:
         folder=lambda wildcards, input: Path(input.run).parent,
+        options=exactly(flags(OPTIONS.export, without=("runs",))),
         code=fingerprint("train.runs.export:export_run"),
     message:
         "Export {wildcards.run} for transformers"
     shell:
-        "python -m train export --run={params.folder:q} --backbone={input.backbone:q}"
+        "python -m train export {params.options:q} --run={params.folder:q} --backbone={input.backbone:q}"
         f" --evaluations {list_argument('input.evaluations')}"
         " --output={output:q} > {log:q} 2>&1"
 

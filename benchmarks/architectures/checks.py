@@ -24,7 +24,7 @@ from train.runs.backbone import fetch_backbone
 from train.runs.export import export_run, save
 from train.runs.generate import write
 from train.runs.load import load_run
-from train.runs.options import Generate, Run
+from train.runs.options import Export, Generate, Run
 from train.tasks.loglikelihood import Request, longest_cached, score
 from train.trainer.documents import check_documents_apart
 from train.trainer.randomness import RATES, without_randomness
@@ -271,7 +271,7 @@ def runs(tried: Tried) -> str:
         save(run, None, f"{run}.adapter")
         adapter = load_adapter(f"{run}.adapter", tried.path, dtype=torch.float32)
         alike(logits(adapter, tokens()), expected, before, f"{name}: the saved adapter")
-        export_run(run, None, [], f"{run}.export")
+        export_run(Export(), run, None, [], f"{run}.export")
         exports.append(exported(f"{run}.export", expected, before, name))
     return ", ".join(dict.fromkeys(exports))
 

@@ -48,7 +48,7 @@ def _export(folder: Path) -> Path:
     """An export with blocks, made by the code that is attacked, of the backbone."""
     from models.adapter import SavedExtension, attach
     from models.backbone import load_backbone, load_tokenizer
-    from models.export import Card, export
+    from models.export import export
     from models.extend import extend, trainable_state
 
     how = {"method": "neutral", "fraction": 0.5, "init": "he", "seed": 1}
@@ -60,7 +60,7 @@ def _export(folder: Path) -> Path:
     attach(model, [saved])
     (folder / "export").mkdir()
     tokenizer = load_tokenizer(str(folder / "backbone"))
-    export(model, tokenizer, folder / "export", Card("name", "backbone", None, [saved], {}))
+    export(model, tokenizer, folder / "export")
     return folder / "export"
 
 
@@ -494,12 +494,12 @@ def separators_in_a_page(folder: Path) -> Outcome:
 def a_name_in_a_model_card(folder: Path) -> Outcome:
     """A backbone and a language whose names write HTML, table cells and lines of their own into the model card."""
     from models.adapter import SavedExtension
-    from models.export import Card, _card
+    from train.runs.card import Card, model_card
 
     about = {"languages": {"old": ["no"], "new": "fr | <img src=x>\n| injected"}}
     saved = SavedExtension({"method": "neutral", "gate": "elu"}, {}, about)
     name = "x`\n<script>alert(1)</script>\n[link](javascript:alert(1))"
-    text = _card(Card(name, name, None, [saved], {"fr | 0": (1.0, 2.0)}), plain=True)
+    text = model_card(Card(name, name, None, [saved], {"fr | 0": (1.0, 2.0)}, name, has_code=False))
     header, _, body = text.removeprefix("---\n").partition("\n---\n")
     import yaml
 

@@ -20,7 +20,7 @@ def escaped(value: object) -> str:
     >>> print(escaped("a|b\\n<img src=x> [c](d) x_1"))
     a\\|b \\<img src=x\\> [c]\\(d) x_1
     """
-    return MARKS.sub(r"\\\g<0>", _line(value))
+    return MARKS.sub(r"\\\g<0>", one_line(value))
 
 
 def code(value: object) -> str:
@@ -29,7 +29,7 @@ def code(value: object) -> str:
     >>> code("mit"), code("a`b")
     ('`mit`', '``a`b``')
     """
-    text = _line(value)
+    text = one_line(value)
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     space = " " if text[:1] == "`" or text[-1:] == "`" else ""
     return f"{fence}{space}{text}{space}{fence}"
@@ -44,7 +44,7 @@ def table_row(cells: Iterable[object]) -> str:
     return f"| {' | '.join(map(escaped, cells))} |"
 
 
-def _line(value: object) -> str:
+def one_line(value: object) -> str:
     return CONTROLS.sub(" ", str(value)).strip()
 
 

@@ -12,7 +12,6 @@ import peft
 import pytest
 import torch
 import transformers
-import yaml
 from safetensors.torch import load_file, save_file
 from tiny import ARCHITECTURES, POST_NORMED, logits, make, rounded, shake, tokens
 
@@ -24,8 +23,9 @@ from models.adapter import (
     load_adapter,
     save_adapter,
 )
-from models.export import EXPORTED, Card, _card, describe_blocks, export, fold
+from models.export import EXPORTED, describe_blocks, export
 from models.extend import decoder_layers, extend, load_trainable, trainable_state
+from models.native import fold
 
 GATED = ("Llama", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3", "Mistral", "Olmo2")
 HOW = {"fraction": 0.5, "gate": "elu", "gate_bias": True, "init": "he", "placement": "before_norm", "seed": 0}
@@ -47,10 +47,6 @@ def addition(name: str, method: str, seed: int = 3, **changes: Any) -> SavedExte
     state = {name: weight.bfloat16().float() for name, weight in trainable_state(model).items()}
     training = {"options": {"learning_rate": 1e-2, "steps": 5}, "tokens": 1234, "true_fraction": 0.5}
     return SavedExtension(how, state, {"languages": {"old": ["en"], "new": "fr"}, "training": training})
-
-
-def card(*additions: SavedExtension) -> Card:
-    return Card("tiny-fr", "some/tiny", "abc123", list(additions), {"en": (1.0, 1.01), "fr": (2.0, 1.5)})
 
 
 @pytest.mark.slow
@@ -77,17 +73,16 @@ def test_what_can_be_folded_becomes_a_plain_model(name: str, method: str) -> Non
 @pytest.mark.parametrize("how", [{"gate": "relu"}, {"gate": "none", "placement": "after_norm"}])
 def test_what_cannot_be_folded_stays(how: dict[str, str]) -> None:
     model = make("Gemma2")
-    extend(model, "adapter", fraction=0.5)  # could be folded, but for the second
+    extend(model, "adapter", fraction=0.5)
     extend(model, "neutral", fraction=0.5, **how)
     shake(model)
     before = logits(model, tokens())
-    assert not fold(model)
-    assert torch.equal(logits(model, tokens()), before)
+    assert not fold(model) and model.config.intermediate_size > 24
+    torch.testing.assert_close(logits(model, tokens()), before)
     norm = "post_feedforward_layernorm" if "placement" in how else None
     width = decoder_layers(model)[0].mlp.block.up_proj.out_features
     blocks = describe_blocks(model)["blocks"]
-    assert blocks[0] == {"width": width, "gate": "none", "bias": False, "norm": None}
-    assert blocks[1] == {"width": width, "gate": how["gate"], "bias": how["gate"] != "none", "norm": norm}
+    assert blocks == [{"width": width, "gate": how["gate"], "bias": how["gate"] != "none", "norm": norm}]
 
 
 # Loads each exported folder, in a process that cannot import this project, and writes down what it does.
@@ -133,9 +128,10 @@ def test_exports_run_elsewhere_to_the_same_tokens(tmp_path: Path) -> None:
     cases += [("Llama", [addition("Llama", method)]) for method in ("adapter", "lora", "finetune")]
     cases += [(name, [addition(name, "neutral", placement="after_norm", gate="relu")]) for name in POST_NORMED]
     cases += [("GPT2", [addition("GPT2", "adapter")]), ("Gemma", [addition("Gemma", "adapter")])]
-    two = [addition("Qwen3", "adapter"), addition("Qwen3", "neutral", 4, gate="sigmoid", gate_bias=False)]
-    cases.append(("Qwen3", two))
-    plain_ones = [11, 12, 13, 18]  # 12, LoRA, is rounded to bf16 when merged
+    two = [addition("Qwen3", "neutral"), addition("Qwen3", "neutral", 4, gate="sigmoid", gate_bias=False)]
+    cases += [("Qwen3", two), ("Qwen3", [addition("Qwen3", "adapter"), two[0]])]
+    plain_ones = [11, 12, 13, 18]
+    other_sums = [*plain_ones, 20]  # of which 12, LoRA, is rounded to bf16 when merged
     expected, folders = [], []
     for number, (name, additions) in enumerate(cases):
         model = make(name)
@@ -145,11 +141,11 @@ def test_exports_run_elsewhere_to_the_same_tokens(tmp_path: Path) -> None:
         expected.append((model.generate(tokens(), **how).tolist(), logits(model, tokens())[0, -1, :4].tolist()))
         folders.append(tmp_path / str(number))
         folders[-1].mkdir()
-        assert export(rounded(model), Words(), folders[-1], card(*additions)) == (number in plain_ones), name
+        assert export(rounded(model), Words(), folders[-1]).has_code == (number not in plain_ones), name
         assert (folders[-1] / EXPORTED).exists() == (number not in plain_ones)
     elsewhere = read_elsewhere(folders, tmp_path)
     for number, ((name, _), (out, sample), seen) in enumerate(zip(cases, expected, elsewhere, strict=True)):
-        if number in plain_ones:  # other sums, so other bits
+        if number in other_sums:
             assert seen["logits"] == pytest.approx(sample, abs=2e-2 if number == 12 else 1e-5), name
         else:
             assert seen["logits"] == sample, name
@@ -157,26 +153,6 @@ def test_exports_run_elsewhere_to_the_same_tokens(tmp_path: Path) -> None:
         assert seen["out"][0] == seen["out"][1], name
         assert (seen["class"] == "ExtendedForCausalLM") == (number not in plain_ones)
     assert json.loads((folders[0] / "config.json").read_text())["dtype"] == "bfloat16"
-    text = (folders[0] / "README.md").read_text()
-    assert 'base_model: "some/tiny"' in text and 'language: ["en", "fr"]' in text
-    assert "trust_remote_code=True" in text and "| fr | 2.000 | 1.500 | -0.500 |" in text
-    assert "| 1 | neutral | elu | 50.0% | en | fr | 0.01 | 5 | 1,234 |" in text
-    assert "trust_remote_code" not in (folders[11] / "README.md").read_text()
-
-
-def test_names_in_the_card_are_text() -> None:
-    name = "x`\n<script>y</script>\n[link](javascript:z) | \u2028--- \x00"
-    about = {"languages": {"old": ["no", name], "new": "fr"}}
-    one = SavedExtension({"method": "neutral", "gate": "elu"}, {}, about)
-    text = _card(Card(name, name, name, [one], {name: (1.0, 2.0)}), plain=True)
-    header, body = text.removeprefix("---\n").split("\n---\n", 1)
-    line = "x` <script>y</script> [link](javascript:z) | --- "
-    front = yaml.safe_load(header)
-    assert front["language"] == ["no", line, "fr"] and front["base_model"] == line
-    html = pytest.importorskip("markdown_it").MarkdownIt("commonmark", {"html": True}).enable("table").render(body)
-    assert "<script" not in html and "<a " not in html and "<h2" not in html and html.count("<h1>") == 1
-    assert html.count("<tr>") == 4 and html.count("<td") == 9 + 4
-    assert html.count("&lt;script&gt;y&lt;/script&gt;") == 5
 
 
 # Saved small --------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import load_file, save_file
-from test_export import addition, card
+from test_export import addition
 from tiny import ARCHITECTURES, logits, make, rounded, tokens
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -65,7 +65,7 @@ def test_an_export_is_loaded_without_its_code(name: str, tmp_path: Path) -> None
     one = addition(name, "neutral")
     model = rounded(make(name))
     attach(model, [one])
-    export(model, make_words(), tmp_path, card(one))
+    export(model, make_words(), tmp_path)
     (tmp_path / "modeling_neutral.py").write_text("raise SystemExit")
     loaded = load_backbone(str(tmp_path))
     assert torch.equal(logits(loaded, tokens()), logits(model, tokens()))

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from test_export import addition, card
+from test_export import addition
 from tiny import COMMON, logits, make, rounded, tokens
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
@@ -321,7 +321,7 @@ def test_an_encoder_is_known_by_what_a_token_sees(decoder: bool, tmp_path: Path)
 def test_an_export_is_loaded_but_not_extended(tmp_path: Path) -> None:
     one, model = addition("Llama", "neutral"), rounded(make())
     attach(model, [one])
-    export(model, words(), tmp_path / "export", card(one))
+    export(model, words(), tmp_path / "export")
     read = load_backbone(str(tmp_path / "export"))
     assert torch.equal(logits(read, tokens()), logits(model, tokens()))
     with pytest.raises(ExtendError, match=r"cannot extend an export, .* take its backbone, and its run as `base`"):

@@ -47,11 +47,11 @@ ODD: dict[str, dict[str, Any]] = {
 POST_NORMED = ("Gemma2", "Gemma3", "Olmo2")
 
 
-def make(name: str = "Llama", seed: int = 1) -> Any:
-    """A model of the architecture, in eval mode, that no dropout makes noisy."""
+def make(name: str = "Llama", seed: int = 1, **changes: Any) -> Any:
+    """A model of the architecture, in eval mode, that no dropout makes noisy. changes: in its config."""
     import transformers
 
-    entries, name = (ARCHITECTURES | ODD)[name], name.partition("-")[0]
+    entries, name = (ARCHITECTURES | ODD)[name] | changes, name.partition("-")[0]
     config_class = "Gemma3TextConfig" if name == "Gemma3" else f"{name}Config"
     config = getattr(transformers, config_class)(**entries)
     # Gradients and caches of tiny models drown in noise at the usual 0.02.

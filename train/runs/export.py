@@ -8,12 +8,15 @@ from typing import Any
 
 from models.adapter import attach, is_adapter, is_plain_lora, save_adapter
 from models.backbone import COMPUTE, attention_on, compute_dtype, load_tokenizer
-from models.export import Card, export
+from models.export import export
 from models.extend import ExtendError
+from models.native import Twin
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder
 from train.data.tokens import open_tokenizer
+from train.runs.card import Card, model_card
 from train.runs.load import check_trained_on, load_for, pick_device, saved_extensions
+from train.runs.options import Export
 from train.runs.origin import SETTLED_ON, public_origin
 from train.runs.record import is_run, read_run
 from train.runs.results import read_evaluation
@@ -43,11 +46,24 @@ def save(run: str, backbone: str | None, output: str) -> None:
         log.info("%s: not in peft's format, which has one LoRA on a plain backbone; `export` folds it", output)
 
 
-def export_run(run: str, backbone: str | None, evaluations: list[str], output: str) -> None:
+def export_run(options: Export, run: str, backbone: str | None, evaluations: list[str], output: str) -> None:
     """Write the extended model as a folder that transformers loads, with a model card.
 
     evaluations: the backbone's and the run's (evaluate), for the card. Raises StageError as `save` does.
     """
+    measures = _measures(evaluations)
+    with atomic_folder(output) as folder:
+        twin, card = write_model(options, run, backbone, folder, measures)
+        (folder / "README.md").write_text(model_card(card), encoding="utf-8")
+    log.info("%s: %s (%s)", output, type(twin.model).__name__, twin.why)
+    trust = ", trust_remote_code=True" if twin.has_code else ""
+    log.info("%s: load it with AutoModelForCausalLM.from_pretrained(%r%s)", output, output, trust)
+
+
+def write_model(
+    options: Export, run: str, backbone: str | None, folder: Path, measures: dict[str, tuple[float, float]]
+) -> tuple[Twin, Card]:
+    """Write the extended model of a run to an empty folder; returns it, and what its card says."""
     added = saved_extensions(run)
     path = backbone or backbone_of(run)
     model, named = load_for(path, pick_device("cpu"), dtype=COMPUTE), public_origin(path)
@@ -56,16 +72,13 @@ def export_run(run: str, backbone: str | None, evaluations: list[str], output: s
         attach(model, added)
     except ExtendError as error:
         raise StageError(f"{run}: does not fit the backbone {path}: {error}") from None
+    try:
+        twin = export(model, open_tokenizer(path), folder, options.code)
+    except ValueError as error:
+        raise StageError(f"{path}: {error}") from None
     source = named["name"].partition(SETTLED_ON)[0]
     name = f"{Path(source).name}-{Path(run).name}"
-    card = Card(name, named["name"], named["revision"], added, _measures(evaluations))
-    with atomic_folder(output) as folder:
-        try:
-            plain = export(model, open_tokenizer(path), folder, card)
-        except ValueError as error:
-            raise StageError(f"{path}: {error}") from None
-    trust = "" if plain else ", trust_remote_code=True"
-    log.info("%s: load it with AutoModelForCausalLM.from_pretrained(%r%s)", output, output, trust)
+    return twin, Card(name, named["name"], named["revision"], added, measures, twin.why, twin.has_code)
 
 
 def backbone_of(run: str) -> str:

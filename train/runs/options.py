@@ -219,6 +219,13 @@ COLDEST = 0.01  # below it logits over the temperature are no numbers any more
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export:
+    """How runs are passed on as whole models."""
+
+    code: bool = option(False, "with code of its own, also where a class that servers have would do")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Generate:
     """How models continue a prompt."""
 

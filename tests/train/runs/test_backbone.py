@@ -5,7 +5,7 @@ import torch
 from helpers import write_tokenizer
 
 from models.backbone import convert_gguf, create_llama, load_backbone, load_tokenizer, save_backbone
-from models.export import Card, export
+from models.export import export
 from models.extend import extend
 from pipeline.common.errors import StageError, one_line
 from train.runs import backbone
@@ -34,7 +34,7 @@ def test_an_export_is_no_source_but_its_run_is_a_base(tmp_path):
     extend(model, "neutral", fraction=0.5)
     tokenizer = load_tokenizer(write_tokenizer(tmp_path / "tokenizer"))
     (tmp_path / "export").mkdir()
-    export(model, tokenizer, tmp_path / "export", Card("tiny-fr", "some/tiny", None, [], {}))
+    export(model, tokenizer, tmp_path / "export")
     with pytest.raises(StageError, match=r"backbone\.source .*: cannot extend an export, .* its run as `base`"):
         fetch_backbone(str(tmp_path / "export"), None, "downloads", str(tmp_path / "copy"))
     assert not (tmp_path / "copy").exists()

@@ -34,7 +34,7 @@ from train.data.tokens import tokenizer_digest
 from train.evaluation.bits_per_byte import score_rows
 from train.runs.export import export_run, save
 from train.runs.load import load_run
-from train.runs.options import METHODS, Pretrain, Run, Settle
+from train.runs.options import METHODS, Export, Pretrain, Run, Settle
 from train.runs.origin import Origin, Settled, backbone_record, origin
 from train.trainer import checkpoint
 from train.trainer.loop import (
@@ -516,7 +516,7 @@ def test_what_is_passed_on_says_that_its_backbone_was_settled(world: dict[str, s
     settled = str(tmp_path / "settled")
     settle(Settle(learning_rate=3e-3, steps=1, **QUICK), world["backbone"], world["old"], [], settled)
     extend_in(world | {"backbone": settled}, run(steps=1), tmp_path / "run")
-    export_run(str(tmp_path / "run"), None, [], str(tmp_path / "export"))
+    export_run(Export(), str(tmp_path / "run"), None, [], str(tmp_path / "export"))
     card = (tmp_path / "export/README.md").read_text()
     assert "# backbone-run\n" in card and "`backbone, settled on en`, extended to another language" in card
     save(str(tmp_path / "run"), None, str(tmp_path / "adapter"))
