@@ -18,25 +18,22 @@ from train.runs.options import Generate
 
 
 def generate(options: Generate, model: list[str], backbone: str | None, prompt: list[str]) -> None:
-    """Print what each model makes of each prompt. One model at a time is in memory.
+    """Print what each model makes of each prompt, as it is written. One model at a time is in memory.
 
     backbone: where that of the runs and saved adapters lies; None: where each of them says.
     Raises StageError where a model cannot be loaded or a prompt leaves no room.
     """
     torch.set_num_threads(options.threads)
     device = measuring_device(options.device)
-    written: dict[str, list[str]] = {}
     for path in model:
         loaded, tokenizer = open_model(path, device, backbone)
-        written[path] = [write(loaded, tokenizer, beginning, options) for beginning in prompt]
-    for number, beginning in enumerate(prompt):
-        print(without_steering(f"\n> {beginning}"))
-        for path in model:
-            print(without_steering(f"\n[{path}]\n{beginning}{written[path][number]}"))
+        for beginning in prompt:
+            print(without_steering(f"\n[{path}]\n{beginning}"), end="", flush=True)
+            write(loaded, tokenizer, beginning, options, shown=True)
 
 
-def write(model: Any, tokenizer: Any, prompt: str, options: Generate) -> str:
-    """A continuation of `prompt`, by default by the most probable tokens.
+def write(model: Any, tokenizer: Any, prompt: str, options: Generate, shown: bool = False) -> str:
+    """A continuation of `prompt`, by default by the most probable tokens; `shown`: printed word by word, too.
 
     It ends where prompt and continuation reach the longest text that the model takes. Raises StageError where the
     prompt alone does.
@@ -63,8 +60,20 @@ def write(model: Any, tokenizer: Any, prompt: str, options: Generate) -> str:
                 num_return_sequences=1,
                 return_dict_in_generate=False,
                 repetition_penalty=options.repetition_penalty,
+                streamer=_printer(tokenizer) if shown else None,
                 **draws,
             )
     except ValueError as error:
         raise StageError(str(error)) from None
     return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+def _printer(tokenizer: Any) -> Any:
+    """Prints tokens as they come; what would steer the terminal is shown and not done."""
+    from transformers import TextStreamer
+
+    class Printer(TextStreamer):
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            super().on_finalized_text(without_steering(text), stream_end)
+
+    return Printer(tokenizer, skip_prompt=True, skip_special_tokens=True)

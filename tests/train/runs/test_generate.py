@@ -15,7 +15,7 @@ from pipeline.common.cli import main
 from train.__main__ import STAGES
 from train.data.tokens import tokenizer_digest
 from train.evaluation.speed import WRITTEN, tokens_to_write
-from train.runs.generate import write
+from train.runs.generate import _printer, write
 from train.runs.options import Generate
 from train.runs.results import write_result
 
@@ -66,12 +66,12 @@ def test_models_write_side_by_side(world: Path, tmp_path: Path, capsys: pytest.C
     capsys.readouterr()
     words = f"generate --tokens 6 {ON} --model {' '.join(models)} --backbone {world}/backbone --prompt"
     assert shell(words, "3 4", "9") == 0
-    parts = capsys.readouterr().out.split("\n> ")[1:]
-    assert [part.split("\n")[0] for part in parts] == ["3 4", "9"]
-    for part in parts:
-        texts = dict(zip(models, (text.split("]\n")[1].strip() for text in part.split("\n[")[1:]), strict=True))
-        assert texts[models[1]] == texts[models[2]]
-        assert texts[models[1]] != texts[models[0]]
+    parts = [part.strip().split("]\n") for part in capsys.readouterr().out.split("\n[")[1:]]
+    assert [path for path, _ in parts] == [path for path in models for _ in range(2)]
+    for number, beginning in enumerate(["3 4", "9"]):
+        texts = [text for _, text in parts[number::2]]
+        assert all(text.startswith(beginning) and len(text) > len(beginning) + 5 for text in texts)
+        assert texts[1] == texts[2] != texts[0]
 
 
 def test_what_is_saved_travels(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,10 +120,21 @@ def test_nothing_printed_steers_the_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("train.runs.generate.open_model", lambda *_: (None, None))
-    monkeypatch.setattr("train.runs.generate.write", lambda *_: "written\x1b[2J")
+
+    class Words:
+        def decode(self, tokens: list[int], **_: object) -> str:
+            return "".join("written\x1b[2J " for _ in tokens)
+
+    def write(_model: object, _tokenizer: object, *_: object, shown: bool) -> None:
+        printer = _printer(Words())
+        for token in ([[1, 2]], [3], [4]):  # the prompt, and what is written behind it
+            printer.put(torch.tensor(token))
+        printer.end()
+
+    monkeypatch.setattr("train.runs.generate.write", write)
     assert shell(f"generate {ON} --model", "mo\x1b[2Jdel", "--prompt", "a page's text\x1b[2J") == 0
     printed = capsys.readouterr().out
-    assert printed.count(r"\x1b[2J") == 4 and "\x1b" not in printed
+    assert printed.count(r"\x1b[2J") == 4 and "\x1b" not in printed and printed.count("written") == 2
 
 
 def test_a_run_that_goes_on_from_itself_is_refused(
