@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from test_export import Words, read_elsewhere
 from tiny import logits, make, rounded, shake, tokens
 
+from models.backbone import load_backbone
 from models.export import EXPORTED, export
-from models.extend import extend
+from models.extend import ExtendError, extend
 from models.native import FINE, KINDS, NoTwinError, native, padded_widths
 
 SCALED = {
@@ -172,6 +173,16 @@ def test_native_folders_are_read_by_transformers_alone(tmp_path: Path) -> None:
     for (out, sample), seen in zip(expected, read_elsewhere(folders, tmp_path), strict=True):
         assert seen["logits"] == pytest.approx(sample, abs=2e-6) and seen["out"] == [out, out]
         assert seen["class"] in ("Qwen2MoeForCausalLM", "Glm4MoeForCausalLM")
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_native_folder_is_a_model_here_but_no_backbone(blocks: int, tmp_path: Path) -> None:
+    expected = logits(rounded(stacked("Llama", blocks)).float(), tokens())
+    export(rounded(stacked("Llama", blocks)), Words(), tmp_path)
+    model = load_backbone(str(tmp_path), dtype=torch.float32)
+    torch.testing.assert_close(logits(model, tokens()), expected, rtol=0, atol=2e-6)
+    with pytest.raises(ExtendError, match="its FFN is a mixture of experts"):
+        extend(model, "neutral")
 
 
 def test_an_export_with_code_is_a_choice(tmp_path: Path) -> None:
