@@ -2,10 +2,13 @@
 
 A repository is `owner/name` (a model) or `datasets/owner/name`; `push` makes a commit of it. Large files lie on
 another host, as the hub's do. Faults are those of server.py, by the path without its query.
+
+Whoever has the hub's `token` may make repositories and upload to them, large files by git-lfs or by Xet.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import importlib
@@ -26,12 +29,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import xet
 from server import CrawlServer, Handler
 
 ROOT = Path(__file__).resolve().parent.parent
 LARGE = (".parquet", ".safetensors", ".arrow", ".bin", ".gguf", ".zst")
 PAGE = 3  # entries of a tree in one answer; the hub's have a thousand
 API = re.compile(r"/api/(?:models/|(datasets/))([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.+))?)?")
+CREATE, CHECK = re.compile("/api/repos/create"), re.compile("/api/validate-yaml")
+LICENCES = ("apache-2.0", "cc-by-4.0", "mit", "other")  # of those that the hub knows
+UPLOAD = re.compile(r"/api/models/([^/]+/[^/]+)/(preupload|commit|xet-write-token)/main")
+LFS = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch")
+STORE = re.compile(r"/(lfs|xorb|v1/xorb-grants/default|v1/xorb-commits/default|v1/shards)(?:/(\w+).*)?")
 RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 Files = dict[str, bytes]
 
@@ -42,6 +51,8 @@ class Hub(CrawlServer):
         self.refs: dict[str, dict[str, str]] = {}  # of each repository: the commit of each branch or tag
         self.commits: dict[tuple[str, str], Files] = {}
         self.gated: set[str] = set()
+        self.token = "hf_of_the_owner"
+        self.xorbs: dict[str, list[bytes]] = {}
 
     def push(self, repository: str, files: Files, ref: str = "main") -> str:
         """Make `files` the content of the repository at `ref`; returns the commit."""
@@ -83,14 +94,26 @@ class HubHandler(Handler):
     def do_POST(self) -> None:
         self.do_GET()
 
+    def do_PUT(self) -> None:
+        self.do_GET()
+
     def _serve(self, fault: str) -> None:
-        size = int(self.headers.get("Content-Length", 0))
-        self.form = parse_qs(self.rfile.read(size).decode())
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         parts = urlsplit(self.path)
         if fault or parts.path.startswith("/large/"):
             super()._serve(fault)
             return
-        for pattern, answer in ((API, self._api), (RESOLVE, self._resolve)):
+        owners = parts.path in ("/api/whoami-v2", "/api/repos/create") or UPLOAD.fullmatch(parts.path)
+        if (owners or LFS.fullmatch(parts.path)) and self.headers[
+            "Authorization"
+        ] != f"Bearer {self.server.token}":
+            self._json({"error": "Invalid username or password."}, status=401)
+            return
+        if parts.path == "/api/whoami-v2":
+            self._json({"type": "user", "name": "me", "auth": {"accessToken": {"role": "write"}}})
+            return
+        patterns = (API, self._api), (UPLOAD, self._upload), (LFS, self._lfs), (STORE, self._store)
+        for pattern, answer in (*patterns, (CREATE, self._create), (CHECK, self._check), (RESOLVE, self._resolve)):
             if match := pattern.fullmatch(parts.path):
                 answer(*(unquote(group or "") for group in match.groups()))
                 return
@@ -103,7 +126,7 @@ class HubHandler(Handler):
         if what == "tree":
             self._tree(files, path)
         elif what == "paths-info":
-            entries = (_entry(files, path) for path in self.form["paths"])
+            entries = (_entry(files, path) for path in parse_qs(self.body.decode())["paths"])
             self._json([entry for entry in entries if entry])
         else:
             siblings = [{"rfilename": path} for path in files]
@@ -147,6 +170,83 @@ class HubHandler(Handler):
             self._answer(302, b"", about | {"Location": other})
         else:
             self._answer(200, files[path], about | {"ETag": f'"{_blob(files[path])}"'})
+
+    def _create(self) -> None:
+        asked = json.loads(self.body)
+        name = f"{asked['organization']}/{asked['name']}"
+        known = name in self.server.refs
+        if not known:
+            self.server.push(name, {".gitattributes": b"*.safetensors filter=lfs\n"})
+        self._json({"url": f"{self.server.url}/{name}"}, status=409 if known else 200)
+
+    def _check(self) -> None:
+        found = re.search("^license: (.*)$", json.loads(self.body)["content"], re.MULTILINE)
+        wrong = found and found[1] not in LICENCES
+        errors = [{"message": f'"license" must be one of [{", ".join(LICENCES)}]'}] if wrong else []
+        self._json({"errors": errors, "warnings": []}, status=400 if errors else 200)
+
+    def _upload(self, name: str, what: str) -> None:
+        files = self.server.commits[name, self.server.refs[name]["main"]]
+        if what == "xet-write-token":
+            self._json({"accessToken": "of_xet", "exp": int(time.time()) + 3600, "casUrl": self.server.url})
+        elif what == "preupload":
+            asked = [file["path"] for file in json.loads(self.body)["files"]]
+            known = {path: _entry(files, path) or {} for path in asked}
+            self._json(
+                {
+                    "files": [
+                        {
+                            "path": path,
+                            "uploadMode": "lfs" if path.endswith(LARGE) else "regular",
+                            "shouldIgnore": False,
+                            "oid": entry.get("lfs", entry).get("oid"),
+                        }
+                        for path, entry in known.items()
+                    ]
+                }
+            )
+        else:
+            files = dict(files)
+            for line in self.body.splitlines():
+                asked = json.loads(line)
+                value = asked["value"]
+                if asked["key"] == "file":
+                    files[value["path"]] = base64.b64decode(value["content"])
+                elif asked["key"] == "lfsFile":
+                    files[value["path"]] = self.server.files[f"/large/{value['oid']}"]
+                elif asked["key"] == "deletedFile":
+                    del files[value["path"]]
+            commit = self.server.push(name, files)
+            self._json({"commitUrl": f"{self.server.url}/{name}/commit/{commit}", "commitOid": commit})
+
+    def _lfs(self, name: str) -> None:
+        objects = [
+            asked
+            if f"/large/{asked['oid']}" in self.server.files
+            else asked | {"actions": {"upload": {"href": f"{self.server.url}/lfs/{asked['oid']}"}}}
+            for asked in json.loads(self.body)["objects"]
+        ]
+        self._json({"transfer": "basic", "objects": objects})
+
+    def _store(self, what: str, name: str) -> None:
+        """Where large files are kept: whole, or as chunks until a shard says which files they are."""
+        answer, status = {}, 200
+        if what == "lfs":
+            self._keep(name, self.body)
+        elif what == "xorb":
+            self.server.xorbs[name] = xet.chunks(self.body)
+        elif what == "v1/xorb-grants/default" and name not in self.server.xorbs:
+            answer = {"id": name, "method": "PUT", "url": f"{self.server.url}/xorb/{name}", "headers": {}}
+            status = 201
+        elif what == "v1/shards":
+            for sha256, parts in xet.files(self.body).items():
+                self._keep(sha256, b"".join(b"".join(self.server.xorbs[xorb][a:b]) for xorb, a, b in parts))
+            answer = {"result": 1}
+        self._json(answer, status=status)
+
+    def _keep(self, sha256: str, body: bytes) -> None:
+        assert hashlib.sha256(body).hexdigest() == sha256
+        self.server.files[f"/large/{sha256}"] = body
 
     def _commit(self, repository: str, revision: str) -> tuple[str, Files] | None:
         """The commit of the revision and its files; or None, and the answer is given."""
@@ -204,6 +304,12 @@ class Done:
     waited: float
 
 
+def environment_of(endpoint: str, home: Path) -> dict[str, str]:
+    """With which a process takes `endpoint` for the hub."""
+    hub = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_XET_XORB_COMPRESSION_POLICY": "none"}
+    return hub | {"OMP_NUM_THREADS": "1"}
+
+
 class Shell:
     """Runs `python -m …` in forks of a process that has `modules` loaded and takes `endpoint` for the hub.
 
@@ -211,7 +317,7 @@ class Shell:
     """
 
     def __init__(self, endpoint: str, home: Path, *modules: str) -> None:
-        environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | environment_of(endpoint, home)
         command = [sys.executable, __file__, *modules]
         self.process = subprocess.Popen(
             command, env=environment, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -12,6 +12,7 @@ from train.data.options import MOST_ROW_TOKENS, Domain, Tokens
 from train.evaluation.options import Evaluate
 from train.report.options import Report
 from train.runs.options import Export, Generate, Pretrain, Run, Settle
+from train.sharing.options import Publish
 from train.tasks.options import Tasks
 
 SHARDS = File("shards", "Arrow shards of the corpus", many=True)
@@ -27,6 +28,9 @@ BACKBONE = File("backbone", "folder of the backbone")
 RUN = File("run", "folder of the run")
 MEASURED = File("run", "folder of the run, or of a saved adapter; without it the backbone alone", required=False)
 RUNS_BACKBONE = File("backbone", "where the backbone of a run or adapter lies, if it was moved", required=False)
+EVALUATIONS = File(
+    "evaluations", "evaluations of the backbone and of the run, for the card", many=True, required=False
+)
 
 TASKS = File("tasks", "folder of {model}.json of the multiple-choice tasks, if there is one", required=False)
 GRID = File("grid", "the paper's tables and figures, as configs/paper/grid.yaml")
@@ -176,16 +180,11 @@ STAGES = (
     Stage(
         "export",
         "Export a run with its backbone: a folder that transformers loads without this toolkit.",
-        "train.runs.export:export_run",
+        "train.sharing.export:export_run",
         (
             RUN,
             RUNS_BACKBONE,
-            File(
-                "evaluations",
-                "evaluations of the backbone and of the run, for the card",
-                many=True,
-                required=False,
-            ),
+            EVALUATIONS,
             File("output", "folder to write"),
         ),
         Export,
@@ -200,6 +199,26 @@ example:
       --evaluations results/demo/evaluate/backbone.json results/demo/evaluate/neutral.json
   python -c 'from transformers import pipeline
   print(pipeline("text-generation", "my-model", trust_remote_code=True)("Le salarié peut"))'
+""",
+    ),
+    Stage(
+        "publish",
+        "Publish a run: a folder for the hub with the model, what was added and a card; --push uploads it.",
+        "train.sharing.publish:publish",
+        (
+            RUN,
+            RUNS_BACKBONE,
+            EVALUATIONS,
+            File("corpus", "corpora that it was trained on, for the card", many=True, required=False),
+            File("output", "folder to write"),
+        ),
+        Publish,
+        example="""One LoRA on a backbone of the hub is published in peft's format; all else as `export` writes it.
+
+example:
+  python -m train publish --run results/demo/runs/neutral --repo me/demo-fr --license cc-by-4.0 --output demo-fr \\
+      --evaluations results/demo/evaluate/backbone.json results/demo/evaluate/neutral.json \\
+      --corpus results/demo/corpus --push
 """,
     ),
     Stage(

@@ -377,7 +377,7 @@ rule export_run:
     params:
         folder=lambda wildcards, input: Path(input.run).parent,
         options=exactly(flags(OPTIONS.export, without=("runs",))),
-        code=fingerprint("train.runs.export:export_run"),
+        code=fingerprint("train.sharing.export:export_run"),
     message:
         "Export {wildcards.run} for transformers"
     shell:

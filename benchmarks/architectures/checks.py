@@ -21,10 +21,11 @@ from models.loss import log_probabilities, sum_nll, token_nll
 from pipeline.common.errors import StageError
 from train.data.tokens import open_tokenizer
 from train.runs.backbone import fetch_backbone
-from train.runs.export import export_run, save
+from train.runs.export import save
 from train.runs.generate import write
 from train.runs.load import load_run
 from train.runs.options import Export, Generate, Run
+from train.sharing.export import export_run
 from train.tasks.loglikelihood import Request, longest_cached, score
 from train.trainer.documents import check_documents_apart
 from train.trainer.randomness import RATES, without_randomness

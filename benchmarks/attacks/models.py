@@ -494,12 +494,17 @@ def separators_in_a_page(folder: Path) -> Outcome:
 def a_name_in_a_model_card(folder: Path) -> Outcome:
     """A backbone and a language whose names write HTML, table cells and lines of their own into the model card."""
     from models.adapter import SavedExtension
-    from train.runs.card import Card, model_card
+    from train.evaluation.intervals import Estimate
+    from train.runs.export import Extended
+    from train.sharing.card import Card, Measured, model_card
 
     about = {"languages": {"old": ["no"], "new": "fr | <img src=x>\n| injected"}}
     saved = SavedExtension({"method": "neutral", "gate": "elu"}, {}, about)
     name = "x`\n<script>alert(1)</script>\n[link](javascript:alert(1))"
-    text = model_card(Card(name, name, None, [saved], {"fr | 0": (1.0, 2.0)}, name, has_code=False))
+    extended = Extended(name, name, {"name": name, "source": None, "revision": None}, [saved])
+    value = Estimate(1.0, None, None)
+    measures = [Measured("fr | 0", None, value, value, value, None)]
+    text = model_card(Card(extended, name, has_code=False, measures=measures), folder)
     header, _, body = text.removeprefix("---\n").partition("\n---\n")
     import yaml
 

@@ -74,8 +74,7 @@ def publish(options: Publish, corpus: str, configfile: str, output: str) -> None
     Shards are hard links where the file system allows it, since a shard is never changed. Raises StageError where
     the corpus is not complete, or `output` exists and is not an earlier publication.
     """
-    if Path(output).exists() and not Path(output, SUMS).is_file():
-        raise StageError(f"{output}: exists and is nothing that publish made; give another --output, or remove it")
+    check_output(output)
     shards = [path for paths in corpus_shards(corpus).values() for path in paths]
     stats = _without_samples(read_json(Path(corpus, STATS)))
     with atomic_folder(output) as folder:
@@ -93,12 +92,25 @@ def publish(options: Publish, corpus: str, configfile: str, output: str) -> None
         write_text(
             folder / "README.md", _published_card(options, Path(corpus, "README.md").read_text(encoding="utf-8"))
         )
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        write_text(folder / SUMS, "".join(_sums(folder, iter(files))))
+        write_sums(folder)
+
+
+def check_output(output: str) -> None:
+    """Raises StageError where something else than an earlier publication is there."""
+    if Path(output).exists() and not Path(output, SUMS).is_file():
+        raise StageError(f"{output}: exists and is nothing that publish made; give another --output, or remove it")
+
+
+def write_sums(folder: Path) -> None:
+    """Write SHA256SUMS of all files of a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    write_text(folder / SUMS, "".join(_sums(folder, iter(files))))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Counts:
+class Counts:
+    """What is in a split of a language of a corpus."""
+
     shards: int = option(doc="how many there are", unit="files", low=0)
     documents: int = option(doc="in them", unit="documents", low=0)
     paragraphs: int = option(doc="in them", unit="paragraphs", low=0)
@@ -109,7 +121,7 @@ class _Counts:
 class _Languages:
     """What is in a corpus by language and split, of stats.json."""
 
-    languages: dict[str, dict[str, _Counts]] = option(doc="the counts by language and split")
+    languages: dict[str, dict[str, Counts]] = option(doc="the counts by language and split")
 
 
 def corpus_shards(corpus: str | Path) -> dict[str, list[str]]:
@@ -117,6 +129,11 @@ def corpus_shards(corpus: str | Path) -> dict[str, list[str]]:
 
     Raises StageError where these are missing or damaged, or a shard that they count is not there.
     """
+    return {language: _shards(corpus, language, splits) for language, splits in corpus_counts(corpus).items()}
+
+
+def corpus_counts(corpus: str | Path) -> dict[str, dict[str, Counts]]:
+    """What is in a corpus by language and split. Raises StageError where its statistics are missing or damaged."""
     path = Path(corpus, STATS)
     if not path.is_file():
         raise StageError(f"{path}: missing; --corpus is the folder `corpus` of a workflow's output, made whole")
@@ -125,13 +142,12 @@ def corpus_shards(corpus: str | Path) -> dict[str, list[str]]:
     if not isinstance(ledgers, list) or not all(isinstance(ledger, dict) for ledger in ledgers):
         raise StageError(f"{path}: no statistics of a corpus; make them again with `card`")
     try:
-        counted = read(_Languages, {"languages": stats.get("languages")}, str(path)).languages
+        return read(_Languages, {"languages": stats.get("languages")}, str(path)).languages
     except ConfigError as error:
         raise StageError(f"{error}; make the statistics again with `card`") from None
-    return {language: _shards(corpus, language, splits) for language, splits in counted.items()}
 
 
-def _shards(corpus: str | Path, language: str, splits: dict[str, _Counts]) -> list[str]:
+def _shards(corpus: str | Path, language: str, splits: dict[str, Counts]) -> list[str]:
     """The paths of the shards of a language."""
     total = sum(counts.shards for counts in splits.values())
     paths: list[str] = []
@@ -218,9 +234,15 @@ def _provenance(configfile: str, shards: list[str]) -> dict[str, Any]:
 def _published_card(options: Publish, card: str) -> str:
     """The corpus's card with a licence in its header, and where it comes from."""
     what = "the recipe itself is" if options.recipe else "the selection and its metadata are"
+    entries, body = read_card(card)
+    header = front_matter({"license": options.license} | entries)
+    licence = LICENCE.format(what=what, license=code(options.license))
+    return header + body + (RECIPE if options.recipe else "") + PROVENANCE.format(sums=SUMS) + licence
+
+
+def read_card(card: str) -> tuple[dict[str, Any], str]:
+    """The entries of the header of a card, and what is below it. Raises StageError where there is no header."""
     start, header, body = (card.split("---\n", 2) + [""] * 3)[:3]
     if start or not body:
         raise StageError("README.md: it has no header in YAML; make the corpus's card again with `card`")
-    header = front_matter({"license": options.license} | parse_yaml(header.encode()))
-    licence = LICENCE.format(what=what, license=code(options.license))
-    return header + body + (RECIPE if options.recipe else "") + PROVENANCE.format(sums=SUMS) + licence
+    return parse_yaml(header.encode()), body

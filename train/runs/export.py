@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.adapter import attach, is_adapter, is_plain_lora, save_adapter
+from models.adapter import SavedExtension, attach, is_adapter, is_plain_lora, save_adapter
 from models.backbone import COMPUTE, attention_on, compute_dtype, load_tokenizer
 from models.export import export
 from models.extend import ExtendError
@@ -14,14 +17,42 @@ from models.native import Twin
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder
 from train.data.tokens import open_tokenizer
-from train.runs.card import Card, model_card
 from train.runs.load import check_trained_on, load_for, pick_device, saved_extensions
 from train.runs.options import Export
-from train.runs.origin import SETTLED_ON, public_origin
+from train.runs.origin import SETTLED_ON, Settled, origin, public_origin
 from train.runs.record import is_run, read_run
-from train.runs.results import read_evaluation
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Extended:
+    """A run to pass on: its folder, where its backbone lies, and what it, and the runs it goes on from, added.
+
+    named: what the backbone is called elsewhere (train.runs.origin.public_origin).
+    """
+
+    run: str
+    backbone: str
+    named: dict[str, Any]
+    added: list[SavedExtension]
+
+    @property
+    def name(self) -> str:
+        source = self.named["name"].partition(SETTLED_ON)[0]
+        return f"{Path(source).name}-{Path(self.run).name}"
+
+    @property
+    def settled(self) -> list[Settled]:
+        """What the backbone was settled on; one of the hub is as it came."""
+        return origin(self.backbone).settled if Path(self.backbone).exists() else []
+
+
+def read_extended(run: str, backbone: str | None) -> Extended:
+    """What is known of a run without its model. Raises StageError where it is not finished, or has no backbone."""
+    added = saved_extensions(run)
+    path = backbone or backbone_of(run)
+    return Extended(run, path, public_origin(path), added)
 
 
 def save(run: str, backbone: str | None, output: str) -> None:
@@ -29,56 +60,48 @@ def save(run: str, backbone: str | None, output: str) -> None:
 
     Raises StageError where the run is not finished or does not fit the backbone.
     """
-    added = saved_extensions(run)
-    path = backbone or backbone_of(run)
-    model, named = load_for(path, pick_device("cpu"), dtype=COMPUTE), public_origin(path)
-    check_trained_on(run, model, path)
+    extended = read_extended(run, backbone)
     with atomic_folder(output) as folder:
-        try:
-            save_adapter(folder, named, model, added)
-        except ExtendError as error:
-            raise StageError(f"{run}: does not fit the backbone {path}: {error}") from None
+        write_adapter(extended, folder)
     size = sum(file.stat().st_size for file in Path(output).iterdir())
-    log.info("%s: %.1f MB, beside the backbone %s", output, size / 1e6, named["name"])
-    if is_plain_lora(added):
+    log.info("%s: %.1f MB, beside the backbone %s", output, size / 1e6, extended.named["name"])
+    if is_plain_lora(extended.added):
         log.info("%s: also in peft's own format", output)
-    elif any(one.extend_options["method"] == "lora" for one in added):
+    elif any(one.extend_options["method"] == "lora" for one in extended.added):
         log.info("%s: not in peft's format, which has one LoRA on a plain backbone; `export` folds it", output)
 
 
-def export_run(options: Export, run: str, backbone: str | None, evaluations: list[str], output: str) -> None:
-    """Write the extended model as a folder that transformers loads, with a model card.
-
-    evaluations: the backbone's and the run's (evaluate), for the card. Raises StageError as `save` does.
-    """
-    measures = _measures(evaluations)
-    with atomic_folder(output) as folder:
-        twin, card = write_model(options, run, backbone, folder, measures)
-        (folder / "README.md").write_text(model_card(card), encoding="utf-8")
-    log.info("%s: %s (%s)", output, type(twin.model).__name__, twin.why)
-    trust = ", trust_remote_code=True" if twin.has_code else ""
-    log.info("%s: load it with AutoModelForCausalLM.from_pretrained(%r%s)", output, output, trust)
+def write_adapter(extended: Extended, folder: Path) -> None:
+    """Write what was added to an empty folder, for models/adapter.py. Raises StageError where it does not fit."""
+    model = _load_backbone(extended)
+    with _fitting(extended):
+        save_adapter(folder, extended.named, model, extended.added)
 
 
-def write_model(
-    options: Export, run: str, backbone: str | None, folder: Path, measures: dict[str, tuple[float, float]]
-) -> tuple[Twin, Card]:
-    """Write the extended model of a run to an empty folder; returns it, and what its card says."""
-    added = saved_extensions(run)
-    path = backbone or backbone_of(run)
-    model, named = load_for(path, pick_device("cpu"), dtype=COMPUTE), public_origin(path)
-    check_trained_on(run, model, path)
+def write_model(options: Export, extended: Extended, folder: Path) -> Twin:
+    """Write the extended model to an empty folder, for transformers. Raises StageError where it does not fit."""
+    model = _load_backbone(extended)
+    with _fitting(extended):
+        attach(model, extended.added)
     try:
-        attach(model, added)
-    except ExtendError as error:
-        raise StageError(f"{run}: does not fit the backbone {path}: {error}") from None
-    try:
-        twin = export(model, open_tokenizer(path), folder, options.code)
+        return export(model, open_tokenizer(extended.backbone), folder, options.code)
     except ValueError as error:
-        raise StageError(f"{path}: {error}") from None
-    source = named["name"].partition(SETTLED_ON)[0]
-    name = f"{Path(source).name}-{Path(run).name}"
-    return twin, Card(name, named["name"], named["revision"], added, measures, twin.why, twin.has_code)
+        raise StageError(f"{extended.backbone}: {error}") from None
+
+
+def _load_backbone(extended: Extended) -> Any:
+    """In bf16, on the CPU. Raises StageError where it is not the one that the run was trained on."""
+    model = load_for(extended.backbone, pick_device("cpu"), dtype=COMPUTE)
+    check_trained_on(extended.run, model, extended.backbone)
+    return model
+
+
+@contextmanager
+def _fitting(extended: Extended) -> Iterator[None]:
+    try:
+        yield
+    except ExtendError as error:
+        raise StageError(f"{extended.run}: does not fit the backbone {extended.backbone}: {error}") from None
 
 
 def backbone_of(run: str) -> str:
@@ -89,15 +112,6 @@ def backbone_of(run: str) -> str:
         known = f"its weights have the digest {record.backbone_digest}"
         raise StageError(f"{run}: its backbone {path} is not there any more; give its place ({known}): --backbone")
     return path
-
-
-def _measures(evaluations: list[str]) -> dict[str, tuple[float, float]]:
-    if not evaluations:
-        return {}
-    if len(evaluations) != 2:
-        raise StageError(f"--evaluations: expected two, the backbone's and the run's, found {len(evaluations)}")
-    before, after = (read_evaluation(path).domains for path in evaluations)
-    return {name: (before[name].bpb, after[name].bpb) for name in after if name in before}
 
 
 def open_model(path: str, device: Any, backbone: str | None = None) -> tuple[Any, Any]:

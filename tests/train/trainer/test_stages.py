@@ -32,10 +32,11 @@ from pipeline.common.errors import StageError
 from train.data.rows import open_rows
 from train.data.tokens import tokenizer_digest
 from train.evaluation.bits_per_byte import score_rows
-from train.runs.export import export_run, save
+from train.runs.export import save
 from train.runs.load import load_run
 from train.runs.options import METHODS, Export, Pretrain, Run, Settle
 from train.runs.origin import Origin, Settled, backbone_record, origin
+from train.sharing.export import export_run
 from train.trainer import checkpoint
 from train.trainer.loop import (
     TrainingJob,

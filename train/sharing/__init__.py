@@ -1,0 +1,1 @@
+"""Models passed on: their cards, and folders that are uploaded to the hub."""
