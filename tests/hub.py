@@ -3,7 +3,7 @@
 A repository is `owner/name` (a model) or `datasets/owner/name`; `push` makes a commit of it. Large files lie on
 another host, as the hub's do. Faults are those of server.py, by the path without its query.
 
-Whoever has the hub's `token` may make repositories and upload to them, large files by git-lfs or by Xet.
+Whoever has the TOKEN may make repositories and upload to them, large files by git-lfs or by Xet.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ from server import CrawlServer, Handler
 
 ROOT = Path(__file__).resolve().parent.parent
 LARGE = (".parquet", ".safetensors", ".arrow", ".bin", ".gguf", ".zst")
+TOKEN = "hf_" + "7" * 34
 PAGE = 3  # entries of a tree in one answer; the hub's have a thousand
 API = re.compile(r"/api/(?:models/|(datasets/))([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.+))?)?")
-CREATE, CHECK = re.compile("/api/repos/create"), re.compile("/api/validate-yaml")
+WHOAMI, CREATE, CHECK = map(re.compile, ("/api/whoami-v2", "/api/repos/create", "/api/validate-yaml"))
 LICENCES = ("apache-2.0", "cc-by-4.0", "mit", "other")  # of those that the hub knows
 UPLOAD = re.compile(r"/api/models/([^/]+/[^/]+)/(preupload|commit|xet-write-token)/main")
 LFS = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch")
+OWNERS = (WHOAMI, CREATE, UPLOAD, LFS)  # who asks for these has to be one
 STORE = re.compile(r"/(lfs|xorb|v1/xorb-grants/default|v1/xorb-commits/default|v1/shards)(?:/(\w+).*)?")
 RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 Files = dict[str, bytes]
@@ -51,7 +53,6 @@ class Hub(CrawlServer):
         self.refs: dict[str, dict[str, str]] = {}  # of each repository: the commit of each branch or tag
         self.commits: dict[tuple[str, str], Files] = {}
         self.gated: set[str] = set()
-        self.token = "hf_of_the_owner"
         self.xorbs: dict[str, list[bytes]] = {}
 
     def push(self, repository: str, files: Files, ref: str = "main") -> str:
@@ -103,17 +104,14 @@ class HubHandler(Handler):
         if fault or parts.path.startswith("/large/"):
             super()._serve(fault)
             return
-        owners = parts.path in ("/api/whoami-v2", "/api/repos/create") or UPLOAD.fullmatch(parts.path)
-        if (owners or LFS.fullmatch(parts.path)) and self.headers[
-            "Authorization"
-        ] != f"Bearer {self.server.token}":
-            self._json({"error": "Invalid username or password."}, status=401)
+        given = self.headers["Authorization"]
+        if any(one.fullmatch(parts.path) for one in OWNERS) and given != f"Bearer {TOKEN}":
+            self._json({"error": f"Invalid credentials: {given}"}, status=401)
             return
-        if parts.path == "/api/whoami-v2":
-            self._json({"type": "user", "name": "me", "auth": {"accessToken": {"role": "write"}}})
-            return
-        patterns = (API, self._api), (UPLOAD, self._upload), (LFS, self._lfs), (STORE, self._store)
-        for pattern, answer in (*patterns, (CREATE, self._create), (CHECK, self._check), (RESOLVE, self._resolve)):
+        for pattern, answer in (
+            *((API, self._api), (UPLOAD, self._upload), (LFS, self._lfs), (STORE, self._store)),
+            *((WHOAMI, self._whoami), (CREATE, self._create), (CHECK, self._check), (RESOLVE, self._resolve)),
+        ):
             if match := pattern.fullmatch(parts.path):
                 answer(*(unquote(group or "") for group in match.groups()))
                 return
@@ -171,6 +169,9 @@ class HubHandler(Handler):
         else:
             self._answer(200, files[path], about | {"ETag": f'"{_blob(files[path])}"'})
 
+    def _whoami(self) -> None:
+        self._json({"type": "user", "name": "me", "auth": {"accessToken": {"role": "write"}}})
+
     def _create(self) -> None:
         asked = json.loads(self.body)
         name = f"{asked['organization']}/{asked['name']}"
@@ -190,34 +191,28 @@ class HubHandler(Handler):
         if what == "xet-write-token":
             self._json({"accessToken": "of_xet", "exp": int(time.time()) + 3600, "casUrl": self.server.url})
         elif what == "preupload":
-            asked = [file["path"] for file in json.loads(self.body)["files"]]
-            known = {path: _entry(files, path) or {} for path in asked}
-            self._json(
-                {
-                    "files": [
-                        {
-                            "path": path,
-                            "uploadMode": "lfs" if path.endswith(LARGE) else "regular",
-                            "shouldIgnore": False,
-                            "oid": entry.get("lfs", entry).get("oid"),
-                        }
-                        for path, entry in known.items()
-                    ]
-                }
-            )
+            answers = []
+            for path in (file["path"] for file in json.loads(self.body)["files"]):
+                entry, mode = _entry(files, path) or {}, "lfs" if path.endswith(LARGE) else "regular"
+                oid = entry.get("lfs", entry).get("oid")
+                answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+            self._json({"files": answers})
         else:
-            files = dict(files)
-            for line in self.body.splitlines():
-                asked = json.loads(line)
-                value = asked["value"]
-                if asked["key"] == "file":
-                    files[value["path"]] = base64.b64decode(value["content"])
-                elif asked["key"] == "lfsFile":
-                    files[value["path"]] = self.server.files[f"/large/{value['oid']}"]
-                elif asked["key"] == "deletedFile":
-                    del files[value["path"]]
-            commit = self.server.push(name, files)
+            commit = self.server.push(name, self._committed(files))
             self._json({"commitUrl": f"{self.server.url}/{name}/commit/{commit}", "commitOid": commit})
+
+    def _committed(self, files: Files) -> Files:
+        """The files after a commit to them."""
+        files = dict(files)
+        for line in map(json.loads, self.body.splitlines()):
+            kind, value = line["key"], line["value"]
+            if kind == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif kind == "lfsFile":
+                files[value["path"]] = self.server.files[f"/large/{value['oid']}"]
+            elif kind == "deletedFile":
+                del files[value["path"]]
+        return files
 
     def _lfs(self, name: str) -> None:
         objects = [

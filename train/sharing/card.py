@@ -202,7 +202,7 @@ tokenizer = AutoTokenizer.from_pretrained({named["source"]!r}, revision={named["
 
 
 def _measures(measures: list[Measured]) -> str:
-    rows = "\n".join(
+    rows = [
         table_row(
             [
                 one.domain,
@@ -214,28 +214,16 @@ def _measures(measures: list[Measured]) -> str:
             ]
         )
         for one in measures
-    )
-    known = [one.change.low is not None for one in measures]
-    about = (
-        "In brackets: 95% intervals over documents; that of a change is of pairs, the same documents before and "
-        "after. "
-        if any(known)
-        else ""
-    )
-    if not all(known):
-        about += (
-            f"Without an interval it is not known how sure a number is: the documents are fewer than {FEWEST}, or "
-            "not the same."
-        )
-    return f"""## What it measures
-
-Bits per byte of held-out documents, lower is better; KL divergence from the backbone in nats a token.
-
-| domain | documents | backbone | this model | change | KL |
-|---|---:|---:|---:|---:|---:|
-{rows}
-
-{about.strip()}"""
+    ]
+    about = [
+        "Bits per byte of held-out documents, lower is better; KL divergence from the backbone, nats a token."
+    ]
+    if any(one.change.low is not None for one in measures):
+        about.append("In brackets: 95% intervals over documents; those of changes over pairs.")
+    if any(one.change.low is None for one in measures):
+        about.append(f"Without one it is not known how sure a number is, as of fewer than {FEWEST} documents.")
+    head = ["| domain | documents | backbone | this model | change | KL |", "|---|---:|---:|---:|---:|---:|"]
+    return "\n".join(["## What it measures", "", *about, "", *head, *rows])
 
 
 def _with_ends(value: Estimate) -> str:
@@ -249,9 +237,7 @@ def _data(card: Card) -> str:
         training, (*old, new) = extension.about.get("training", {}), languages_of(extension) or ["?"]
         text = f"- Extension {number} read {training.get('tokens', 0):,} tokens"
         if rate := training.get("options", {}).get("old_rate"):
-            text += (
-                f", {rate:.0%} of old text ({escaped(', '.join(old))}), replayed against forgetting, and the rest"
-            )
+            text += f", {rate:.0%} of old text ({escaped(', '.join(old))}), replayed so that it stays, the rest"
         lines.append(f"{text} of new text ({escaped(new)}).")
     rows = [
         table_row([language, split, f"{documents:,}", f"{size / 1e6:,.1f}", corpus.license or "not said"])
