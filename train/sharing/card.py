@@ -98,7 +98,7 @@ def model_card(card: Card, folder: Path) -> str:
     languages = list(dict.fromkeys(language for one in extended.added for language in languages_of(one)))
     new = list(dict.fromkeys(language for one in extended.added for language in languages_of(one)[-1:]))
     front = {
-        **({"license": card.license} if card.license else {}),
+        **({"license": one_line(card.license)} if card.license else {}),
         **({"language": list(map(one_line, languages))} if languages else {}),
         "library_name": "transformers" if card.why else "peft",
         "pipeline_tag": "text-generation",
