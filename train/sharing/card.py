@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from train.runs.options import Run
 from train.runs.results import Change, Measure, read_evaluation
 
 # Of LoRA, those that vLLM takes for --max-lora-rank (its LoRAConfig).
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 PAPER = "*Neutral Residues: Revisiting Adapters for Model Extension* (Signe Talla, Jégou, Grave)"
 
 
@@ -299,7 +300,8 @@ def _options(number: int, extension: SavedExtension) -> str:
 
 
 def _listed(entries: dict[str, Any]) -> str:
-    return ", ".join(code(f"{name} {value}") for name, value in entries.items())
+    shown = {name: value if isinstance(value, str) else json.dumps(value) for name, value in entries.items()}
+    return ", ".join(code(f"{name}: {value}") for name, value in shown.items())
 
 
 def _licence(license: str | None) -> str:

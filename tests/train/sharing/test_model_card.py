@@ -85,7 +85,7 @@ def test_a_card_says_how_the_model_was_made(tmp_path: Path) -> None:
     assert "| 1 | neutral | elu | 50.0% | en | fr | 0.01 | 5 | 1,234 |" in text
     assert "read 1,234 tokens, 25% of old text (en), replayed so that it stays, the rest of new text (fr)." in text
     assert "| fr | train | 4,321 | 5.0 | odc-by |" in text
-    assert "`old_rate 0.25`, `seed 7`; all else as by default. Trained with `torch 2.0`." in text
+    assert "`old_rate: 0.25`, `seed: 7`; all else as by default. Trained with `torch: 2.0`." in text
     unknown = dataclasses.replace(card, extended=extended(KNOWN | {"revision": None, "source": None}))
     assert "base_model" not in model_card(unknown, tmp_path)
 

@@ -519,7 +519,7 @@ def test_what_is_passed_on_says_that_its_backbone_was_settled(world: dict[str, s
     extend_in(world | {"backbone": settled}, run(steps=1), tmp_path / "run")
     export_run(Export(), str(tmp_path / "run"), None, [], str(tmp_path / "export"))
     card = (tmp_path / "export/README.md").read_text()
-    assert "# backbone-run\n" in card and "`backbone, settled on en`, extended to another language" in card
+    assert "# backbone-run\n" in card and "`backbone, settled on en`, extended to fr as in" in card
     save(str(tmp_path / "run"), None, str(tmp_path / "adapter"))
     about = json.loads((tmp_path / "adapter/adapter.json").read_text())["backbone"]
     assert (about["name"], about["source"]) == ("backbone, settled on en", None)
