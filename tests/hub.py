@@ -53,6 +53,7 @@ class Hub(CrawlServer):
         self.refs: dict[str, dict[str, str]] = {}  # of each repository: the commit of each branch or tag
         self.commits: dict[tuple[str, str], Files] = {}
         self.gated: set[str] = set()
+        self.role = "write"  # of the TOKEN
         self.xorbs: dict[str, list[bytes]] = {}
 
     def push(self, repository: str, files: Files, ref: str = "main") -> str:
@@ -170,7 +171,7 @@ class HubHandler(Handler):
             self._answer(200, files[path], about | {"ETag": f'"{_blob(files[path])}"'})
 
     def _whoami(self) -> None:
-        self._json({"type": "user", "name": "me", "auth": {"accessToken": {"role": "write"}}})
+        self._json({"type": "user", "name": "me", "auth": {"accessToken": {"role": self.server.role}}})
 
     def _create(self) -> None:
         asked = json.loads(self.body)

@@ -21,9 +21,11 @@ LOGIN = (
 
 
 def check_token() -> None:
-    """Raises StageError where there is no token of the hub, or none that the hub knows."""
-    with _client("log in") as api:
-        api.whoami()
+    """Raises StageError where there is no token of the hub, or none that may write there."""
+    with _client("check the network, and run again") as api:
+        role = api.whoami().get("auth", {}).get("accessToken", {}).get("role")
+    if role == "read":
+        raise StageError(f"--push: the token of the hub may read alone; {LOGIN}")
 
 
 def upload(folder: str, repo: str, private: bool, command: str) -> None:
@@ -32,8 +34,7 @@ def upload(folder: str, repo: str, private: bool, command: str) -> None:
     Of an earlier publication files are deleted that are in this one no more: of two models in one place, programs
     would load either. Raises StageError where the hub does not take it; `command` then goes on.
     """
-    cure = f"run again, or `{command}`: what has arrived is not sent again"
-    with _client(cure) as api:
+    with _client(f"run again, or `{command}`: what has arrived is not sent again") as api:
         api.create_repo(repo, private=private or None, exist_ok=True)
         url = api.upload_folder(
             repo_id=repo,

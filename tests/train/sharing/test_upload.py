@@ -162,10 +162,21 @@ def test_a_wrong_token_is_said_in_a_line_with_the_cure_and_never_shown(place, ch
     assert "Traceback" not in done.err and wrong not in done.out + done.err
 
 
-def test_a_namespace_of_somebody_else_is_said_in_a_line(place):
-    place.server.faults = {"/api/repos/create": ["status 403"]}
+def test_what_the_token_may_not_is_said_in_a_line(place, monkeypatch):
+    place.server.faults = {"/api/repos/create": ["status 403"]}  # of somebody else
     done = place.go()
     assert done.code == 1 and "403" in done.err and "make a token that may write" in done.err.splitlines()[-1]
+    monkeypatch.setattr(place.server, "role", "read")
+    done = place.go()
+    assert done.code == 1 and "may read alone; make a token that may write" in done.err.splitlines()[-1]
+    assert place.repo not in place.server.refs
+
+
+def test_a_hub_that_is_away_is_said_in_a_line(place):
+    with place.server.away():
+        done = place.go()
+    assert done.code == 1 and "Traceback" not in done.err
+    assert done.err.splitlines()[-1].endswith("; check the network, and run again")
 
 
 def test_a_licence_that_the_hub_does_not_know_is_said_in_a_line(place):
