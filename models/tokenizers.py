@@ -63,6 +63,19 @@ def vocabulary_size(tokenizer: Any) -> int:
     return int(max(set(tokenizer.get_vocab().values()) - unmade, default=-1)) + 1
 
 
+def put_around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The tokens that the tokenizer puts before and behind every text. Raises ValueError where it leaves none."""
+    from tokenizers import Tokenizer, models
+
+    # Any text of one token will do, of whatever vocabulary.
+    one = Tokenizer(models.WordLevel({"a": 0})).encode("a")
+    with as_data("the tokenizer puts no text between its tokens"):
+        processor = tokenizer.backend_tokenizer.post_processor
+        whole = one if processor is None else processor.process(one)
+        place = whole.sequence_ids.index(0)
+    return whole.ids[:place], whole.ids[place + 1 :]
+
+
 def _check_there(path: str, revision: str | None) -> None:
     """Raises Refused where there is no file of a tokenizer: some classes would be made without a word in them."""
     if find(path, "tokenizer.json", revision, needed=False):

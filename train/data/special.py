@@ -6,7 +6,7 @@ import functools
 import re
 from typing import Any
 
-from models.foreign import as_data
+from models import tokenizers
 from pipeline.common.errors import StageError
 
 # Elements of HTML, and Gemma's bbox: text to a tokenizer that has tokens for them.
@@ -19,19 +19,11 @@ TAG = re.compile(
 
 
 def put_around(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The tokens that the tokenizer puts before and behind every text."""
-    from tokenizers import Tokenizer, models
-
-    # Any text of one token will do, of whatever vocabulary.
-    one = Tokenizer(models.WordLevel({"a": 0})).encode("a")
+    """The tokens that the tokenizer puts before and behind every text. Raises StageError where that leaves none."""
     try:
-        with as_data("the tokenizer puts no text between its tokens"):
-            processor = tokenizer.backend_tokenizer.post_processor
-            whole = one if processor is None else processor.process(one)
-            place = whole.sequence_ids.index(0)
+        return tokenizers.put_around(tokenizer)
     except ValueError as error:
         raise StageError(str(error)) from None
-    return whole.ids[:place], whole.ids[place + 1 :]
 
 
 @functools.lru_cache(maxsize=8)
