@@ -169,6 +169,7 @@ def _check(config: Any, architecture: str) -> None:
         expected["norm_topk_prob"] = False
     for key, value in expected.items():
         found = getattr(config, key, None)
+        found = "silu" if found == "swish" else found
         if (found or None) != (value or None) and not (key == "head_dim" and found is None):
             raise ValueError(f"{key} is {said(found)[1:-1]}, and {value} in llama.cpp's {architecture}; {INSTEAD}")
     if architecture == "gemma2" and not (config.attn_logit_softcapping and config.final_logit_softcapping):

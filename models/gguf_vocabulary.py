@@ -59,8 +59,9 @@ TAKE = "take a backbone with the tokenizer of Llama, Mistral 7B, Qwen 2 or 3, Ge
 def vocabulary(tokenizer: Any, rows: int) -> dict[str, Any]:
     """Entries of a GGUF file (`tokenizer.` comes before their names), for embeddings of so many `rows`.
 
-    llama.cpp then makes the tokens of the fast tokenizer, but for this: it does not compose characters (NFC), and
-    sets a space before the text behind each control token, if one stands at the beginning of a text.
+    llama.cpp then makes the tokens of the fast tokenizer, but for this: it does not compose characters (NFC); of
+    SentencePiece's kinds with a space before a text, it sets one before a text that begins with a space too, and
+    before the text behind each control token.
     Raises ValueError where it would make others.
     """
     if (size := vocabulary_size(tokenizer)) > rows:
@@ -128,7 +129,10 @@ def _sentencepiece(rules: dict[str, Any]) -> dict[str, Any]:
     how = (rules["normalizer"], rules["pre_tokenizer"])
     space = next((space for *known, space in WHOLE if how == tuple(known)), None)
     vocab, merges = rules["model"]["vocab"], [tuple(pair) for pair in rules["model"]["merges"]]
-    if space is None or not vocab.keys() >= BYTE_TOKENS:
+    # llama.cpp sets the space behind each added token, too.
+    once = (rules["pre_tokenizer"] or {}).get("prepend_scheme") == "first"
+    others = once and any(not about["special"] for about in rules["added_tokens"])
+    if space is None or others or not vocab.keys() >= BYTE_TOKENS:
         raise ValueError(f"its tokenizer splits texts by rules that are not known of llama.cpp; {TAKE}")
     # Those are found in a text before anything is merged.
     whole = {about["content"] for about in rules["added_tokens"]}

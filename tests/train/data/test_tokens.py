@@ -215,3 +215,22 @@ def test_few_characters_are_tokenized_at_once_whatever_the_lengths_of_documents(
     batches = list(batched(iter(texts)))
     assert [text for batch in batches for text in batch] == texts
     assert list(map(len, batches)) == [256, 256, 89, 1, 1, 2, 1]
+
+
+def test_llama_cpp_makes_the_tokens_of_a_tokenizer_trained_here(tokenizer, tmp_path):
+    pytest.importorskip("gguf")
+    pytest.importorskip("xllamacpp")
+    from llama_cpp import loaded
+
+    from models.backbone import create_llama
+    from models.gguf_file import write_gguf
+
+    encoder, path = open_tokenizer(tokenizer), tmp_path / "model.gguf"
+    sizes = {"hidden_size": 32, "layers": 1, "heads": 1, "ffn_size": 32, "vocabulary": 300, "row_tokens": 64}
+    write_gguf(create_llama(**sizes), encoder, path)
+    texts = [*prose("en", 3), "L’été 2024, l'été:\n\t\n  déjà 12345 🙂 你好 мир", SEPARATOR, " ", ""]
+    with loaded(path) as model:
+        for text in texts:
+            [(ids, _)] = encode(encoder, [text])
+            assert model.tokenize(text) == ids
+        assert model.tokenize(f"a{SEPARATOR}b", special=True) == encoder(f"a{SEPARATOR}b").input_ids
