@@ -9,8 +9,11 @@ Shapes: V entries of the vocabulary, D width of the model, N heads, H size of on
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +78,19 @@ RENAMED = {
 }
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of the file: its name, shape and type (of the package) there, and its values in that order.
+
+    values: a view of the model's, which may have more dimensions.
+    """
+
+    name: str
+    shape: torch.Size
+    values: Tensor
+    type: Any
+
+
 def write_gguf(
     model: Any, tokenizer: Any, path: str | Path, kind: str = "bf16", about: Mapping[str, Any] | None = None
 ) -> None:
@@ -82,7 +98,7 @@ def write_gguf(
 
     kind: one of KINDS. Whatever it is, norms, biases and the rows of gates are in f32, and matrices whose rows do
     not divide into its blocks of 32 in bf16. about: what is known of `name`, `license`, `languages` (ISO codes)
-    and `base_model`. Besides the model it takes memory for a copy of the largest tensor.
+    and `base_model`. Besides the model it takes memory for a copy of its largest tensor.
     A process that is killed leaves a part of the file: give a path to be renamed. Raises ValueError where
     llama.cpp would compute or read something else.
     """
@@ -91,30 +107,19 @@ def write_gguf(
     if kind not in KINDS:
         raise ValueError(f"{said(kind)} is no kind of GGUF file that is written; take one of {', '.join(KINDS)}")
     architecture, entries = _describe(model)
-    tensors = dict(_tensors(model, architecture))
-    rows = len(tensors["token_embd.weight"])
+    tensors = [_stored(name, shape, values, kind) for name, shape, values in _tensors(model, architecture)]
+    rows = model.get_input_embeddings().weight.shape[0]
     writer = gguf.GGUFWriter(None, architecture)
     general = {"file_type": KINDS[kind], "quantization_version": gguf.GGML_QUANT_VERSION, **_general(about or {})}
     _add(writer, {f"general.{key}": value for key, value in general.items()})
     _add(writer, {f"{architecture}.{key}": value for key, value in {**entries, "vocab_size": rows}.items()})
     _add(writer, {f"tokenizer.{key}": value for key, value in vocabulary(tokenizer, rows).items()})
-    types = {name: _type(name, tensor, kind) for name, tensor in tensors.items()}
-    for name, tensor in tensors.items():
-        shape = gguf.quant_shape_to_byte_shape(tensor.shape, types[name])
-        writer.add_tensor_info(name, shape, np.dtype(np.uint8), int(np.prod(shape)), types[name])
-    whole = [name for name, one in types.items() if one.name == "BF16" != kind.upper()]
-    if whole:
+    unfit = [one.name for one in tensors if one.type.name == "BF16" != kind.upper()]
+    if unfit:
         log.warning(
-            "%d tensors stay in bf16, %s and others: their rows do not divide into blocks of 32; "
-            "extend the model by a width that does",
-            len(whole),
-            whole[0],
+            "%d tensors stay in bf16 (%s, …): their rows do not divide into blocks of 32", len(unfit), unfit[0]
         )
-    try:
-        _write(writer, Path(path), [(name, tensor, types[name]) for name, tensor in tensors.items()])
-    except BaseException:
-        Path(path).unlink(missing_ok=True)
-        raise
+    _write(writer, Path(path), tensors)
 
 
 # What llama.cpp reads of the config ---------------------------------------------------------------
@@ -258,8 +263,8 @@ def _general(about: Mapping[str, Any]) -> dict[str, Any]:
 # Tensors ------------------------------------------------------------------------------------------
 
 
-def _tensors(model: Any, architecture: str) -> Iterator[tuple[str, Tensor]]:
-    """llama.cpp's name of each tensor, and its values in llama.cpp's order, mostly views of the model's."""
+def _tensors(model: Any, architecture: str) -> Iterator[tuple[str, torch.Size, Tensor]]:
+    """llama.cpp's name and shape of each tensor, and the values in its order, mostly views of the model's."""
     import gguf
 
     config, state = model.config, dict(model.state_dict())
@@ -276,17 +281,19 @@ def _tensors(model: Any, architecture: str) -> Iterator[tuple[str, Tensor]]:
             name = names.get_name(part, (".weight", ".bias"))
             if name is None:
                 raise ValueError(f"{said(source)[1:-1]} is no weight of a plain {type(model).__name__}; {INSTEAD}")
-            if architecture in NEIGHBOURS and ".attn_q." in name:
-                tensor = _neighbours(tensor, config.num_attention_heads)
-            elif architecture in NEIGHBOURS and ".attn_k." in name:
-                tensor = _neighbours(tensor, config.num_key_value_heads)
+            shape = tensor.shape
+            if architecture in NEIGHBOURS and (".attn_q." in name or ".attn_k." in name):
+                heads = config.num_attention_heads if ".attn_q." in name else config.num_key_value_heads
+                # Half by half in transformers' order.
+                tensor = tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2)
             elif architecture.startswith("gemma") and name.endswith("norm.weight"):
                 tensor = tensor.float() + 1  # its norms multiply with 1 + weight
             elif name.endswith("ffn_gate_inp_shexp.weight"):
-                tensor = tensor[0]
-            yield name, tensor
+                shape = shape[1:]
+            yield name, shape, tensor
     if architecture in SCALED and config.rope_parameters["rope_type"] == "llama3":
-        yield "rope_freqs.weight", _rope_factors(config)
+        factors = _rope_factors(config)
+        yield "rope_freqs.weight", factors.shape, factors
 
 
 def _parts(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -300,11 +307,6 @@ def _parts(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield name if name.endswith((".weight", ".bias")) else f"{name}.weight", tensor
 
 
-def _neighbours(tensor: Tensor, heads: int) -> Tensor:
-    """The rows (NH x D) or entries of q or k for a rotation of neighbours: half by half in transformers' order."""
-    return tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
-
-
 def _rope_factors(config: Any) -> Tensor:
     """What llama.cpp divides each frequency by: the plain frequencies over those of Llama 3.1 (H / 2)."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -314,15 +316,17 @@ def _rope_factors(config: Any) -> Tensor:
     return (config.rope_parameters["rope_theta"] ** -exponents / scaled).float()
 
 
-def _type(name: str, tensor: Tensor, kind: str) -> Any:
-    """The type that a tensor is stored in."""
+def _stored(name: str, shape: torch.Size, values: Tensor, kind: str) -> Stored:
+    """A tensor in the type that a file of this kind has it in."""
     import gguf
 
     types = gguf.GGMLQuantizationType
-    if tensor.dim() == 1 or name.endswith("ffn_gate_inp.weight"):
-        return types.F32
     wanted = types[kind.upper()]
-    return wanted if tensor.shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0] == 0 else types.BF16
+    if len(shape) == 1 or name.endswith("ffn_gate_inp.weight"):
+        wanted = types.F32
+    elif shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0]:
+        wanted = types.BF16
+    return Stored(name, shape, values, wanted)
 
 
 # The file -----------------------------------------------------------------------------------------
@@ -343,33 +347,44 @@ def _add(writer: Any, entries: Mapping[str, Any]) -> None:
             writer.add_array(key, value)
 
 
-def _write(writer: Any, path: Path, tensors: list[tuple[str, Tensor, Any]]) -> None:
-    """The file, a tensor after the other.
+def _write(writer: Any, path: Path, tensors: list[Stored]) -> None:
+    """The file, a tensor after the other; a part of it is deleted.
 
     By the file's own write(): NumPy's tofile(), which the package uses, does not say that a disk is full.
     """
-    writer.write_header_to_file(path)
+    import gguf
+
+    for one in tensors:
+        shape = gguf.quant_shape_to_byte_shape(one.shape, one.type)
+        writer.add_tensor_info(one.name, shape, np.dtype(np.uint8), math.prod(shape), one.type)
+    writer.open_output_file(path)
     try:
+        writer.write_header_to_file(path)
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         (file,) = writer.fout
-        for name, tensor, stored in tensors:
+        for one in tensors:
             writer.write_padding(file, file.tell())
-            for part in tensor.reshape(-1, tensor.shape[-1]).split(max(1, AT_ONCE // tensor.shape[-1])):
-                file.write(_bytes(name, part, stored))
+            rows = one.values.reshape(-1, one.shape[-1])
+            for part in rows.split(max(1, AT_ONCE // one.shape[-1])):
+                file.write(_bytes(one, part))
         writer.write_padding(file, file.tell())
-    finally:
         writer.close()
+    except BaseException:
+        with contextlib.suppress(OSError):  # what is left to write does not fit a full disk either
+            writer.close()
+        path.unlink()
+        raise
 
 
-def _bytes(name: str, tensor: Tensor, stored: Any) -> memoryview:
-    """Values as they lie in the file."""
+def _bytes(stored: Stored, rows: Tensor) -> memoryview:
+    """Some rows of a tensor as they lie in the file."""
     from gguf import quants
 
-    plain = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}.get(stored.name)
-    values = tensor.to("cpu", plain or torch.float32)
+    plain = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}.get(stored.type.name)
+    values = rows.to("cpu", plain or torch.float32).contiguous()
     if plain == torch.float16 and not values.isfinite().all():
-        raise ValueError(f"{name} has weights that are too large for f16; take bf16 as the kind")
-    if plain is not None:
-        return values.contiguous().view(torch.uint8).numpy().data
-    return quants.quantize(values.contiguous().numpy(), stored).data
+        raise ValueError(f"{stored.name} has weights that are too large for f16; take bf16 as the kind")
+    return (
+        quants.quantize(values.numpy(), stored.type) if plain is None else values.view(torch.uint8).numpy()
+    ).data

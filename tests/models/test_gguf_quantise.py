@@ -64,7 +64,7 @@ def test_the_program_of_llama_cpp_comes_first(tmp_path: Path, monkeypatch: pytes
 def test_without_a_quantiser_it_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(gguf_quantise, "PACKAGES", ())
-    with pytest.raises(ValueError, match="q4_k_m: there is no quantiser .* install llama"):
+    with pytest.raises(ValueError, match=r"q4_k_m: there is no quantiser .* install llama"):
         quantise(tmp_path / "model.gguf", tmp_path / "small.gguf", "q4_k_m")
-    with pytest.raises(ValueError, match="'q4_0' is no kind .*; take one of q2_k"):
+    with pytest.raises(ValueError, match=r"'q4_0' is no kind .*; take one of q2_k"):
         quantise(tmp_path / "model.gguf", tmp_path / "small.gguf", "q4_0")

@@ -19,7 +19,7 @@ TAG = re.compile(
 
 
 def put_around(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The tokens that the tokenizer puts before and behind every text. Raises StageError where that leaves none."""
+    """The tokens that the tokenizer puts before and behind every text. Raises StageError where it leaves none."""
     try:
         return tokenizers.put_around(tokenizer)
     except ValueError as error:
