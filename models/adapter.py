@@ -54,6 +54,12 @@ class SavedExtension:
     weights: dict[str, Tensor]
     about: dict[str, Any]
 
+    @property
+    def languages(self) -> list[str]:
+        """The languages of the text that it was trained on: the old ones, and last the new one."""
+        languages = self.about.get("languages") or {}
+        return [*languages.get("old", []), *([languages["new"]] if "new" in languages else [])]
+
 
 def attach(model: Any, saved: list[SavedExtension], dtype: torch.dtype = COMPUTE) -> list[Extension]:
     """Extend the model in place by each of `saved` in turn; it is then in `dtype`, frozen, ready for inference.

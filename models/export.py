@@ -68,13 +68,13 @@ def _rope_of_before(rope: Any) -> dict[str, Any]:
     """The rotary embedding as configs had it before transformers 5; other readers would take 10,000 for its base.
 
     >>> _rope_of_before({"rope_type": "default", "rope_theta": 5e5})
-    {'rope_theta': 500000.0}
+    {'rope_theta': 500000.0, 'rope_scaling': None}
     """
     if not isinstance(rope, dict) or "rope_theta" not in rope:  # none, or one for each kind of layer
         return {}
     before = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
     scaling = {key: value for key, value in rope.items() if key not in before}
-    return before | ({} if scaling.get("rope_type", "default") == "default" else {"rope_scaling": scaling})
+    return before | {"rope_scaling": None if scaling.get("rope_type", "default") == "default" else scaling}
 
 
 def _code_for(model: Any) -> str:

@@ -10,7 +10,7 @@ Shapes: N samples, D width of the model, F of its FFN, M of a block, P of a padd
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,20 +48,30 @@ class Twin:
     has_code: bool = False
 
 
-def native(model: Any, kind: str | None = None) -> Twin:
+def native(model: Any, kinds: Iterable[str] = ("qwen2_moe", "glm4_moe")) -> Twin:
     """The twin of an extended model (models.adapter.attach), which is itself changed, and shares weights with it.
 
-    kind: one of KINDS; None: the first that fits. Raises NoTwinError where there is none.
+    kinds: of KINDS, the first that fits is taken. Raises NoTwinError where there is none.
     """
     merge_lora(model)
     if fold(model):
         return Twin(model, "what was added is in the weights of its own class")
     wrong = _misfit(model)
-    for one in [KINDS[kind]] if kind and not wrong else [] if wrong else KINDS.values():
-        wrong = one.misfit(model)
+    for kind in [] if wrong else kinds:
+        wrong = KINDS[kind].misfit(model)
         if not wrong:
-            return Twin(one.build(model), one.why)
+            return Twin(KINDS[kind].build(model), KINDS[kind].why)
     raise NoTwinError(str(wrong))
+
+
+def native_for_gguf(model: Any) -> Twin:
+    """native() for a GGUF file (models/gguf_file.py).
+
+    llama.cpp makes NaN of Qwen2-MoE where w x is exactly 0. Its GLM-4-MoE does not know the scaled positions of
+    Llama 3.1; its GraniteMoeShared does, and for more than one block the writer finds another name.
+    """
+    scaled = (model.config.rope_parameters or {}).get("rope_type") == "llama3"
+    return native(model, ("granite", "glm4_moe") if scaled else ("glm4_moe",))
 
 
 def extended_ffns(layer: Any) -> list[ExtendedFFN]:
@@ -152,7 +162,7 @@ def _misfit(model: Any) -> str | None:
         return f"no server has gates beside the FFN of {name}; without them (`method: adapter`) there would be one"
     if others or any(block.gate is None or block.gate.bias is not None for block in blocks):
         gate = f"{others[0]} gate" if others else "gate with a bias"
-        return f"no server has a {gate}; with `gate: sigmoid` and `gate_bias: false` there would be one"
+        return f"no server has the {gate}; with `gate: sigmoid` and `gate_bias: false` there would be one"
     if config.hidden_act not in ("silu", "swish"):
         return f"servers hold such models to SiLU, and the activation is {said(config.hidden_act)}"
     if _window(config) < config.max_position_embeddings:
@@ -290,7 +300,7 @@ class Kind:
 KINDS = {
     "qwen2_moe": Kind("Qwen2-MoE: its shared expert is one block, to the bit", _misfit_of_qwen2_moe, _qwen2_moe),
     "glm4_moe": Kind("GLM-4-MoE: its experts are any number of blocks", lambda _model: None, _glm4_moe),
-    "granite": Kind("GraniteMoeShared: one of its two experts is one block", _misfit_of_granite, _granite),
+    "granite": Kind("GraniteMoeShared: the first of its two experts is one block", _misfit_of_granite, _granite),
 }
 
 

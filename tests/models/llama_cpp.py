@@ -23,7 +23,7 @@ class LlamaCpp:
 
     def log_probs(self, tokens: Sequence[int]) -> Tensor:
         """Of each prefix of the tokens: log-probabilities (T, V) of the next token."""
-        return torch.stack([self._next(tokens[: end + 1]) for end in range(len(tokens))])
+        return torch.stack([self.next_log_probs(tokens[: end + 1]) for end in range(len(tokens))])
 
     def greedy(self, tokens: Sequence[int], count: int) -> list[int]:
         """The `count` tokens that follow, each the most probable that is no end of text."""
@@ -42,7 +42,8 @@ class LlamaCpp:
         timings = self._post("/completion", {"prompt": list(prompt), **options})["timings"]
         return timings["prompt_per_second"], timings["predicted_per_second"]
 
-    def _next(self, tokens: Sequence[int]) -> Tensor:
+    def next_log_probs(self, tokens: Sequence[int]) -> Tensor:
+        """Log-probabilities (V) of what follows the tokens."""
         # Each prefix anew: what is kept of others is wrong where a sliding window has passed over a part of it.
         options = {"n_predict": 1, "n_probs": 2**30, "logit_bias": [[self.drawn, 1e9]], "cache_prompt": False}
         answer = self._post("/completion", {"prompt": list(tokens), **options})

@@ -200,7 +200,7 @@ def test_an_extended_model_by_its_twin(case: str, blocks: int, tokenizer: Any, t
     assert (expected - log_probs(make(case))).abs().max() > 0.3  # that a twin without blocks would be off by
     kinds = ["glm4_moe", *["granite"] * (case.startswith("Llama") and blocks == 1)]
     for kind in kinds:
-        write_gguf(native(extended("sigmoid"), kind).model, tokenizer, path, "f32")
+        write_gguf(native(extended("sigmoid"), [kind]).model, tokenizer, path, "f32")
         assert (llama_cpp_log_probs(path) - expected).abs().max() < 1e-5, kind
     expected = log_probs(extended("none"))
     write_gguf(native(extended("none")).model, tokenizer, path, "f32")

@@ -57,7 +57,7 @@ def test_a_twin_is_the_model_that_it_stands_for(name: str, blocks: int) -> None:
         how = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
         written = model.generate(tokens(), **how)
         try:
-            twin = native(model, kind).model
+            twin = native(model, [kind]).model
         except NoTwinError:
             continue
         kinds.append(kind)
@@ -81,7 +81,7 @@ def test_in_bf16_a_twin_errs_as_its_model_does(blocks: int) -> None:
     ours = rounded(stacked("Llama", blocks))
     error = (logits(ours, tokens()).float() - expected).pow(2).mean().sqrt()
     for kind in ("glm4_moe", *(["qwen2_moe", "granite"] if blocks == 1 else [])):
-        twin = native(rounded(stacked("Llama", blocks)), kind).model
+        twin = native(rounded(stacked("Llama", blocks)), [kind]).model
         wide = [name for name, weight in twin.named_parameters() if weight.dtype != torch.bfloat16]
         assert not [name for name in wide if not name.endswith("mlp.gate.weight")]
         theirs = (logits(twin, tokens()).float() - expected).pow(2).mean().sqrt()
@@ -102,7 +102,7 @@ def test_blocks_without_a_gate_are_width_beside_experts() -> None:
 def test_a_twin_of_an_untied_head_is_untied_and_a_tied_one_is_copied() -> None:
     for tied in (True, False):
         model = stacked("Llama", 2, tie_word_embeddings=tied)
-        twin = native(model, "glm4_moe").model
+        twin = native(model, ["glm4_moe"]).model
         assert not twin.config.tie_word_embeddings
         head, embeddings = twin.get_output_embeddings().weight, twin.get_input_embeddings().weight
         assert torch.equal(head, embeddings) == tied
@@ -111,9 +111,9 @@ def test_a_twin_of_an_untied_head_is_untied_and_a_tied_one_is_copied() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "how", "message"),
     [
-        ("Llama", {}, {"gate": "elu"}, "no server has a elu gate; with `gate: sigmoid` and `gate_bias: false`"),
-        ("Llama", {}, {"gate": "relu"}, "no server has a relu gate"),
-        ("Llama", {}, {"gate": "sigmoid"}, "no server has a gate with a bias; with `gate: sigmoid` and"),
+        ("Llama", {}, {"gate": "elu"}, "no server has the elu gate; with `gate: sigmoid` and `gate_bias: false`"),
+        ("Llama", {}, {"gate": "relu"}, "no server has the relu gate"),
+        ("Llama", {}, {"gate": "sigmoid"}, "no server has the gate with a bias; with `gate: sigmoid` and"),
         ("Gemma", {}, SIGMOID, "beside the FFN of GemmaForCausalLM; without them"),
         ("Olmo2", {}, SIGMOID, "beside the FFN of Olmo2ForCausalLM; without them"),
         (

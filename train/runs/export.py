@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ class Extended:
         return f"{Path(source).name}-{Path(self.run).name}"
 
     @property
+    def file_name(self) -> str:
+        """The name in letters, digits and signs that no program reads as anything else."""
+        return re.sub(r"[^\w.-]+", "-", self.name, flags=re.ASCII).strip(".-") or "model"
+
+    @property
     def settled(self) -> list[Settled]:
         """What the backbone was settled on; one of the hub is as it came."""
         return origin(self.backbone).settled if Path(self.backbone).exists() else []
@@ -79,14 +85,47 @@ def write_adapter(extended: Extended, folder: Path) -> None:
 
 
 def write_model(options: Export, extended: Extended, folder: Path) -> Twin:
-    """Write the extended model to an empty folder, for transformers. Raises StageError where it does not fit."""
-    model = _load_backbone(extended)
+    """Write the extended model to an empty folder, for transformers, and as GGUF files.
+
+    Raises StageError where it does not fit, or llama.cpp has nothing like it.
+    """
+    model, tokenizer = _load_backbone(extended), open_tokenizer(extended.backbone)
     with _fitting(extended):
         attach(model, extended.added)
     try:
-        return export(model, open_tokenizer(extended.backbone), folder, options.code)
+        twin = export(model, tokenizer, folder, options.code)
     except ValueError as error:
         raise StageError(f"{extended.backbone}: {error}") from None
+    if options.gguf:
+        try:
+            _write_gguf_files(options.gguf, model, tokenizer, extended, folder)
+        except ValueError as error:
+            raise StageError(f"--gguf: {error}") from None
+    return twin
+
+
+def _write_gguf_files(kinds: list[str], model: Any, tokenizer: Any, extended: Extended, folder: Path) -> None:
+    """A file of each kind, and a Modelfile that makes a model of Ollama of the first."""
+    from models.gguf_file import KINDS, write_gguf
+    from models.gguf_quantise import quantise
+    from models.native import native_for_gguf
+
+    twin = native_for_gguf(model).model
+    languages = dict.fromkeys(language for one in extended.added for language in one.languages)
+    about = {"name": extended.name, "languages": list(languages), "base_model": extended.named["name"]}
+    paths = {kind: folder / f"{extended.file_name}-{kind.upper()}.gguf" for kind in dict.fromkeys(kinds)}
+    for kind, path in paths.items():
+        if kind in KINDS:
+            write_gguf(twin, tokenizer, path, kind, about)
+            continue
+        whole = folder / "whole.gguf"
+        write_gguf(twin, tokenizer, whole, "bf16", about)
+        quantise(whole, path, kind)
+        whole.unlink()
+    # A model of plain text continues it; of a chat Ollama finds the form in the file.
+    plain = [] if tokenizer.chat_template else ["TEMPLATE {{ .Prompt }}"]
+    lines = [f"FROM ./{next(iter(paths.values())).name}", *plain]
+    (folder / "Modelfile").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _load_backbone(extended: Extended) -> Any:

@@ -218,11 +218,25 @@ def old_domains(extend: Extend, name: str) -> list[str]:
 COLDEST = 0.01  # below it logits over the temperature are no numbers any more
 
 
+# Those of models/gguf_file.py, and behind them those of models/gguf_quantise.py, which need llama.cpp.
+GGUF_KINDS = (
+    "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Export:
     """How runs are passed on as whole models."""
 
     code: bool = option(False, "with code of its own, also where a class that servers have would do")
+    gguf: list[str] = option(
+        [], f"GGUF files to write, too, for llama.cpp, Ollama and LM Studio: {', '.join(GGUF_KINDS)}"
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for kind in self.gguf:
+            if kind not in GGUF_KINDS:
+                yield "gguf", f"{kind!r:.100} is no kind of GGUF file; choose of {', '.join(GGUF_KINDS)}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,8 +96,8 @@ def model_card(card: Card, folder: Path) -> str:
     """The card of the model in a folder, in Markdown; whatever its names say, they are text in it."""
     extended = card.extended
     name, revision = extended.named["name"], extended.named["revision"]
-    languages = list(dict.fromkeys(language for one in extended.added for language in languages_of(one)))
-    new = list(dict.fromkeys(language for one in extended.added for language in languages_of(one)[-1:]))
+    languages = list(dict.fromkeys(language for one in extended.added for language in one.languages))
+    new = list(dict.fromkeys(language for one in extended.added for language in one.languages[-1:]))
     front = {
         **({"license": one_line(card.license)} if card.license else {}),
         **({"language": list(map(one_line, languages))} if languages else {}),
@@ -122,12 +122,6 @@ def model_card(card: Card, folder: Path) -> str:
 
 def _name(card: Card) -> str:
     return card.repo.partition("/")[2] if card.repo else card.extended.name
-
-
-def languages_of(extension: SavedExtension) -> list[str]:
-    """The languages of the text that it was trained on: the old ones, and last the new one."""
-    languages = extension.about.get("languages") or {}
-    return [*languages.get("old", []), *([languages["new"]] if "new" in languages else [])]
 
 
 def _kind(card: Card) -> str:
@@ -235,7 +229,7 @@ def _data(card: Card) -> str:
     settled = card.extended.settled
     lines = [f"- The backbone settled on {one.tokens:,} tokens of {escaped(one.domain)}." for one in settled]
     for number, extension in enumerate(card.extended.added, 1):
-        training, (*old, new) = extension.about.get("training", {}), languages_of(extension) or ["?"]
+        training, (*old, new) = extension.about.get("training", {}), extension.languages or ["?"]
         text = f"- Extension {number} read {training.get('tokens', 0):,} tokens"
         if rate := training.get("options", {}).get("old_rate"):
             text += f", {rate:.0%} of old text ({escaped(', '.join(old))}), replayed so that it stays, the rest"
@@ -275,7 +269,7 @@ def _how_it_was_made(added: list[SavedExtension], folder: Path) -> str:
 def _row(number: int, extension: SavedExtension) -> str:
     training = extension.about.get("training", {})
     options, method = training.get("options", {}), extension.extend_options["method"]
-    *old, new = languages_of(extension) or ["?"]
+    *old, new = extension.languages or ["?"]
     gate = extension.extend_options["gate"] if method == "neutral" else ""
     share = f"{training['true_fraction']:.1%}" if training.get("true_fraction") else ""
     cells = [number, method, gate, share, ", ".join(old), new]

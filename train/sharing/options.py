@@ -24,6 +24,7 @@ class Publish(Export):
     private: bool = option(False, "whether a repository that the upload makes is for its owner alone")
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
         if not REPOSITORY.fullmatch(self.repo):
             what = "give OWNER/NAME of letters, digits, '-', '_' and '.', such as me/smollm2-fr"
             yield "repo", f"{self.repo!r:.200} is no repository of the hub; {what}"

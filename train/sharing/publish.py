@@ -12,7 +12,7 @@ from pipeline.common.files import atomic_folder
 from pipeline.common.language_codes import iso_code
 from pipeline.publish.publish import check_output, corpus_counts, read_card, write_sums
 from train.runs.export import Extended, read_extended, write_adapter, write_model
-from train.sharing.card import Card, Corpus, languages_of, model_card, read_measures
+from train.sharing.card import Card, Corpus, model_card, read_measures
 from train.sharing.options import Publish
 from train.sharing.upload import check_token, upload
 
@@ -36,7 +36,7 @@ def publish(
     corpora = [_read_corpus(path, extended) for path in corpus]
     with atomic_folder(output) as folder:
         why, has_code = None, False
-        if in_peft_format(extended):
+        if in_peft_format(extended) and not options.gguf:
             write_adapter(extended, folder)
         else:
             twin = write_model(options, extended, folder)
@@ -70,7 +70,7 @@ def _read_corpus(path: str, extended: Extended) -> Corpus:
     """What of a corpus is in the languages of the run. Raises StageError where that is nothing."""
     counts = corpus_counts(path)
     header, _ = read_card(Path(path, "README.md").read_text(encoding="utf-8"))
-    wanted = {language for one in extended.added for language in languages_of(one)}
+    wanted = {language for one in extended.added for language in one.languages}
     rows = [
         (iso_code(language), split, found.documents, found.bytes)
         for language, splits in counts.items()
