@@ -36,6 +36,10 @@ def speaking(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train_tokenizer(Tokens(vocabulary=320), [str(folder / "shard.arrow")], None, str(folder / "tokenizer"))
     sizes = {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
     model = make("Llama", tie_word_embeddings=True, max_position_embeddings=256, **sizes)
+    for weight in model.parameters():
+        weight.data *= (
+            0.5 if weight.dim() > 1 else 1
+        )  # or it would be surer of itself than trained ones, and err more
     save_backbone(model, load_tokenizer(str(folder / "tokenizer")), folder / "backbone")
     return folder / "backbone"
 
@@ -60,8 +64,7 @@ def test_llama_cpp_reads_200_sentences_as_transformers_does(speaking, tmp_path, 
         for sentence, (tokens, _) in zip(SENTENCES, encode(tokenizer, SENTENCES), strict=True):
             assert served.tokenize(sentence) == tokens
             expected = logits(model, torch.tensor([tokens]))[0, -1].log_softmax(-1)
-            # In parts of how far they spread: tiny random models are surer of themselves than others.
-            assert (served.next_log_probs(tokens) - expected).abs().max() < 1e-5 * expected.std()
+            assert (served.next_log_probs(tokens) - expected).abs().max() < 1e-5
         how = {"max_new_tokens": 30, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
         prompt = torch.tensor([tokens])
         written = model.generate(prompt, attention_mask=torch.ones_like(prompt), suppress_tokens=[0], **how)
