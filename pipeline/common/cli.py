@@ -102,7 +102,7 @@ def start_logging() -> None:
     """How this process and its workers log."""
     logging.setLogRecordFactory(Printable)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for chatty in ("distributed", "httpx", "httpx2", "filelock", "datasets"):
+    for chatty in ("distributed", "httpx", "httpx2", "filelock", "datasets", "gguf"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
 
 

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("xllamacpp")
 
-from llama_cpp import loaded
-
+from benchmarks.llama_cpp import loaded
 from models.backbone import convert_gguf, load_backbone, load_tokenizer
 from models.extend import extend
 from models.gguf_file import KINDS, write_gguf

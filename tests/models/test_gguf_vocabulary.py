@@ -23,8 +23,8 @@ gguf = pytest.importorskip("gguf")
 pytest.importorskip("xllamacpp")
 
 from conftest import ROOT
-from llama_cpp import loaded
 
+from benchmarks.llama_cpp import loaded
 from models.gguf_file import write_gguf
 from models.gguf_vocabulary import BYTE_TOKENS, vocabulary
 from models.tokenizers import vocabulary_size

@@ -98,22 +98,28 @@ def write_model(options: Export, extended: Extended, folder: Path) -> Twin:
         raise StageError(f"{extended.backbone}: {error}") from None
     if options.gguf:
         try:
-            _write_gguf_files(options.gguf, model, tokenizer, extended, folder)
+            files = write_gguf_files(options.gguf, model, extended, folder)
         except ValueError as error:
             raise StageError(f"--gguf: {error}") from None
+        # A model of plain text continues it; of a chat Ollama finds the form in the file.
+        plain = "" if tokenizer.chat_template else "TEMPLATE {{ .Prompt }}\n"
+        (folder / "Modelfile").write_text(f"FROM ./{files[0].name}\n{plain}", encoding="utf-8")
     return twin
 
 
-def _write_gguf_files(kinds: list[str], model: Any, tokenizer: Any, extended: Extended, folder: Path) -> None:
-    """A file of each kind, and a Modelfile that makes a model of Ollama of the first."""
+def write_gguf_files(kinds: list[str], model: Any, extended: Extended, folder: Path) -> list[Path]:
+    """A GGUF file of each kind, of the run's model (models.adapter.attach), which is changed.
+
+    Raises ValueError where llama.cpp has no such model or tokenizer, or there is no quantiser.
+    """
     from models.gguf_file import KINDS, write_gguf
     from models.gguf_quantise import quantise
     from models.native import native_for_gguf
 
-    twin = native_for_gguf(model).model
+    twin, tokenizer = native_for_gguf(model).model, open_tokenizer(extended.backbone)
     languages = dict.fromkeys(language for one in extended.added for language in one.languages)
     about = {"name": extended.name, "languages": list(languages), "base_model": extended.named["name"]}
-    paths = {kind: folder / f"{extended.file_name}-{kind.upper()}.gguf" for kind in dict.fromkeys(kinds)}
+    paths = {kind: folder / f"{extended.file_name}-{kind.upper()}.gguf" for kind in kinds}
     for kind, path in paths.items():
         if kind in KINDS:
             write_gguf(twin, tokenizer, path, kind, about)
@@ -122,10 +128,7 @@ def _write_gguf_files(kinds: list[str], model: Any, tokenizer: Any, extended: Ex
         write_gguf(twin, tokenizer, whole, "bf16", about)
         quantise(whole, path, kind)
         whole.unlink()
-    # A model of plain text continues it; of a chat Ollama finds the form in the file.
-    plain = [] if tokenizer.chat_template else ["TEMPLATE {{ .Prompt }}"]
-    lines = [f"FROM ./{next(iter(paths.values())).name}", *plain]
-    (folder / "Modelfile").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return list(paths.values())
 
 
 def _load_backbone(extended: Extended) -> Any:

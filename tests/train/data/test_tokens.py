@@ -220,8 +220,7 @@ def test_few_characters_are_tokenized_at_once_whatever_the_lengths_of_documents(
 def test_llama_cpp_makes_the_tokens_of_a_tokenizer_trained_here(tokenizer, tmp_path):
     pytest.importorskip("gguf")
     pytest.importorskip("xllamacpp")
-    from llama_cpp import loaded
-
+    from benchmarks.llama_cpp import loaded
     from models.backbone import create_llama
     from models.gguf_file import write_gguf
 

@@ -11,9 +11,9 @@ from tiny import logits, make
 
 pytest.importorskip("xllamacpp")
 
-from llama_cpp import loaded
 from test_sharing import CPU, SIGMOID, make_run
 
+from benchmarks.llama_cpp import loaded
 from models.backbone import load_tokenizer, save_backbone
 from pipeline.common.errors import StageError
 from pipeline.common.files import write_arrow

@@ -25,6 +25,17 @@ class LlamaCpp:
         """Of each prefix of the tokens: log-probabilities (T, V) of the next token."""
         return torch.stack([self.next_log_probs(tokens[: end + 1]) for end in range(len(tokens))])
 
+    def log_probs_of(self, tokens: Sequence[int]) -> list[float]:
+        """Log-probabilities of each token but the first, behind those before it."""
+        found = []
+        for end in range(1, len(tokens)):
+            # The next token is drawn whatever its probability, and so it is the one that is told of.
+            options = {"n_predict": 1, "n_probs": 1, "logit_bias": [[tokens[end], 1e9]], "cache_prompt": True}
+            answer = self._post("/completion", {"prompt": list(tokens[:end]), "temperature": 0, **options})
+            steps = answer.get("completion_probabilities")  # none behind a part of a character
+            found.append(steps[0]["logprob"] if steps else float(self.next_log_probs(tokens[:end])[tokens[end]]))
+        return found
+
     def greedy(self, tokens: Sequence[int], count: int) -> list[int]:
         """The `count` tokens that follow, each the most probable that is no end of text."""
         options = {"n_predict": count, "temperature": 0, "ignore_eos": True, "return_tokens": True}
