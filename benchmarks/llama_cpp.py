@@ -60,7 +60,8 @@ class LlamaCpp:
         answer = self._post("/completion", {"prompt": list(tokens), **options})
         (step,) = answer["completion_probabilities"]
         found = {one["id"]: one["logprob"] for one in step["top_logprobs"]}
-        return torch.tensor([found[token] for token in range(len(found))])
+        # The server's sum over a large vocabulary is off by 1e-4.
+        return torch.tensor([found[token] for token in range(len(found))]).log_softmax(-1)
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         data = json.dumps(body).encode()
