@@ -6,12 +6,14 @@ Shapes: B rows of a micro-batch, T tokens of a row, D width of the model; a digi
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.local_losses import Context, add_cross_entropy, add_l1, measure
+from models.modeling_neutral import Block, beyond, of_open, skips_closed
 
 GATES: dict[str, Callable[[Tensor], Tensor] | None] = {
     "none": None,
@@ -28,7 +30,8 @@ class NeutralBlock(nn.Module):
     docs/method.md, Block (paper, section 3 and Figure 2). Takes the FFN's normed input x_BTD and returns out_BTD,
     to be added to the FFN's output. At step 0 out is exactly zero, since W_down is. A gate sees its own token
     only, so that cached generation stays exact. `bias`: whether the gate has its b. The activation, which may have
-    weights, stays the FFN's. Raises ValueError for an unknown gate or init.
+    weights, stays the FFN's. Without gradients A is computed for the tokens alone whose gate is open. Raises
+    ValueError for an unknown gate or init.
     """
 
     def __init__(
@@ -48,7 +51,9 @@ class NeutralBlock(nn.Module):
         self.layers, self.context = layers, context
         # A module would be registered here a second time, with its weights.
         self.activation = activation.forward if isinstance(activation, nn.Module) else activation
-        self.gate_name, self.phi, self.is_sigmoid = gate, GATES[gate], gate == "sigmoid"
+        self.gate_name, self.is_sigmoid = gate, gate == "sigmoid"
+        self.phi: Any = GATES[gate]
+        self.threshold = 0.0
         self.gate_proj = nn.Linear(size, width, bias=False)
         self.up_proj = nn.Linear(size, width, bias=False)
         self.down_proj = nn.Linear(width, size, bias=False)
@@ -63,16 +68,37 @@ class NeutralBlock(nn.Module):
         if self.gate is not None and self.gate.bias is not None:
             nn.init.zeros_(self.gate.bias)
 
+    def opening(self, logit_BT1: Tensor) -> Tensor:
+        """g(x) of the gate's logit w.x + b."""
+        return beyond(self.phi(logit_BT1), self.threshold)
+
+    def adapter(self, x_BTD: Tensor) -> Tensor:
+        """A(x)."""
+        out_BTD: Tensor = self.down_proj(self.activation(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        return out_BTD
+
     def forward(self, x_BTD: Tensor) -> Tensor:
         local = self.context.local
-        out_BTD: Tensor = self.down_proj(self.activation(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        if self.gate is not None and local is None and skips_closed(self, x_BTD):
+            return of_open(self.adapter, x_BTD, self.opening(self.gate(x_BTD)))
+        out_BTD = self.adapter(x_BTD)
         g_BT1 = None
-        if self.gate is not None and self.phi is not None:
+        if self.gate is not None:
             logit_BT1 = self.gate(x_BTD)
             if local is not None and self.is_sigmoid and local.cross_entropy:
                 logit_BT1 = add_cross_entropy(logit_BT1, local, self.layers)
-            g_BT1 = self.phi(logit_BT1)
+            g_BT1 = self.opening(logit_BT1)
             out_BTD = g_BT1 * out_BTD
         if local is None:
             return out_BTD
         return measure(add_l1(out_BTD, local, self.layers), g_BT1, local, self.layers)
+
+
+def close_gates(model: nn.Module, threshold: float) -> None:
+    """From now on gates of the model, or of an export, count as closed where |g(x)| is not above `threshold`.
+
+    It only adds to what the model takes for closed: 0 changes nothing.
+    """
+    for module in model.modules():
+        if isinstance(module, NeutralBlock | Block):
+            module.threshold = max(module.threshold, threshold)

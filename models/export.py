@@ -105,6 +105,7 @@ def describe_blocks(model: Any) -> dict[str, Any]:
                 "gate": block.gate_name,
                 "bias": block.gate is not None and block.gate.bias is not None,
                 "norm": norms[0] if norms else None,
+                "threshold": block.threshold,
             }
         )
     return {"layers": path, "blocks": blocks}

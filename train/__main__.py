@@ -31,6 +31,13 @@ RUNS_BACKBONE = File("backbone", "where the backbone of a run or adapter lies, i
 EVALUATIONS = File(
     "evaluations", "evaluations of the backbone and of the run, for the card", many=True, required=False
 )
+GATE_THRESHOLD = File(
+    "gate_threshold",
+    "its blocks leave out tokens whose gate g has |g| no higher than this; 0: where g is exactly 0",
+    kind=float,
+    default=0.0,
+    low=0,
+)
 
 TASKS = File("tasks", "folder of {model}.json of the multiple-choice tasks, if there is one", required=False)
 GRID = File("grid", "the paper's tables and figures, as configs/paper/grid.yaml")
@@ -185,6 +192,7 @@ STAGES = (
             RUN,
             RUNS_BACKBONE,
             EVALUATIONS,
+            GATE_THRESHOLD,
             File("output", "folder to write"),
         ),
         Export,

@@ -377,13 +377,14 @@ rule export_run:
     params:
         folder=lambda wildcards, input: Path(input.run).parent,
         options=exactly(flags(OPTIONS.export, without=("runs",))),
+        threshold=OPTIONS.evaluate.gate_threshold,
         code=fingerprint("train.sharing.export:export_run"),
     message:
         "Export {wildcards.run} for transformers"
     shell:
         "python -m train export {params.options:q} --run={params.folder:q} --backbone={input.backbone:q}"
         f" --evaluations {list_argument('input.evaluations')}"
-        " --output={output:q} > {log:q} 2>&1"
+        " --gate-threshold={params.threshold:q} --output={output:q} > {log:q} 2>&1"
 
 
 rule report:

@@ -31,7 +31,6 @@ LOGITS = 2**22
 
 # By layer, what the last forward pass left: means over the width of |g|, |g A| and |FFN(x)|, each of shape BT.
 Seen = list[dict[str, Tensor]]
-PARTS = ("gate", "block", "ffn")
 
 
 def measure_change(backbone: Any, model: Any, rows: Rows, device: torch.device) -> Change:
@@ -117,7 +116,7 @@ def watched(model: Any) -> Iterator[Seen]:
         handles.append(ffn.block.register_forward_hook(_keep(left, "block")))
         handles.append(plain_ffn(ffn).register_forward_hook(_keep(left, "ffn")))
         if ffn.block.gate is not None:
-            handles.append(ffn.block.gate.register_forward_hook(_keep(left, "gate", ffn.block.phi)))
+            handles.append(ffn.block.gate.register_forward_hook(_keep(left, "gate", ffn.block.opening)))
     try:
         yield seen
     finally:
@@ -125,21 +124,26 @@ def watched(model: Any) -> Iterator[Seen]:
             handle.remove()
 
 
-def _keep(left: dict[str, Tensor], name: str, phi: Callable[[Tensor], Tensor] | None = None) -> Any:
+def _keep(left: dict[str, Tensor], name: str, opening: Callable[[Tensor], Tensor] | None = None) -> Any:
     def hook(module: Any, inputs: Any, y_BTD: Tensor) -> None:
-        left[name] = (phi(y_BTD) if phi else y_BTD).float().abs().mean(-1)
+        left[name] = (opening(y_BTD) if opening else y_BTD).float().abs().mean(-1)
 
     return hook
 
 
 def _sums(seen: Seen, counted_BT: np.ndarray, device: torch.device) -> np.ndarray:
-    """By layer and part, the sum over tokens from which a counted one is predicted; |g| is 1 without a gate."""
+    """By layer the sums of |g| (1 without a gate), of g != 0, |g A| and |FFN(x)|, over tokens from which a counted
+    one is predicted."""
     mask_BT = torch.from_numpy(counted_BT).to(device)
     one = torch.ones((), device=device)
-    sums = [(left.get(part, one) * mask_BT).double().sum() for left in seen for part in PARTS]
-    return torch.stack(sums).cpu().numpy().reshape(-1, len(PARTS)) if sums else np.zeros((0, len(PARTS)))
+    sums = []
+    for left in seen:
+        parts = left.get("gate", one), left.get("gate", one) != 0, left["block"], left["ffn"]
+        sums += [(part * mask_BT).double().sum() for part in parts]
+    return torch.stack(sums).cpu().numpy().reshape(len(seen), -1) if sums else np.zeros((0, 4))
 
 
 def _activity(sums: Sequence[np.ndarray], tokens: int) -> list[Layer]:
-    """By layer, `gate`: the mean of |g|; `block`: the mean of |g A| over that of |FFN(x)|, of tokens and width."""
-    return [Layer(gate=gate / tokens, block=block / ffn) for gate, block, ffn in np.sum(sums, 0)]
+    """By layer, `gate`: the mean of |g|; `open`: the share of tokens whose g is not 0; `block`: the mean of |g A|
+    over that of |FFN(x)|, of tokens and width."""
+    return [Layer(gate=g / tokens, open=not_0 / tokens, block=out / ffn) for g, not_0, out, ffn in np.sum(sums, 0)]

@@ -8,6 +8,7 @@ import tempfile
 
 import torch
 
+from models.block import close_gates
 from pipeline.common.progress import progress
 from train.data.rows import check_length, paths_by_name
 from train.data.texts import open_corpus
@@ -30,6 +31,7 @@ def evaluate(
     """Measure the backbone, or the run on it, on `DOMAIN=PATH` rows or texts, and continue the prompts.
 
     speed: file to write its speed beside the backbone's to, apart from the measures, since it differs each time.
+    It is that on `options.forgetting`, or else the first domain, and on `options.learning`, if it is there.
     """
     torch.set_num_threads(options.threads)
     device = measuring_device(options.device)
@@ -37,6 +39,7 @@ def evaluate(
     with tempfile.TemporaryDirectory() as folder:  # what is mapped stays when it is gone
         opened = {name: open_corpus(path, backbone, f"{folder}/{name}") for name, path in paths.items()}
     model = load_run(backbone, run, device)
+    close_gates(model, options.gate_threshold)
     for domain in opened.values():
         check_tokenizer(domain, backbone)
         check_length(domain, model, backbone)
@@ -53,5 +56,7 @@ def evaluate(
     texts = [Generation(prompt=x, continuation=write(model, tokenizer, x, sampling)) for x in options.prompts]
     if speed:
         models = {"backbone": plain} | ({} if run is None else {"run": model})
-        write_result(speed, measure_speed(models, next(iter(opened.values())), device))
+        old = options.forgetting if options.forgetting in opened else next(iter(opened))
+        new = opened.get(options.learning) if options.learning != old else None
+        write_result(speed, measure_speed(models, opened[old], new, device))
     write_result(output, Evaluation(run=run, domains=measures, change=change, generations=texts))

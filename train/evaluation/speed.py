@@ -1,4 +1,7 @@
-"""Inference speed of an extended model beside its backbone: how fast it reads text, and how fast it writes."""
+"""Inference speed of an extended model beside its backbone: how fast it reads text, and how fast it writes.
+
+On old text and on new, since a block costs what its gate lets through.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from models.backbone import compute
 from models.loss import token_nll
 from models.positions import room_behind
 from train.data.rows import Rows
-from train.runs.results import Amounts, Rates, Speed
+from train.runs.results import Amounts, Rates, Speed, TextSpeed
 
 # Rounds that count. Those of a large model on a CPU are long: after SECONDS no more begins, but FEWEST are made.
 ROUNDS, FEWEST, SECONDS = 7, 2, 30.0
@@ -23,7 +26,19 @@ ROUNDS, FEWEST, SECONDS = 7, 2, 30.0
 SCORED, PROMPT, WRITTEN = 4096, 32, 64
 
 
-def measure_speed(models: dict[str, Any], rows: Rows, device: torch.device) -> Speed:
+def measure_speed(models: dict[str, Any], old: Rows, new: Rows | None, device: torch.device) -> Speed:
+    """Speed of each model on rows of an old domain, and of a new one, if there is one."""
+    first = measure_on(models, old, device)
+    return Speed(
+        tokens=first.tokens,
+        speeds=first.speeds,
+        device=device.type,
+        threads=torch.get_num_threads(),
+        new=None if new is None else measure_on(models, new, device),
+    )
+
+
+def measure_on(models: dict[str, Any], rows: Rows, device: torch.device) -> TextSpeed:
     """Tokens a second of `scoring` whole rows and of `writing`, for each model: the fastest of ROUNDS,
     or of those that began within SECONDS.
 
@@ -44,9 +59,7 @@ def measure_speed(models: dict[str, Any], rows: Rows, device: torch.device) -> S
                 seconds[name]["scoring"].append(_seconds(partial(token_nll, model, tokens_BT1), device))
                 seconds[name]["writing"].append(_seconds(partial(_write, model, prompt_1T), device))
     scored, wrote = tokens_BT1[:, 1:].numel(), tokens_to_write(next(iter(models.values())), prompt_1T)
-    return Speed(
-        device=device.type,
-        threads=torch.get_num_threads(),
+    return TextSpeed(
         tokens=Amounts(scoring=scored, writing=wrote),
         speeds={
             name: Rates(scoring=scored / min(took["scoring"][1:]), writing=wrote / min(took["writing"][1:]))

@@ -143,9 +143,11 @@ def _model_measures(out: Layout, model: str) -> dict[str, float]:
         for task, score in read_task_scores(path).tasks.items():
             measures[f"{task}, accuracy ({score.metric})"] = score.accuracy[score.metric]
     if (path := Path(out.speed(model))).exists():
-        speeds = read_speed(path).speeds
-        own = speeds.get("run", speeds["backbone"])
-        measures |= {"scoring, tokens/s": own.scoring, "writing, tokens/s": own.writing}
+        speed = read_speed(path)
+        for text, on in (("", speed), (" new text", speed.new)):
+            if on is not None:
+                own = on.speeds.get("run", on.speeds["backbone"])
+                measures |= {f"{kind}{text}, tokens/s": rate for kind, rate in vars(own).items()}
     return measures
 
 

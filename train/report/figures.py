@@ -96,7 +96,7 @@ def model_figures(
         "inference_speed": (
             charts.inference_speed,
             points.speed_points(runs, speeds) if len(speeds) == len(runs) else [],
-            "Tokens a second of scoring and of writing, over the backbone's",
+            "Tokens a second of scoring and of writing old and new text, over the backbone's",
         ),
     }
     return _drawn(drafts)

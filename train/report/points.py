@@ -102,12 +102,14 @@ def training_points(runs: list[RunResult]) -> Points:
 
 
 def speed_points(runs: list[RunResult], speeds: list[Speed]) -> Points:
-    """Inference speed of each run beside that of the backbone, which was measured in turns with it."""
+    """Inference speed of each run beside that of the backbone, measured in turns with it, on old and new text."""
     return [
-        named(run) | {"kind": kind, "speed": speed, "backbone": plain, "relative": speed / plain}
+        named(run) | {"kind": f"{kind} {text} text", "speed": speed, "backbone": plain, "relative": speed / plain}
         for run, measured in zip(runs, speeds, strict=True)
-        for kind, speed in vars(measured.speeds["run"]).items()
-        for plain in [getattr(measured.speeds["backbone"], kind)]
+        for text, on in (("old", measured), ("new", measured.new))
+        if on is not None
+        for kind, speed in vars(on.speeds["run"]).items()
+        for plain in [getattr(on.speeds["backbone"], kind)]
     ]
 
 

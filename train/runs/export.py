@@ -12,6 +12,7 @@ from typing import Any
 
 from models.adapter import SavedExtension, attach, is_adapter, is_plain_lora, save_adapter
 from models.backbone import COMPUTE, attention_on, compute_dtype, load_tokenizer
+from models.block import close_gates
 from models.export import export
 from models.extend import ExtendError
 from models.native import Twin
@@ -84,16 +85,18 @@ def write_adapter(extended: Extended, folder: Path) -> None:
         save_adapter(folder, extended.named, model, extended.added)
 
 
-def write_model(options: Export, extended: Extended, folder: Path) -> Twin:
+def write_model(options: Export, extended: Extended, folder: Path, gate_threshold: float = 0.0) -> Twin:
     """Write the extended model to an empty folder, for transformers, and as GGUF files.
 
-    Raises StageError where it does not fit, or llama.cpp has nothing like it.
+    gate_threshold: with one the model has its own code, for no server has such a thing. Raises StageError where it
+    does not fit, or llama.cpp has nothing like it.
     """
     model, tokenizer = _load_backbone(extended), open_tokenizer(extended.backbone)
     with _fitting(extended):
         attach(model, extended.added)
+    close_gates(model, gate_threshold)
     try:
-        twin = export(model, tokenizer, folder, options.code)
+        twin = export(model, tokenizer, folder, options.code or gate_threshold > 0)
     except ValueError as error:
         raise StageError(f"{extended.backbone}: {error}") from None
     if options.gguf:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from models.backbone import compute
+from models.block import close_gates
 from models.foreign import as_data
 from models.positions import room_behind
 from pipeline.common.errors import StageError
@@ -27,6 +28,7 @@ def generate(options: Generate, model: list[str], backbone: str | None, prompt: 
     device = measuring_device(options.device)
     for path in model:
         loaded, tokenizer = open_model(path, device, backbone)
+        close_gates(loaded, options.gate_threshold)
         for beginning in prompt:
             print(without_steering(f"\n[{path}]\n{beginning}"), end="", flush=True)
             write(loaded, tokenizer, beginning, options, shown=True)

@@ -250,6 +250,9 @@ class Generate:
     )
     repetition_penalty: float = option(1.1, "above 1: what was said already is less probable", low=0.1, high=10)
     seed: int = option(0, "of the draws", low=0, high=MOST_SEED)
+    gate_threshold: float = option(
+        0.0, "blocks leave out tokens whose gate g has |g| no higher than this; 0: where g is exactly 0", low=0
+    )
     device: str = option("auto", "where to run", choices=("auto", "cpu", "cuda"))
     threads: int = option(1, "CPU threads", low=1, high=MOST_THREADS)
 

@@ -83,6 +83,7 @@ class Layer:
     """What the block of a layer does: means over tokens."""
 
     gate: float = option(doc="the mean of |g|")
+    open: float | None = option(None, "the share of tokens whose g is not 0; an older file has none")
     block: float = option(doc="the mean of |g A| over that of |FFN(x)|")
 
 
@@ -145,13 +146,20 @@ class Rates:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speed:
-    """`speed/{model}.json`: the backbone, and beside it the `run`, if there is one."""
+class TextSpeed:
+    """The backbone on some text, and beside it the `run`, if there is one."""
+
+    tokens: Amounts = option(doc="how much was read and written")
+    speeds: dict[str, Rates] = option(doc="the speed of `backbone` and of `run`")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed(TextSpeed):
+    """`speed/{model}.json`: on old text, and in `new` on new text."""
 
     device: str = option(doc="cpu or cuda")
     threads: int = option(doc="the threads of the CPU")
-    tokens: Amounts = option(doc="how much was read and written")
-    speeds: dict[str, Rates] = option(doc="the speed of `backbone` and of `run`")
+    new: TextSpeed | None = option(None, "the same on text of the domain that measures learning, if it is given")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from models.backbone import weights_digest
+from models.block import close_gates
 from models.positions import longest_text
 from pipeline.common.locks import locked
 from pipeline.common.progress import progress
@@ -64,9 +65,10 @@ def measure_asked(
     torch.set_num_threads(options.threads)
     tokenizer = open_tokenizer(backbone)
     model = load_run(backbone, run, measuring_device(options.device))
+    close_gates(model, options.gate_threshold)
     requests = make_requests(asked, tokenizer, longest_text(model.config) or NO_LIMIT)
     with (
-        kept_scores(f"{output}.scores.jsonl", _key(model, requests)) as (scores, keep),
+        kept_scores(f"{output}.scores.jsonl", _key(model, options, requests)) as (scores, keep),
         progress(len(requests), "tasks", "requests", len(scores)) as bar,
     ):
         for batch in score(model, requests, scores.__contains__):
@@ -139,9 +141,10 @@ def make_requests(asked: dict[str, Asked], tokenizer: Any, room: int) -> list[Re
     return requests
 
 
-def _key(model: Any, requests: list[Request]) -> str:
-    """What scores depend on: the weights, the requests and the code."""
-    digest = hashlib.sha256(f"{weights_digest(model)} {fingerprint('train.tasks.loglikelihood')}".encode())
+def _key(model: Any, options: Tasks, requests: list[Request]) -> str:
+    """What scores depend on: the weights, the threshold of gates, the requests and the code."""
+    parts = weights_digest(model), options.gate_threshold, fingerprint("train.tasks.loglikelihood")
+    digest = hashlib.sha256(" ".join(map(str, parts)).encode())
     for request in requests:
         digest.update(f"{request.family}{request.continuations}".encode() + request.context.tobytes())
     return digest.hexdigest()

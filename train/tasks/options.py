@@ -30,6 +30,9 @@ class Tasks:
         high=MOST_SECONDS,
     )
     tasks_gb: int = option(4, "memory that it may take", unit="GB", low=1, high=MOST_GB)
+    gate_threshold: float = option(
+        0.0, "blocks leave out tokens whose gate g has |g| no higher than this; 0: where g is exactly 0", low=0
+    )
     device: str = option("auto", "where to evaluate", choices=("auto", "cpu", "cuda"))
     threads: int = option(1, "CPU threads", low=1, high=MOST_THREADS)
 
