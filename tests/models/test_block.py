@@ -1,11 +1,13 @@
 import pytest
 import torch
+from device import DEVICE
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from models.block import GATES, NeutralBlock
+from models.block import GATES, NeutralBlock, close_gates
 from models.local_losses import Context, make_probe
+from models.modeling_neutral import DENSE, rounded_up
 
 pytestmark = pytest.mark.usefixtures("on_device")
 SIZE, WIDTH, LAYERS = 8, 6, 3
@@ -141,6 +143,96 @@ def test_measuring_leaves_the_gradients_alone() -> None:
             blocks[0](x_BTD).square().sum().backward()
         found.append(gradients(blocks))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+# Without gradients ---------------------------------------------------------------------------------
+
+
+def opened(block: NeutralBlock, shape: tuple[int, ...], share: float) -> tuple[Tensor, Tensor]:
+    """x_BTD of which about this share has an open gate, far from 0 or not at all, and which tokens these are."""
+    assert block.gate is not None
+    nn.init.zeros_(block.gate.weight)
+    with torch.no_grad():
+        block.gate.weight[0, 0] = 1
+    is_open_BT = torch.rand(shape) < share
+    x_BTD = torch.randn(*shape, SIZE)
+    x_BTD[..., 0] = torch.where(is_open_BT, 1.0, -1.0) * (1 + torch.rand(shape))
+    return x_BTD, is_open_BT
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.2, 0.5, 0.75, 0.9, 1.0])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (4, 5), (2, 100)])
+def test_tokens_with_a_closed_gate_cost_no_more_than_their_gate(shape: tuple[int, ...], share: float) -> None:
+    block = make("relu", Context())
+    x_BTD, is_open_BT = opened(block, shape, share)
+    computed: list[int] = []
+    expected_BTD = block(x_BTD).detach()
+    block.down_proj.register_forward_hook(lambda module, inputs, y: computed.append(inputs[0].numel() // WIDTH))
+    with torch.no_grad():
+        out_BTD = block(x_BTD)
+    torch.testing.assert_close(out_BTD, expected_BTD)
+    assert not out_BTD[~is_open_BT].any()
+    count, tokens = int(is_open_BT.sum()), is_open_BT.numel()
+    if DEVICE.type == "cuda":
+        assert computed == [tokens]
+    elif not count:
+        assert computed == []
+    else:
+        assert len(computed) == 1 and count <= computed[0] <= tokens
+        assert computed[0] <= count * 9 / 8 or count > DENSE * tokens * 8 / 9
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", "elu", "relu"])
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.5, 10.0])
+def test_a_threshold_closes_gates_on_both_sides_of_0(gate: str, threshold: float) -> None:
+    block = make(gate, Context())
+    close_gates(block, threshold)
+    x_BTD = torch.randn(4, 25, SIZE) * 3
+    assert block.gate is not None
+    with torch.no_grad():
+        g_BT1 = block.phi(block.gate(x_BTD))
+        g_BT1 = torch.where(g_BT1.abs() > threshold, g_BT1, 0)
+        inside_BTM = functional.silu(block.gate_proj(x_BTD)) * block.up_proj(x_BTD)
+        expected_BTD = g_BT1 * block.down_proj(inside_BTM)
+        torch.testing.assert_close(block(x_BTD), expected_BTD)
+    torch.testing.assert_close(block(x_BTD).detach(), expected_BTD)
+    if threshold in (0.2, 0.5):
+        assert 0 < (g_BT1 == 0).float().mean() < 1
+    close_gates(block, 0.0)  # takes nothing back
+    assert block.threshold == threshold
+
+
+def test_in_bf16_by_autocast() -> None:
+    """As models are measured: x_BTD may be fp32, what leaves is bf16 either way."""
+    block = make("relu", Context())
+    x_BTD, _ = opened(block, (4, 50), 0.3)
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        expected_BTD = block(x_BTD).detach()
+        with torch.no_grad():
+            out_BTD, none_BTD = block(x_BTD), block(-x_BTD.abs())
+    assert out_BTD.dtype == none_BTD.dtype == expected_BTD.dtype == torch.bfloat16
+    torch.testing.assert_close(out_BTD, expected_BTD)
+    assert none_BTD.shape == x_BTD.shape and not none_BTD.any()
+
+
+@pytest.mark.slow
+def test_compiled_and_traced_blocks_compute_all_tokens() -> None:
+    block = make("relu", Context())
+    x_BTD, _ = opened(block, (4, 5), 0.0)
+    other_BTD, _ = opened(block, (4, 5), 0.5)
+    with torch.no_grad():
+        compiled = torch.compile(block, backend="eager", fullgraph=True)
+        traced = torch.jit.trace(block, x_BTD)
+        exported = torch.export.export(block, (x_BTD,)).module()
+        for one in (compiled, traced, exported):
+            assert not one(x_BTD).any()
+            torch.testing.assert_close(one(other_BTD), block(other_BTD))
+
+
+def test_numbers_of_rows_are_few() -> None:
+    counts = range(1, 2**12 + 1)
+    assert all(count <= rounded_up(count) <= count * 9 / 8 for count in counts)
+    assert len(set(map(rounded_up, counts))) == 16 + 8 * 8
 
 
 def test_unknown_gate_is_refused() -> None:

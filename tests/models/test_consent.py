@@ -28,6 +28,7 @@ from transformers import (
 
 from models.adapter import attach
 from models.backbone import load_backbone, load_tokenizer, unique_parameters
+from models.block import close_gates
 from models.export import describe_blocks, export
 from models.extend import decoder_layers, extend, trainable_state
 
@@ -40,13 +41,14 @@ def nobody_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builtins.input", lambda asked: "no")
 
 
-def exported(folder: Path, name: str = "Llama", **how: Any) -> Any:
-    """The model whose export is now in `folder`, in fp32."""
+def exported(folder: Path, name: str = "Llama", threshold: float = 0.0, **how: Any) -> Any:
+    """The model whose export is now in `folder`, in fp32; its gates count as closed up to the threshold."""
     words = Tokenizer(models.WordLevel({"<end>": 0} | {f"w{i}": i for i in range(1, 50)}, unk_token="<end>"))  # noqa: S106
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     one = addition(name, "neutral", **how)
     model = rounded(make(name))
     attach(model, [one])
+    close_gates(model, threshold)
     folder.mkdir()
     assert export(model, PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>"), folder).has_code  # noqa: S106
     return model.float()
@@ -131,6 +133,25 @@ def test_with_consent_it_is_a_model_like_others(name: str, tmp_path: Path) -> No
     tuned = peft.get_peft_model(loaded, peft.LoraConfig(target_modules="all-linear", init_lora_weights=False))
     assert any("blocks" in key for key in tuned.state_dict() if "lora" in key)
     assert not torch.allclose(logits(tuned, tokens()), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("gate", ["relu", "elu"])
+def test_an_export_goes_on_with_its_threshold(gate: str, tmp_path: Path) -> None:
+    """And computes to the bit what the model did: the same tokens, in the same products."""
+    with torch.no_grad():
+        model = exported(tmp_path / "out", threshold=0.5, gate=gate)
+        expected = logits(model, tokens())
+        close_gates(model, 10.0)
+        assert not torch.allclose(logits(model, tokens()), expected, atol=1e-3)
+    how = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", **TRUST)
+    ours = load_backbone(str(tmp_path / "out"), dtype=torch.float32)
+    for one in (loaded, ours):
+        assert torch.equal(logits(one, tokens()), expected)
+        cached, whole = (one.generate(tokens(), use_cache=cache, **how) for cache in (True, False))
+        assert torch.equal(cached, whole)
+    close_gates(ours, 10.0)  # an export's gates too
+    assert torch.equal(logits(ours, tokens()), logits(model, tokens()))
 
 
 def test_no_file_names_a_place(tmp_path: Path) -> None:

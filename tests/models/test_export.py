@@ -82,7 +82,8 @@ def test_what_cannot_be_folded_stays(how: dict[str, str]) -> None:
     norm = "post_feedforward_layernorm" if "placement" in how else None
     width = decoder_layers(model)[0].mlp.block.up_proj.out_features
     blocks = describe_blocks(model)["blocks"]
-    assert blocks == [{"width": width, "gate": how["gate"], "bias": how["gate"] != "none", "norm": norm}]
+    about = {"width": width, "gate": how["gate"], "bias": how["gate"] != "none", "norm": norm}
+    assert blocks == [about | {"threshold": 0.0}]
 
 
 # Loads each exported folder, in a process that cannot import this project, and writes down what it does.

@@ -4,6 +4,7 @@ import ast
 import base64
 import contextlib
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -316,9 +317,11 @@ BLOCKS = {"layers": "model.layers", "activation": "act_fn", "blocks": [BLOCK]}
         {"blocks": [BLOCK] * 101}, {"blocks": [BLOCK | {"width": 0}]}, {"blocks": [BLOCK | {"width": True}]},
         {"blocks": [BLOCK | {"width": 4.0}]}, {"blocks": [BLOCK | {"gate": "exec"}]},
         {"blocks": [BLOCK | {"bias": 1}]}, {"blocks": [BLOCK | {"norm": "forward"}]},
+        *({"blocks": [BLOCK | {"threshold": x}]} for x in (-0.1, math.nan, math.inf, True, None, "0.1")),
     ],
 )  # fmt: skip
 def test_the_blocks_of_a_config_name_only_what_blocks_are_made_of(wrong: dict[str, Any]) -> None:
     check(BLOCKS)
+    check(BLOCKS | {"blocks": [BLOCK | {"threshold": 0.1}]})
     with pytest.raises(ValueError, match="does not describe blocks"):
         check(BLOCKS | wrong)

@@ -1,5 +1,6 @@
 import base64
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,8 +8,10 @@ import torch
 from device import DEVICE
 from helpers import LENGTH, VOCABULARY, language, write_rows, write_tokenizer
 from tiny import make, shake
+from torch.nn import functional
 
 from models.backbone import create_llama, load_tokenizer, save_backbone
+from models.block import close_gates
 from models.extend import extend
 from models.loss import plain_head
 from pipeline.common.files import read_json
@@ -114,10 +117,13 @@ def test_each_site_has_the_tokens_of_its_documents(rows, monkeypatch):
         assert site.bpb == pytest.approx(nats / math.log(2) / size, abs=1e-6)
 
 
-@pytest.mark.parametrize("gate", ["none", "elu", "sigmoid"])
-def test_gate_activity_is_what_the_blocks_compute(rows, gate, monkeypatch):
+@pytest.mark.parametrize(
+    ("gate", "threshold"), [("none", 0.0), ("elu", 0.0), ("elu", 0.3), ("sigmoid", 0.0), ("relu", 0.0)]
+)
+def test_gate_activity_is_what_the_blocks_compute(rows, gate, threshold, monkeypatch):
     backbone, model = pair(gate=gate)
     shake(model)
+    close_gates(model, threshold)
     monkeypatch.setattr(change, "compute", lambda *_: torch.no_grad())
     tokens_NT1 = torch.from_numpy(rows.tokens(np.arange(len(rows)))).to(DEVICE)
     inputs = []
@@ -131,14 +137,17 @@ def test_gate_activity_is_what_the_blocks_compute(rows, gate, monkeypatch):
         g_NT1 = torch.ones((), device=DEVICE)
         if gate != "none":
             logit_NT1 = x_NTD @ block.gate.weight.T + block.gate.bias
-            g_NT1 = logit_NT1.sigmoid() if gate == "sigmoid" else torch.nn.functional.elu(logit_NT1)
+            g_NT1 = {"sigmoid": torch.sigmoid, "elu": functional.elu, "relu": functional.relu}[gate](logit_NT1)
+            g_NT1[g_NT1.abs() <= threshold] = 0
         inside = torch.nn.functional.silu(block.gate_proj(x_NTD)) * block.up_proj(x_NTD)
         out_NTD = g_NT1 * block.down_proj(inside)
         share = out_NTD[mask_NT].abs().mean() / ffn(x_NTD)[mask_NT].abs().mean()
-        mean = g_NT1.abs().expand(*mask_NT.shape, 1)[mask_NT].mean()
+        g_N1 = g_NT1.expand(*mask_NT.shape, 1)[mask_NT]
     layers = measure_change(backbone, model, rows, DEVICE).layers
     assert len(layers) == 2
-    assert layers[1].gate == pytest.approx(mean.item(), rel=1e-5)
+    assert layers[1].gate == pytest.approx(g_N1.abs().mean().item(), rel=1e-5)
+    assert layers[1].open == pytest.approx((g_N1 != 0).double().mean().item(), abs=1e-9)
+    assert (layers[1].open < 1) == (gate == "relu" or threshold > 0)
     assert layers[1].block == pytest.approx(share.item(), rel=1e-5)
 
 
@@ -183,12 +192,14 @@ def test_more_separators_than_documents_stay_with_the_last(rows):
 
 
 @pytest.mark.slow
-def test_speed_of_each_model_is_positive_and_beside_the_amounts(rows):
+def test_speed_of_each_model_is_positive_and_beside_the_amounts(rows, monkeypatch):
+    monkeypatch.setattr(speed, "ROUNDS", 2)
     backbone, model = pair()
-    found = measure_speed({"backbone": backbone, "run": model}, rows, DEVICE)
-    assert found.speeds.keys() == {"backbone", "run"}
-    assert all(rates.scoring > 0 and rates.writing > 0 for rates in found.speeds.values())
-    assert found.tokens == Amounts(scoring=20 * LENGTH, writing=64)
+    found = measure_speed({"backbone": backbone, "run": model}, rows, rows, DEVICE)
+    for text in (found, found.new):
+        assert text.speeds.keys() == {"backbone", "run"}
+        assert all(rates.scoring > 0 and rates.writing > 0 for rates in text.speeds.values())
+        assert text.tokens == Amounts(scoring=20 * LENGTH, writing=64)
 
 
 @pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 2), (1e9, 7)])
@@ -196,9 +207,9 @@ def test_of_a_slow_model_fewer_rounds_are_made(rows, monkeypatch, seconds, round
     took = iter([0.1, 0.1, *(1.0 + i for i in range(14))])  # the first round does not count
     monkeypatch.setattr(speed, "_seconds", lambda do, device: next(took))
     monkeypatch.setattr(speed, "SECONDS", seconds)
-    found = measure_speed({"backbone": pair()[0]}, rows, DEVICE)
+    found = measure_speed({"backbone": pair()[0]}, rows, None, DEVICE)
     assert found.speeds["backbone"].scoring == found.tokens.scoring / 1.0
-    assert len(list(took)) == 2 * (7 - rounds)
+    assert found.new is None and len(list(took)) == 2 * (7 - rounds)
 
 
 # The stage ----------------------------------------------------------------------------------------
@@ -228,7 +239,10 @@ def test_an_evaluation_has_the_change_and_no_time_in_it(tmp_path):
     assert found["change"].keys() == found["domains"].keys() == {"en", "fr"}
     assert found["change"]["en"]["kl"] > 0
     assert [len(found["change"]["fr"][part]) for part in ("layers", "sites")] == [2, 2]
-    assert read_json(speed)["speeds"].keys() == {"backbone", "run"}
+    assert read_json(speed)["speeds"].keys() == read_json(speed)["new"]["speeds"].keys() == {"backbone", "run"}
+    evaluate(replace(how, gate_threshold=100.0), backbone, run, held, str(tmp_path / "d.json"), None)
+    closed = read_json(tmp_path / "d.json")["change"]["fr"]
+    assert closed["kl"] == 0 and [layer["open"] for layer in closed["layers"]] == [0, 0]
     evaluate(how, backbone, None, held, str(tmp_path / "c.json"), str(speed))
     assert read_json(tmp_path / "c.json")["change"] == {}
     assert read_json(speed)["speeds"].keys() == {"backbone"}

@@ -24,6 +24,7 @@ from train.runs.results import (
     Site,
     Speed,
     TaskScore,
+    TextSpeed,
 )
 
 VOCABULARY = 64
@@ -154,9 +155,11 @@ def scored_documents(bpb: float, count: int, model: str) -> Documents:
 
 
 def speed(backbone: float, run: float) -> Speed:
-    """Of these tokens a second, reading and writing."""
+    """Of these tokens a second, reading and writing, on any text."""
     speeds = {name: Rates(scoring=x, writing=x) for name, x in (("backbone", backbone), ("run", run))}
-    return Speed(device="cpu", threads=1, tokens=Amounts(scoring=9, writing=9), speeds=speeds)
+    amounts = Amounts(scoring=9, writing=9)
+    new = TextSpeed(tokens=amounts, speeds=speeds)
+    return Speed(device="cpu", threads=1, tokens=amounts, speeds=speeds, new=new)
 
 
 def task_score(headline: float, error: float | None, correct: dict[str, str] | None = None) -> TaskScore:

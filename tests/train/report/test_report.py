@@ -103,6 +103,11 @@ def test_a_settled_backbone_is_named_and_its_source_shown(page):
     assert rows == [("source", "2.200"), ("backbone", "2.000"), ("replay", "2.010")]
 
 
+def test_speeds_are_those_on_old_and_on_new_text(page):
+    for kind in ("scoring", "writing"):
+        assert all(page.count(f'"kind": "{kind} {text} text"') == 4 for text in ("old", "new"))
+
+
 def test_a_control_is_no_run_that_learned(page):
     assert "replay, a control that trained on the replay alone, changes en by" in page
     assert "finetune (replay)" not in page and "neutral against replay" not in page

@@ -19,7 +19,7 @@ from models import backbone
 from models.backbone import create_llama, load_tokenizer, save_backbone
 from models.extend import extend
 from train.tasks import loglikelihood
-from train.tasks.accuracy import Asked, kept_scores, measure, measure_tasks, normalise, spread
+from train.tasks.accuracy import Asked, _key, kept_scores, measure, measure_tasks, normalise, spread
 from train.tasks.averages import macro_average
 from train.tasks.loglikelihood import (
     SPREAD,
@@ -452,6 +452,9 @@ def test_scores_of_another_model_are_not_taken(tmp_path: Path) -> None:
         raise RuntimeError
     with kept_scores(str(tmp_path / "s"), "two") as (scores, _):
         assert scores == {}
+    models, thresholds = (make(), make(seed=2)), (0.0, 0.1)
+    keys = {_key(model, Tasks(gate_threshold=x), []) for model in models for x in thresholds}
+    assert len(keys) == 4
 
 
 def test_the_harness_finds_the_same(folder: Path) -> None:
