@@ -74,6 +74,21 @@ def test_models_write_side_by_side(world: Path, tmp_path: Path, capsys: pytest.C
         assert texts[1] == texts[2] != texts[0]
 
 
+def test_gates_are_closed_up_to_a_threshold(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of them, and the model writes what its backbone does; an export remembers it."""
+    written = []
+    for threshold, model in ((100, "backbone"), (100, "neutral"), (0, "neutral")):
+        words = f"generate --tokens 12 {ON} --gate-threshold {threshold} --model {world}/{model} --prompt"
+        assert shell(words, "3 4") == 0
+        written.append(capsys.readouterr().out.split("]\n")[1])
+    assert written[0] == written[1] != written[2]
+    assert shell(f"export --run {world}/neutral --gate-threshold 0.25 --output {tmp_path}/whole") == 0
+    blocks = json.loads((tmp_path / "whole" / "config.json").read_text())["neutral_residues"]["blocks"]
+    assert [block["threshold"] for block in blocks] == [0.25]
+
+
 def test_what_is_saved_travels(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing names a place of the machine: not the backbone's, nor that of the run that another goes on from."""
     shutil.copytree(world / "adapter", tmp_path / "second")
@@ -119,7 +134,7 @@ def test_a_saved_adapter_is_measured_as_its_run(world: Path, tmp_path: Path) -> 
 def test_nothing_printed_steers_the_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("train.runs.generate.open_model", lambda *_: (None, None))
+    monkeypatch.setattr("train.runs.generate.open_model", lambda *_: (torch.nn.Module(), None))
 
     class Words:
         def decode(self, tokens: list[int], **_: object) -> str:
