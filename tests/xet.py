@@ -1,6 +1,6 @@
 """Large files as hf_xet sends them to the hub: xorbs hold chunks, and shards say of which chunks each file is.
 
-Source: the formats of xorbs and shards of the Xet protocol (https://huggingface.co/docs/xet), of chunks that are
+Source: the formats of xorbs and shards of the Xet protocol, of chunks that are
 not compressed (HF_XET_XORB_COMPRESSION_POLICY=none).
 """
 

@@ -15,7 +15,7 @@ from pipeline.publish.publish import SUMS, read_sums
 
 log = logging.getLogger(__name__)
 LOGIN = (
-    "make a token that may write at https://huggingface.co/settings/tokens, and give it to "
+    "make a token that may write in the settings of your account there, and give it to "
     "`hf auth login --force`, or as HF_TOKEN"
 )
 

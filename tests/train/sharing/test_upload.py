@@ -148,7 +148,7 @@ def test_without_a_token_it_is_said_how_to_get_one_and_nobody_is_asked(place):
     done = place.go(token="")
     assert done.code == 1 and not place.server.asked("whoami") + place.server.asked("repos")
     (line,) = done.err.splitlines()
-    assert "no token" in line and "https://huggingface.co/settings/tokens" in line and "HF_TOKEN" in line
+    assert "no token" in line and "in the settings of your account" in line and "HF_TOKEN" in line
 
 
 @pytest.mark.parametrize("check", [True, False])
@@ -157,7 +157,7 @@ def test_a_wrong_token_is_said_in_a_line_with_the_cure_and_never_shown(place, ch
     done = place.go(token=wrong, check=check)
     assert done.code == 1 and place.repo not in place.server.refs
     line = done.err.splitlines()[-1]
-    assert "`hf auth login --force`" in line and "https://huggingface.co/settings/tokens" in line
+    assert "`hf auth login --force`" in line and "in the settings of your account" in line
     assert check or "Invalid credentials: Bearer ***" in line  # the stand-in repeats it
     assert "Traceback" not in done.err and wrong not in done.out + done.err
 
