@@ -1,6 +1,7 @@
 """From the command line: save, export and try a run."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def test_models_write_side_by_side(world: Path, tmp_path: Path, capsys: pytest.C
     write_result(tmp_path / "after.json", evaluation(run="lora", fr=1.0))
     measured = f"--evaluations {tmp_path}/before.json {tmp_path}/after.json"
     assert shell(f"export --run {world}/lora {measured} --output {tmp_path}/whole") == 0
-    assert "| fr | 2.000 | 1.000 | -1.000 |" in (tmp_path / "whole" / "README.md").read_text()
+    assert re.search(r"\| fr \|.* 2\.000.* 1\.000.* -1\.000", (tmp_path / "whole" / "README.md").read_text())
 
     models = [f"{world}/backbone", f"{world}/neutral", f"{tmp_path}/small", f"{tmp_path}/whole"]
     capsys.readouterr()
@@ -233,7 +234,10 @@ def test_a_models_own_way_of_generating_is_bounded(
     [
         ("generate --model {world}/tokenizer --prompt 1", "tokenizer: "),
         ("generate --model {world}/backbone --prompt " + "1" * 40, "leaves no room to continue; shorten it"),
-        ("export --run {world}/lora --evaluations x.json --output {world}/x", "expected two, the backbone's and"),
+        (
+            "export --run {world}/lora --evaluations x.json --output {world}/x",
+            "x.json: No such file or directory; measure",
+        ),
         ("save --run {world}/tokenizer --output {world}/x", "not a finished run"),
         ("cost --configfile {world}/none.yaml", "no such file"),
     ],
