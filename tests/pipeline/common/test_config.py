@@ -73,7 +73,10 @@ def test_all_errors_are_listed_at_once_with_key_and_cure():
         ),
         ({"backbone": BACKBONE | {"settle": RUN | {"domain": "it"}}}, "backbone.settle.domain: no domain 'it'"),
         ({"export": {"runs": ["b"]}}, "export.runs: no run 'b'; extend.runs has a"),
-        ({"export": {"gguf": ["q9"]}}, "export.gguf: 'q9' is no kind of GGUF file; choose of f32, f16, bf16, q8_0"),
+        (
+            {"export": {"gguf": ["q9"]}},
+            "export.gguf: 'q9' is no kind of GGUF file; choose of f32, f16, bf16, q8_0",
+        ),
         ({"evaluate": {"control": "b"}}, "evaluate.control: no run 'b'; extend.runs has a"),
         ({"evaluate": {"control": "a"}}, "evaluate.control: a has old_rate 0.1; set it to 1"),
         (
