@@ -28,11 +28,11 @@ AUTO_MAP = {
 }
 
 
-def export(model: Any, tokenizer: Any, folder: str | Path, code: bool = False) -> Twin:
+def export(model: Any, tokenizer: Any, folder: str | Path, code: str = "") -> Twin:
     """Write an extended model (models.adapter.attach) to an empty folder; the model itself is changed.
 
-    code: with its own code, also where a class of transformers has its arithmetic. Returns what was written.
-    Raises ValueError where the config or the tokenizer of the backbone are none that transformers saves.
+    code: why it shall have its own code, also where a class of transformers has its arithmetic. Returns what was
+    written. Raises ValueError where the config or the tokenizer of the backbone are none that transformers saves.
     """
     twin = _twin(model, code)
     about = describe_blocks(model) if twin.has_code else None
@@ -54,10 +54,10 @@ def export(model: Any, tokenizer: Any, folder: str | Path, code: bool = False) -
     return twin
 
 
-def _twin(model: Any, code: bool) -> Twin:
+def _twin(model: Any, code: str) -> Twin:
     merge_lora(model)
     if code and not fold(model):
-        return Twin(model, "its own code, as asked", has_code=True)
+        return Twin(model, f"its own code, {code}", has_code=True)
     try:
         return native(model)
     except NoTwinError as error:

@@ -70,7 +70,7 @@ def native_for_gguf(model: Any) -> Twin:
     llama.cpp makes NaN of Qwen2-MoE where w x is exactly 0. Its GLM-4-MoE does not know the scaled positions of
     Llama 3.1; its GraniteMoeShared does, and for more than one block the writer finds another name.
     """
-    scaled = (model.config.rope_parameters or {}).get("rope_type") == "llama3"
+    scaled = (getattr(model.config, "rope_parameters", None) or {}).get("rope_type") == "llama3"
     return native(model, ("granite", "glm4_moe") if scaled else ("glm4_moe",))
 
 

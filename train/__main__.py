@@ -11,7 +11,7 @@ from pipeline.common.cli import File, Stage, main
 from train.data.options import MOST_ROW_TOKENS, Domain, Tokens
 from train.evaluation.options import Evaluate
 from train.report.options import Report
-from train.runs.options import Export, Generate, Pretrain, Run, Settle
+from train.runs.options import ABOUT_THRESHOLD, Export, Generate, Pretrain, Run, Settle
 from train.sharing.options import Publish
 from train.tasks.options import Tasks
 
@@ -31,13 +31,7 @@ RUNS_BACKBONE = File("backbone", "where the backbone of a run or adapter lies, i
 EVALUATIONS = File(
     "evaluations", "evaluations of the backbone and of the run, for the card", many=True, required=False
 )
-GATE_THRESHOLD = File(
-    "gate_threshold",
-    "its blocks leave out tokens whose gate g has |g| no higher than this; 0: where g is exactly 0",
-    kind=float,
-    default=0.0,
-    low=0,
-)
+GATE_THRESHOLD = File("gate_threshold", ABOUT_THRESHOLD, kind=float, default=0.0, low=0)
 
 TASKS = File("tasks", "folder of {model}.json of the multiple-choice tasks, if there is one", required=False)
 GRID = File("grid", "the paper's tables and figures, as configs/paper/grid.yaml")

@@ -186,7 +186,7 @@ def test_a_native_folder_is_a_model_here_but_no_backbone(blocks: int, tmp_path: 
 
 
 def test_an_export_with_code_is_a_choice(tmp_path: Path) -> None:
-    written = export(rounded(stacked("Llama", 1)), Words(), tmp_path, code=True)
+    written = export(rounded(stacked("Llama", 1)), Words(), tmp_path, code="as asked")
     assert written.has_code and (tmp_path / EXPORTED).exists()
 
 

@@ -96,10 +96,13 @@ def write_model(options: Export, extended: Extended, folder: Path, gate_threshol
         attach(model, extended.added)
     close_gates(model, gate_threshold)
     try:
-        twin = export(model, tokenizer, folder, options.code or gate_threshold > 0)
+        code = "as asked" if options.code else "for the threshold of its gates" if gate_threshold else ""
+        twin = export(model, tokenizer, folder, code)
     except ValueError as error:
         raise StageError(f"{extended.backbone}: {error}") from None
     if options.gguf:
+        if gate_threshold and twin.has_code:
+            raise StageError("--gguf: llama.cpp has no threshold for gates; take out gate_threshold, or gguf")
         try:
             files = write_gguf_files(options.gguf, model, extended, folder)
         except ValueError as error:

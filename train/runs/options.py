@@ -215,6 +215,7 @@ def old_domains(extend: Extend, name: str) -> list[str]:
     return list(dict.fromkeys([extend.old, *earlier]))
 
 
+ABOUT_THRESHOLD = "blocks leave out tokens whose gate g has |g| no higher than this; 0: where g is exactly 0"
 COLDEST = 0.01  # below it logits over the temperature are no numbers any more
 
 
@@ -250,9 +251,7 @@ class Generate:
     )
     repetition_penalty: float = option(1.1, "above 1: what was said already is less probable", low=0.1, high=10)
     seed: int = option(0, "of the draws", low=0, high=MOST_SEED)
-    gate_threshold: float = option(
-        0.0, "blocks leave out tokens whose gate g has |g| no higher than this; 0: where g is exactly 0", low=0
-    )
+    gate_threshold: float = option(0.0, ABOUT_THRESHOLD, low=0)
     device: str = option("auto", "where to run", choices=("auto", "cpu", "cuda"))
     threads: int = option(1, "CPU threads", low=1, high=MOST_THREADS)
 

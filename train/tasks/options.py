@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.common.config import MOST_GB, MOST_SECONDS, MOST_THREADS, ConfigError, bad_path, option
 from pipeline.common.language_codes import iso_code
+from train.runs.options import ABOUT_THRESHOLD
 
 # The options that decide nothing of what is measured.
 BOUNDS = ("tasks_seconds", "tasks_gb")
@@ -30,9 +31,7 @@ class Tasks:
         high=MOST_SECONDS,
     )
     tasks_gb: int = option(4, "memory that it may take", unit="GB", low=1, high=MOST_GB)
-    gate_threshold: float = option(
-        0.0, "blocks leave out tokens whose gate g has |g| no higher than this; 0: where g is exactly 0", low=0
-    )
+    gate_threshold: float = option(0.0, ABOUT_THRESHOLD, low=0)
     device: str = option("auto", "where to evaluate", choices=("auto", "cpu", "cuda"))
     threads: int = option(1, "CPU threads", low=1, high=MOST_THREADS)
 

@@ -87,3 +87,21 @@ def test_a_run_that_llama_cpp_cannot_have_is_refused_whole(speaking, tmp_path, o
     with pytest.raises(StageError) as error:
         export_run(Export(gguf=["q8_0"]), run, None, [], str(tmp_path / "out"))
     assert message in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_a_threshold_of_gates_is_not_lost_in_a_gguf_file(speaking, tmp_path):
+    run = make_run(tmp_path / "run", speaking, **SIGMOID)
+    with pytest.raises(
+        StageError, match=r"llama\.cpp has no threshold for gates; take out gate_threshold, or gguf"
+    ):
+        export_run(Export(gguf=["f32"]), run, None, [], str(tmp_path / "out"), gate_threshold=0.7)
+    export_run(Export(), run, None, [], str(tmp_path / "out"), gate_threshold=0.7)
+    assert "its own code, for the threshold of its gates" in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_backbone_without_a_rope_has_no_gguf_file_and_says_so(tmp_path):
+    from models.gguf_file import write_gguf
+    from models.native import native_for_gguf
+
+    with pytest.raises(ValueError, match="nothing known here for GPT2LMHeadModel"):
+        write_gguf(native_for_gguf(make("GPT2")).model, None, tmp_path / "x.gguf", "f32")
