@@ -2,7 +2,7 @@
 
 The same questions of the same model on the same device: largest difference of a log-likelihood, accuracies, time.
 The harness gets them as a task of its own over a local file, its prompts rendered here, since its own tasks need
-the hub. Each side loads the model by itself before the clock starts.
+the hub. Each side loads the model by itself before the clock starts. First `pip install 'lm_eval>=0.4.9,<0.5'`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,16 @@
-"""What the README shows really runs."""
+"""What the README and the guide show really runs."""
 
+import ast
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 
 import yaml
 from conftest import ROOT, prose
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from pipeline.common.config import read
 from pipeline.common.files import write_arrow
@@ -30,6 +35,18 @@ def test_the_example_reads_shards(tmp_path):
     )
     assert "num_rows: 5" in done.stdout
     assert "u2 None None" in done.stdout
+
+
+def test_the_first_command_brings_all_that_the_examples_import():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    brought = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    brought |= {project["name"]}
+    for example in re.findall(r"```python\n(.*?)```", README + GUIDE, re.DOTALL):
+        for node in ast.walk(ast.parse(example)):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for module in {name.partition(".")[0] for name in names} - sys.stdlib_module_names:
+                assert brought & set(map(canonicalize_name, packages_distributions()[module])), module
 
 
 def test_the_config_for_ones_own_crawl_is_valid(tmp_path, monkeypatch):

@@ -173,7 +173,7 @@ def _hub_rows(source: SetSource) -> Iterator[RawQuestion]:
         import datasets
         from huggingface_hub.utils import httpx
     except ImportError:
-        raise MissingSet(f"{source}: needs the package datasets; pip install '.[eval]'") from None
+        raise MissingSet(f"{source}: needs a package; pip install datasets") from None
     try:
         # By its address: a folder here may have the same name. No code of a data set runs, since datasets 4.
         address = f"hf://datasets/{source.hub}"
