@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import html
+import json
 import os
 import re
 import shutil
@@ -135,6 +136,25 @@ def test_the_shards_load_with_datasets_pyarrow_and_polars(checkout, tmp_path):
     loaded = datasets.load_dataset("arrow", data_files=str(shard), split="train", cache_dir=str(tmp_path))
     assert loaded["url"] == table["url"].to_pylist()
     assert polars.read_ipc_stream(shard)["language"].unique().to_list() == ["fr"]
+
+
+def test_the_notebook_walks_through_the_results(checkout, tmp_path, monkeypatch):
+    import altair
+    import datasets
+
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/demo").symlink_to(checkout / OUT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    values: dict[str, Any] = {}
+    for cell in json.loads((ROOT / "docs/walkthrough.ipynb").read_text())["cells"]:
+        assert not cell.get("outputs"), "commit it without what it shows, which is the text of others"
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), values)  # noqa: S102 - our own
+    charts = [value for value in values.values() if isinstance(value, altair.TopLevelMixin)]
+    assert len(charts) == 5
+    assert all(chart.to_dict()["datasets"] for chart in charts)
+    assert values["table"].loc["neutral", "fr"] < values["table"].loc["backbone", "fr"]
 
 
 def test_ledgers_follow_on_from_each_other(checkout):
