@@ -25,6 +25,11 @@ class Costs:
 
     tokens: int = option(doc="the tokens trained on, old and new", unit="tokens")
     seconds: float = option(doc="the time of the steps alone, summed over interruptions", unit="seconds")
+    cpu_seconds: float | None = option(
+        None,
+        "processor time of these steps, of all cores and processes; null: of an older version",
+        unit="seconds",
+    )
     peak_memory_mib: int = option(doc="the memory of the GPU, or of the process on a CPU", unit="MiB")
     ranks: int = option(doc="the number of processes")
     compute: str = option(doc="bfloat16 or float32")

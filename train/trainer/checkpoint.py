@@ -33,13 +33,14 @@ log = logging.getLogger(__name__)
 class State:
     """What a checkpoint holds besides weights and optimizer: steps done, metrics so far, seconds spent.
 
-    alpha is None until it is known (`alpha: auto`).
+    cpu_seconds are those of all cores and processes. alpha is None until it is known (`alpha: auto`).
     """
 
     step: int = 0
     metrics: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     alpha: float | None = None
+    cpu_seconds: float = 0.0
 
 
 @contextmanager
@@ -95,7 +96,7 @@ def _snapshot(
     arrived = torch.cuda.Event() if copied and any(tensor.is_cuda for tensor in found.values()) else None
     if arrived is not None:
         arrived.record()
-    standing = {"step": state.step, "seconds": state.seconds, "alpha": state.alpha}
+    standing = {name: getattr(state, name) for name in ("step", "seconds", "alpha", "cpu_seconds")}
     metrics = list(state.metrics)
 
     def write() -> Path:
@@ -138,7 +139,7 @@ def resume(folder: str | Path, identity: str, model: Any, optimizer: Optimizer) 
         _restore(model, optimizer, tensors, header["step"])
         log.info("going on from %s", path)
         metrics = json.loads(tensors["metrics"].numpy().tobytes())
-        return State(header["step"], metrics, header["seconds"], header["alpha"])
+        return State(header["step"], metrics, header["seconds"], header["alpha"], header["cpu_seconds"])
     return State()
 
 

@@ -104,7 +104,7 @@ def _train(job: TrainingJob) -> checkpoint.State:
         ) as (save, wait),
     ):
         while state.step < options.steps and not is_flat(state.metrics, options, job.decisive):
-            started = time.perf_counter()
+            started, worked = time.perf_counter(), time.process_time()
             batch = next(stream)
             waited = time.perf_counter() - started
             record = take_step(job, optimizer, batch, state)
@@ -114,6 +114,7 @@ def _train(job: TrainingJob) -> checkpoint.State:
             elapsed = time.perf_counter() - started
             state.step += 1
             state.seconds += elapsed
+            state.cpu_seconds += (time.process_time() - worked) * world()  # processes, which all do the same
             speed = options.batch_rows * job.new.row_tokens / elapsed
             record |= {"tokens_per_s": round(speed), "waiting": round(waited / elapsed, 5)}
             if peak:

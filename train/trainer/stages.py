@@ -254,6 +254,7 @@ def costs(job: TrainingJob, state: checkpoint.State) -> Costs:
     return Costs(
         tokens=state.step * job.options.batch_rows * job.new.row_tokens,
         seconds=round(state.seconds, 3),
+        cpu_seconds=round(state.cpu_seconds, 3),
         peak_memory_mib=peak_memory_mib(job.device),
         ranks=world(),
         compute=str(compute_dtype(job.device)).removeprefix("torch."),

@@ -88,6 +88,7 @@ def write_tokenizer(folder: Path) -> str:
 COSTS: dict[str, Any] = {
     "tokens": 1000,
     "seconds": 10.0,
+    "cpu_seconds": 20.0,
     "peak_memory_mib": 400,
     "ranks": 1,
     "compute": "float32",

@@ -11,7 +11,7 @@ import threading
 import traceback
 from dataclasses import replace
 from functools import partial
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -699,6 +699,17 @@ def saved(world: dict[str, str], folder: Path, steps: int = 6) -> TrainingJob:
     job = small_job(world, run(steps=steps, checkpoint_every=2), folder)
     train(job)
     return job
+
+
+def test_processor_time_is_added_up_over_interruptions(
+    world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read before and behind each step, by a clock that ticks when it is read."""
+    ticks = count()
+    monkeypatch.setattr("train.trainer.loop.time.process_time", lambda: next(ticks))
+    job = saved(world, tmp_path)
+    assert checkpoint.resume(tmp_path, "same", job.model, make_optimizer(job.model, job.options)).cpu_seconds == 4
+    assert train(job).cpu_seconds == 6
 
 
 def test_damaged_checkpoint_falls_back_to_the_one_before(
