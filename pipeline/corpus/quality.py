@@ -21,6 +21,7 @@ from pipeline.common.config import as_written
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, read_arrow, write_json
 from pipeline.common.hosts import matches
+from pipeline.common.ledger import SAMPLE_CHARS
 from pipeline.common.lines import read_lines
 from pipeline.common.schemas import some_columns
 from pipeline.corpus.options import Quality
@@ -28,6 +29,10 @@ from pipeline.corpus.options import Quality
 GOOD, RANDOM = "__label__good", "__label__random"
 EXAMPLE_CHARS = 3000  # of a document, in training and in scoring
 CURVE_POINTS = 50
+BIN = 0.5  # width of a bin of scores, log-odds
+CERTAIN = 1e-6  # a probability nearer to 0 or 1 counts as this near
+# Random documents with scores next to the threshold that a report keeps, on each side of it.
+SHOWN = 3
 SPACES = re.compile(r"\s+")
 
 
@@ -88,6 +93,8 @@ def train_classifier(options: Quality, documents: list[str], language: str, outp
             "examples": {"good": len(positives), "random": len(negatives)},
             "held_out": {"good": len(good), "random": len(rest)},
             "curve": [_point(good, rest, t) for t in np.linspace(0, 1, CURVE_POINTS, endpoint=False) if len(good)],
+            "scores": score_bins(good, rest, threshold),
+            "at_threshold": at_threshold(held_negatives, rest, threshold),
         },
     )
 
@@ -111,6 +118,51 @@ def choose_threshold(options: Quality, good: np.ndarray, rest: np.ndarray, langu
         f"quality.min_precision: {options.min_precision:g} is out of reach for {language}; the best threshold has "
         f"a precision of {best:.3f} on held-out text; ask for no more, or give better positives"
     )
+
+
+def score_bins(good: np.ndarray, rest: np.ndarray, threshold: float) -> list[dict[str, Any]]:
+    """How many held-out good and random texts have scores in bins of their log-odds; one begins at the threshold.
+
+    >>> for scores in score_bins(np.array([0.6]), np.array([0.5, 0.4]), 0.5):
+    ...     print(scores)
+    {'low': -0.5, 'high': 0.0, 'kept': False, 'good': 0, 'random': 1}
+    {'low': 0.0, 'high': 0.5, 'kept': True, 'good': 1, 'random': 1}
+    """
+    if not len(good) + len(rest):
+        return []
+    cut, *_ = _log_odds(np.array([threshold]))
+    odds = [_log_odds(scores) for scores in (good, rest)]
+    both = np.concatenate([*odds, [cut]])
+    places = np.arange(np.floor((both.min() - cut) / BIN), np.floor((both.max() - cut) / BIN) + 2)
+    edges = cut + BIN * places
+    # Rounding may put the least score below the first edge.
+    counts = (np.histogram(np.maximum(own, edges[0]), edges)[0].tolist() for own in odds)
+    columns = (edges[:-1].tolist(), edges[1:].tolist(), (places[:-1] >= 0).tolist(), *counts)
+    return [
+        dict(zip(("low", "high", "kept", "good", "random"), row, strict=True))
+        for row in zip(*columns, strict=True)
+    ]
+
+
+def _log_odds(scores: np.ndarray) -> np.ndarray:
+    known = np.clip(scores.astype(np.float64), CERTAIN, 1 - CERTAIN)
+    odds: np.ndarray = np.log(known / (1 - known))
+    return odds
+
+
+def at_threshold(texts: list[str], scores: np.ndarray, threshold: float) -> dict[str, list[dict[str, Any]]]:
+    """The beginnings of the texts that just fail and that just pass, the nearest first, with their scores."""
+    by_score = sorted(
+        zip(scores.tolist(), texts, strict=True), key=lambda pair: (abs(pair[0] - threshold), pair[1])
+    )
+    sides = {
+        "dropped": [pair for pair in by_score if pair[0] < threshold],
+        "kept": [pair for pair in by_score if pair[0] >= threshold],
+    }
+    return {
+        side: [{"score": score, "text": text[:SAMPLE_CHARS]} for score, text in pairs[:SHOWN]]
+        for side, pairs in sides.items()
+    }
 
 
 def _train(options: Quality, positives: list[str], negatives: list[str], output: str) -> Any:

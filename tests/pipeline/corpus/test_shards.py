@@ -1,5 +1,6 @@
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 
 import fasttext
 import numpy as np
@@ -13,7 +14,7 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, write_arrow
 from pipeline.common.schemas import DOCUMENT_SCHEMA
 from pipeline.corpus.options import Positives, Quality, Shards
-from pipeline.corpus.quality import _draw, _draw_key, choose_threshold, good_score, train_classifier
+from pipeline.corpus.quality import _draw, _draw_key, choose_threshold, good_score, score_bins, train_classifier
 from pipeline.corpus.shards import split_of, write_shards
 from pipeline.workflow.layout import shard_path
 
@@ -151,6 +152,32 @@ def test_no_lower_score_of_a_good_text_is_as_precise(good, rest, wanted):
     else:
         with pytest.raises(StageError, match=r"quality\.min_precision: .* is out of reach for fr"):
             choose_threshold(options, good, rest, "fr")
+
+
+@settings(deadline=None)
+@given(good=SCORES, rest=SCORES, threshold=st.floats(0, 1, width=16))
+def test_the_bins_of_scores_have_every_text_on_its_side_of_the_threshold(good, rest, threshold):
+    good, rest, threshold = (np.clip(x, 1e-4, 1 - 1e-4) for x in (good, rest, threshold))
+    bins = score_bins(good, rest, threshold)
+    for kind, scores in (("good", good), ("random", rest)):
+        kept = sum(x[kind] for x in bins if x["kept"])
+        assert (kept, sum(x[kind] for x in bins)) == ((scores >= threshold).sum(), len(scores))
+    assert all(b["low"] == a["high"] for a, b in pairwise(bins))
+    edges = [x["low"] for x in bins] + [bins[-1]["high"]]
+    assert any(edge == pytest.approx(np.log(threshold / (1 - threshold))) for edge in edges)
+
+
+def test_a_report_shows_the_texts_next_to_the_threshold(documents, tmp_path):
+    report = train(documents, tmp_path)
+    model, shown = fasttext.load_model(str(tmp_path / "fr.bin")), report["at_threshold"]
+    assert [len(shown[side]) for side in ("dropped", "kept")] == [3, 3]
+    dropped, kept = ([one["score"] for one in shown[side]] for side in ("dropped", "kept"))
+    assert dropped == sorted(dropped, reverse=True) and kept == sorted(kept)
+    assert dropped[0] < report["threshold"] <= kept[0]
+    for one in (*shown["dropped"], *shown["kept"]):
+        assert 0 < len(one["text"]) <= 300
+    short = [one for one in shown["dropped"] if len(one["text"]) < 300]
+    assert all(good_score(model, one["text"]) == pytest.approx(one["score"]) for one in short)
 
 
 @pytest.mark.parametrize("tenths", range(11))
