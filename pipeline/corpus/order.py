@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipeline.corpus.options import Filter, Near
 from pipeline.workflow.layout import Layout
+
+# What the stage that writes the shards is called in the statistics of a corpus without quality classifiers.
+UNFILTERED = "shards"
 
 
 def stages_on(filters: Filter, near: Near) -> list[str]:
@@ -30,3 +35,15 @@ def ledgers(out: Layout, stages: list[str], batch: str = "{batch}") -> list[str]
     """The ledgers of a batch, from its pages to its shards."""
     written = [out.pages(batch), *(documents_after(out, stage, batch) for stage in stages)]
     return [*map(out.ledger, written), out.shards_ledger(batch)]
+
+
+def as_they_ran(ledgers: list[dict[str, Any]], scored: bool) -> list[dict[str, Any]]:
+    """The ledgers of the stages, where that of the shards is no `quality` if no classifier ran.
+
+    scored: whether any document has a score.
+    """
+    off = {} if scored else {"quality": UNFILTERED}
+    return [
+        ledger if ledger["dropped"] else ledger | {"stage": off.get(ledger["stage"], ledger["stage"])}
+        for ledger in ledgers
+    ]

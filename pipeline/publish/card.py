@@ -13,6 +13,7 @@ from pipeline.common.ledger import merge
 from pipeline.common.markdown import escaped, front_matter, table_row
 from pipeline.common.schemas import some_columns
 from pipeline.corpus.decontaminate import contaminated_reason
+from pipeline.corpus.order import UNFILTERED, as_they_ran
 from pipeline.workflow.layout import shard_parts
 
 
@@ -23,17 +24,20 @@ def write_card(shards: list[str], ledgers: list[str], decontamination: str | Non
     are not those that came into the next.
     """
     counts: dict[str, dict[str, dict[str, int]]] = defaultdict(dict)
+    scored = False
     for path in shards:
         language, split, _ = shard_parts(path)
         total = counts[language].setdefault(split, {"shards": 0, "documents": 0, "paragraphs": 0, "bytes": 0})
         total["shards"] += 1
-        for batch in read_arrow(path, some_columns("text", "paragraphs")):
+        for batch in read_arrow(path, some_columns("text", "paragraphs", "quality_score")):
+            scored = scored or batch.column("quality_score").null_count < batch.num_rows
             total["documents"] += batch.num_rows
             total["bytes"] += sum(len(text.encode()) for text in batch.column("text").to_pylist())
             total["paragraphs"] += len(batch.column("paragraphs").flatten())
     parts = [read_json(path) for path in ledgers]
     stages = dict.fromkeys(part["stage"] for part in parts)
     merged = [merge(stage, (p for p in parts if p["stage"] == stage)).data() for stage in stages]
+    merged = as_they_ran(merged, scored)
     for before, after in pairwise(merged):
         kept, entered = before["kept"]["documents"], after["in"]["documents"]
         if kept != entered:
@@ -86,7 +90,7 @@ Documents with {decontamination["ngram"]} words in a row of one of these were dr
 |---|---:|---:|
 {sets}
 """
-    stages = ", ".join(escaped(ledger["stage"]) for ledger in ledgers)
+    stages = ", ".join(escaped(ledger["stage"]) for ledger in ledgers if ledger["stage"] != UNFILTERED)
     return f"""{front_matter(header)}
 # Web corpus
 

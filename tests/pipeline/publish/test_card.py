@@ -24,9 +24,10 @@ def write_ledger(folder, stage, name, entered, drops):
     return str(folder / name)
 
 
-def card(folder, ledgers, decontamination=None):
+def card(folder, ledgers, decontamination=None, score=None):
     shard = shard_path(folder, "fr", "train", "00000")
-    write_arrow(shard, SHARD_SCHEMA, [dict.fromkeys(SHARD_SCHEMA.names) | {"text": prose("fr", 1)[0]}])
+    row = dict.fromkeys(SHARD_SCHEMA.names) | {"text": prose("fr", 1)[0], "quality_score": score}
+    write_arrow(shard, SHARD_SCHEMA, [row])
     write_card([str(shard)], ledgers, decontamination, str(folder / "README.md"), str(folder / "stats.json"))
     return json.loads((folder / "stats.json").read_text()), (folder / "README.md").read_text()
 
@@ -47,6 +48,20 @@ def test_the_ledgers_of_the_stages_that_ran_in_their_order(tmp_path):
     assert "after these stages: extract, near, quality." in text
     assert "| near | near_duplicate | 2 |" in text
     assert "Evaluation sets" not in text
+
+
+def test_a_quality_filter_that_was_off_is_not_named(tmp_path):
+    ledgers = [
+        write_ledger(tmp_path, "dedup", "a", 5, {"empty": 1}),
+        write_ledger(tmp_path, "quality", "b", 4, {}),
+    ]
+    stats, text = card(tmp_path, ledgers)
+    assert [ledger["stage"] for ledger in stats["ledgers"]] == ["dedup", "shards"]
+    assert "after these stages: dedup." in text
+    assert "quality" not in text
+    stats, text = card(tmp_path, ledgers, score=0.5)
+    assert [ledger["stage"] for ledger in stats["ledgers"]] == ["dedup", "quality"]
+    assert "after these stages: dedup, quality." in text
 
 
 def test_documents_lost_between_two_stages_are_an_error(tmp_path):
