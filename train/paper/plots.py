@@ -8,6 +8,7 @@ import altair as alt
 
 from pipeline.common.files import atomic, write_text
 from train.report import charts
+from train.report.colours import METHODS, THEMES
 
 
 def trade_off(points: charts.ChartData, forgetting: str, learning: str, joined: bool) -> Any:
@@ -21,42 +22,43 @@ def trade_off(points: charts.ChartData, forgetting: str, learning: str, joined: 
     for source in dict.fromkeys(point["source"] for point in points):
         own = [point for point in points if point["source"] == source]
         near = alt.Scale(zero=False, padding=30)
-        base = alt.Chart(alt.Data(values=own)).encode(
+        plain = alt.Chart(alt.Data(values=own)).encode(
             x=alt.X(
                 "forgetting:Q", title=f"{forgetting if source == 'ours' else 'EN'} (right: forgets)", scale=near
             ),
             y=alt.Y("learning:Q", title=f"{learning if source == 'ours' else 'FR'} (down: learns)", scale=near),
-            color=colour,
         )
+        base = plain.encode(color=colour)
+        # In black: in the colours of marks text would be too pale to read.
+        texts = plain.transform_filter("datum.kind == 'mean'").encode(text="label:N")
         means = base.transform_filter("datum.kind == 'mean'")
         lines = [means.mark_line(strokeWidth=1.5, opacity=0.5).encode(order="order:Q")] if joined else []
         marks = [
             *lines,
             base.mark_point(size=22, filled=True, opacity=0.6).transform_filter("datum.kind == 'run'"),
             means.mark_point(size=90, filled=True, opacity=1).encode(shape=shape),
-            means.mark_text(align="left", dx=7, dy=-5, fontSize=9).encode(text="label:N"),
+            texts.mark_text(align="left", dx=7, dy=-5, fontSize=9),
         ]
         panels.append(alt.layer(*marks).properties(width=420, height=360, title=f"{source}, bits per byte"))
-    return alt.hconcat(*panels, background="white")
+    return alt.hconcat(*panels, background=THEMES["light"]["ground"])
 
 
 def spectra(points: charts.ChartData) -> Any:
     """Figure 3 of the paper: singular values over the largest, a panel a layer.
 
-    Points: label, layer, share (of the values that are greater), value.
+    Points: label, method, layer, share (of the values that are greater), value.
     """
-    labels = list(dict.fromkeys(point["label"] for point in points))
-    colours = alt.Scale(domain=labels, range=list(charts.COLOURS[: len(labels)]))
+    colours = {point["label"]: METHODS[point["method"]][0] for point in points}
     lines = alt.Chart(alt.Data(values=points)).mark_line(strokeWidth=2)
     return (
         lines.encode(
             x=alt.X("share:Q", title="rank, over the number of values"),
             y=alt.Y("value:Q", title="singular value over the greatest"),
-            color=alt.Color("label:N", title=None, scale=colours),
+            **charts.dashed("label", colours),
         )
         .properties(width=220, height=160)
         .facet(facet=alt.Facet("layer:O", title="layer"), columns=4)
-        .properties(background="white")
+        .properties(background=THEMES["light"]["ground"])
     )
 
 

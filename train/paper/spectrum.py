@@ -34,6 +34,7 @@ def write_spectrum(grid: str, target: str, runs: list[str], backbone: str, outpu
     grouped = by_row(chosen, runs)
     spectra = {key: [gate_spectra(folder, BLOCKS) for folder in folders] for key, folders in grouped.items()}
     labels = {key: row.label for key, row in chosen.rows.items()}
+    methods = {key: row.method for key, row in chosen.rows.items()}
     own, claims = gate_spectra(backbone, FFNS), chosen.claims
     if own:
         spectra, labels = (
@@ -47,8 +48,8 @@ def write_spectrum(grid: str, target: str, runs: list[str], backbone: str, outpu
     text += "" if own else "The backbone has no gating matrices of its own (`mlp.gate_proj`).\n\n"
     text += markdown(spectra, labels) + "\n" + verdicts(claims, values, {})
     points = [
-        {"row": key, "label": labels[key], "layer": layer, "rank": rank, "share": rank / (len(curve) - 1 or 1)}
-        | {"value": value}
+        {"row": key, "label": labels[key], "method": methods.get(key, BACKBONE), "layer": layer, "rank": rank}
+        | {"share": rank / (len(curve) - 1 or 1), "value": value}
         for key, seeds in spectra.items()
         for layer in seeds[0]
         for curve in [[fmean(column) for column in zip(*(spectrum[layer] for spectrum in seeds), strict=True)]]

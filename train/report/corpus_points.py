@@ -12,13 +12,17 @@ def funnel_points(ledgers: list[dict[str, Any]]) -> Points:
     points = []
     for ledger in ledgers:
         unit = "paragraphs" if ledger["in"]["paragraphs"] else "documents"
-        outcomes = {"kept": ledger["kept"], **ledger["dropped"], **ledger["failed"]}
-        for order, (outcome, counts) in enumerate(outcomes.items()):
+        outcomes = [("kept", "kept", ledger["kept"])]
+        outcomes += [
+            (kind, reason, counts) for kind in ("dropped", "failed") for reason, counts in ledger[kind].items()
+        ]
+        for order, (kind, outcome, counts) in enumerate(outcomes):
             if ledger["in"][unit]:
                 points.append(
                     {
                         "stage": ledger["stage"],
                         "outcome": outcome.replace("_", " "),
+                        "kind": kind,
                         "order": order,
                         "amount": counts[unit],
                         "unit": unit,
@@ -26,6 +30,21 @@ def funnel_points(ledgers: list[dict[str, Any]]) -> Points:
                     }
                 )
     return points
+
+
+def reason_rows(ledgers: list[dict[str, Any]]) -> Points:
+    """What each stage dropped or failed for each reason, in documents, paragraphs and bytes."""
+    counts = {
+        (ledger["stage"], kind, reason.replace("_", " ")): own
+        for ledger in ledgers
+        for kind in ("dropped", "failed")
+        for reason, own in ledger[kind].items()
+    }
+    return [
+        point | counts[key]
+        for point in funnel_points(ledgers)
+        if (key := (point["stage"], point["kind"], point["outcome"])) in counts
+    ]
 
 
 def language_points(corpus: dict[str, Any]) -> Points:
@@ -36,17 +55,16 @@ def language_points(corpus: dict[str, Any]) -> Points:
         {
             "language": code,
             "documents": documents[code],
-            "wanted": "kept" if code in corpus["languages"] else "not wanted",
+            "outcome": "kept" if code in corpus["languages"] else "dropped",
         }
         for code in most
     ]
 
 
-def quality_points(reports: list[dict[str, Any]]) -> Points:
-    """The curve of each trained classifier, and its threshold among them; a ready-made one has no curve."""
+def score_points(report: dict[str, Any]) -> Points:
+    """The shares of held-out random and good documents in each bin of scores; a report of old has no bins."""
     return [
-        {"language": report["language"], "chosen": point is report["chosen"], **point}
-        for report in reports
-        for point in (*report["curve"], report["chosen"])
-        if point["recall"]
+        {"low": x["low"], "high": x["high"], "outcome": "kept" if x["kept"] else "dropped"}
+        | {kind: x[kind] / (report["held_out"][kind] or 1) for kind in ("random", "good")}
+        for x in report.get("scores", [])
     ]

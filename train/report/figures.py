@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.corpus.order import UNFILTERED
 from train.report import charts, corpus_charts, corpus_points, points, trade_off
+from train.report.colours import text_colours
 from train.report.points import Points
 from train.report.settings import Axis, Bpb, RunResult
 from train.report.words import signed
@@ -32,9 +34,17 @@ def model_figures(
     forgetting: str,
     bpb: Bpb,
     speeds: list[Speed],
+    language_of: Mapping[str, str],
     control: str | None = None,
 ) -> dict[str, Figure]:
-    """The figures of the model wing, by their place in the template; those without data are left out."""
+    """The figures of the model wing, by their place in the template; those without data are left out.
+
+    language_of: the languages of domains; a domain that has none there has a colour of its own.
+    """
+    pretrained = points.pretraining_points(backbone)
+    domains = dict.fromkeys([*bpb, *(point["domain"] for point in pretrained)])
+    told = (language for run in runs for language in [*run.record.languages.old, run.record.languages.new])
+    colours = text_colours(told, {domain: language_of.get(domain, domain) for domain in domains})
     drafts: dict[str, Draft] = {}
     for number, axis in enumerate(axes, 1):
         of_language = _language_figures(axis, runs, forgetting, bpb, control)
@@ -47,28 +57,28 @@ def model_figures(
     }
     drafts |= {
         "loss": (
-            lambda rows: charts.curves(rows, "loss", "training loss, nats per token"),
+            lambda rows: charts.curves(rows, "loss", "training loss, nats per token", dots=False),
             points.loss_points(runs),
             "Training loss over the tokens of training",
         ),
         "gates": (
-            charts.gates,
+            lambda rows: charts.gates(rows, colours.languages),
             points.gate_points(runs),
             "Mean gate on old and new tokens, over those of training",
         ),
         "pretraining": (
-            charts.pretraining,
-            points.pretraining_points(backbone),
+            lambda rows: charts.pretraining(rows, colours.domains),
+            pretrained,
             "Bits per byte of the backbone over the tokens of its own training",
         ),
         "divergence": (
-            lambda rows: charts.by_domain(rows, "kl", "KL(backbone || model), nats per token", ".4f", True),
+            lambda rows: charts.by_domain(rows, "kl", "KL divergence, nats a token", ".4f", True, colours.domains),
             points.change_points(runs),
             "KL divergence of each model's next-token distribution from the backbone's, by domain",
         ),
         "agreement": (
             lambda rows: charts.by_domain(
-                rows, "agreement", "share with the same most probable token", ".1%", False
+                rows, "agreement", "share of the same tokens", ".1%", False, colours.domains
             ),
             points.change_points(runs),
             "Share of tokens with the same most probable value as the backbone's, by domain",
@@ -91,10 +101,16 @@ def model_figures(
         "training_time": (
             charts.training_time,
             points.training_points(runs),
-            "Training time of each run, seconds",
+            "Training time of each run",
         ),
         "inference_speed": (
-            charts.inference_speed,
+            lambda rows: charts.inference_speed(
+                rows,
+                {
+                    point["kind"]: colours.domains[forgetting if "old" in point["kind"] else axes[0].learning]
+                    for point in rows
+                },
+            ),
             points.speed_points(runs, speeds) if len(speeds) == len(runs) else [],
             "Tokens a second of scoring and of writing old and new text, over the backbone's",
         ),
@@ -149,11 +165,12 @@ def _language_figures(
 
 def corpus_figures(corpus: dict[str, Any], quality: list[dict[str, Any]], times: Points) -> dict[str, Figure]:
     """The figures of the corpus wing and of what ran; those without data are left out."""
-    stages = [ledger["stage"] for ledger in corpus["ledgers"]]
+    ledgers = [ledger for ledger in corpus["ledgers"] if ledger["stage"] != UNFILTERED]
+    stages = [ledger["stage"] for ledger in ledgers]
     drafts: dict[str, Draft] = {
         "funnel": (
             lambda rows: corpus_charts.funnel(rows, stages),
-            corpus_points.funnel_points(corpus["ledgers"]),
+            corpus_points.funnel_points(ledgers),
             "Share of pages and paragraphs that each stage kept, and dropped for each reason",
         ),
         "languages": (
@@ -161,13 +178,14 @@ def corpus_figures(corpus: dict[str, Any], quality: list[dict[str, Any]], times:
             corpus_points.language_points(corpus),
             "Pages found in each language",
         ),
-        "precision_recall": (
-            corpus_charts.precision_recall,
-            corpus_points.quality_points(quality),
-            "Precision against recall of the quality classifiers on held-out text",
-        ),
-        "durations": (corpus_charts.durations, times, "Seconds of each stage, summed over its jobs"),
+        "durations": (corpus_charts.durations, times, "Time of each stage, summed over its jobs"),
     }
+    for number, report in enumerate(quality, 1):
+        drafts[f"quality_{number}"] = (
+            corpus_charts.quality_scores,
+            corpus_points.score_points(report),
+            f"Scores of random and of good held-out documents of {report['language']}, and the threshold",
+        )
     return _drawn(drafts)
 
 

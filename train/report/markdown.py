@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pipeline.common.markdown import escaped, table_row
 from train.evaluation.intervals import Estimate
 from train.report.results import ModelResult, Spread
 from train.report.summary import Comparison
 from train.report.tasks import TasksTable
-from train.report.words import NOISE, amount, ends, is_noise, plain_with_ends, share, signed, with_ends
+from train.report.tokens import TokenCount
+from train.report.words import (
+    NOISE,
+    a_token,
+    amount,
+    ends,
+    is_noise,
+    plain_with_ends,
+    share,
+    signed,
+    took,
+    with_ends,
+)
 
 
 def markdown_results(
@@ -17,14 +31,16 @@ def markdown_results(
     seeds: list[Spread],
     tasks: TasksTable,
     forgetting: str,
+    tokens: Sequence[TokenCount] = (),
 ) -> str:
-    """The results, neutral residues against the others by language, seeds, tasks, costs, and all in sentences."""
+    """The results, neutral residues against the others by language, seeds, tasks, costs, tokens, sentences."""
     parts = [markdown_table(table, forgetting)]
     parts += [markdown_control(table)] if any(row.control for row in table) else []
     parts += map(markdown_comparisons, compared)
     parts += [markdown_spreads(seeds)] if seeds else []
     parts += [markdown_tasks(tasks)] if tasks.tasks else []
     parts.append(markdown_costs(table))
+    parts += [markdown_tokens(tokens)] if tokens else []
     return "\n".join([*parts, *(f"{escaped(sentence)}\n" for sentence in sentences)])
 
 
@@ -76,7 +92,7 @@ def markdown_tasks(tasks: TasksTable) -> str:
 
 def markdown_costs(table: list[ModelResult]) -> str:
     """What each run was trained with, and what that took."""
-    lines = [_head(["run", "rate", "trained weights", "added", "tokens", "tokens/s", "training, s", "peak MiB"])]
+    lines = [_head(["run", "rate", "trained weights", "added", "tokens", "tokens/s", "training time", "peak MiB"])]
     for row in table:
         if row.run:
             record, added = row.run.record, f"{row.run.record.true_fraction:.1%}"
@@ -89,10 +105,20 @@ def markdown_costs(table: list[ModelResult]) -> str:
             ]
             cells += [
                 f"{record.tokens / record.seconds:,.0f}",
-                f"{record.seconds:,.0f}",
+                " · ".join(words for words in (took(record.seconds), a_token(record)) if words),
                 f"{record.peak_memory_mib:,}",
             ]
             lines.append(table_row([row.name, *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def markdown_tokens(tokens: Sequence[TokenCount]) -> str:
+    """The tokens of each split of each domain."""
+    lines = [_head(["domain", "language", "split", "documents", "text, MB", "tokens", "rows", "bytes a token"])]
+    for each in tokens:
+        cells = [each.domain, each.language, each.split, f"{each.documents:,}", f"{each.bytes / 1e6:.2f}"]
+        cells += [f"{each.tokens:,}", "" if each.rows is None else f"{each.rows:,}"]
+        lines.append(table_row([*cells, f"{each.bytes / each.tokens:.2f}"]))
     return "\n".join(lines) + "\n"
 
 

@@ -139,11 +139,11 @@ def gate_points(runs: list[RunResult]) -> Points:
     return [
         named(run)
         | {"step": line["step"], "tokens": run.tokens_at(line["step"])}
-        | {"of": f"{kind} tokens", "gate": line[f"gate_{kind}"]}
+        | {"of": f"{kind} tokens ({', '.join(languages)})", "language": languages[0], "gate": line[f"gate_{kind}"]}
         for run in runs
         if run.record.method == "neutral"
         for line in run.metrics
-        for kind in ("old", "new")
+        for kind, languages in (("old", run.record.languages.old), ("new", [run.record.languages.new]))
         if line.get(f"gate_{kind}") is not None
     ]
 

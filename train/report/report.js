@@ -1,29 +1,52 @@
 // The report's own script: charts, one picked method in all of them, tables that sort.
 const specs = JSON.parse(document.getElementById("specs").textContent);
+const themes = JSON.parse(document.getElementById("themes").textContent);
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const views = {}; // of the charts that show methods
 let method = null;
-// Where legends need several lines.
-const narrow = () => document.querySelector(".chart").clientWidth < 420;
 
+// What has no colour of its own, text too, has the ink of the theme.
 function theme(isDark) {
-  const ink = isDark ? "#c9d1d9" : "#3c454e", line = isDark ? "#343b42" : "#dfe3e7";
+  const { ink, soft, line } = themes[isDark ? "dark" : "light"];
   return {
     background: null, font: "system-ui, sans-serif", view: { stroke: null },
     axis: { labelColor: ink, titleColor: ink, gridColor: line, domainColor: line, tickColor: line, titleFontWeight: 500,
       labelFontSize: 12, titleFontSize: 12 },
-    legend: {
-      labelColor: ink, titleColor: ink, orient: "top", labelFontSize: 12, titleFontSize: 12,
-      columns: narrow() ? 3 : undefined,
-    },
+    legend: { labelColor: ink, titleColor: ink, orient: "top", labelFontSize: 12, titleFontSize: 12 },
+    bar: { color: soft }, line: { color: ink }, rule: { color: soft }, text: { color: ink },
   };
+}
+
+// The channels of a chart and of its layers that have a legend of names.
+function named(part) {
+  const own = Object.values(part.encoding ?? {}).filter((channel) => channel.legend && channel.scale?.domain);
+  return [...own, ...(part.layer ?? []).flatMap(named)].filter((channel) => typeof channel.scale.domain[0] === "string");
+}
+
+// A legend in as many columns as the width has room for: Vega would cut the others.
+function arrange(channels, width) {
+  const pen = document.createElement("canvas").getContext("2d");
+  pen.font = "12px system-ui, sans-serif";
+  for (const { legend, scale } of channels) {
+    const symbol = legend.symbolType === "stroke" ? 40 : 30;
+    const widest = Math.max(...scale.domain.map((text) => pen.measureText(text).width));
+    legend.columns = Math.max(1, Math.floor(width / (widest + symbol)));
+  }
 }
 
 async function draw(isDark) {
   for (const [name, spec] of Object.entries(specs)) {
-    const place = document.getElementById(name);
+    const place = document.getElementById(name), channels = named(spec);
     // ast: expressions are interpreted, so that the page needs no eval.
-    const { view } = await vegaEmbed(place, spec, { config: theme(isDark), renderer: "svg", actions: false, ast: true });
+    const options = { config: theme(isDark), renderer: "svg", actions: false, ast: true };
+    let embedded = await vegaEmbed(place, spec, options);
+    if (channels.length) {
+      // How wide the chart is within its axes is known when it is drawn.
+      arrange(channels, embedded.view.width());
+      embedded.finalize();
+      embedded = await vegaEmbed(place, spec, options);
+    }
+    const { view } = embedded;
     if (!spec.params?.some((param) => param.name === "pick")) continue;
     views[name] = view;
     show(view);
@@ -42,7 +65,7 @@ function pick(chosen) {
   method = chosen;
   Object.values(views).forEach(show);
   for (const row of document.querySelectorAll("tr[data-method]")) {
-    row.classList.toggle("faded", method !== null && row.dataset.method !== method);
+    row.classList.toggle("picked", row.dataset.method === method);
   }
   const button = document.querySelector(`input[name=method][value="${method ?? ""}"]`);
   if (button) button.checked = true;
@@ -78,10 +101,13 @@ for (const button of document.querySelectorAll("input[name=method]")) {
 window.addEventListener("beforeprint", () => { if (dark.matches) draw(false); });
 window.addEventListener("afterprint", () => { if (dark.matches) draw(true); });
 dark.addEventListener("change", () => draw(dark.matches));
-let wasNarrow = narrow();
+let drawnAt = window.innerWidth, waiting;
 window.addEventListener("resize", () => {
-  if (narrow() === wasNarrow) return;
-  wasNarrow = narrow();
-  draw(dark.matches);
+  clearTimeout(waiting);
+  waiting = setTimeout(() => {
+    if (window.innerWidth === drawnAt) return;
+    drawnAt = window.innerWidth;
+    draw(dark.matches);
+  }, 200);
 });
 draw(dark.matches);

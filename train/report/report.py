@@ -21,8 +21,10 @@ from pipeline.common.config import to_data
 from pipeline.common.files import atomic, read_json, write_text
 from pipeline.common.shown import data_without_secrets, without_secrets
 from pipeline.common.yaml_file import load_yaml
+from pipeline.corpus.order import as_they_ran
 from pipeline.plan import compare_with_real
 from pipeline.workflow.layout import BACKBONE, SOURCE, Layout
+from train.report.colours import THEMES
 from train.report.options import Report
 from train.runs.origin import backbone_record, public_origin
 from train.runs.record import SettlingRecord
@@ -59,18 +61,21 @@ def write_report(
 
     from train.report import charts, results
     from train.report.control import against_control, settling
+    from train.report.corpus_points import reason_rows
     from train.report.figures import corpus_figures, curve_name, model_figures
     from train.report.markdown import markdown_results
     from train.report.over_tokens import over_tokens
-    from train.report.settings import axes, load_result, paired_domains
+    from train.report.settings import axes, load_result, paired_domains, settings_of
     from train.report.summary import comparisons, summary
     from train.report.tasks import tasks_table
-    from train.report.tokens import about_tokens, token_counts
+    from train.report.tokens import about_tokens, bytes_per_token, read_domains, token_counts
 
     out = Layout(folder)
     models = [load_result(out, name) for name in runs]
     base = read_evaluation(out.evaluation(BACKBONE))
     corpus = read_json(out.stats)
+    # Statistics of an older version name the quality filter where it was off.
+    corpus |= {"ledgers": as_they_ran(corpus["ledgers"], scored=bool(quality))}
     classifiers = [read_json(out.quality_report(language)) for language in quality]
     training = backbone_record(out.backbone)
     settled = training if isinstance(training, SettlingRecord) else None
@@ -86,15 +91,17 @@ def write_report(
     sentences.append(about_intervals)
     curves_said = over_tokens(languages, forgetting)
     learned = [axis.learning for axis in languages]
-    counts = token_counts(out, domains)
+    language_of = read_domains(domains)
+    counts = token_counts(out, language_of)
     tokens_said = about_tokens(counts, forgetting, learned)
     compared = [comparisons(axis, forgetting, bpb, control) for axis in languages]
     seeds = results.spreads(languages, bpb)
-    times = stage_times(out)
+    settings = [settings_of(axis.runs) for axis in languages]
+    times = stage_times(out, {ledger["stage"] for ledger in corpus["ledgers"]}, {SOURCE, BACKBONE, *runs})
     # Results of a GPU that was lent come without.
     speeds = [read_speed(path) for name in runs if Path(path := out.speed(name)).exists()]
     figures = {
-        **model_figures(models, out.backbone, languages, forgetting, bpb, speeds, control),
+        **model_figures(models, out.backbone, languages, forgetting, bpb, speeds, language_of, control),
         **corpus_figures(corpus, classifiers, times),
     }
     write_page(
@@ -113,6 +120,7 @@ def write_report(
             "compared": [(axis.learning, rows) for axis, rows in zip(languages, compared, strict=True) if rows],
             "compared_data": data_link([row for rows in compared for row in results.flat_comparisons(rows)]),
             "seeds": seeds,
+            "rates": any(len(own) > len({each.family for each in own}) for own in settings),
             "table_data": data_link(results.flat_table(table)),
             "domains": list(dict.fromkeys([forgetting, *(axis.learning for axis in languages), *base.domains])),
             "methods": list(dict.fromkeys(model.record.method for model in models)),
@@ -121,14 +129,18 @@ def write_report(
             "paper": results.paper_tables(out),
             "corpus": corpus,
             "tokens": counts,
+            "bytes_per_token": bytes_per_token(counts),
             "tokens_said": tokens_said,
             "quality": classifiers,
+            "reasons": reason_rows(corpus["ledgers"]),
+            "devices": list(dict.fromkeys(model.record.device.replace("cpu", "the CPU") for model in models)),
             "generations": results.generations(base, models, source),
             "runs": models,
             "training": training,
             "settled": settled is not None,
             "configs": {path: config_text(path) for path in config_files},
             "times": times,
+            "themes": THEMES,
             "plan": compare_with_real(read_json(out.plan), folder) if Path(out.plan).exists() else [],
             "versions": versions(),
             "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
@@ -140,7 +152,8 @@ def write_report(
         part.write_bytes(png)
     said = [*sentences[:-1], *curves_said, *tokens_said, sentences[-1]]
     write_text(
-        out.results, markdown_results(said, table, [rows for rows in compared if rows], seeds, scores, forgetting)
+        out.results,
+        markdown_results(said, table, [rows for rows in compared if rows], seeds, scores, forgetting, counts),
     )
 
 
@@ -162,10 +175,13 @@ def write_page(output: str, content: dict[str, Any], figures: dict[str, Figure])
     )
     named = (
         words.amount,
+        words.counted,
         words.ends,
         words.is_noise,
         words.share,
         words.signed,
+        words.took,
+        words.a_token,
         words.plain,
         words.plain_ends,
         to_data,
@@ -212,18 +228,31 @@ def data_link(rows: Points) -> str:
     return "data:text/csv;charset=utf-8," + quote(file.getvalue(), safe=",;:/ ").replace(" ", "%20")
 
 
-def stage_times(out: Layout) -> Points:
-    """Wall seconds, jobs and peak memory in MiB of each rule, from Snakemake's benchmark files."""
-    stages: dict[str, Point] = {}
+# The stage of the corpus that a rule is of, where it may be off; and the rules that have a job for each model.
+OPTIONAL = {"filter": "filter", "decontaminate_index": "filter", "quality_train": "quality"}
+OPTIONAL |= dict.fromkeys(("near_hash", "near_reduce", "near_apply"), "near")
+OF_MODELS = ("extend", "evaluate", "tasks", "export")
+
+
+def stage_times(out: Layout, stages: set[str] | None = None, models: set[str] | None = None) -> Points:
+    """Wall seconds, jobs and peak memory in MiB of each rule, from Snakemake's benchmark files.
+
+    stages, models: without those of other stages of the corpus and of other models, which an earlier config had.
+    """
+    found: dict[str, Point] = {}
     for path in out.files(out.benchmark("**/*")):
         name = path.relative_to(out.benchmarks).parts[0].removesuffix(".tsv")
-        total = stages.setdefault(name, {"stage": name, "jobs": 0, "seconds": 0.0, "memory": 0.0})
+        if stages is not None and OPTIONAL.get(name, name) not in stages and name in OPTIONAL:
+            continue
+        if models is not None and name in OF_MODELS and path.stem not in models:
+            continue
+        total = found.setdefault(name, {"stage": name, "jobs": 0, "seconds": 0.0, "memory": 0.0})
         with path.open(encoding="utf-8") as file:
             for row in csv.DictReader(file, delimiter="\t"):
                 total["jobs"] += 1
                 total["seconds"] += float(row["s"])
                 total["memory"] = max(total["memory"], float(row["max_rss"]) if row["max_rss"] != "-" else 0.0)
-    return sorted(stages.values(), key=lambda stage: -stage["seconds"])
+    return sorted(found.values(), key=lambda stage: -stage["seconds"])
 
 
 def versions() -> dict[str, str]:

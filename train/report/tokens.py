@@ -5,19 +5,23 @@ A language whose text takes twice the tokens takes twice the work, in training a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json
 from pipeline.workflow.layout import Layout
+from train.data.rows import open_rows
 from train.report.words import counted, joined
 
 
 @dataclass(frozen=True)
 class TokenCount:
-    """A split of a domain: its documents, their UTF-8 bytes and tokens, and the tokens that came into rows."""
+    """A split of a domain: its documents, their UTF-8 bytes and tokens, and the tokens that came into rows.
+
+    rows: None where the file of the rows is gone.
+    """
 
     domain: str
     language: str
@@ -26,24 +30,34 @@ class TokenCount:
     bytes: int
     tokens: int
     tokens_in_rows: int
+    rows: int | None
 
 
-def token_counts(out: Layout, domains: list[str]) -> list[TokenCount]:
-    """Of domains, each as DOMAIN=LANGUAGE, the splits that were tokenized.
-
-    Raises StageError on one that says no language, and on a damaged ledger.
-    """
-    counts = []
+def read_domains(domains: list[str]) -> dict[str, str]:
+    """By domain its language, of DOMAIN=LANGUAGE. Raises StageError on one that says no language."""
+    languages = {}
     for named in domains:
-        domain, _, language = named.partition("=")
-        if not language:
+        domain, _, languages[domain] = named.partition("=")
+        if not languages[domain]:
             raise StageError(f"--domains {named}: expected DOMAIN=LANGUAGE, such as en-held=en")
+    return languages
+
+
+def token_counts(out: Layout, languages: Mapping[str, str]) -> list[TokenCount]:
+    """Of domains, by their languages, the splits that were tokenized. Raises StageError on a damaged ledger."""
+    counts = []
+    for domain, language in languages.items():
         for split in ("train", "validation"):
             if Path(path := out.ledger(out.rows(domain, split))).exists():
                 ledger = read_json(path, "run `tokenize` again")
-                numbers = (ledger[name] for name in ("documents", "bytes", "tokens", "tokens_in_rows"))
-                counts.append(TokenCount(domain, language, split, *numbers))
+                numbers = {name: ledger[name] for name in ("documents", "bytes", "tokens", "tokens_in_rows")}
+                rows = _rows(out.rows(domain, split))
+                counts.append(TokenCount(domain, language, split, rows=rows, **numbers))
     return counts
+
+
+def _rows(path: str) -> int | None:
+    return len(open_rows(path)) if Path(path).exists() else None
 
 
 def bytes_per_token(counts: Sequence[TokenCount]) -> dict[str, float]:

@@ -34,9 +34,11 @@ def trade_off(points: ChartData, forgetting: str, learning: str) -> Any:
         axis = alt.Axis(tickCount=6)
         return alt.Y(f"{name}:Q", title=y_title, scale=alt.Scale(domain=y_domain, nice=False), axis=axis)
 
-    base = alt.Chart(alt.Data(values=_with_places(points, x_domain, y_domain))).encode(
-        x=x("forgetting"), y=y("learning"), color=colour, opacity=picked(pick)
+    # Without the colours of marks, in which text would be too pale to read.
+    plain = alt.Chart(alt.Data(values=_with_places(points, x_domain, y_domain))).encode(
+        x=x("forgetting"), y=y("learning"), opacity=picked(pick)
     )
+    base = plain.encode(color=colour)
     means = base.transform_filter("datum.kind == 'mean'")
     known = means.transform_filter("isValid(datum.forgetting_low)")
     across = known.encode(x=x("forgetting_low"), x2="forgetting_high:Q")
@@ -54,9 +56,9 @@ def trade_off(points: ChartData, forgetting: str, learning: str) -> Any:
             means.mark_point(size=110, filled=True).encode(
                 shape=shape, tooltip=["label:N", "rate:Q", "seeds:Q", *numbers]
             ),
-            means.mark_text(
-                align="left", baseline="middle", dx=offsets["dx"], dy=offsets["dy"], fontSize=12
-            ).encode(text="label:N"),
+            plain.transform_filter("datum.kind == 'mean'")
+            .mark_text(align="left", baseline="middle", dx=offsets["dx"], dy=offsets["dy"], fontSize=12)
+            .encode(text="label:N"),
         )
         .add_params(pick)
         .properties(width=WIDTH, height=HEIGHT)

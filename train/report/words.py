@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from train.evaluation.intervals import Estimate
+from train.runs.record import Costs
 
 NOISE = "within the noise"
 
@@ -26,6 +27,40 @@ def counted(number: int) -> str:
     """
     short = float(f"{number:.3g}")
     return f"{short / 1e6:g} million" if short >= 1e6 else f"{short:,.0f}"
+
+
+def took(seconds: float) -> str:
+    """A time in words.
+
+    >>> took(3.21), took(74.351), took(141), took(725), took(9000)
+    ('3.2 s', '74 s', '2 min 21 s', '12 min', '2 h 30 min')
+    """
+    whole, minutes = round(seconds), round(seconds / 60)
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{whole} s"
+    if seconds < 600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def a_token(costs: Costs) -> str:
+    """What the processors worked for a token: of a GPU its time, of a CPU that of all cores; empty if unknown.
+
+    >>> from types import SimpleNamespace as Of
+    >>> a_token(Of(device="cpu", tokens=1000, seconds=9.0, cpu_seconds=0.35, ranks=1))
+    '0.35 ms CPU a token'
+    >>> a_token(Of(device="NVIDIA H100", tokens=10**6, seconds=3.448, cpu_seconds=0.35, ranks=2))
+    '6.9 µs GPU a token'
+    """
+    on_cpu = costs.device == "cpu"
+    spent = costs.cpu_seconds if on_cpu else costs.seconds * costs.ranks
+    if spent is None:
+        return ""
+    micro = spent / costs.tokens * 1e6
+    each = f"{micro:.2g} µs" if micro < 100 else f"{micro / 1000:.2g} ms"
+    return f"{each} {'CPU' if on_cpu else 'GPU'} a token"
 
 
 def joined(names: list[str], word: str = "and") -> str:

@@ -18,15 +18,19 @@ pytest.importorskip("altair")  # there with all that the report needs
 from pipeline.common.files import write_json
 from pipeline.common.ledger import Ledger
 from pipeline.workflow.layout import Layout
+from train.report import colours
 from train.report.options import Report
-from train.report.report import config_text, data_link, write_report
+from train.report.report import config_text, data_link, stage_times, write_report
 from train.runs.record import write_record
 from train.runs.results import Site, TaskScores, write_result
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 DOMAINS = {domain: {"bpb": 2.0, "nats_per_token": 3.0} for domain in ("en", "fr", "de")}
 SET = {"name": "quiz", "ngrams": 1200, "documents_dropped": 7}
-POINTS = [{"threshold": t, "precision": t, "recall": 1 - t, "kept": 0.5} for t in (0.2, 0.4, 0.6)]
+CHOSEN = {"by": "keep_share", "value": 0.9, "threshold": 0.5, "precision": 0.9, "recall": 0.75, "kept": 0.875}
+EXAMPLES = {"examples": {"good": 5, "random": 5}, "held_out": {"good": 4, "random": 8}, "threshold": 0.5}
+BINS = [{"low": low, "high": low + 0.5, "kept": low >= 0, "good": 2, "random": 4} for low in (-0.5, 0.0)]
+AT_THRESHOLD = {side: [{"score": 0.5, "text": f"{side} {HOSTILE}"}] for side in ("dropped", "kept")}
 SITES = [Site(site=HOSTILE, tokens=9, bytes=20, bpb=0.1)]
 PAPER = f"# table1: {HOSTILE}\n\nWords.\n\n| a | b |\n|---|---:|\n| {HOSTILE} | ![x](http://out.example/x.png) |\n"
 
@@ -52,8 +56,9 @@ def page(tmp_path_factory):
     files = {
         out.stats: {"languages": {"fr": {"train": counts}}, "ledgers": ledgers,
                     "decontamination": {"ngram": 13, "sets": [SET]}},
-        out.quality_report("fr"): {"language": "fr", "threshold": 0.4, "examples": {"good": 5, "random": 5},
-                                   "curve": POINTS, "chosen": {"by": "keep_share", "value": 0.9, **POINTS[1]}},
+        out.quality_report("fr"): {"language": "fr", "chosen": CHOSEN, **EXAMPLES, "scores": BINS,
+                                   "at_threshold": AT_THRESHOLD},
+        out.quality_report("de"): {"language": "de", "chosen": CHOSEN, **EXAMPLES, "curve": []},  # of old
     }  # fmt: skip
     for path, data in files.items():
         write_json(path, data)
@@ -84,14 +89,16 @@ def page(tmp_path_factory):
     (tmp_path / "paper/table1.csv").write_text("a,b\n1,2\n")
     (tmp_path / "config.yaml").write_text(f"title: {HOSTILE}")
     (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks/card.tsv").write_text("s\tmax_rss\n2.5\t10\n")
+    for job in ("card", "near_reduce", "extend/neutral", "extend/of_before", "evaluate/backbone"):
+        (tmp_path / "benchmarks" / job).parent.mkdir(exist_ok=True)
+        (tmp_path / f"benchmarks/{job}.tsv").write_text("s\tmax_rss\n2.5\t10\n")
 
     for domain, split, tokens in (("old", "train", 4000), ("en", "validation", 1000), ("fr", "train", 10_000)):
         counts = {"documents": 9, "bytes": 20_000, "tokens": tokens, "tokens_in_rows": tokens - 7}
         write_json(out.ledger(out.rows(domain, split)), counts)
     languages = ["old=en", "en=en", "fr=fr", "de=de"]
     configs = [str(tmp_path / "config.yaml")]
-    given = list(records), ["fr"], ["arc"], "en", "fr", None, configs, languages
+    given = list(records), ["fr", "de"], ["arc"], "en", "fr", None, configs, languages
     write_report(Report(title=HOSTILE), str(tmp_path), *given, control="replay")
     return (tmp_path / "report.html").read_text()
 
@@ -138,15 +145,19 @@ def test_only_the_scripts_of_the_page_may_run(page):
         assert f"'sha256-{digest}'" in rule
 
 
+def specs(page):
+    return re.search(r'<script type="application/json" id="specs">(.*?)</script>', page, re.DOTALL)[1]
+
+
 def charts(page):
     return re.findall(r'<div class="chart" id="(\w+)"', page)
 
 
 def test_every_figure_has_its_specification_its_words_and_its_data(page):
-    specs = json.loads(re.search(r'<script type="application/json" id="specs">(.*?)</script>', page, re.DOTALL)[1])
-    assert sorted(charts(page)) == sorted(specs)
-    assert len(specs) == 21
-    for name in specs:
+    drawn = json.loads(specs(page))
+    assert sorted(charts(page)) == sorted(drawn)
+    assert len(drawn) == 21
+    for name in drawn:
         link = re.search(rf'<a href="(data:text/csv[^"]+)" download="{name}.csv">', page)[1]
         rows = list(csv.DictReader(io.StringIO(unquote(link.split(",", 1)[1]))))
         assert rows
@@ -214,18 +225,56 @@ def test_the_page_says_in_words_how_sure_it_is_and_what_a_second_language_added(
 
 
 def test_the_tokens_of_each_domain_are_counted_and_what_a_language_costs(page):
-    rows = re.findall(r"<tr><td>(old|en|fr)</td><td>(en|fr)</td>(.*?)</tr>", page)
+    text = '<td class="text">'
+    rows = re.findall(rf"<tr><td>(old|en|fr)</td>{text}(en|fr)</td>(.*?)</tr>", page)
     assert [(domain, language) for domain, language, _ in rows] == [("old", "en"), ("en", "en"), ("fr", "fr")]
-    assert re.findall(r"<td>(.*?)</td>", rows[2][2]) == ["train", "9", "0.02", "10,000", "9,993", "2.00"]
+    assert re.findall(r"<td[^>]*>(.*?)</td>", rows[2][2]) == ["train", "9", "0.02", "10,000", "9,993", "", "2.00"]
     assert "<p>Tokens to train on: 3,990 of old (en) and 9,990 of fr (fr).</p>" in page
     # 40,000 bytes of English in 5,000 tokens, 20,000 of French in 10,000
     assert "A token covers 8.00 bytes of en and 2.00 of fr: as much text takes 4.00 times the tokens in fr" in page
 
 
-def test_the_funnel_has_every_stage_and_the_curve_its_threshold(page):
+def test_the_quality_filter_explains_itself(page):
+    bins = json.loads(specs(page))["quality_1"]["layer"][0]["data"]["values"]
+    assert [(x["random"], x["good"], x["outcome"]) for x in bins] == [(0.5, 0.5, "dropped"), (0.5, 0.5, "kept")]
+    text = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    said = "The threshold, 0.5, was set so that 87.5% of random documents pass, and 75.0% of good ones."
+    for language in ("fr: scores of held-out documents", "de:"):
+        assert re.search(f"{language} .*?{re.escape(said)}", text)
+    assert "just below: dropped, score 0.5 dropped &lt;/script&gt;" in text
+    assert '"id": "quality_2"' not in page and "1 of 2 documents" in text
+
+
+def test_only_stages_and_models_of_this_config_have_their_time(tmp_path):
+    for job in ("card", "near_reduce", "filter/00000", "quality_train/fr", "extend/a", "extend/b", "evaluate/b"):
+        path = tmp_path / f"benchmarks/{job}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("s\tmax_rss\n2\t10\n")
+    out = Layout(tmp_path)
+    own = {time["stage"]: time["jobs"] for time in stage_times(out, {"extract", "dedup", "filter"}, {"a"})}
+    assert own == {"card": 1, "filter": 1, "extend": 1}
+    assert len(stage_times(out)) == 6
+
+
+def test_every_colour_of_the_page_is_of_the_palette(page):
+    known = {colour for theme in colours.THEMES.values() for colour in theme.values()}
+    known |= {colour for colour, _ in colours.METHODS.values()} | {*colours.LANGUAGES, *colours.AMOUNTS}
+    known |= set(colours.OUTCOMES.values())
+    written = page[: page.index("<script>")]
+    # "#000" and "#fff" are the numbers in cells.
+    assert set(re.findall(r"#[0-9A-Fa-f]{6}\b", written)) <= known
+    meanings = {}
+    for names, values in re.findall(r'"scale": \{"domain": (\["[^]]+\]), "range": (\["#[^]]+\])\}', specs(page)):
+        for name, colour in zip(json.loads(names), json.loads(values), strict=True):
+            meanings.setdefault(name, set()).add(colour)
+    assert all(len(own) == 1 for own in meanings.values()), meanings
+    assert {"backbone", "adapter", "neutral", "en", "fr", "de", "kept", "dropped"} <= meanings.keys()
+
+
+def test_the_funnel_has_every_stage_and_every_reason_is_in_the_table(page):
     for stage in ("extract", "dedup", "filter", "near", "quality"):
         assert f'"stage": "{stage}", "outcome": "a reason"' in page
-    assert page.count('"chosen": true') == 1
+        assert f'<tr><td>{stage}</td><td class="text">a reason</td><td>50.0%</td><td>1</td>' in page
     assert "<tr><td>quiz</td><td>1,200</td><td>7</td></tr>" in page
 
 

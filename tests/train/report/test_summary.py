@@ -219,7 +219,10 @@ def test_the_tables_have_a_line_a_model_with_the_change_and_its_interval() -> No
     ]
     assert re.fullmatch(" [|] ".join([*cells, r"0\.5", r"75\.0%"]), lines[-1].strip("| "))
     costs = markdown_costs(result["table"]).splitlines()
-    assert costs[-1] == "| neutral | 0.01 | 1,200 | 20.0% | 1,000 | 100 | 10 | 400 |" and len(costs) == 6
+    assert (
+        costs[-1] == "| neutral | 0.01 | 1,200 | 20.0% | 1,000 | 100 | 10 s · 20 ms CPU a token | 400 |"
+        and len(costs) == 6
+    )
     against = markdown_comparisons(result["compared"]).splitlines()
     named = [line.split(" | ")[0].strip("| ").rpartition(" ") for line in against[2:]]
     assert [name for *_, name in named] == ["finetune", "lora", "adapter"]
