@@ -100,7 +100,7 @@ def copy(checkout, tmp_path) -> Path:
 
 def test_the_report_shows_every_part_and_escapes_the_crawl(checkout):
     page = (checkout / OUT / "report.html").read_text()
-    for part in ("trade_off", "funnel", "languages", "precision_recall", "pretraining", "gates", "durations",
+    for part in ("trade_off", "funnel", "languages", "quality_1", "pretraining", "gates", "durations",
                  "divergence", "agreement", "gate_layers", "forgetting_sites", "inference_speed"):  # fmt: skip
         assert f'id="{part}"' in page
     for run in ("finetune", "lora", "adapter", "neutral"):

@@ -41,7 +41,8 @@ def over_tokens(axes: Sequence[Axis], forgetting: str) -> list[str]:
         beside = {other.label: _series([neutral, other], axis.learning) for other in others if neutral}
         changes = {setting.label: _series([setting], forgetting) for setting in first.values()}
         sentences += _told(f"In learning {axis.learning}, neutral residues ", "; they ", beside, _passing)
-        sentences += _told(f"{forgetting} is forgotten ", "; ", changes, _forgetting)
+        told = _told(f"{forgetting} is forgotten ", "; ", changes, _forgetting)
+        sentences += [text.replace(" is forgotten not by ", " is not forgotten by ") for text in told]
         series += [*beside.values(), *changes.values()]
     return [*sentences, _about(series)] if sentences else []
 

@@ -56,7 +56,7 @@ def a_token(costs: Costs) -> str:
     """
     on_cpu = costs.device == "cpu"
     spent = costs.cpu_seconds if on_cpu else costs.seconds * costs.ranks
-    if spent is None:
+    if spent is None or not costs.tokens:
         return ""
     micro = spent / costs.tokens * 1e6
     each = f"{micro:.2g} µs" if micro < 100 else f"{micro / 1000:.2g} ms"

@@ -11,13 +11,14 @@ from typing import Any
 
 from models.adapter import SavedExtension
 from models.export import EXPORTED
-from pipeline.common.config import default_of, to_data
+from pipeline.common.config import ConfigError, default_of, read, to_data
 from pipeline.common.errors import StageError
 from pipeline.common.markdown import code, escaped, front_matter, one_line, table_row
 from train.evaluation.intervals import FEWEST, Estimate, estimate, paired, paired_kl
-from train.report.words import plain_with_ends, with_ends
+from train.report.words import a_token, plain_with_ends, took, with_ends
 from train.runs.export import Extended
 from train.runs.options import Run
+from train.runs.record import Costs
 from train.runs.results import Change, Measure, read_evaluation
 
 # Of LoRA, those that vLLM takes for --max-lora-rank (its LoRAConfig).
@@ -197,27 +198,20 @@ tokenizer = AutoTokenizer.from_pretrained({named["source"]!r}, revision={named["
 
 
 def _measures(measures: list[Measured]) -> str:
-    rows = [
-        table_row(
-            [
-                one.domain,
-                "" if one.documents is None else f"{one.documents:,}",
-                _with_ends(one.before),
-                _with_ends(one.after),
-                with_ends(one.change),
-                plain_with_ends(one.kl) if one.kl else "",
-            ]
-        )
-        for one in measures
-    ]
-    about = [
-        "Bits per byte of held-out documents, lower is better; KL divergence from the backbone, nats a token."
-    ]
+    far = any(one.kl for one in measures)
+    rows = []
+    for one in measures:
+        cells = [one.domain, "" if one.documents is None else f"{one.documents:,}"]
+        cells += [_with_ends(one.before), _with_ends(one.after), with_ends(one.change)]
+        rows.append(table_row([*cells, *([plain_with_ends(one.kl) if one.kl else ""] if far else [])]))
+    kl = "; KL divergence from the backbone, nats a token" if far else ""
+    about = [f"Bits per byte of held-out documents, lower is better{kl}."]
     if any(one.change.low is not None for one in measures):
         about.append("In brackets: 95% intervals over documents; those of changes over pairs.")
     if any(one.change.low is None for one in measures):
         about.append(f"Without one it is not known how sure a number is, as of fewer than {FEWEST} documents.")
-    head = ["| domain | documents | backbone | this model | change | KL |", "|---|---:|---:|---:|---:|---:|"]
+    columns = ["domain", "documents", "backbone", "this model", "change", *(["KL"] if far else [])]
+    head = [table_row(columns), f"|---|{'---:|' * (len(columns) - 1)}"]
     return "\n".join(["## What it measures", "", *about, "", *head, *rows])
 
 
@@ -251,8 +245,8 @@ def _data(card: Card) -> str:
 
 def _how_it_was_made(added: list[SavedExtension], folder: Path) -> str:
     lines = [
-        "| # | method | gate | extra weights | from | to | learning rate | steps | tokens |",
-        "|---:|---|---|---:|---|---|---:|---:|---:|",
+        "| # | method | gate | extra weights | from | to | learning rate | steps | tokens | training time |",
+        "|---:|---|---|---:|---|---|---:|---:|---:|---:|",
         *(_row(number, one) for number, one in enumerate(added, 1)),
         "",
         *(_options(number, one) for number, one in enumerate(added, 1)),
@@ -274,7 +268,17 @@ def _row(number: int, extension: SavedExtension) -> str:
     share = f"{training['true_fraction']:.1%}" if training.get("true_fraction") else ""
     cells = [number, method, gate, share, ", ".join(old), new]
     cells += [options.get("learning_rate", ""), options.get("steps", ""), f"{training.get('tokens', 0):,}"]
-    return table_row(cells)
+    return table_row([*cells, _training_time(training)])
+
+
+def _training_time(training: dict[str, Any]) -> str:
+    """As the report has it, where it is known."""
+    names = {field.name for field in dataclasses.fields(Costs)}
+    try:
+        costs = read(Costs, {name: value for name, value in training.items() if name in names}, "training")
+    except ConfigError:  # of an adapter that says less
+        return ""
+    return " · ".join(words for words in (took(costs.seconds), a_token(costs)) if words)
 
 
 def _options(number: int, extension: SavedExtension) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import evaluation
+from helpers import COSTS, evaluation
 
 from models.adapter import SavedExtension
 from pipeline.common.errors import StageError
@@ -71,7 +71,7 @@ def test_names_in_the_card_are_text(tmp_path: Path) -> None:
         html = html_of(text)
         assert "<script" not in html and "<a " not in html
         assert html.count("<h1>") == 1 and html.count("<h2>") == 5
-        assert html.count("<tr>") == 6 and html.count("<td") == 6 + 5 + 9
+        assert html.count("<tr>") == 6 and html.count("<td") == 6 + 5 + 10
         assert html.count("&lt;script&gt;y&lt;/script&gt;") >= 9
 
 
@@ -88,6 +88,26 @@ def test_a_card_says_how_the_model_was_made(tmp_path: Path) -> None:
     assert "`old_rate: 0.25`, `seed: 7`; all else as by default. Trained with `torch: 2.0`." in text
     unknown = dataclasses.replace(card, extended=extended(KNOWN | {"revision": None, "source": None}))
     assert "base_model" not in model_card(unknown, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("costs", "said"),
+    [
+        (COSTS, "10 s · 20 ms CPU a token"),
+        (COSTS | {"cpu_seconds": None}, "10 s"),
+        (COSTS | {"device": "NVIDIA H100", "ranks": 2}, "10 s · 20 ms GPU a token"),
+        (COSTS | {"seconds": "<b>"}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_time_of_a_training_is_said_where_it_is_known(
+    tmp_path: Path, costs: dict[str, Any], said: str
+) -> None:
+    one = NATIVE.extended.added[0]
+    about = {**one.about, "training": {"tokens": 1000, "options": {}} | costs}
+    own = dataclasses.replace(NATIVE.extended, added=[dataclasses.replace(one, about=about)])
+    text = model_card(dataclasses.replace(NATIVE, extended=own), tmp_path)
+    assert f"| 1,000 | {said} |" in text
 
 
 @pytest.mark.parametrize(
