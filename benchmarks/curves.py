@@ -122,7 +122,9 @@ def both(lines: list[Line], forgetting: str, learning: str) -> Any:
         color=colour,
     )
     lines_drawn = drawn.mark_line(strokeWidth=2).encode(order="tokens:Q")
-    return (lines_drawn + drawn.mark_point(filled=True, size=60).encode(shape=shape)).properties(height=300)
+    return (lines_drawn + drawn.mark_point(filled=True, size=60, opacity=1).encode(shape=shape)).properties(
+        height=300
+    )
 
 
 def page(lines: list[Line], forgetting: str, learning: str, name: str) -> Iterator[str]:

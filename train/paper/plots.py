@@ -32,10 +32,10 @@ def trade_off(points: charts.ChartData, forgetting: str, learning: str, joined: 
         # In black: in the colours of marks text would be too pale to read.
         texts = plain.transform_filter("datum.kind == 'mean'").encode(text="label:N")
         means = base.transform_filter("datum.kind == 'mean'")
-        lines = [means.mark_line(strokeWidth=1.5, opacity=0.5).encode(order="order:Q")] if joined else []
+        lines = [means.mark_line(strokeWidth=1).encode(order="order:Q")] if joined else []
         marks = [
             *lines,
-            base.mark_point(size=22, filled=True, opacity=0.6).transform_filter("datum.kind == 'run'"),
+            base.mark_point(size=22, filled=True, opacity=1).transform_filter("datum.kind == 'run'"),
             means.mark_point(size=90, filled=True, opacity=1).encode(shape=shape),
             texts.mark_text(align="left", dx=7, dy=-5, fontSize=9),
         ]
