@@ -242,7 +242,7 @@ def test_the_quality_filter_explains_itself(page):
     for language in ("fr: scores of held-out documents", "de:"):
         assert re.search(f"{language} .*?{re.escape(said)}", text)
     assert "just below: dropped, score 0.5 dropped &lt;/script&gt;" in text
-    assert '"id": "quality_2"' not in page and "1 of 2 documents" in text
+    assert '"id": "quality_2"' not in page and "1 of 2 documents, 50.0%." in text
 
 
 def test_only_stages_and_models_of_this_config_have_their_time(tmp_path):
