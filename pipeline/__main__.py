@@ -270,6 +270,15 @@ STAGES = (
         ),
     ),
     Stage(
+        "clean",
+        "Free what only making the corpus anew needs; `snakemake clean_intermediate` completes the corpus first.",
+        "pipeline.workflow.freed:clean",
+        (
+            File("output", "folder of the results"),
+            File("crawl", "archives to free too: those that can be made again", many=True, required=False),
+        ),
+    ),
+    Stage(
         "plan",
         "Predict core-hours, time, disk and transfer of a config, from an earlier run or from a few of its WARCs.",
         "pipeline.plan:plan",

@@ -5,6 +5,7 @@ from pipeline.common.cli import list_argument
 from pipeline.common.config import LANGUAGE
 from pipeline.corpus.order import documents_before, ledgers, stages_on
 from pipeline.corpus.shards import SPLITS
+from pipeline.workflow.freed import what_goes
 
 LANGUAGES = OPTIONS.extract.languages
 ON_PAGES = replace(
@@ -369,3 +370,24 @@ rule card:
         f" --ledgers {list_argument('input.ledgers')}"
         " --decontamination={input.decontamination:q} --card={output.card:q} --stats={output.stats:q}"
         " > {log:q} 2>&1"
+
+
+SAMPLES = [] if OPTIONS.crawl.given else ARCHIVES[0]
+
+
+# Once the shards are there, only a change of the corpus needs what was made on the way to them.
+rule clean_intermediate:
+    input:
+        rules.corpus.input,
+    log:
+        OUT.log("clean_intermediate"),
+    localrule: True
+    params:
+        output=exactly(OPTIONS.output),
+        crawl=exactly(SAMPLES),
+        files=lambda wildcards: what_goes(OPTIONS.output, SAMPLES),
+    message:
+        "Free what only a change of the corpus needs:\n{params.files}"
+    shell:
+        f"python -m pipeline clean --output={{params.output:q}} --crawl {list_argument('params.crawl')}"
+        " 2> {log:q}"

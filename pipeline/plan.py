@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.arrow import read_schema
 from pipeline.common.config import read
 from pipeline.common.engine import Engine
 from pipeline.common.errors import StageError
-from pipeline.common.files import inside, read_json, write_json
+from pipeline.common.files import read_json, write_json
 from pipeline.common.yaml_file import load_yaml
 from pipeline.corpus.options import Filter, Near, Quality
 from pipeline.crawl.commoncrawl import RECORDS, archives
 from pipeline.crawl.manifest import batches
 from pipeline.crawl.options import Crawl, Sample
 from pipeline.network.urls import is_url
+from pipeline.workflow.freed import archive_bytes, read_freed, written
 from pipeline.workflow.layout import Layout
 
 DOCUMENTS = ("near_apply", "filter", "dedup_apply")  # who writes what quality_train reads: the last that runs
@@ -73,7 +73,7 @@ def plan(configfile: str, measured: str | None, calibrate: int, warc_bytes: int,
     if measured is None:
         measured = run_calibration(data, entries, calibrate, cores, out.calibration)
     stages = measured_stages(measured)
-    known = archive_bytes(measured)
+    known = bytes_read(measured)
     sizes = [
         Path(warc).stat().st_size if Path(warc).is_file() else warc_bytes for part in entries for warc in part
     ]
@@ -127,7 +127,7 @@ def expected(data: dict[str, Any]) -> list[str]:
 def measured_stages(folder: str) -> dict[str, Measured]:
     """The stages of the corpus that the run in `folder` went through. Raises StageError where there is none."""
     out = Layout(folder)
-    stages = {}
+    stages, freed = {}, read_freed(out)
     for stage, patterns in outputs_by_stage(out).items():
         benchmarks = [path for job in (stage, f"{stage}/*") for path in out.files(out.benchmark(job))]
         if rows := [row for path in benchmarks for row in _read_tsv(path)]:
@@ -135,7 +135,7 @@ def measured_stages(folder: str) -> dict[str, Measured]:
                 jobs=len(rows),
                 seconds=sum(_number(row["cpu_time"]) or _number(row["s"]) for row in rows),
                 memory=max(_number(row["max_rss"]) for row in rows),
-                written=sum(path.stat().st_size for pattern in patterns for path in out.files(pattern)),
+                written=written(out, freed, patterns),
                 examples=_examples(out) if stage == "quality_train" else 0,
             )
     if "extract" not in stages:
@@ -158,15 +158,11 @@ def _number(value: str | None) -> float:
     return float(value) if value and value not in ("-", "NA") else 0.0
 
 
-def archive_bytes(folder: str) -> int:
-    """Bytes of the archives that a run has read; each file of pages says its archive's (extract)."""
-    out, total = Layout(folder), 0
-    for batch in out.files(out.pages("*")):
-        for name in read_json(batch).get("files", ()):
-            total += int((read_schema(inside(batch.parent, name)).metadata or {}).get(b"archive_bytes", 0))
-    if not total:
-        raise StageError(f"{folder}: no pages/*.json, or of empty archives; name the output folder of a whole run")
-    return total
+def bytes_read(folder: str) -> int:
+    """Bytes of the archives that a run has read. Raises StageError where it has read none."""
+    if total := sum(archive_bytes(Layout(folder)).values()):
+        return total
+    raise StageError(f"{folder}: no pages/*.json, or of empty archives; name the output folder of a whole run")
 
 
 def predict(

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,23 @@ def test_deleted_shards_are_made_again(copy):
     (copy / OUT / "corpus/fr/train-00000.arrow").unlink()
     rules = planned(copy)
     assert "shards" in rules and not {"extract", "near_apply"} & rules
+
+
+def test_what_is_freed_is_said_first_and_made_again_only_by_a_change_of_the_corpus(copy):
+    told = snakemake(copy, "--cores", "1", "-n", "clean_intermediate", PYTHONPATH=str(copy))
+    assert re.search(r"MB of pages/\n.* MB of hashes/\n", told) and digests(copy).keys() >= {"quality/fr.bin"}
+    python = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(copy)}
+    assert "Freed:" in snakemake(copy, "--cores", "1", "clean_intermediate", **python)
+    left = {path.split("/")[0] for path in digests(copy)}
+    assert not left & {"duplicates"} and {"corpus", "tokens", "backbone", "runs", "evaluate"} <= left
+    assert not list((copy / OUT).glob("pages/*/*.arrow")) and (copy / OUT / "hashes/index.arrow").exists()
+    assert not planned(copy)
+    assert planned(copy, "--configfile", with_config(copy, {"report.title": "Another title"})) == {"report"}
+    # How they were made stays known, without Snakemake's own records too.
+    shutil.rmtree(copy / ".snakemake")
+    assert not planned(copy)
+    replace(copy / "pipeline/corpus/near.py", "signatures.flush()", "signatures.flush(), True")
+    assert {"sample_crawl", "extract", "near_hash", "shards", "pretrain"} <= planned(copy)
 
 
 def test_wrong_config_fails_at_once_with_every_error(copy):

@@ -62,6 +62,11 @@ class Layout:
         """The result folder of the run that such a prediction is made from."""
         return f"{self.root}/calibration"
 
+    @property
+    def freed(self) -> str:
+        """What is known of files that `clean` freed."""
+        return f"{self.root}/freed.json"
+
     # The crawl ------------------------------------------------------------------------------------
 
     def samples(self, count: int) -> list[str]:

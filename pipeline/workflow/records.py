@@ -79,9 +79,8 @@ def restore(output: str) -> None:
     # Without it Snakemake would take the folder for one of an older version.
     METADATA.with_name("incomplete").mkdir(parents=True, exist_ok=True)
     for path, entry in kept.items():
-        if not os.path.lexists(path):
-            continue
-        if _date(path) != entry["date"] and _checksum(path) == entry["checksum"]:
+        # Of a file that was freed too: it says whether its job would run.
+        if os.path.lexists(path) and _date(path) != entry["date"] and _checksum(path) == entry["checksum"]:
             os.utime(_dated(path), ns=(entry["date"], entry["date"]))
         if path not in known and "record" in entry:
             text = json.dumps(entry["record"], ensure_ascii=False).replace(FOLDER, _inside(output))

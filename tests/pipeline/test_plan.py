@@ -20,7 +20,7 @@ from pipeline.extract.webpages import extract
 from pipeline.plan import (
     START_SECONDS,
     Measured,
-    archive_bytes,
+    bytes_read,
     calibration,
     compare_with_real,
     measured_stages,
@@ -44,8 +44,8 @@ def run(tmp_path, make_warc, language_id) -> Path:
     folder = tmp_path / "run"
     for i in range(2):
         warc = make_warc(f"{i}.warc.gz", count=4 + i, first=9 * i)
-        extract(Extract(languages=["fr"], min_chars=1), [str(warc)], language_id, f"{folder}/pages/{i}.json",
-                f"{folder}/pages/{i}.ledger.json", 1, None)  # fmt: skip
+        extract(Extract(languages=["fr"], min_chars=1), [str(warc)], language_id, f"{folder}/pages/0000{i}.json",
+                f"{folder}/pages/0000{i}.ledger.json", 1, None)  # fmt: skip
         tsv(folder, f"extract/0000{i}", 11.0, cpu="21.0")
     tsv(folder, "dedup_reduce", 3.0, memory="-")
     (folder / "duplicates").mkdir()
@@ -54,7 +54,7 @@ def run(tmp_path, make_warc, language_id) -> Path:
 
 
 def test_a_run_tells_the_bytes_of_its_archives_and_what_each_stage_took_and_wrote(run, tmp_path):
-    assert archive_bytes(str(run)) == sum(path.stat().st_size for path in tmp_path.glob("*.warc.gz"))
+    assert bytes_read(str(run)) == sum(path.stat().st_size for path in tmp_path.glob("*.warc.gz"))
     stages = measured_stages(str(run))
     written = sum(path.stat().st_size for path in (run / "pages").rglob("*") if path.is_file())
     assert stages == {"extract": Measured(2, 42.0, 100.5, written), "dedup_reduce": Measured(1, 3.0, 0.0, 1000)}
@@ -87,7 +87,7 @@ def test_a_plan_prints_its_assumptions_and_what_was_not_measured_and_compares(ru
     assert "- NOT in the plan, since that run had no such stage: card, dedup_apply, dedup_hash, shards" in text
     assert "extend: missing; it is the runs" in text  # this config has no training to predict
     found = json.loads((tmp_path / "out/plan.json").read_text())
-    assert found["bytes"] == archive_bytes(str(run))
+    assert found["bytes"] == bytes_read(str(run))
     # The same archives in the same jobs: what was measured is what is predicted.
     for row in compare_with_real(found, str(run)):
         assert row["predicted_seconds"] == pytest.approx(row["real_seconds"])
@@ -134,7 +134,7 @@ def test_a_folder_that_no_run_has_filled_is_refused(tmp_path):
     with pytest.raises(StageError, match=r"no benchmarks/extract/\*.tsv"):
         measured_stages(str(tmp_path))
     with pytest.raises(StageError, match=r"no pages/\*.json"):
-        archive_bytes(str(tmp_path))
+        bytes_read(str(tmp_path))
 
 
 @pytest.mark.slow

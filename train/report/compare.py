@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.arrow import read_schema
 from pipeline.common.config import to_data
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json
 from pipeline.common.markdown import code, escaped
+from pipeline.workflow.freed import stamped_options
 from pipeline.workflow.layout import Layout
 from train.data.rows import open_rows
 from train.evaluation.intervals import estimate, paired
@@ -164,12 +164,8 @@ def _corpus_measures(stats: dict[str, Any]) -> dict[str, float]:
 
 def _workflow_options(out: Layout) -> Iterator[tuple[str, Any]]:
     """The options of every stage that wrote them down, as `stage.key`."""
-    # The Arrow files of the corpus wing have the options of the stage that made them in their metadata.
-    stamped = out.page_file("*/*"), out.documents("*"), out.filtered("*"), out.near("*"), out.shard("*", "*", "*")
-    for pattern in stamped:
-        for path in out.files(pattern)[:1]:
-            stamp = json.loads((read_schema(path).metadata or {}).get(b"pipeline", b"{}"))
-            yield from ((f"{stamp.get('stage')}.{key}", value) for key, value in stamp.get("options", {}).items())
+    for stage, options in stamped_options(out).items():
+        yield from ((f"{stage}.{key}", value) for key, value in options.items())
     for path in out.files(out.rows("*", "validation")):
         about = open_rows(str(path)).metadata
         yield from ((f"tokens.{path.parent.name}.{name}", about[name]) for name in ("row_tokens", "vocabulary"))
