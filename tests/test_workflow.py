@@ -210,7 +210,7 @@ TRAINED = {"pretrain", "extend_run"}
 CORPUS = {"sample_crawl", "extract", "dedup_hash", "dedup_reduce", "dedup_apply", "filter"}
 RUNS = "extend.runs.neutral", "backbone.pretrain"
 OTHERS = {"evaluate_every": 7, "evaluate_rows": 9, "checkpoint_every": 3, "threads": 2, "device": "cpu",
-          "micro_batch_rows": 4, "compile": True, "activation_checkpointing": True}  # fmt: skip
+          "micro_batch_rows": 4, "compile": True, "activation_checkpointing": True, "track": "wandb"}  # fmt: skip
 NOTHING = {"engine.workers": 2} | {f"{run}.{key}": value for run in RUNS for key, value in OTHERS.items()}
 
 
@@ -295,15 +295,13 @@ def test_deleted_shards_are_made_again(copy):
 
 
 def test_what_is_freed_is_said_first_and_made_again_only_by_a_change_of_the_corpus(copy):
-    told = snakemake(copy, "--cores", "1", "-n", "clean_intermediate", PYTHONPATH=str(copy))
-    assert re.search(r"MB of pages/\n.* MB of hashes/\n", told) and digests(copy).keys() >= {"quality/fr.bin"}
     python = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(copy)}
-    assert "Freed:" in snakemake(copy, "--cores", "1", "clean_intermediate", **python)
+    told = snakemake(copy, "--cores", "1", "clean_intermediate", **python)
+    assert told.index("MB of pages/") < told.index("MB in all") < told.index("Freed:")
     left = {path.split("/")[0] for path in digests(copy)}
-    assert not left & {"duplicates"} and {"corpus", "tokens", "backbone", "runs", "evaluate"} <= left
+    assert {"corpus", "tokens", "backbone", "runs", "evaluate"} <= left and "duplicates" not in left
     assert not list((copy / OUT).glob("pages/*/*.arrow")) and (copy / OUT / "hashes/index.arrow").exists()
     assert not planned(copy)
-    assert planned(copy, "--configfile", with_config(copy, {"report.title": "Another title"})) == {"report"}
     # How they were made stays known, without Snakemake's own records too.
     shutil.rmtree(copy / ".snakemake")
     assert not planned(copy)

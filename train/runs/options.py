@@ -49,6 +49,12 @@ class Training:
     threads: int = option(
         2, "CPU threads of a process; part of the config, since sums depend on it", low=1, high=MOST_THREADS
     )
+    track: str | None = option(
+        None,
+        "a tracker that gets what TensorBoard gets: trackio, or wandb (Weights & Biases); null: none",
+        choices=("trackio", "wandb"),
+    )
+    track_project: str = option("neutral-residues", "the project there")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if 0 < self.gpus <= MOST_GPUS and self.batch_rows % self.gpus:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from train.runs.options import BackboneTraining, Training
 
 # The weights are the same to the bit.
+TRACKING = ("track", "track_project")
 WATCHING = ("evaluate_every", "evaluate_rows", "checkpoint_every")
 # The weights are the same but for rounding: sums are taken in another order.
 ROUNDING = ("device", "gpus", "threads", "compile", "micro_batch_rows", "activation_checkpointing", "shard")
@@ -16,7 +17,7 @@ def other_options(options: Training) -> tuple[str, ...]:
     >>> "evaluate_every" in other_options(Training(learning_rate=1e-3))
     True
     """
-    return (*(() if stops_early(options) else WATCHING), *ROUNDING)
+    return (*(() if stops_early(options) else WATCHING), *TRACKING, *ROUNDING)
 
 
 def stops_early(options: Training) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -40,6 +41,7 @@ from train.trainer.micro_batches import micro_batches, scored_tokens
 from train.trainer.mixture import Batch, batches, is_measured, read_batch
 from train.trainer.optimizer import learning_rate, make_optimizer
 from train.trainer.randomness import without_randomness
+from train.trainer.tracking import tracker
 
 STATISTICS_EVERY = 10
 # Batches with old-domain rows that set `alpha: auto`.
@@ -98,6 +100,9 @@ def _train(job: TrainingJob) -> checkpoint.State:
     with (
         progress(options.steps, job.title, "steps", done=state.step, quiet=rank() > 0) as bar,
         metrics_log(job.checkpoints, state.metrics) if rank() == 0 else nullcontext(lambda line: None) as tell,
+        tracker(options, tracked_as(job), state.metrics)
+        if rank() == 0
+        else nullcontext(lambda line: None) as track,
         memory_advice(options, job.device, state.step),
         checkpoint.saver(
             job.checkpoints, job.identity, job.model, optimizer, beside=job.device.type == "cuda"
@@ -126,10 +131,16 @@ def _train(job: TrainingJob) -> checkpoint.State:
                 lines.append(evaluate(job, state.step))
             for line in lines:
                 tell(line)
+                track(line)
             state.metrics += lines
             if state.step % options.checkpoint_every == 0 and state.step < options.steps:
                 save(state)
     return state
+
+
+def tracked_as(job: TrainingJob) -> str:
+    """The name of a training in a tracker: another one for other options or inputs, which are another curve."""
+    return f"{Path(job.checkpoints).stem}-{job.identity[:8]}"
 
 
 def set_up_layers(job: TrainingJob) -> None:

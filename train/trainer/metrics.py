@@ -61,7 +61,7 @@ def _events(folder: Path) -> Iterator[Callable[[Line], None]]:
     with closing(EventsWriter(str(folder / "events"))) as events:
 
         def add(line: Line) -> None:
-            for name, value in _scalars(line):
+            for name, value in scalars(line):
                 events.write_event(Event(wall_time=time.time(), step=line["step"], summary=scalar(name, value)))
 
         yield add
@@ -75,7 +75,8 @@ def _has_tensorboard() -> bool:
     return True
 
 
-def _scalars(line: Line) -> Iterator[tuple[str, float]]:
+def scalars(line: Line) -> Iterator[tuple[str, float]]:
+    """The numbers of a line by their names in TensorBoard: `train/loss`, and of an evaluation `bpb/fr`."""
     for name, value in line.items():
         if name == "evaluation":
             for domain, measures in value.items():

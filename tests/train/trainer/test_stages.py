@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count, product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,7 @@ from train.trainer.loop import (
     take_step,
     train,
 )
+from train.trainer.metrics import scalars
 from train.trainer.micro_batches import positions
 from train.trainer.mixture import Batch, Draw, read_batch
 from train.trainer.optimizer import learning_rate, make_optimizer
@@ -573,12 +575,32 @@ def test_running_out_of_memory_says_what_to_turn(
 def test_what_decides_nothing_leaves_a_checkpoint_valid(world: dict[str, str]) -> None:
     rows, model = [open_rows(world["new"])], torch.nn.Linear(2, 2)
     watched, others = ({"fr": open_rows(world[name])} for name in ("new_held", "old_held"))
-    same = run(micro_batch_rows=2, activation_checkpointing=True, shard=True, threads=7, evaluate_every=3)
+    same = run(
+        micro_batch_rows=2, activation_checkpointing=True, shard=True, threads=7, evaluate_every=3, track="wandb"
+    )
     assert identity(run(), rows, watched, model) == identity(same, rows, others, model)
     assert identity(run(), rows, watched, model) != identity(run(seed=1), rows, watched, model)
     ends = Pretrain(learning_rate=1e-2, flat_below=0.1, **SIZES, **QUICK)
     assert identity(ends, rows, watched, model) != identity(ends, rows, others, model)
     assert identity(ends, rows, watched, model) != identity(replace(ends, evaluate_every=3), rows, watched, model)
+
+
+def test_a_tracker_gets_what_tensorboard_gets_and_decides_no_weights(
+    world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, dict[str, float]]] = []
+    tracked = SimpleNamespace(log=lambda numbers, step: told.append((step, numbers)), finish=lambda: None)
+    tool = SimpleNamespace(init=lambda resume, **asked: tracked if resume == "never" else int("no such run"))
+    monkeypatch.setitem(sys.modules, "trackio", tool)
+    weights = []
+    for name, track in (("plain", None), ("tracked", "trackio")):
+        lines = extend_in(world, run(steps=3, evaluate_every=2, track=track), tmp_path / name)
+        weights.append(load_file(tmp_path / name / "weights.safetensors"))
+    assert told == [(line["step"], dict(scalars(line))) for line in lines]
+    assert {"bpb/en", "bpb/fr", "train/loss", "train/gate_new"} <= {
+        name for _, numbers in told for name in numbers
+    }
+    assert all(same(weight, weights[1][name]) for name, weight in weights[0].items())
 
 
 def test_inputs_that_do_not_fit_are_refused(world: dict[str, str], tmp_path: Path) -> None:
