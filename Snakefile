@@ -27,7 +27,8 @@ if not workflow.configfiles:
     configfile: "configs/demo.yaml"
 
 
-container: "docker://python:3.12-slim"
+# The image of the Dockerfile, made where the workflow runs, for `--sdm apptainer`. Else nothing looks for it.
+container: "neutral-residues.sif"
 
 
 report: "train/report/captions/workflow.rst"
