@@ -16,6 +16,7 @@ from pipeline.workflow.fingerprint import fingerprint
 from pipeline.workflow.layout import Layout
 from pipeline.workflow.quoting import exactly, unsafe_in_scripts
 from pipeline.workflow.records import keep, restore
+from pipeline.workflow.watch import watch
 from train.config import Config, eval_domains
 
 min_version("9.27")
@@ -84,6 +85,7 @@ onstart:
             [Path.cwd(), *CONFIG_FILES, *words, *files]
         ):
             raise WorkflowError(problem)
+    watch(workflow, OUT, config)
 
 
 onsuccess:

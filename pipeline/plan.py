@@ -6,7 +6,6 @@ the WARCs. Each stage's work is taken to be in proportion to the archives' bytes
 
 from __future__ import annotations
 
-import csv
 import glob
 import math
 import subprocess
@@ -25,6 +24,7 @@ from pipeline.crawl.commoncrawl import RECORDS, archives
 from pipeline.crawl.manifest import batches
 from pipeline.crawl.options import Crawl, Sample
 from pipeline.network.urls import is_url
+from pipeline.workflow.benchmark_files import core_seconds, number, read_rows
 from pipeline.workflow.freed import archive_bytes, read_freed, written
 from pipeline.workflow.layout import Layout
 
@@ -130,11 +130,11 @@ def measured_stages(folder: str) -> dict[str, Measured]:
     stages, freed = {}, read_freed(out)
     for stage, patterns in outputs_by_stage(out).items():
         benchmarks = [path for job in (stage, f"{stage}/*") for path in out.files(out.benchmark(job))]
-        if rows := [row for path in benchmarks for row in _read_tsv(path)]:
+        if rows := [row for path in benchmarks for row in read_rows(path)]:
             stages[stage] = Measured(
                 jobs=len(rows),
-                seconds=sum(_number(row["cpu_time"]) or _number(row["s"]) for row in rows),
-                memory=max(_number(row["max_rss"]) for row in rows),
+                seconds=sum(map(core_seconds, rows)),
+                memory=max(number(row["max_rss"]) for row in rows),
                 written=written(out, freed, patterns),
                 examples=_examples(out) if stage == "quality_train" else 0,
             )
@@ -146,16 +146,6 @@ def measured_stages(folder: str) -> dict[str, Measured]:
 def _examples(out: Layout) -> int:
     reports = map(read_json, out.files(out.quality_report("*")))
     return sum(count for report in reports for key in ("examples", "held_out") for count in report[key].values())
-
-
-def _read_tsv(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
-
-
-def _number(value: str | None) -> float:
-    """Of a benchmark file, where `-` and `NA` stand for what was over before it was measured."""
-    return float(value) if value and value not in ("-", "NA") else 0.0
 
 
 def bytes_read(folder: str) -> int:
