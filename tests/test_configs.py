@@ -10,8 +10,10 @@ import pytest
 from conftest import ROOT
 
 from pipeline.common.config import read_yaml
+from pipeline.common.yaml_file import load_yaml
 from pipeline.crawl.catalogue import SOURCES
 from pipeline.workflow.layout import shard_path
+from pipeline.workflow.time_left import TIMES, config_mark
 from train.config import Config
 
 WHOLE = ("demo", "paper-like", "smollm2-de", "smollm2-fr", "smollm2-quick", "test")  # the others go on top of one
@@ -23,6 +25,18 @@ def test_a_shipped_config_is_valid(name, monkeypatch):
     config = read_yaml(Config, f"configs/{name}.yaml")
     assert config.output == f"results/{name}"
     assert set(config.sample.sources) <= set(SOURCES)
+
+
+def test_times_that_were_measured_are_of_the_configs_as_they_are():
+    """Else a run would promise the time of another config: `python -m benchmarks.times` writes them anew."""
+    assert (TIMES / "demo.tsv").exists()
+    for path in TIMES.glob("*.tsv"):
+        config = ROOT / "configs" / path.with_suffix(".yaml").name
+        first, *lines = path.read_text().splitlines()
+        assert first.endswith(config_mark(load_yaml(config))), f"{config} has changed: measure its times"
+        jobs = {line.split("\t")[0] for line in lines}
+        runs = load_yaml(config)["extend"]["runs"]
+        assert {f"extend/{run}" for run in runs} | {f"evaluate/{run}" for run in runs} <= jobs
 
 
 @pytest.mark.slow

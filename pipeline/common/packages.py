@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import re
 import shutil
 import subprocess
@@ -23,6 +24,8 @@ from pathlib import Path
 
 from pipeline.common.errors import StageError
 from pipeline.common.locks import locked
+
+log = logging.getLogger(__name__)
 
 # Names with one version, as the clients' own rules have them, and nothing that a client takes for an address, a
 # path or an option: PEP 508 with PEP 440's normalised versions; npm's names with SemVer; Debian Policy 5.6.1.
@@ -168,6 +171,7 @@ def _archive(folder: Path) -> Path | None:
 
 def _download(client: str, name: str, folder: Path, downloads: Path) -> Path:
     """Run the client in an empty folder beside `folder`, then move it there whole."""
+    log.info("fetching %s with %s", name, client)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

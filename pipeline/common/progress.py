@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,8 @@ LOG_SECONDS = 15.0  # between two lines; the first ones come sooner
 RECENT = 5  # lines back to which the rate is measured
 LINE_CHARS = 300  # no line that `parse` knows is longer
 LINE = re.compile(
-    r"\d\d:\d\d:\d\d (?P<title>.+?): (?P<done>\d+)(?: of (?P<total>\d+))? (?P<unit>[^,]+?)(?: \(\d+%\))?"
+    r"\d\d:\d\d:\d\d (?P<title>.+?): (?P<done>\d+)"
+    r"(?: of (?P<total>\d+) (?P<unit>[^,]+?)(?: \(\d+%\))?| (?P<some>[^,]+) so far)"
     r"(?:, (?P<rate>\d[\d.]*/(?:s|min|h)))?(?:, (?P<left>\d+:\d\d(?::\d\d)?) left)?(?:, (?P<note>.+))?"
 )
 
@@ -46,6 +48,14 @@ def progress(total: int | None, title: str, unit: str, done: int = 0, quiet: boo
     if quiet:
         return tqdm(disable=True)
     return tqdm(total=total, desc=title, unit=f" {unit}", initial=done, dynamic_ncols=True, smoothing=0.1)
+
+
+def counted(batches: Iterable[Any], title: str, unit: str = "documents") -> Iterator[Any]:
+    """The batches of Arrow one by one, with the progress of their rows; how many there are is not known."""
+    with progress(None, title, unit) as bar:
+        for batch in batches:
+            yield batch
+            bar.update(batch.num_rows)
 
 
 class LogBar:
@@ -89,10 +99,11 @@ def line(progress: Progress) -> str:
     >>> line(Progress("extract", "WARCs", 3, 10, "1.5/s", 125, "loss 2.1"))
     'extract: 3 of 10 WARCs (30%), 1.5/s, 2:05 left, loss 2.1'
     """
-    total = progress.total
-    parts = [f"{progress.title}: {progress.done}{'' if total is None else f' of {total}'} {progress.unit}"]
-    if total:
-        parts[0] += f" ({100 * progress.done // total}%)"
+    total, amount = progress.total, f"{progress.title}: {progress.done}"
+    if total is None:
+        parts = [f"{amount} {progress.unit} so far"]
+    else:
+        parts = [f"{amount} of {total} {progress.unit}{f' ({100 * progress.done // total}%)' if total else ''}"]
     if progress.rate:
         parts.append(progress.rate)
     if progress.left is not None:
@@ -111,7 +122,7 @@ def parse(text: str) -> Progress | None:
     total, left = match["total"], match["left"]
     return Progress(
         title=match["title"],
-        unit=match["unit"],
+        unit=match["unit"] or match["some"],
         done=int(match["done"]),
         total=int(total) if total else None,
         rate=match["rate"] or "",

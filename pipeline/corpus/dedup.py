@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +38,13 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, stamp, write_batches
 from pipeline.common.ledger import SAMPLES_PER_REASON, Ledger
 from pipeline.common.locks import own_folder
+from pipeline.common.progress import counted
 from pipeline.common.schemas import DOCUMENT_SCHEMA, PAGE_SCHEMA, some_columns
 from pipeline.corpus.folding import fold
 from pipeline.corpus.options import Dedup
 from pipeline.corpus.paragraphs import Paragraphs, find_paragraphs, join_kept
+
+log = logging.getLogger(__name__)
 
 INDEX_SCHEMA = pa.schema([("hash", pa.uint64())])
 HASH_SCHEMA = INDEX_SCHEMA.append(pa.field("place", pa.uint64()))
@@ -74,13 +78,13 @@ def hash_paragraphs(options: Dedup, pages: str, output: str) -> None:
 
 
 def _plain_keys(pages: str) -> Iterator[Iterator[bytes]]:
-    for batch in read_arrow(pages, some_columns("text")):
+    for batch in counted(read_arrow(pages, some_columns("text")), "hash", "pages"):
         for text in batch.column("text").cast(pa.binary()).to_pylist():
             yield filter(None, text.split(b"\n"))
 
 
 def _folded_keys(pages: str) -> Iterator[list[bytes]]:
-    for batch in read_arrow(pages, some_columns("text")):
+    for batch in counted(read_arrow(pages, some_columns("text")), "hash", "pages"):
         pending: list[str] = []
         chars = 0
         for text in batch.column("text").to_pylist():
@@ -113,6 +117,7 @@ def reduce_hashes(
         reduce_one = functools.partial(_reduce_bucket, hashes, options.against)
         ends = map_items(reduce_one, buckets, workers, scheduler, "reduce", "buckets")
         verdicts = [np.load(bucket.verdicts, mmap_mode="r") for bucket in buckets]
+        log.info("writing the verdicts of %d files", len(hashes))
         for position, path in enumerate(hashes):
             # The buckets of a hash file, one after the other, are the file.
             own = [v[end[position] : end[position + 1]] for v, end in zip(verdicts, ends, strict=True)]
@@ -243,7 +248,7 @@ def _documents(
     options: Dedup, pages: str, verdicts: pa.Table, duplicates: str, ledger: Ledger
 ) -> Iterator[pa.RecordBatch]:
     place = 0
-    for batch in read_arrow(pages, PAGE_SCHEMA):
+    for batch in counted(read_arrow(pages, PAGE_SCHEMA), "dedup", "pages"):
         found = find_paragraphs(batch.column("text"))
         count = len(found.page)
         seen = {name: verdicts.column(name)[place : place + count].to_numpy() for name in VERDICT_SCHEMA.names}

@@ -21,6 +21,7 @@ with the default 32 bands) for each of these; the signatures are mapped into mem
 from __future__ import annotations
 
 import json
+import logging
 import math
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -33,11 +34,13 @@ from pipeline.common.config import as_written
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, read_array, read_arrow, write_text
 from pipeline.common.ledger import Ledger
-from pipeline.common.progress import progress
+from pipeline.common.progress import counted, progress
 from pipeline.common.schemas import some_columns
 from pipeline.corpus.options import Near
 from pipeline.corpus.select import select_documents
 from pipeline.corpus.words import MULTIPLIER, hash_ngrams, hash_words, ngram_sums, split_words
+
+log = logging.getLogger(__name__)
 
 SCHEME = "affine32"  # datasketch's permutations since 2.0, 32 bits each
 MOST_KEPT = 2000  # kept documents in a bucket
@@ -50,9 +53,8 @@ def hash_documents(options: Near, documents: str, output: str) -> None:
 
     count = sum(batch.num_rows for batch in read_arrow(documents, some_columns("language")))
     empty = MinHash(options.permutations, seed=options.seed, hashfunc=int, scheme=SCHEME)
-    texts = (
-        text for batch in read_arrow(documents, some_columns("text")) for text in batch.column("text").to_pylist()
-    )
+    batches = counted(read_arrow(documents, some_columns("text")), "signatures")
+    texts = (text for batch in batches for text in batch.column("text").to_pylist())
     with atomic(output) as part:
         signatures = np.lib.format.open_memmap(part, "w+", np.uint32, (count, options.permutations))
         for row, text in enumerate(texts):
@@ -132,6 +134,7 @@ def find_near(options: Near, files: list[np.ndarray]) -> dict[int, tuple[int, fl
     looked_in = options.permutations - needed + 1
     bounds = np.cumsum([0, *map(len, files)])
     duplicates: dict[int, tuple[int, float]] = {}
+    log.info("looking for documents that share a band, of %d", bounds[-1])
     active = np.flatnonzero(share_a_band(files, bands))
     begin = _bucket_places(files, bands, active)
     members, sizes = np.zeros(begin.size, np.int64), np.zeros(begin.size, np.int32)

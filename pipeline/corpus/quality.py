@@ -6,6 +6,7 @@ Source: paper, section 4.1: trained to discriminate random pages of CommonCrawl 
 from __future__ import annotations
 
 import heapq
+import logging
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,7 @@ from pipeline.common.files import atomic, read_arrow, write_json
 from pipeline.common.hosts import matches
 from pipeline.common.ledger import SAMPLE_CHARS
 from pipeline.common.lines import read_lines
+from pipeline.common.progress import progress
 from pipeline.common.schemas import some_columns
 from pipeline.corpus.options import Quality
 
@@ -34,6 +36,8 @@ CERTAIN = 1e-6  # a probability nearer to 0 or 1 counts as this near
 # Random documents with scores next to the threshold that a report keeps, on each side of it.
 SHOWN = 3
 SPACES = re.compile(r"\s+")
+
+log = logging.getLogger(__name__)
 
 
 def as_line(text: str) -> str:
@@ -75,6 +79,7 @@ def train_classifier(options: Quality, documents: list[str], language: str, outp
             )
         held_positives, positives = _hold_out(positives, options.held_out)
         held_negatives, negatives = _hold_out(negatives, options.held_out)
+        log.info("training on %d good and %d random documents", len(positives), len(negatives))
         model = _train(options, positives, negatives, output)
     good = np.array([good_score(model, text, label) for text in held_positives])
     rest = np.array([good_score(model, text, label) for text in held_negatives])
@@ -189,12 +194,14 @@ def _train(options: Quality, positives: list[str], negatives: list[str], output:
     return model
 
 
-def _language_rows(documents: Iterable[str], language: str) -> Iterator[tuple[str, str]]:
+def _language_rows(documents: list[str], language: str) -> Iterator[tuple[str, str]]:
     """(URL, text) of every document in the language, one record batch in memory at a time."""
-    for path in documents:
-        for batch in read_arrow(path, some_columns("url", "text", "language")):
-            rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
-            yield from ((url, text) for url, text, code in rows if code == language)
+    with progress(len(documents), f"read {language}", "files") as bar:
+        for path in documents:
+            for batch in read_arrow(path, some_columns("url", "text", "language")):
+                rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
+                yield from ((url, text) for url, text, code in rows if code == language)
+            bar.update()
 
 
 def _positives(options: Quality, documents: list[str], language: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.common.files import read_arrow, stamp, write_batches
 from pipeline.common.ledger import Ledger
+from pipeline.common.progress import counted
 from pipeline.common.schemas import DOCUMENT_SCHEMA
 
 # (row in the file, url, text, language) -> why the document is dropped, or None
@@ -26,7 +27,7 @@ def select_documents(
 
 def _kept(documents: str, reason: Reason, book: Ledger) -> Iterator[pa.RecordBatch]:
     row = 0
-    for batch in read_arrow(documents, DOCUMENT_SCHEMA):
+    for batch in counted(read_arrow(documents, DOCUMENT_SCHEMA), book.stage):
         urls, texts, languages = (batch.column(name).to_pylist() for name in ("url", "text", "language"))
         paragraphs = pc.list_value_length(batch.column("paragraphs")).to_pylist()
         sizes = pc.binary_length(batch.column("text")).to_pylist()

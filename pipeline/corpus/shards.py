@@ -11,6 +11,7 @@ import xxhash
 
 from pipeline.common.files import arrow_rows, read_arrow, read_json, stamp
 from pipeline.common.ledger import Ledger
+from pipeline.common.progress import counted
 from pipeline.common.schemas import DOCUMENT_SCHEMA, SHARD_SCHEMA
 from pipeline.corpus.options import Shards
 from pipeline.corpus.quality import good_score
@@ -67,7 +68,7 @@ def _scored(
     path: str, models: dict[str, Any], reports: dict[str, Any], ledger: Ledger
 ) -> Iterator[dict[str, Any]]:
     """The documents that pass their language's threshold, with their score (null without a classifier)."""
-    for batch in read_arrow(path, DOCUMENT_SCHEMA):
+    for batch in counted(read_arrow(path, DOCUMENT_SCHEMA), "shards"):
         for document in batch.to_pylist():
             text, language = document["text"], document["language"]
             counts = {"documents": 1, "paragraphs": len(document["paragraphs"]), "bytes": len(text.encode())}

@@ -12,6 +12,7 @@ from pipeline.workflow.log_end import State
 MOST_ROWS = 8  # of running jobs
 MOST_TITLE = 44  # columns
 LEAST_TITLE = 18
+LEAST_NOTE = 10
 BAR = 14
 
 
@@ -54,16 +55,11 @@ def _line(row: Row, title: int, width: int, blocks: bool) -> str:
     pace = _pace(progress) if progress.total is not None else f"{progress.unit} {_pace(progress)}"
     bar = f"{_bar(progress, blocks)} " if progress.total else ""
     # What is least missed goes first where a terminal is narrow.
-    for rest in (
-        f"{bar}{amount}  {pace:14}  {time}  {more or progress.note}",
-        f"{bar}{amount}  {pace:14}  {time}",
-        f"{bar}{amount}  {time}",
-    ):
-        if title + 2 + columns(rest.rstrip()) <= width:
-            break
-    else:
-        rest = f"{amount}  {time}"
-    return f"{_padded(row.title, title, max(LEAST_TITLE, width - columns(rest) - 2))}  {rest}".rstrip()
+    forms = (f"{bar}{amount}  {pace:14}  {time}", f"{bar}{amount}  {time}", f"{amount}  {time}")
+    rest = next((form for form in forms if title + 2 + columns(form) <= width), forms[-1])
+    line = f"{_padded(row.title, title, max(LEAST_TITLE, width - columns(rest) - 2))}  {rest}"
+    note, room = more or progress.note, width - columns(line) - 2
+    return f"{line}  {cut(note, room)}" if note and room >= LEAST_NOTE else line
 
 
 def _at_end(progress: Progress) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.common.errors import StageError
 from pipeline.common.files import read_json
 from pipeline.workflow.benchmark_files import core_seconds, read_rows
 from pipeline.workflow.layout import Layout
@@ -81,7 +82,7 @@ def planned_work(out: Layout) -> dict[str, float]:
     """Core-seconds of a job of each rule, by plan.json."""
     try:
         return {row["stage"]: row["core_seconds"] / row["jobs"] for row in read_json(out.plan)["stages"]}
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+    except (OSError, StageError, KeyError, TypeError, ZeroDivisionError):
         return {}
 
 

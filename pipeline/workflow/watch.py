@@ -66,7 +66,15 @@ def watch(workflow: Any, out: Layout, config: Mapping[str, Any]) -> None:
 
     Does nothing for the job of a cluster, with --quiet, or where a logger plugin writes to the terminal.
     """
-    settings, logger = workflow.output_settings, logging.getLogger("snakemake.logging")
+    logger = logging.getLogger("snakemake.logging")
+    try:
+        _watch(workflow, out, config, logger)
+    except Exception as error:  # of no run the reason to fail
+        logger.warning(f"progress is not shown: {type(error).__name__}: {error}")
+
+
+def _watch(workflow: Any, out: Layout, config: Mapping[str, Any], logger: logging.Logger) -> None:
+    settings = workflow.output_settings
     inner = next((one for one in logger.handlers if one.name == "DefaultStreamHandler"), None)
     quiet = {str(what).rpartition(".")[2].lower() for what in settings.quiet or ()}
     if not workflow.is_main_process or inner is None or quiet & {"all", "rules", "progress"}:
@@ -83,7 +91,7 @@ def watch(workflow: Any, out: Layout, config: Mapping[str, Any]) -> None:
     report = any(out.report in map(str, one.output) for one in workflow.dag.needrun_jobs())
     logger.info(f"Logs: {out.log('*')[: -len('/*.log')]}{f'   report: {out.report}' if report else ''}")
     if seconds := handler.seconds_left(time.monotonic()):
-        logger.info(f"{_about(seconds)} on {cores} cores, by what the same jobs took before")
+        logger.info(f"{_about(seconds).capitalize()} on {cores} cores, by what the same jobs took before")
 
 
 def _job(job: Any, out: Layout, workflow: Any) -> Job:
@@ -159,7 +167,10 @@ class Watch(logging.Handler):
         if event == "progress":
             self.done, self.total = facts["done"], facts["total"]
         elif event == "job_info":
-            if (shown := self._begin(facts, now)).named and not self.live:
+            shown = self._begin(facts, now)
+            if self.live:
+                self._write("")
+            elif shown.named:
                 self._say(record, f"start  {shown.title}")
         elif event == "job_finished":
             self.failed.pop(facts["job_id"], None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +26,8 @@ from train.data.packing import write_rows
 from train.data.rows import Rows
 from train.data.sites import count_sites, host
 from train.data.special import control_ids, put_around, unknown_ids, unscored_ids
+
+log = logging.getLogger(__name__)
 
 SEPARATOR = "<|endoftext|>"
 # Of a document that is tokenized each character may take 300 bytes of memory.
@@ -71,6 +74,7 @@ def train_tokenizer(
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.FixedLength(LONGEST_WORD)])
     tokenizer.decoder = decoders.ByteLevel()
+    log.info("counting the words of %d shards, then making %d tokens", len(shards), options.vocabulary)
     trainer = trainers.BpeTrainer(
         vocab_size=options.vocabulary,
         special_tokens=[SEPARATOR],

@@ -7,6 +7,7 @@ other special tokens are no text, so they don't count.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,19 @@ from train.evaluation.intervals import bpb_interval, document_sums
 
 
 def score_rows(
-    model: Any, rows: Rows, batch_rows: int, device: torch.device, limit: int | None = None
+    model: Any,
+    rows: Rows,
+    batch_rows: int,
+    device: torch.device,
+    limit: int | None = None,
+    scored: Callable[[int], object] = lambda rows: None,
 ) -> dict[str, Any]:
     """NLL of `limit` rows, evenly spread (None: all): the fields of a Measure.
 
     docs/method.md, Bits per byte: bpb = total nats / ln 2 / UTF-8 bytes. Special tokens are not scored. Ranks
-    share the rows, and each returns the whole.
+    share the rows, and each returns the whole. `scored` is told of each batch how many rows it had.
     """
-    count = min(limit or len(rows), len(rows))
+    count = rows_to_score(rows, limit)
     chosen = np.arange(count) * len(rows) // count
     special = torch.tensor(rows.metadata["special_ids"], dtype=torch.int64, device=device)
     nats, tokens, size = 0.0, 0, 0
@@ -45,6 +51,7 @@ def score_rows(
                 nats_N[first + rank() * batch_rows :][: len(indices)] = nll_BT.sum(1)
             tokens += int(counted_BT.sum())
             size += int(rows.bytes(indices).sum())
+            scored(min(batch_rows * world(), count - first))
     sums = torch.tensor([nats, tokens, size], dtype=torch.float64, device=device)
     add_over_ranks([sums, nats_N])
     nats, tokens, size = sums[0].item(), int(sums[1]), int(sums[2])
@@ -62,3 +69,8 @@ def score_rows(
         "bytes": size,
         "documents": documents,
     }
+
+
+def rows_to_score(rows: Rows, limit: int | None = None) -> int:
+    """How many rows score_rows() scores."""
+    return min(limit or len(rows), len(rows))

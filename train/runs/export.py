@@ -127,6 +127,7 @@ def write_gguf_files(kinds: list[str], model: Any, extended: Extended, folder: P
     about = {"name": extended.name, "languages": list(languages), "base_model": extended.named["name"]}
     paths = {kind: folder / f"{extended.file_name}-{kind.upper()}.gguf" for kind in kinds}
     for kind, path in paths.items():
+        log.info("writing %s", path.name)
         if kind in KINDS:
             write_gguf(twin, tokenizer, path, kind, about)
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from pipeline.common.language_codes import iso_code
 from pipeline.workflow.layout import WEIGHTS
 from train.runs.options import Run
 from train.runs.record import Languages, RunRecord, read_chain, record_data
+
+log = logging.getLogger(__name__)
 
 
 def pick_device(name: str) -> torch.device:
@@ -40,6 +43,7 @@ def load_for(backbone: str, device: torch.device, stays: bool = False, dtype: to
 
     stays: leave it on the CPU, to be sharded later. Raises StageError where transformers loads no decoder there.
     """
+    log.info("loading %s", backbone)
     try:
         model = load_backbone(backbone, dtype=dtype or compute_dtype(device), attention=attention_on(device))
         return model if stays else model.to(device)

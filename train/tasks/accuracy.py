@@ -66,6 +66,7 @@ def measure_asked(
     tokenizer = open_tokenizer(backbone)
     model = load_run(backbone, run, measuring_device(options.device))
     close_gates(model, options.gate_threshold)
+    logging.info("tasks: tokenizing the questions")
     requests = make_requests(asked, tokenizer, longest_text(model.config) or NO_LIMIT)
     with (
         kept_scores(f"{output}.scores.jsonl", _key(model, options, requests)) as (scores, keep),
@@ -87,6 +88,7 @@ def load_tasks(options: Tasks, downloads: str) -> tuple[dict[str, Asked], dict[s
         task = read_task(path)
         for language in options.asked_in(task.languages):
             name = f"{Path(path).stem}/{language}"
+            logging.info("tasks: loading %s", name)
             try:
                 questions = load_guarded(
                     path, language, downloads, options.tasks_seconds, options.tasks_gb * 2**30

@@ -7,6 +7,7 @@ killed at any moment and started again ends in the same weights, to the bit (on 
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterable
@@ -31,7 +32,7 @@ from pipeline.common.errors import StageError
 from pipeline.common.progress import progress
 from train.data.rows import Rows
 from train.distributed import add_gradients, add_over_ranks, clip_gradients, rank, shard, world
-from train.evaluation.bits_per_byte import score_rows
+from train.evaluation.bits_per_byte import rows_to_score, score_rows
 from train.runs.options import BackboneTraining, Run, Training
 from train.trainer import checkpoint
 from train.trainer.documents import keep_documents_apart
@@ -42,6 +43,8 @@ from train.trainer.mixture import Batch, batches, is_measured, read_batch
 from train.trainer.optimizer import learning_rate, make_optimizer
 from train.trainer.randomness import without_randomness
 from train.trainer.tracking import tracker
+
+log = logging.getLogger(__name__)
 
 STATISTICS_EVERY = 10
 # Batches with old-domain rows that set `alpha: auto`.
@@ -164,6 +167,7 @@ def set_up_layers(job: TrainingJob) -> None:
         torch._dynamo.config.fail_on_recompile_limit_hit = True
         for layer in layers:
             layer.compile()
+        log.info("the layers are compiled in the first steps, which take longer")
     if options.shard:
         shard(job.model, layers, job.device)
     if options.mask_documents:
@@ -269,6 +273,7 @@ def find_alpha(job: TrainingJob) -> float:
         return 0.0
     config = model.config.get_text_config()
     equal = []  # alphas at which both are as strong
+    log.info("choosing alpha by the gradients of %d batches", ALPHA_BATCHES)
     model.train()
     all_steps = (read_batch(step, options, job.old, job.new, rank(), world()) for step in range(options.steps))
     for batch in islice((batch for batch in all_steps if batch.old_rows), ALPHA_BATCHES):
@@ -291,9 +296,14 @@ def evaluate(job: TrainingJob, step: int) -> dict[str, Any]:
     options = job.options
     job.model.eval()
     domains = {}
-    with uncompiled(options):
+    limit = options.evaluate_rows
+    total = sum(rows_to_score(rows, limit) for rows in job.validations.values())
+    with (
+        uncompiled(options),
+        progress(total, f"{job.title}, measure at step {step}", "rows", quiet=rank() > 0) as bar,
+    ):
         for name, rows in job.validations.items():
-            score = score_rows(job.model, rows, options.micro_batch_rows, job.device, options.evaluate_rows)
+            score = score_rows(job.model, rows, options.micro_batch_rows, job.device, limit, bar.update)
             domains[name] = {key: score[key] for key in ("bpb", "nats_per_token")}
             domains[name]["documents"] = to_data(score["documents"])  # for intervals of what the curves say
     return {"step": step, "evaluation": domains}
