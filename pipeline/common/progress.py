@@ -17,7 +17,7 @@ LOG_SECONDS = 15.0  # between two lines; the first ones come sooner
 RECENT = 5  # lines back to which the rate is measured
 LINE_CHARS = 300  # no line that `parse` knows is longer
 LINE = re.compile(
-    r"\d\d:\d\d:\d\d (?P<title>.+?): (?P<done>\d+)"
+    r"\d\d:\d\d:\d\d (?P<title>\S.*?): (?P<done>\d+)"
     r"(?: of (?P<total>\d+) (?P<unit>[^,]+?)(?: \(\d+%\))?| (?P<some>[^,]+) so far)"
     r"(?:, (?P<rate>\d[\d.]*/(?:s|min|h)))?(?:, (?P<left>\d+:\d\d(?::\d\d)?) left)?(?:, (?P<note>.+))?"
 )
@@ -59,23 +59,35 @@ def counted(batches: Iterable[Any], title: str, unit: str = "documents") -> Iter
 
 
 class LogBar:
-    """What is used of a tqdm bar, for a log: a line at the start and the end, and between them ever fewer."""
+    """What is used of a tqdm bar, for a log: a line at the start and the end, and between them ever fewer.
+
+    Lines of a bar inside another are indented: they say how far a part of the work is.
+    """
+
+    opened = 0
 
     def __init__(self, total: int | None, title: str, unit: str, done: int) -> None:
         self.total, self.title, self.unit, self.done, self.note = total, title, unit, done, ""
+        self.indent = "  " * LogBar.opened
         self.written: deque[tuple[float, int]] = deque(maxlen=RECENT)
         self.wait = 1.0
         self.write()
 
     def __enter__(self) -> LogBar:
+        LogBar.opened += 1
         return self
 
     def __exit__(self, *error: object) -> None:
+        LogBar.opened -= 1
         if self.done != self.written[-1][1]:
             self.write()
 
     def set_postfix_str(self, note: str, refresh: bool = False) -> None:
         self.note = note
+
+    def unpause(self) -> None:
+        """Measure the rate from now on: what was done until now is no part of the work that is counted."""
+        self.written = deque([(time.monotonic(), self.done)], RECENT)
 
     def update(self, count: int = 1) -> None:
         self.done += count
@@ -90,7 +102,7 @@ class LogBar:
         rate = (self.done - before) / (now - since) if self.done > before else None
         left = round((self.total - self.done) / rate) if rate and self.total is not None else None
         shown = Progress(self.title, self.unit, self.done, self.total, shown_rate(rate), left, self.note)
-        print(time.strftime("%H:%M:%S"), line(shown), file=sys.stderr, flush=True)
+        print(time.strftime("%H:%M:%S"), self.indent + line(shown), file=sys.stderr, flush=True)
 
 
 def line(progress: Progress) -> str:
@@ -112,7 +124,7 @@ def line(progress: Progress) -> str:
 
 
 def parse(text: str) -> Progress | None:
-    """The progress that a line of a log says, or None where it says another thing.
+    """The progress that a line of a log says, or None where it says another thing, or that of a part.
 
     >>> parse("12:00:01 extract: 3 of 10 WARCs (30%), 1.5/s, 2:05 left").left
     125

@@ -36,7 +36,7 @@ def read_state(path: str | Path) -> State:
         if found := parse(line):
             progress, text = found, ""
         elif not LIBRARY_BAR.search(line):
-            text = TIME.sub("", line, count=1)
+            text = TIME.sub("", line, count=1).strip()
     return State(progress, text)
 
 

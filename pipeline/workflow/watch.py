@@ -28,11 +28,12 @@ from pipeline.workflow.log_end import State, read_failure, read_state
 from pipeline.workflow.time_left import Job, Running, known_work, seconds_left
 
 LIVE_SECONDS, LINE_SECONDS = 1.0, 60.0  # between looks at the logs, on a terminal and elsewhere
+COUNT_SECONDS = 5.0  # between two counts of the time that all jobs have left
 MOST_FAILURES = 3  # that the end repeats
 # What Snakemake says between the jobs, and what the lines here say better. Unknown words are shown.
 NOISE = re.compile(
     r"Select jobs to execute|DAG of jobs will be updated|Shutting down, this might|Exiting because a job execution"
-    r"|Elapsed time: "
+    r"|Elapsed time: |Touching output file|Updating checkpoint dependencies"
 )
 # How a command of a job ended, in Snakemake's words for it.
 ENDED = re.compile(r"CalledProcessError in .*(?:exit status (\d+)|<Signals\.\w+: (\d+)>)", re.DOTALL)
@@ -130,6 +131,8 @@ class Watch(logging.Handler):
         self.done = 0
         self.stopped = self.broken = self.closed = False
         self.drawn: list[str] = []
+        self.left: float | None = None
+        self.recount = 0.0
         self.end = threading.Event()
         self.thread = threading.Thread(target=self._look, name="watch", daemon=True)
 
@@ -171,7 +174,7 @@ class Watch(logging.Handler):
             if self.live:
                 self._write("")
             elif shown.named:
-                self._say(record, f"start  {shown.title}")
+                self._say(record, f"start{'':9}  {shown.title}")
         elif event == "job_finished":
             self.failed.pop(facts["job_id"], None)
             if (ended := self.running.pop(facts["job_id"], None)) is None:
@@ -179,7 +182,7 @@ class Watch(logging.Handler):
                 return
             self.took[ended.job.name] = now - ended.began
             if ended.named:
-                self._say(record, f"done   {ended.title}  {clock(now - ended.began)}")
+                self._say(record, f"done  {clock(now - ended.began):>8}  {ended.title}")
         elif event == "job_error":
             self._fail(record, facts)
         elif event == "error" and ENDED.search(record.getMessage()):
@@ -304,14 +307,16 @@ class Watch(logging.Handler):
         return line.encode(encoding, "replace").decode(encoding)
 
     def seconds_left(self, now: float) -> float | None:
-        """Of the whole, where that is known."""
-        if self.cores is None:
-            return None
+        """Of the whole, where that is known; a crawl has so many jobs that it is not counted anew at each look."""
+        if self.cores is None or now < self.recount:
+            return self.left
         running = {
             one.job.name: Running(now - one.began, left(Row("", 0, one.state, now - one.heard)))
             for one in self.running.values()
         }
-        return seconds_left(self.jobs.values(), self.known, self.took, running, self.cores)
+        self.left = seconds_left(self.jobs.values(), self.known, self.took, running, self.cores)
+        self.recount = now + max(COUNT_SECONDS, 100 * (time.monotonic() - now))
+        return self.left
 
     # The end --------------------------------------------------------------------------------------
 

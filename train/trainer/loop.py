@@ -93,51 +93,53 @@ def _train(job: TrainingJob) -> checkpoint.State:
     set_up_layers(job)
     optimizer = make_optimizer(job.model, options)
     state = checkpoint.resume(job.checkpoints, job.identity, job.model, optimizer)
-    with memory_advice(options, job.device, state.step):
+    with (
+        progress(options.steps, job.title, "steps", done=state.step, quiet=rank() > 0) as bar,
+        memory_advice(options, job.device, state.step),
+    ):
         if state.alpha is None:
             state.alpha = find_alpha(job)
         if not state.metrics:
             state.metrics.append(evaluate(job, 0))
-    flops, peak = flops_per_token(job.model, job.new.row_tokens), peak_flops(job.device)
-    stream = batches(state.step, options, job.old, job.new, rank(), world())
-    with (
-        progress(options.steps, job.title, "steps", done=state.step, quiet=rank() > 0) as bar,
-        metrics_log(job.checkpoints, state.metrics) if rank() == 0 else nullcontext(lambda line: None) as tell,
-        tracker(options, tracked_as(job), state.metrics)
-        if rank() == 0
-        else nullcontext(lambda line: None) as track,
-        memory_advice(options, job.device, state.step),
-        checkpoint.saver(
-            job.checkpoints, job.identity, job.model, optimizer, beside=job.device.type == "cuda"
-        ) as (save, wait),
-    ):
-        while state.step < options.steps and not is_flat(state.metrics, options, job.decisive):
-            started, worked = time.perf_counter(), time.process_time()
-            batch = next(stream)
-            waited = time.perf_counter() - started
-            record = take_step(job, optimizer, batch, state)
-            if not is_sound(job, record):
-                wait()  # for the last good checkpoint
-                raise StageError(exploded(options, job.old, job.new, state.step, record, job.checkpoints))
-            elapsed = time.perf_counter() - started
-            state.step += 1
-            state.seconds += elapsed
-            state.cpu_seconds += (time.process_time() - worked) * world()  # processes, which all do the same
-            speed = options.batch_rows * job.new.row_tokens / elapsed
-            record |= {"tokens_per_s": round(speed), "waiting": round(waited / elapsed, 5)}
-            if peak:
-                record["mfu"] = speed * flops / (peak * world())
-            lines = [{"step": state.step, **record}]
-            bar.set_postfix_str(f"loss {record['loss']:.3f}", refresh=False)
-            bar.update(1)
-            if state.step % options.evaluate_every == 0 or state.step == options.steps:
-                lines.append(evaluate(job, state.step))
-            for line in lines:
-                tell(line)
-                track(line)
-            state.metrics += lines
-            if state.step % options.checkpoint_every == 0 and state.step < options.steps:
-                save(state)
+        flops, peak = flops_per_token(job.model, job.new.row_tokens), peak_flops(job.device)
+        stream = batches(state.step, options, job.old, job.new, rank(), world())
+        with (
+            metrics_log(job.checkpoints, state.metrics) if rank() == 0 else nullcontext(lambda line: None) as tell,
+            tracker(options, tracked_as(job), state.metrics)
+            if rank() == 0
+            else nullcontext(lambda line: None) as track,
+            checkpoint.saver(
+                job.checkpoints, job.identity, job.model, optimizer, beside=job.device.type == "cuda"
+            ) as (save, wait),
+        ):
+            bar.unpause()
+            while state.step < options.steps and not is_flat(state.metrics, options, job.decisive):
+                started, worked = time.perf_counter(), time.process_time()
+                batch = next(stream)
+                waited = time.perf_counter() - started
+                record = take_step(job, optimizer, batch, state)
+                if not is_sound(job, record):
+                    wait()  # for the last good checkpoint
+                    raise StageError(exploded(options, job.old, job.new, state.step, record, job.checkpoints))
+                elapsed = time.perf_counter() - started
+                state.step += 1
+                state.seconds += elapsed
+                state.cpu_seconds += (time.process_time() - worked) * world()  # processes, which all do the same
+                speed = options.batch_rows * job.new.row_tokens / elapsed
+                record |= {"tokens_per_s": round(speed), "waiting": round(waited / elapsed, 5)}
+                if peak:
+                    record["mfu"] = speed * flops / (peak * world())
+                lines = [{"step": state.step, **record}]
+                bar.set_postfix_str(f"loss {record['loss']:.3f}", refresh=False)
+                bar.update(1)
+                if state.step % options.evaluate_every == 0 or state.step == options.steps:
+                    lines.append(evaluate(job, state.step))
+                for line in lines:
+                    tell(line)
+                    track(line)
+                state.metrics += lines
+                if state.step % options.checkpoint_every == 0 and state.step < options.steps:
+                    save(state)
     return state
 
 
@@ -300,7 +302,7 @@ def evaluate(job: TrainingJob, step: int) -> dict[str, Any]:
     total = sum(rows_to_score(rows, limit) for rows in job.validations.values())
     with (
         uncompiled(options),
-        progress(total, f"{job.title}, measure at step {step}", "rows", quiet=rank() > 0) as bar,
+        progress(total, f"measuring at step {step}", "rows", quiet=rank() > 0) as bar,
     ):
         for name, rows in job.validations.items():
             score = score_rows(job.model, rows, options.micro_batch_rows, job.device, limit, bar.update)

@@ -71,3 +71,24 @@ def test_an_error_leaves_the_number_reached_in_the_log(capsys):
     except ValueError:
         last = capsys.readouterr().err.splitlines()[-1]
     assert re.fullmatch(r"\d\d:\d\d:\d\d tokenize: 3 documents so far(, [\d.]+/s)?", last)
+
+
+def test_a_bar_inside_another_is_a_part_of_its_work(capsys):
+    with progress(2, "extend", "steps") as bar:
+        with progress(9, "measuring", "rows") as part:
+            part.update(9)
+        bar.update()
+    lines = capsys.readouterr().err.splitlines()
+    assert [parse(line) and parse(line).done for line in lines] == [0, None, None, 1]
+    assert lines[2][9:].startswith("  measuring: 9 of 9 rows (100%)")
+
+
+def test_a_pause_does_not_count_in_the_rate(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    with progress(4, "extend", "steps") as bar:
+        now[0] += 1000
+        bar.unpause()
+        now[0] += 2
+        bar.update()
+    assert parse(capsys.readouterr().err.splitlines()[1]) == Progress("extend", "steps", 1, 4, "30.0/min", 6)

@@ -113,7 +113,7 @@ def test_live_lines_leave_every_line_of_snakemake_whole_and_are_gone_at_the_end(
             elif step == "end" and running:
                 ended = running.pop(0)
                 tell(watch, "job_finished", job_id=ended)
-                said.append(f"done   Extract {ended}")
+                said.append(f"done      0:00  Extract {ended}")
             elif step == "words":
                 tell(watch, None, f"Snakemake says {len(said)}")
                 said.append(f"Snakemake says {len(said)}")
@@ -126,7 +126,7 @@ def test_live_lines_leave_every_line_of_snakemake_whole_and_are_gone_at_the_end(
         watch.close()
         watch.close()
     lines = screen(stream.getvalue())
-    assert [re.sub(r"^\d\d:\d\d:\d\d |  \d:\d\d$", "", line) for line in lines] == [*said, ""]
+    assert [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in lines] == [*said, ""]
 
 
 def test_a_terminal_that_got_narrower_has_broken_the_lines_into_more(monkeypatch):
@@ -146,7 +146,7 @@ def test_where_there_is_no_terminal_lines_are_plain(monkeypatch):
     tell(watch, "progress", done=1, total=1)
     watch.close()
     lines = [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in stream.getvalue().splitlines()]
-    assert lines == ["start  Extract 0", "done   Extract 0  0:00", "Done in 0:00."]
+    assert lines == ["start           Extract 0", "done      0:00  Extract 0", "Done in 0:00."]
     assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
 
 
