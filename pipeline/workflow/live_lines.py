@@ -47,8 +47,8 @@ def live_lines(rows: Sequence[Row], whole: str, width: int, height: int, blocks:
 
 def _line(row: Row, title: int, width: int, blocks: bool) -> str:
     progress, more = row.state.progress, row.state.text
-    if progress is None or (more and _at_end(progress)):
-        return f"{_padded(row.title, title, width // 2)}  {clock(row.seconds)}  {more}"
+    if progress is None or (more and (_at_end(progress) or not progress.rate)):
+        return f"{_padded(row.title, title, width // 2)}  {clock(row.seconds)}  {more or 'starting'}"
     remaining = left(row)
     time = clock(row.seconds) if remaining is None else f"{clock(remaining)} left"
     amount = str(progress.done) if progress.total is None else f"{_share(progress):4.0%}"
