@@ -42,7 +42,11 @@ class Layout:
         return f"{path.rpartition('.')[0]}.ledger.json"
 
     def log(self, job: str) -> str:
-        return f"{self.root}/logs/{job}.log"
+        return f"{self.logs}/{job}.log"
+
+    @property
+    def logs(self) -> str:
+        return f"{self.root}/logs"
 
     def benchmark(self, job: str) -> str:
         """Time and memory of a job, as Snakemake measures them."""

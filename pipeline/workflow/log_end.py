@@ -9,13 +9,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.common.progress import LINE_CHARS, Progress, parse
+from pipeline.common.progress import Progress, parse
 from pipeline.common.shown import printable
 
 END_BYTES = 2**13  # of a running job, read again and again
 FAILED_BYTES = 2**17  # of one that failed
 SHOWN_LINES = 10  # of it
-LIBRARY_BAR = re.compile(r"\d+%\||\d+(it|[kMG]?B)? \[\d+:\d\d")  # of tqdm, in a library
+LIBRARY_BAR = re.compile(r"\d%\||\d(it|[kMG]?B)? \[\d{2,4}:\d\d")  # of tqdm, in a library
 TIME = re.compile(r"\d\d:\d\d:\d\d ")
 STAGE_ERROR = re.compile(r"(python -m )?(pipeline|train) [\w-]+: \S")  # as pipeline/common/cli.py prints it
 RAISED = re.compile(r"[A-Za-z_][\w.]*(: .*)?")  # the last line of a traceback
@@ -67,4 +67,4 @@ def read_lines(path: str | Path, most: int) -> list[str]:
     lines = data.decode("utf-8", "replace").replace("\r", "\n").split("\n")
     if size > most:
         lines = lines[1:]
-    return [printable(line[:LINE_CHARS].rstrip()) for line in lines if line.strip()]
+    return [printable(line.rstrip()) for line in lines if line.strip()]

@@ -90,7 +90,7 @@ def _watch(workflow: Any, out: Layout, config: Mapping[str, Any], logger: loggin
             handler.note(number)
     handler.start()
     report = any(out.report in map(str, one.output) for one in workflow.dag.needrun_jobs())
-    logger.info(f"Logs: {out.log('*')[: -len('/*.log')]}{f'   report: {out.report}' if report else ''}")
+    logger.info(printable(f"Logs: {out.logs}{f'   report: {out.report}' if report else ''}"))
     if seconds := handler.seconds_left(time.monotonic()):
         logger.info(f"{_about(seconds).capitalize()} on {cores} cores, by what the same jobs took before")
 
@@ -213,11 +213,11 @@ class Watch(logging.Handler):
             try:
                 lines += read_failure(log)
             except OSError as error:
-                lines.append(f"{log}: {error.strerror}")
+                lines.append(f"{printable(log)}: {error.strerror}")
         status = next((_status(one.getMessage()) for one in own), 1)
         if not lines or status in KILLED:
             lines.insert(0, f"ended with status {status}: {KILLED.get(status, 'its log says no more')}")
-        failure = Failure(title, [*lines[:1], *(f"log: {log}" for log in logs[:1])])
+        failure = Failure(title, [*lines[:1], *(f"log: {printable(log)}" for log in logs[:1])])
         self.failed[facts["jobid"]] = failure
         more = [f"{key}: {value}" for key, value in facts["aux"].items()]
         text = [f"FAILED {title}", *lines[:1], *failure.lines[1:], *more, *lines[1:]]

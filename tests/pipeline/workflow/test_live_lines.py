@@ -109,6 +109,7 @@ def test_any_bytes_are_a_state_in_one_printable_line(tmp_path_factory, data, siz
             'Traceback (most recent call last):\n  File "a.py", line 1\nValueError: bad\nmore of it\n',
             "ValueError: bad",
         ),
+        (f"one\ntrain extend: {'long ' * 200}\n", f"train extend: {'long ' * 200}".rstrip()),
         ("one\ntwo\n12:00:01 extend: 1 of 2 steps (50%)\n", "two"),
     ],
 )
