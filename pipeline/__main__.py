@@ -23,6 +23,7 @@ CONNECTIONS = File(
 )
 CACHE = File("cache", "folder of transfers that can go on, and of fetched files", default="downloads/crawl")
 SCHEDULER = File("scheduler", "address of a dask scheduler instead", required=False)
+DECISIONS = File("decisions", "Arrow file of what became of each page", required=False)
 
 STAGES = (
     Stage(
@@ -109,6 +110,7 @@ STAGES = (
             File("language_id", "fastText language identification model"),
             File("output", "list (.json) of the files of pages, which lie in warcs/ beside it"),
             File("ledger", "JSON ledger"),
+            DECISIONS,
             WORKERS,
             SCHEDULER,
         ),
@@ -129,6 +131,7 @@ STAGES = (
             ),
             File("output", "list (.json) of the file of pages, which lies in texts/ beside it"),
             File("ledger", "JSON ledger"),
+            DECISIONS,
         ),
         Extract,
         "extract",
@@ -167,6 +170,7 @@ STAGES = (
             File("duplicates", "what to drop of it (dedup-reduce)"),
             File("output", "Arrow file of documents"),
             File("ledger", "JSON ledger"),
+            DECISIONS,
         ),
         Dedup,
         "dedup",
@@ -190,6 +194,7 @@ STAGES = (
             File("contaminated", "n-grams of the evaluation sets (decontaminate-index)", required=False),
             File("output", "Arrow file of the documents that are left"),
             File("ledger", "JSON ledger"),
+            DECISIONS,
         ),
         Filter,
         "filter",
@@ -225,6 +230,7 @@ STAGES = (
             File("position", "place of the document file in the manifest, from 0", kind=int, low=0),
             File("output", "Arrow file of the documents that are left"),
             File("ledger", "JSON ledger"),
+            DECISIONS,
         ),
         Near,
         "near",
@@ -253,6 +259,7 @@ STAGES = (
             File("name", "number of the shard, such as 00000"),
             File("output", "folder of the corpus"),
             File("ledger", "JSON ledger"),
+            DECISIONS,
         ),
         Shards,
         "shards",

@@ -70,6 +70,7 @@ rule extract:
     output:
         pages=OUT.pages("{batch}"),
         ledger=OUT.ledger(OUT.pages("{batch}")),
+        decisions=OUT.decisions("extract", "{batch}"),
     log:
         OUT.log("extract/{batch}"),
     benchmark:
@@ -89,6 +90,7 @@ rule extract:
     shell:
         f"python -m pipeline extract {{params.options:q}} --warcs {list_argument('input.warcs')}"
         " --language-id={input.language_id:q} --output={output.pages:q} --ledger={output.ledger:q}"
+        " --decisions={output.decisions:q}"
         " --workers={threads:q} --scheduler={resources.scheduler:q} > {log:q} 2>&1"
 
 
@@ -160,6 +162,7 @@ rule dedup_apply:
     output:
         documents=OUT.documents("{batch}"),
         ledger=OUT.ledger(OUT.documents("{batch}")),
+        decisions=OUT.decisions("dedup", "{batch}"),
     log:
         OUT.log("dedup_apply/{batch}"),
     benchmark:
@@ -172,7 +175,7 @@ rule dedup_apply:
     shell:
         "python -m pipeline dedup-apply {params.options:q} --pages={input.pages:q}"
         " --duplicates={input.duplicates:q} --output={output.documents:q} --ledger={output.ledger:q}"
-        " > {log:q} 2>&1"
+        " --decisions={output.decisions:q} > {log:q} 2>&1"
 
 
 SETS = OPTIONS.filter.decontaminate.sets
@@ -210,6 +213,7 @@ if OPTIONS.filter.active:
         output:
             documents=OUT.filtered("{batch}"),
             ledger=OUT.ledger(OUT.filtered("{batch}")),
+            decisions=OUT.decisions("filter", "{batch}"),
         log:
             OUT.log("filter/{batch}"),
         benchmark:
@@ -222,7 +226,7 @@ if OPTIONS.filter.active:
         shell:
             "python -m pipeline filter {params.options:q} --documents={input.documents:q}"
             " --contaminated={input.contaminated:q} --output={output.documents:q} --ledger={output.ledger:q}"
-            " > {log:q} 2>&1"
+            " --decisions={output.decisions:q} > {log:q} 2>&1"
 
 
 if OPTIONS.near.enabled:
@@ -278,6 +282,7 @@ if OPTIONS.near.enabled:
         output:
             documents=OUT.near("{batch}"),
             ledger=OUT.ledger(OUT.near("{batch}")),
+            decisions=OUT.decisions("near", "{batch}"),
         log:
             OUT.log("near_apply/{batch}"),
         benchmark:
@@ -291,7 +296,7 @@ if OPTIONS.near.enabled:
         shell:
             "python -m pipeline near-apply {params.options:q} --documents={input.documents:q}"
             " --duplicates={input.duplicates:q} --position={params.position:q} --output={output.documents:q}"
-            " --ledger={output.ledger:q} > {log:q} 2>&1"
+            " --ledger={output.ledger:q} --decisions={output.decisions:q} > {log:q} 2>&1"
 
 
 DOCUMENTS = documents_before(OUT, DOCUMENT_STAGES, "quality")
@@ -332,6 +337,7 @@ rule shards:
             for split in SPLITS
         ],
         ledger=OUT.shards_ledger("{batch}"),
+        decisions=OUT.decisions("quality", "{batch}"),
     log:
         OUT.log("shards/{batch}"),
     benchmark:
@@ -346,7 +352,8 @@ rule shards:
     shell:
         "python -m pipeline shards {params.options:q} --documents={input.documents:q}"
         f" --quality {list_argument('input.quality')} --languages {list_argument('params.languages')}"
-        " --name={wildcards.batch:q} --output={params.corpus:q} --ledger={output.ledger:q} > {log:q} 2>&1"
+        " --name={wildcards.batch:q} --output={params.corpus:q} --ledger={output.ledger:q}"
+        " --decisions={output.decisions:q} > {log:q} 2>&1"
 
 
 rule card:

@@ -1,4 +1,4 @@
-"""What is in the files that stages hand on: pages, documents and shards."""
+"""What is in the files that stages hand on: pages, documents and shards; and what became of each page."""
 
 from __future__ import annotations
 
@@ -20,6 +20,22 @@ PAGE_SCHEMA = pa.schema(
 )
 DOCUMENT_SCHEMA = PAGE_SCHEMA.append(pa.field("paragraphs", pa.list_(pa.int32())))
 SHARD_SCHEMA = DOCUMENT_SCHEMA.insert(5, pa.field("quality_score", pa.float32()))
+# A word that repeats takes a fraction of a byte; docs/formats.md says what each column means.
+WORD = pa.dictionary(pa.int32(), pa.string())
+DECISION_SCHEMA = pa.schema(
+    [
+        ("fate", WORD),
+        ("reason", WORD),
+        ("documents", pa.int64()),
+        ("paragraphs", pa.int64()),
+        ("bytes", pa.int64()),
+        ("language", WORD),
+        ("score", pa.float32()),
+        ("file", WORD),
+        ("place", pa.int64()),
+        ("url", pa.uint64()),
+    ]
+)
 
 
 def some_columns(*names: str) -> pa.Schema:

@@ -33,6 +33,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from pipeline.common.arrow import map_table, read_metadata
+from pipeline.common.decisions import DROPPED, KEPT, UNITS
 from pipeline.common.engine import map_items
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, stamp, write_batches
@@ -232,16 +233,18 @@ def _write_verdicts(path: str, table: pa.Table, verdicts: np.ndarray) -> None:
 # Apply --------------------------------------------------------------------------------------------
 
 
-def apply_duplicates(options: Dedup, pages: str, duplicates: str, output: str, ledger: str) -> None:
+def apply_duplicates(
+    options: Dedup, pages: str, duplicates: str, output: str, ledger: str, decisions: str | None = None
+) -> None:
     """Write the documents: the pages of a file without the paragraphs that the verdicts in `duplicates` drop.
 
     Raises StageError unless there is a verdict for each paragraph of the file.
     """
-    book = Ledger("dedup")
+    book = Ledger("dedup", options)
     verdicts = pa.Table.from_batches(read_arrow(duplicates, VERDICT_SCHEMA), VERDICT_SCHEMA)
     batches = _documents(options, pages, verdicts, duplicates, book)
     write_batches(output, stamp(DOCUMENT_SCHEMA, "dedup", options), batches)
-    book.write(ledger)
+    book.write(ledger, decisions)
 
 
 def _documents(
@@ -254,7 +257,7 @@ def _documents(
         seen = {name: verdicts.column(name)[place : place + count].to_numpy() for name in VERDICT_SCHEMA.names}
         place += count
         if place <= len(verdicts):
-            yield _without(batch, found, _drops(options, found, seen), options.min_chars, ledger)
+            yield _without(batch, found, reasons_to_drop(options, found, seen), options.min_chars, ledger)
     if place != len(verdicts):
         raise StageError(
             f"{duplicates}: is about {len(verdicts)} paragraphs, but {pages} has {place}; it was made from "
@@ -262,7 +265,7 @@ def _documents(
         )
 
 
-def _drops(options: Dedup, found: Paragraphs, seen: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def reasons_to_drop(options: Dedup, found: Paragraphs, seen: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """bool[paragraphs] for each reason to drop them, from the verdicts `seen` and the rules of the options."""
     if options.min_paragraph_chars:
         chars = pc.utf8_length(found.lines).to_numpy()[found.line]
@@ -280,7 +283,8 @@ def _without(
 ) -> pa.RecordBatch:
     """The documents of some pages: their paragraphs without those of `drops`, bool[paragraphs] for each reason.
 
-    Pages with fewer than `min_chars` characters left are left out; the ledger counts them, and the paragraphs.
+    Pages with fewer than `min_chars` characters left are left out. The ledger gets a row for each page, with what
+    is left of it or what decided that nothing is, and one for its other paragraphs of each reason.
     """
     keep = ~np.logical_or.reduce(list(drops.values()))
     # A page or block with nothing left is dropped for the reason of its first paragraph.
@@ -289,20 +293,52 @@ def _without(
     )
     size = int(found.size.sum()) + len(found.of_block) - 2 * len(found.of_page)
     ledger.enter(documents=len(pages), paragraphs=len(keep), bytes=size)
-    for reason, dropped in drops.items():
+    rows = []
+    for verdict, (reason, dropped) in enumerate(drops.items()):
         if dropped.any():
-            documents, blocks = int(dropped[whole_pages].sum()), int(dropped[whole_blocks].sum())
+            paragraphs, blocks, documents, sizes = (
+                np.bincount(found.page[which], weights, len(pages)).astype(int)
+                for which, weights in (
+                    (dropped, None),
+                    (whole_blocks[dropped[whole_blocks]], None),
+                    (whole_pages[dropped[whole_pages]], None),
+                    (dropped, found.size[dropped]),
+                )
+            )
             # A newline is behind each paragraph and one more behind each block, but none at the end of a text.
-            size = int(found.size[dropped].sum()) + blocks - 2 * documents
-            ledger.drop(reason, documents=documents, paragraphs=int(dropped.sum()), bytes=size)
+            counts = np.stack([documents, paragraphs, sizes + blocks - 2 * documents])
+            rows.append((verdict, np.flatnonzero(paragraphs), counts[:, paragraphs > 0]))
             _sample(pages, found, reason, dropped, ledger)
     columns: dict[str, Any] = {name: pages.column(name) for name in PAGE_SCHEMA.names}
     columns["text"], columns["paragraphs"] = join_kept(found, keep)
     has_text = np.ones(len(pages), bool)
     has_text[found.page[whole_pages]] = False
-    return _long_enough(
-        pa.record_batch(columns, schema=DOCUMENT_SCHEMA).filter(pa.array(has_text)), min_chars, ledger
-    )
+    left = pa.record_batch(columns, schema=DOCUMENT_SCHEMA).filter(pa.array(has_text))
+    is_long = pc.greater_equal(pc.utf8_length(left.column("text")), min_chars)
+    for row in left.filter(pc.invert(is_long)).slice(0, SAMPLES_PER_REASON).to_pylist():
+        ledger.sample("little_text_left", row["url"], row["text"])
+    long = is_long.to_numpy(zero_copy_only=False)
+    lengths = pc.list_value_length(left.column("paragraphs")), pc.binary_length(left.column("text"))
+    counts = np.stack([np.ones(len(long), int), *(length.to_numpy() for length in lengths)])
+    for verdict, chosen in enumerate((~long, long), len(drops)):
+        rows.append((verdict, np.flatnonzero(has_text)[chosen], counts[:, chosen]))
+    verdicts = [*((DROPPED, reason) for reason in (*drops, "little_text_left")), (KEPT, None)]
+    _note(verdicts, rows, ledger)
+    return left.filter(is_long)
+
+
+def _note(
+    verdicts: list[tuple[str, str | None]], rows: list[tuple[int, np.ndarray, np.ndarray]], ledger: Ledger
+) -> None:
+    """Put rows into the ledger, by page: of each the one that counts it first, then in the order of `verdicts`.
+
+    `rows` has for a verdict the pages, int[rows], and their counts in the units of a ledger, int[3, rows].
+    """
+    which = np.concatenate([np.full(len(pages), verdict) for verdict, pages, _ in rows])
+    page = np.concatenate([pages for _, pages, _ in rows])
+    counts = np.concatenate([counts for *_, counts in rows], axis=1)
+    order = np.lexsort((which, -counts[0], page))
+    ledger.decisions.add_many(verdicts, which[order], **dict(zip(UNITS, counts[:, order], strict=True)))
 
 
 def _sample(pages: pa.RecordBatch, found: Paragraphs, reason: str, dropped: np.ndarray, ledger: Ledger) -> None:
@@ -311,24 +347,3 @@ def _sample(pages: pa.RecordBatch, found: Paragraphs, reason: str, dropped: np.n
     for i in np.flatnonzero(dropped)[first[:SAMPLES_PER_REASON]]:
         url, line = pages.column("url")[found.page[i]], found.lines[found.line[i]]
         ledger.sample(reason, url.as_py(), line.as_py())
-
-
-def _long_enough(documents: pa.RecordBatch, min_chars: int, ledger: Ledger) -> pa.RecordBatch:
-    is_long = pc.greater_equal(pc.utf8_length(documents.column("text")), min_chars)
-    short, long = documents.filter(pc.invert(is_long)), documents.filter(is_long)
-    if len(short):
-        ledger.drop("little_text_left", **_counts(short))
-        for row in short.slice(0, SAMPLES_PER_REASON).to_pylist():
-            ledger.sample("little_text_left", row["url"], row["text"])
-    ledger.keep(**_counts(long))
-    return long
-
-
-def _counts(documents: pa.RecordBatch) -> dict[str, int]:
-    """Of documents, in the units of a ledger."""
-    paragraphs = len(documents.column("paragraphs").flatten())
-    return {"documents": len(documents), "paragraphs": paragraphs, "bytes": _bytes(documents)}
-
-
-def _bytes(rows: pa.RecordBatch) -> int:
-    return pc.sum(pc.binary_length(rows.column("text"))).as_py() or 0

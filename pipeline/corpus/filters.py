@@ -17,13 +17,12 @@ from functools import partial
 
 from pipeline.common.hosts import LONGEST_HOST, host_of, with_parents
 from pipeline.common.language_codes import iso_code
-from pipeline.common.ledger import Ledger
 from pipeline.common.lines import read_lines
 from pipeline.corpus import measures
 from pipeline.corpus.decontaminate import NgramIndex, contaminated_reason, find_set, load_index
 from pipeline.corpus.measures import WORD_LENGTHS, Document
 from pipeline.corpus.options import Filter
-from pipeline.corpus.select import select_documents
+from pipeline.corpus.select import Drop, select_documents
 
 LONGEST_LINE = 2**16  # characters, of a block list
 
@@ -45,15 +44,20 @@ class Rule:
 
     def broken_by(self, document: Document) -> bool:
         """Whether the document is in one of the rule's languages and out of its bounds."""
+        return self.value_out_of_bounds(document) is not None
+
+    def value_out_of_bounds(self, document: Document) -> float | None:
+        """What the rule measures of a document that breaks it; else None."""
         if self.languages and iso_code(document.language) not in self.languages:
-            return False
+            return None
         value = self.measure(document)
-        return (
+        is_out = (
             (self.least is not None and value < self.least)
             or (self.most is not None and value > self.most)
             or (self.over is not None and value <= self.over)
             or (self.under is not None and value >= self.under)
         )
+        return value if is_out else None
 
 
 RULES = {
@@ -132,39 +136,52 @@ RULES = {
 # The stage -----------------------------------------------------------------------------------------
 
 
-def filter_documents(options: Filter, documents: str, contaminated: str | None, output: str, ledger: str) -> None:
+def filter_documents(
+    options: Filter,
+    documents: str,
+    contaminated: str | None,
+    output: str,
+    ledger: str,
+    decisions: str | None = None,
+) -> None:
     """Write the documents of a file that break no rule, and the ledger with the reasons of the others."""
     checks = list(_checks(options, contaminated))
 
-    def reason(_: int, url: str, text: str, language: str) -> str | None:
+    def reason(_: int, url: str, text: str, language: str) -> Drop | None:
         document = Document(url, text, language)
         return next((why for check in checks if (why := check(document))), None)
 
-    select_documents("filter", options, documents, reason, Ledger("filter"), output, ledger)
+    select_documents("filter", options, documents, reason, output, ledger, decisions)
 
 
-def _checks(options: Filter, contaminated: str | None) -> Iterator[Callable[[Document], str | None]]:
+def _checks(options: Filter, contaminated: str | None) -> Iterator[Callable[[Document], Drop | None]]:
     """Functions from a document to the reason it is dropped for, in the order they are asked, cheap ones first."""
     if options.url_blocklists:
         domains = read_domains(options)
-        yield lambda document: "blocked_url" if is_blocked(document.url, domains) else None
+        yield lambda document: Drop("blocked_url") if is_blocked(document.url, domains) else None
     if options.min_chars:
-        yield lambda document: "few_characters" if len(document.text) < options.min_chars else None
+        yield partial(_fewer, "few_characters", lambda document: len(document.text), options.min_chars)
     if options.min_words:
-        yield lambda document: "few_words" if document.word_count < options.min_words else None
+        yield partial(_fewer, "few_words", lambda document: document.word_count, options.min_words)
     for name in options.rule_names:
         yield partial(_broken, name)
     if contaminated:
         yield partial(_contaminated, load_index(contaminated))
 
 
-def _broken(name: str, document: Document) -> str | None:
-    return name if RULES[name].broken_by(document) else None
+def _fewer(reason: str, measure: Callable[[Document], float], least: int, document: Document) -> Drop | None:
+    value = measure(document)
+    return Drop(reason, value) if value < least else None
 
 
-def _contaminated(index: NgramIndex, document: Document) -> str | None:
+def _broken(name: str, document: Document) -> Drop | None:
+    value = RULES[name].value_out_of_bounds(document)
+    return None if value is None else Drop(name, value)
+
+
+def _contaminated(index: NgramIndex, document: Document) -> Drop | None:
     name = find_set(index, document.hashes)
-    return contaminated_reason(name) if name else None
+    return Drop(contaminated_reason(name)) if name else None
 
 
 def read_domains(options: Filter) -> frozenset[str]:

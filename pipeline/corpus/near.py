@@ -33,11 +33,10 @@ import numpy as np
 from pipeline.common.config import as_written
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic, read_array, read_arrow, write_text
-from pipeline.common.ledger import Ledger
 from pipeline.common.progress import counted, progress
 from pipeline.common.schemas import some_columns
 from pipeline.corpus.options import Near
-from pipeline.corpus.select import select_documents
+from pipeline.corpus.select import Drop, select_documents
 from pipeline.corpus.words import MULTIPLIER, hash_ngrams, hash_words, ngram_sums, split_words
 
 log = logging.getLogger(__name__)
@@ -249,12 +248,20 @@ def _urls(numbers: list[int], bounds: np.ndarray, documents: list[str]) -> Itera
             )
 
 
-def apply_near(options: Near, documents: str, duplicates: str, position: int, output: str, ledger: str) -> None:
+def apply_near(
+    options: Near,
+    documents: str,
+    duplicates: str,
+    position: int,
+    output: str,
+    ledger: str,
+    decisions: str | None = None,
+) -> None:
     """Write the documents of the file at `position` in the manifest that are not near-duplicates."""
     places, rows = read_array(duplicates, "int64", (2, None))
     dropped = frozenset(rows[places == position].tolist())
 
-    def reason(row: int, *_: str) -> str | None:
-        return "near_duplicate" if row in dropped else None
+    def reason(row: int, *_: str) -> Drop | None:
+        return Drop("near_duplicate") if row in dropped else None
 
-    select_documents("near", options, documents, reason, Ledger("near"), output, ledger)
+    select_documents("near", options, documents, reason, output, ledger, decisions)

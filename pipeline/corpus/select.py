@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,16 +13,25 @@ from pipeline.common.ledger import Ledger
 from pipeline.common.progress import counted
 from pipeline.common.schemas import DOCUMENT_SCHEMA
 
+
+class Drop(NamedTuple):
+    """Why a document is dropped, and the number that decided it, if it is one."""
+
+    reason: str
+    score: float | None = None
+
+
 # (row in the file, url, text, language) -> why the document is dropped, or None
-Reason = Callable[[int, str, str, str], str | None]
+Reason = Callable[[int, str, str, str], Drop | None]
 
 
 def select_documents(
-    stage: str, options: Any, documents: str, reason: Reason, book: Ledger, output: str, ledger: str
+    stage: str, options: Any, documents: str, reason: Reason, output: str, ledger: str, decisions: str | None
 ) -> None:
     """Write the documents for which `reason` gives None, and the ledger with the reasons of the others."""
+    book = Ledger(stage, options)
     write_batches(output, stamp(DOCUMENT_SCHEMA, stage, options), _kept(documents, reason, book))
-    book.write(ledger)
+    book.write(ledger, decisions)
 
 
 def _kept(documents: str, reason: Reason, book: Ledger) -> Iterator[pa.RecordBatch]:
@@ -39,8 +48,8 @@ def _kept(documents: str, reason: Reason, book: Ledger) -> Iterator[pa.RecordBat
             if why is None:
                 book.keep(**counts)
             else:
-                book.drop(why, **counts)
-                book.sample(why, url, text)
+                book.drop(why.reason, **counts, score=why.score)
+                book.sample(why.reason, url, text)
             keep.append(why is None)
         row += batch.num_rows
         yield batch.filter(pa.array(keep, pa.bool_()))

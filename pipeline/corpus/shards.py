@@ -39,6 +39,7 @@ def write_shards(
     name: str,
     output: str,
     ledger: str,
+    decisions: str | None = None,
 ) -> None:
     """Write the shards of one document file: `{output}/{language}/{split}-{name}.arrow` for each pair.
 
@@ -50,7 +51,7 @@ def write_shards(
     models = {
         read_json(path)["language"]: fasttext.load_model(str(Path(path).with_suffix(".bin"))) for path in quality
     }
-    book = Ledger("quality")
+    book = Ledger("quality", options)
     schema = stamp(SHARD_SCHEMA, "shards", options)
     with contextlib.ExitStack() as stack:
         write = {
@@ -58,16 +59,23 @@ def write_shards(
             for language in languages
             for split in SPLITS
         }
-        for document in _scored(documents, models, reports, book):
-            split = split_of(document["text"], options.validation_share)
-            write[document["language"], split](document)
-    book.write(ledger)
+        rows, names = dict.fromkeys(write, 0), {to: str(shard_path("", *to, name)) for to in write}
+        for document, counts in _scored(documents, models, reports, book):
+            language, score = document["language"], document["quality_score"]
+            to = language, split_of(document["text"], options.validation_share)
+            book.keep(**counts, language=language, score=score, file=names[to], place=rows[to])
+            rows[to] += 1
+            write[to](document)
+    book.write(ledger, decisions)
 
 
 def _scored(
     path: str, models: dict[str, Any], reports: dict[str, Any], ledger: Ledger
-) -> Iterator[dict[str, Any]]:
-    """The documents that pass their language's threshold, with their score (null without a classifier)."""
+) -> Iterator[tuple[dict[str, Any], dict[str, int]]]:
+    """The documents that pass their language's threshold, with their score (null without a classifier).
+
+    And their counts; who takes a document notes that it is kept.
+    """
     for batch in counted(read_arrow(path, DOCUMENT_SCHEMA), "shards"):
         for document in batch.to_pylist():
             text, language = document["text"], document["language"]
@@ -77,10 +85,9 @@ def _scored(
             if language in models:
                 score = good_score(models[language], text, reports[language]["label"])
                 if score < reports[language]["threshold"]:
-                    ledger.drop("low_quality", **counts)
+                    ledger.drop("low_quality", **counts, language=language, score=score)
                     ledger.sample("low_quality", document["url"], text)
                     continue
-            ledger.keep(**counts)
             ledger.language(language, **counts)
             ledger.sample("kept", document["url"], text)
-            yield document | {"quality_score": score}
+            yield document | {"quality_score": score}, counts

@@ -131,6 +131,7 @@ if TEXT_BATCHES:
         output:
             pages=OUT.pages("{batch}"),
             ledger=OUT.ledger(OUT.pages("{batch}")),
+            decisions=OUT.decisions("extract", "{batch}"),
         log:
             OUT.log("text/{batch}"),
         benchmark:
@@ -152,4 +153,4 @@ if TEXT_BATCHES:
         shell:
             f"python -m pipeline text {{params.options:q}} --files {list_argument('input.files')}"
             " --language-id={input.language_id:q} {params.columns:q}"
-            " --output={output.pages:q} --ledger={output.ledger:q} > {log:q} 2>&1"
+            " --output={output.pages:q} --ledger={output.ledger:q} --decisions={output.decisions:q} > {log:q} 2>&1"

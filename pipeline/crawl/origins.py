@@ -74,6 +74,11 @@ class InputFile:
     unique_name: str
     origins: str | None = None  # path of the Arrow file with the origins of its records
 
+    @property
+    def named(self) -> str:
+        """Where people find it: a local file by its path, a fetched one by its source."""
+        return self.path if Path(self.path).name == self.source else self.source
+
 
 def input_files(paths: list[str]) -> tuple[list[InputFile], list[dict[str, Any]]]:
     """The files that `paths` name, those of fetched folders in their place, and what could not be fetched.
@@ -100,6 +105,12 @@ def input_files(paths: list[str]) -> tuple[list[InputFile], list[dict[str, Any]]
                 InputFile(str(path / name), source, unique_name(name, source), origins and str(path / origins))
             )
     return files, failures
+
+
+def failure_row(failure: dict[str, Any]) -> dict[str, Any]:
+    """A failure of `input_files` as a row of a ledger."""
+    row = {name: failure[name] for name in ("reason", "documents", "bytes")}
+    return row | {"file": failure.get("source")}
 
 
 def unique_name(name: str, source: str) -> str:

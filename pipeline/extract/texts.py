@@ -22,7 +22,7 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import stamp, write_arrow, write_list
 from pipeline.common.ledger import Ledger
 from pipeline.common.schemas import PAGE_SCHEMA
-from pipeline.crawl.origins import InputFile, input_files
+from pipeline.crawl.origins import InputFile, failure_row, input_files
 from pipeline.extract.language import check_languages, identify, load_model, wanted_languages
 from pipeline.extract.main_text import clean_text
 from pipeline.extract.options import Extract
@@ -61,6 +61,7 @@ def read_texts(
     language: str | None,
     output: str,
     ledger: str,
+    decisions: str | None = None,
 ) -> None:
     """Write the texts in some files as one file of pages, listed in `output` as `extract` does.
 
@@ -68,10 +69,10 @@ def read_texts(
     The ledger has the name `extract`, since this stage stands in its place. Raises StageError where a file has no
     such column or key for the text.
     """
-    book = Ledger("extract")
+    book = Ledger("extract", options)
     inputs, not_fetched = input_files(files)
     for failure in not_fetched:
-        book.fail_unread(failure["reason"], documents=failure["documents"], bytes=failure["bytes"])
+        book.fail_unread(**failure_row(failure))
     name = Path(output).with_suffix(".arrow").name
     pages = Path(output).parent / "texts" / name
     model = None
@@ -80,7 +81,7 @@ def read_texts(
         model = load_model(language_id)
     rows = (page for file in inputs for page in _pages(options, file, text, url, language, model, book))
     write_arrow(pages, stamp(PAGE_SCHEMA, "text", options), rows)
-    book.write(ledger)
+    book.write(ledger, decisions)
     write_list(output, [str(pages)])
 
 
@@ -91,20 +92,21 @@ def _pages(
     rows = _parquet_rows if ".parquet" in Path(file.path).suffixes else _json_rows
     for row in rows(file.path, text, url, options.max_html_bytes):
         if isinstance(row, Unread):
-            book.fail_unread(row.reason, documents=row.documents, bytes=row.bytes)
+            book.fail_unread(row.reason, documents=row.documents, bytes=row.bytes, file=file.named)
             continue
         size = len(row.text.encode("utf-8", "replace")) if isinstance(row.text, str) else 0
         book.enter(documents=1, bytes=size)
         page = _page(options, row.text, language, model, groups)
+        address = row.url if isinstance(row.url, str) and row.url else f"{file.source}#{row.number}"
+        about = {"documents": 1, "bytes": size, "file": file.named, "place": row.number, "url": fit_text(address)}
         if not isinstance(page, str):
-            address = row.url if isinstance(row.url, str) and row.url else f"{file.source}#{row.number}"
             place = {"url": address, "date": None, "warc": file.source, "offset": row.number, "record_id": ""}
             page = fit_page(page | place)
         if isinstance(page, str):
-            (book.fail if page in ("no_text", *UNFIT) else book.drop)(page, documents=1, bytes=size)
+            (book.fail if page in ("no_text", *UNFIT) else book.drop)(page, **about)
             continue
         book.language(page["language"], documents=1)
-        book.keep(documents=1, bytes=size)
+        book.keep(**about, language=page["language"], score=page["language_score"])
         book.sample("kept", page["url"], page["text"])
         yield page
 

@@ -107,6 +107,10 @@ class Layout:
     def page_file(self, name: str) -> str:
         return f"{self.root}/pages/{name}.arrow"
 
+    def decisions(self, stage: str, batch: str) -> str:
+        """What became of each page of a batch in a stage that has a ledger of this name."""
+        return f"{self.root}/decisions/{stage}/{batch}.arrow"
+
     def hashes(self, batch: str) -> str:
         return f"{self.root}/hashes/{batch}.arrow"
 

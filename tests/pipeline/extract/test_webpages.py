@@ -21,7 +21,8 @@ from pipeline.warc.reader import responses
 
 def run(tmp_path, warcs, language_id, name="pages", workers=1, **options):
     output, ledger = tmp_path / f"{name}.json", tmp_path / f"{name}.ledger.json"
-    extract(Extract(**options), [str(w) for w in warcs], language_id, str(output), str(ledger), workers, None)
+    files = str(output), str(ledger)
+    extract(Extract(**options), [str(w) for w in warcs], language_id, *files, workers, None, f"{output}.decisions")
     return [r for b in read_arrow(output) for r in b.to_pylist()], json.loads(ledger.read_text()), output
 
 
@@ -121,7 +122,7 @@ def test_workers_do_not_change_a_byte(tmp_path, make_warc, language_id):
     for n in (1, 2):
         run(tmp_path / f"{n}", warcs, language_id, workers=n)
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / n).rglob("*") if p.is_file()} for n in "12")
-    assert len(one) == 8
+    assert len(one) == 12
     assert one == two
 
 
