@@ -286,6 +286,16 @@ STAGES = (
         ),
     ),
     Stage(
+        "why",
+        "Say what became of a page of the crawl in each stage, by its URL or by text of it.",
+        "pipeline.inspect.why:why",
+        (
+            File("page", "URL as it was crawled; or a paragraph of the page, or a piece of its text", flag=False),
+            File("output", "the `output` of the config: its folder of results"),
+            File("configfile", "the config, whose domains say which rows of tokens", many=True, required=False),
+        ),
+    ),
+    Stage(
         "plan",
         "Predict core-hours, time, disk and transfer of a config, from an earlier run or from a few of its WARCs.",
         "pipeline.plan:plan",

@@ -78,6 +78,12 @@ def hash_paragraphs(options: Dedup, pages: str, output: str) -> None:
     write_batches(output, schema, [batch], compression=None)
 
 
+def paragraph_hashes(options: Dedup, text: str) -> np.ndarray:
+    """The hashes of the paragraphs of a text: uint64[paragraphs]."""
+    keys = filter(None, text.encode().split(b"\n")) if options.normalize == "none" else fold(text)
+    return np.fromiter(map(xxhash.xxh3_64_intdigest, keys), np.uint64)
+
+
 def _plain_keys(pages: str) -> Iterator[Iterator[bytes]]:
     for batch in counted(read_arrow(pages, some_columns("text")), "hash", "pages"):
         for text in batch.column("text").cast(pa.binary()).to_pylist():

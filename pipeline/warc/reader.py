@@ -34,8 +34,10 @@ class Damage:
     records: int = 1
 
 
-def responses(path: str | Path) -> Iterator[Response | Damage]:
+def responses(path: str | Path, start: int = 0) -> Iterator[Response | Damage]:
     """Every response and conversion record of an archive in order, and every damage between them.
+
+    From the record at the offset `start` on, as a `Response` has it.
 
     WARC files, plain or with gzip, zstd or lz4, and ARC files, plain or with gzip, are recognised by their
     content. What is behind the point where a file has unpacked too far (`pipeline.warc.unpacking`) is damage.
@@ -48,7 +50,7 @@ def responses(path: str | Path) -> Iterator[Response | Damage]:
             return
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             spend = allowance(size)
-            for item in resync.records(data, str(path), spend):
+            for item in resync.records(data, str(path), spend, start):
                 if isinstance(item, resync.Lost):
                     yield _damage(item, size)
                     continue

@@ -8,13 +8,14 @@ seen into whole records and what is lost between them, `_parts` does so for all 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 from pipeline.warc.content import BLOCK_MAX
-from pipeline.warc.frames import CHUNK, FRAME, SUFFIXES, FrameError, Frames, PlainFile
+from pipeline.warc.frames import CHUNK, DICTIONARY, FRAME, SUFFIXES, FrameError, Frames, PlainFile
 from pipeline.warc.headers import ARC, HEADER_MAX, WARC, Form, Header, fits_digest
 from pipeline.warc.unpacking import Spend, UnpacksTooFar
 from pipeline.warc.usual import RECORD_COST, TAIL, Record, usual_members, usual_record
@@ -57,14 +58,14 @@ class _Part:
     is_frame: bool = False
 
 
-def records(data: mmap.mmap, path: str, spend: Spend) -> Iterator[Record | Lost]:
-    """Every whole record of a file, and what is lost between them.
+def records(data: mmap.mmap, path: str, spend: Spend, start: int = 0) -> Iterator[Record | Lost]:
+    """Every whole record of a file from the offset `start` of one on, and what is lost between them.
 
     Where the next record begins in the same frame as a loss, the loss has a length in unpacked bytes. Where
     `spend` raises UnpacksTooFar the rest is lost.
     """
     lost: list[_Part] = []
-    for item in _parts(data, path, spend):
+    for item in _parts(data, path, spend, start):
         if isinstance(item, _Part):
             lost.append(item)
             continue
@@ -85,12 +86,15 @@ def _loss(parts: list[_Part], end: int, size: int) -> Lost:
     return Lost(begin, end, max(records, int(parts[0].is_frame)))
 
 
-def _parts(data: mmap.mmap, path: str, spend: Spend) -> Iterator[Record | Lost | _Part]:
+def _parts(data: mmap.mmap, path: str, spend: Spend, start: int) -> Iterator[Record | Lost | _Part]:
     """What is in each stretch of the file in which no damage is seen, and what is between them."""
     frames = Frames(data, spend)
     plain = PlainFile(frames)
     form = ARC if path.endswith((".arc", ".arc.gz")) else WARC
-    place, inside, wasted = 0, 0, 0
+    place, inside, wasted = start, 0, 0
+    if start and data[: len(DICTIONARY)] == DICTIONARY:
+        with contextlib.suppress(FrameError):
+            next(frames.pieces(0), None)
     while (place := (yield from usual_members(data, place, spend))) < len(data):
         is_frame = FRAME.match(data, place) is not None
         window = Window(frames if is_frame else plain, place, spend)

@@ -1,0 +1,1 @@
+"""What became of any page of a crawl, and samples of what was kept and dropped."""
