@@ -296,6 +296,21 @@ STAGES = (
         ),
     ),
     Stage(
+        "look",
+        "Write a page of samples of what each stage kept and dropped, to browse.",
+        "pipeline.inspect.look:look",
+        (
+            File("output", "the `output` of the config: its folder of results"),
+            File("page", "HTML file to write", default="look.html"),
+            File("reasons", "only these reasons, as the ledgers have them, or kept", many=True, required=False),
+            File(
+                "warcs", "the archives, where they are elsewhere now, or their folders", many=True, required=False
+            ),
+            File("each", "samples of each stage, reason and language", kind=int, default=4, low=1, high=100),
+            File("seed", "another one draws others", kind=int, default=0, low=0),
+        ),
+    ),
+    Stage(
         "plan",
         "Predict core-hours, time, disk and transfer of a config, from an earlier run or from a few of its WARCs.",
         "pipeline.plan:plan",

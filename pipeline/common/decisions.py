@@ -97,7 +97,9 @@ class Decisions:
             mask = None if null is None else np.isnan(values) if null != null else values == null
             if field.name in WORDS:
                 words = pa.array(list(self.words[field.name]), pa.string())
-                columns.append(pa.DictionaryArray.from_arrays(pa.array(values, mask=mask), words))
+                # Some readers, such as polars, want a code of the dictionary behind a null too.
+                codes = pa.array(np.maximum(values, 0), mask=mask)
+                columns.append(pa.DictionaryArray.from_arrays(codes, words))
             else:
                 columns.append(pa.array(values, field.type, mask=mask))
         rows = pa.record_batch(columns, schema=DECISION_SCHEMA)

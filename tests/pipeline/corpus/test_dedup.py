@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 import shutil
@@ -40,10 +41,25 @@ def dedup(folder: Path, crawl, options, workers=1):
     for i in range(len(crawl)):
         out, ledger = folder / f"{i}.documents", folder / f"{i}.json"
         duplicates = str(folder / "duplicates" / f"{i}.arrow")
-        apply_duplicates(options, str(folder / f"{i}.pages"), duplicates, str(out), str(ledger))
+        decisions = folder / f"{i}.decisions"
+        apply_duplicates(options, str(folder / f"{i}.pages"), duplicates, str(out), str(ledger), str(decisions))
         documents.append([r for b in read_arrow(out) for r in b.to_pylist()])
         ledgers.append(json.loads(ledger.read_text()))
+        check_decisions(crawl[i], documents[-1], [r for b in read_arrow(decisions) for r in b.to_pylist()])
     return documents, ledgers
+
+
+def check_decisions(pages, documents, rows):
+    """One row decides on each page; it and those behind it have its paragraphs, and it those of the document."""
+    starts = [i for i, row in enumerate(rows) if row["documents"]]
+    of_pages = [rows[i:j] for i, j in itertools.pairwise([*starts, len(rows)])]
+    assert all(row["documents"] == 1 for row, *_ in of_pages)
+    assert [sum(row["paragraphs"] for row in own) for own in of_pages] == [
+        len(list(filter(None, p))) for p in pages
+    ]
+    kept = [(row["paragraphs"], row["bytes"]) for row, *_ in of_pages if row["fate"] == "kept"]
+    assert kept == [(len(d["paragraphs"]), len(d["text"].encode())) for d in documents]
+    assert not [row for own in of_pages for row in own[1:] if row["fate"] != "dropped" or not row["paragraphs"]]
 
 
 def blocks_of(page):
