@@ -34,8 +34,8 @@ CONFIG, OUT, DOWNLOADS = f"configs/-{NAME}.yaml", f"-results {NAME}/@ {NAME}", f
 PYTHON = ".python"  # starts Snakemake at once
 # What must have the same bytes; logs, times and the report's times may differ.
 SAME = ("pages/**/*", "documents/*", "hashes/*", "duplicates/*", "filtered/*", "near/*", "quality/*",
-        "corpus/**/*", "tokenizer/*.json", "tokens/**/*", "backbone/*.safetensors", "runs/*/*.safetensors",
-        "evaluate/*.json")  # fmt: skip
+        "decisions/**/*", "corpus/**/*", "tokenizer/*.json", "tokens/**/*", "backbone/*.safetensors",
+        "runs/*/*.safetensors", "evaluate/*.json")  # fmt: skip
 
 
 def snakemake(folder: Path, *arguments: str, check: bool = True, **environment: str) -> str:
@@ -172,6 +172,51 @@ def test_ledgers_follow_on_from_each_other(checkout):
     assert selection["dropped"]["gopher_repeated_5grams"]["documents"] > 0
     assert stats["decontamination"]["sets"][0]["name"] == "quiz"
     assert quality["dropped"]["low_quality"]["documents"] > 0
+
+
+def test_why_says_of_a_page_of_each_fate_what_archives_and_files_say(checkout, monkeypatch, capsys):
+    import polars
+    from transformers import AutoTokenizer
+    from warcio.archiveiterator import ArchiveIterator
+
+    from pipeline.inspect.why import why
+
+    monkeypatch.chdir(checkout)
+
+    def said(page: str) -> str:
+        why(page, OUT, [CONFIG])
+        return capsys.readouterr().out
+
+    def rows(*folders: str) -> polars.DataFrame:
+        files = sorted(path for folder in folders for path in Path(OUT).glob(folder))
+        return polars.concat(polars.read_ipc_stream(path).select("url", "text") for path in files)
+
+    places: dict[str, list[str]] = {}
+    for archive in sorted(Path(OUT).glob("crawl/*.warc.gz")):
+        with archive.open("rb") as file:
+            for record in (records := ArchiveIterator(file)):
+                if record.rec_type == "response":
+                    url = record.rec_headers["WARC-Target-URI"]
+                    places.setdefault(url, []).append(f"{archive} at {records.get_record_offset():,}")
+    folders = ("pages/*/*.arrow", "documents/*", "filtered/0*.arrow", "near/0*.arrow", "corpus/*/*.arrow")
+    urls = [places.keys(), *(set(rows(folder)["url"]) for folder in folders), set()]
+    stages = ("extract", "dedup", "filter", "near", "quality", "quality")
+    for stage, before, after in zip(stages, urls, urls[1:], strict=True):
+        for url in sorted(url for url in before - after if len(places[url]) == 1)[:3]:
+            page = said(url)
+            assert places[url][0] in page
+            *_, last = re.findall(r"^  (\w+) +(\w+)", page, re.MULTILINE)
+            assert last == (stage, "dropped" if after else "kept")
+    train = polars.read_ipc_stream(f"{OUT}/corpus/fr/train-00001.arrow")
+    number = len(train) // 2
+    page = said(train["url"][number])
+    assert f"fr/train-00001.arrow row {number}" in page
+    first, last = map(int, re.search(r"domain fr: .* rows (\d+) to (\d+) of", page).groups())
+    tokens = polars.read_ipc(f"{OUT}/tokens/fr/train.arrow")["tokens"][first : last + 1].to_list()
+    text = AutoTokenizer.from_pretrained(f"{OUT}/tokenizer").decode(
+        [token for row in tokens for token in row[:-1]]
+    )
+    assert train["text"][number][:-20] in text  # its end may be the last token of a row
 
 
 def test_a_second_run_does_nothing(checkout):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.common.arrow import map_table, read_schema
 from pipeline.common.decisions import FAILED, KEPT, UNITS, WORDS, join, read_decisions, url_hash
@@ -100,11 +102,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Crawl:
-    """A result folder, its batches, and its stages in their order."""
+    """A result folder, its batches, and its stages in their order; and which batches are in the corpus."""
 
     out: Layout
     batches: list[str]
     stages: list[str]
+    finished: list[str]
 
     def batch(self, name: str) -> Batch:
         """The decisions about a batch."""
@@ -129,22 +132,23 @@ class Crawl:
 def open_crawl(output: str) -> Crawl:
     """The crawl of a result folder. Raises StageError where that has no decisions."""
     out = Layout(output)
-    batches = [path.stem for path in out.files(out.decisions("extract", "*"))]
+    names = (path.stem for path in out.files(out.decisions("extract", "*")))
+    batches = [name for name in names if re.fullmatch(r"\d{5}", name, re.ASCII)]
     if not batches:
         raise StageError(
             f"{output}: no {Path(out.decisions('extract', '*')).parent.parent}; name the `output` of a config, "
             "whose corpus was made with this version"
         )
     stages = [stage for stage in STAGES if out.files(out.decisions(stage, "*"))]
-    if Path(out.stats).exists():  # of the last run; there may be files of earlier ones, too
-        stats = read_json(out.stats)
-        try:
-            ran = [ledger["stage"] for ledger in stats["ledgers"]]
-            counts = [split["shards"] for splits in stats["languages"].values() for split in splits.values()]
-            stages, batches = [stage for stage in STAGES if stage in ran], batches[: max(counts)]
-        except (TypeError, KeyError, AttributeError, ValueError):
-            raise StageError(f"{out.stats}: not the statistics of a corpus; make it again") from None
-    return Crawl(out, batches, stages)
+    if not Path(out.stats).exists():
+        return Crawl(out, batches, stages, batches)
+    stats = read_json(out.stats)  # of the last run that was finished; there may be files of earlier and later ones
+    try:
+        ran = [ledger["stage"] for ledger in stats["ledgers"]]
+        counts = [split["shards"] for splits in stats["languages"].values() for split in splits.values()]
+        return Crawl(out, batches, [stage for stage in STAGES if stage in ran], batches[: max(counts)])
+    except (TypeError, KeyError, AttributeError, ValueError):
+        raise StageError(f"{out.stats}: not the statistics of a corpus; make it again") from None
 
 
 @functools.lru_cache(BATCHES_HELD)
@@ -170,28 +174,31 @@ def _stage(name: str, path: Path) -> Stage:
     if any((columns[unit] < 0).any() for unit in UNITS):
         raise StageError(f"{path}: its rows are no decisions; make it again")
     try:
-        options = json.loads((read_schema(path).metadata or {})[b"pipeline"])["options"] or {}
-    except (KeyError, ValueError, TypeError):
+        options = dict(json.loads((read_schema(path).metadata or {})[b"pipeline"])["options"])
+    except (KeyError, ValueError, TypeError, RecursionError):
         options = {}
     words = {column: list(rows.words[column]) for column in WORDS}
     return Stage(name, options, columns, words, np.append(starts, len(columns["documents"])))
 
 
-def pages_of_url(crawl: Crawl, url: str) -> list[Page]:
-    """The pages of exactly this URL, in the order of the crawl."""
-    wanted = pa.scalar(url_hash(url), pa.uint64())
-    schema = pa.schema([DECISION_SCHEMA.field(name) for name in ("documents", "url")])
-    found = []
+def pages_of_urls(crawl: Crawl, urls: list[str]) -> list[list[Page]]:
+    """The pages of exactly each of these URLs, in the order of the crawl."""
+    wanted = [pa.scalar(url_hash(url), pa.uint64()) for url in urls]
+    found: list[list[Page]] = [[] for _ in urls]
     for batch in crawl.batches:
         count = 0
-        for rows in read_decisions(crawl.out.decisions("extract", batch), schema):
-            documents, urls = rows.columns
-            is_page = documents.to_numpy() > 0
-            equal = pa.compute.fill_null(pa.compute.equal(urls, wanted), fill_value=False)
+        for rows in read_decisions(crawl.out.decisions("extract", batch), _some("documents", "url")):
+            is_page = rows.column("documents").to_numpy() > 0
             numbers = np.cumsum(is_page) - 1 + count
-            found += [Page(batch, int(n)) for n in numbers[equal.to_numpy(zero_copy_only=False) & is_page]]
+            for pages, value in zip(found, wanted, strict=True):
+                equal = pc.fill_null(pc.equal(rows.column("url"), value), fill_value=False)
+                pages += [Page(batch, int(n)) for n in numbers[equal.to_numpy(zero_copy_only=False) & is_page]]
             count += int(is_page.sum())
     return found
+
+
+def _some(*names: str) -> pa.Schema:
+    return pa.schema([DECISION_SCHEMA.field(name) for name in names])
 
 
 def page_at(batch: Batch, place: int) -> Page | None:
@@ -225,10 +232,12 @@ def lost_records(crawl: Crawl) -> list[tuple[int, str]]:
     """What damage cost: for each reason, and the file where it is known, so many records; most of them first."""
     lost: dict[str, int] = {}
     for batch in crawl.batches:
-        extract = crawl.batch(batch).stages["extract"]
-        failed = extract.words["fate"].index(FAILED) if FAILED in extract.words["fate"] else -2
-        for row in np.flatnonzero((extract.columns["fate"] == failed) & (extract.columns["url"] == 0)).tolist():
-            file = extract.word("file", row)
-            key = f"{extract.word('reason', row)} in {file}" if file else extract.word("reason", row)
-            lost[key] = lost.get(key, 0) + int(extract.columns["documents"][row])
+        schema = _some("fate", "reason", "documents", "file", "url")
+        for rows in read_decisions(crawl.out.decisions("extract", batch), schema):
+            is_lost = pc.and_(
+                pc.equal(rows.column("fate").dictionary_decode(), FAILED), pc.is_null(rows.column("url"))
+            )
+            for row in rows.filter(is_lost).to_pylist():
+                name = f"{row['reason']} in {row['file']}" if row["file"] else str(row["reason"])
+                lost[name] = lost.get(name, 0) + row["documents"]
     return sorted(((count, name) for name, count in lost.items()), reverse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,10 +60,9 @@ def first_pages(crawl: Crawl, last: str, hashes: np.ndarray) -> list[Page | None
     """The first page of the crawl that has each of the paragraphs, up to the batch `last`; None: not known."""
     places: list[tuple[str, int] | None] = [None] * len(hashes)
     batches = crawl.batches[: crawl.batches.index(last) + 1]
-    for batch, ordered, of_paragraph in crawl.hashes(batches):
-        at = np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)
-        for i in np.flatnonzero(ordered[at] == hashes).tolist() if len(ordered) else ():
-            places[i] = places[i] or (batch, int(of_paragraph[at[i]]))
+    for batch, ordered, of_paragraphs in crawl.hashes(batches):
+        for i, place in _find(ordered, of_paragraphs, hashes):
+            places[i] = places[i] or (batch, place)
     loaded = {name: crawl.batch(name) for name in {place[0] for place in places if place}}
     return [page_at(loaded[place[0]], place[1]) if place else None for place in places]
 
@@ -71,16 +71,22 @@ def pages_of_paragraph(crawl: Crawl, text: str) -> list[Page]:
     """The first page of each batch with the longest paragraph of a text that the files of hashes have."""
     paragraphs = sorted({*text.split("\n"), *(line.strip() for line in text.split("\n"))}, key=len, reverse=True)
     dedup = next((d for batch in crawl.batches if (d := crawl.batch(batch).stages.get("dedup"))), None)
-    hashes = [h for line in paragraphs if line and dedup for h in paragraph_hashes(_options(dedup), line)]
-    for wanted in hashes:
-        found = []
-        for batch, ordered, places in crawl.hashes(crawl.batches):
-            at = int(np.searchsorted(ordered, wanted))
-            if at < len(ordered) and ordered[at] == wanted:
-                found.append(page_at(crawl.batch(batch), int(places[at])))
-        if pages := list(filter(None, found)):
-            return pages
-    return []
+    if dedup is None:
+        return []
+    hashes = np.concatenate([paragraph_hashes(_options(dedup), line) for line in paragraphs])
+    found: dict[int, list[Page | None]] = {}
+    for batch, ordered, places in crawl.hashes(crawl.batches):
+        for i, place in _find(ordered, places, hashes):
+            found.setdefault(i, []).append(page_at(crawl.batch(batch), place))
+    return list(filter(None, found[min(found)])) if found else []
+
+
+def _find(ordered: np.ndarray, places: np.ndarray, hashes: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Which of `hashes` are in a file of hashes, and the place of each."""
+    if len(ordered):
+        at = np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)
+        for i in np.flatnonzero(ordered[at] == hashes).tolist():
+            yield i, int(places[at[i]])
 
 
 def _options(dedup: Stage) -> Dedup:

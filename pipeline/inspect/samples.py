@@ -43,7 +43,7 @@ def draw(crawl: Crawl, reasons: Collection[str], each: int, seed: int) -> tuple[
     """
     counts: Counter[Kind] = Counter()
     pools: dict[Kind, list[tuple[float, Drawn]]] = defaultdict(list)
-    for batch in crawl.batches:
+    for batch in crawl.finished:
         for stage, row, language, number, page in _rows(crawl, batch):
             fate, reason = stage.word("fate", int(row[0])), stage.word("reason", int(row[0]))
             if reasons and (reason or fate) not in reasons:

@@ -18,6 +18,7 @@ from pipeline.extract.sandbox import Extractor
 from pipeline.inspect.fates import Crawl, read_rows
 from pipeline.inspect.paragraphs import dropped_paragraphs
 from pipeline.inspect.samples import Drawn
+from pipeline.inspect.why import shard_of
 from pipeline.warc.content import Response
 from pipeline.warc.reader import responses
 
@@ -61,7 +62,7 @@ def _place(crawl: Crawl, drawn: Drawn) -> tuple[str, int] | None:
     if kind.stage == "quality" and kind.fate == KEPT:
         quality = crawl.batch(batch).stages["quality"]
         row = quality.rows(drawn.number)[0]
-        return f"{crawl.out.corpus}/{quality.word('file', row)}", int(quality.columns["place"][row])
+        return str(shard_of(crawl, quality, row)), int(quality.columns["place"][row])
     return None if kind.stage == "extract" else (crawl.documents_into(kind.stage, batch), drawn.number)
 
 
@@ -104,7 +105,9 @@ def _archived(crawl: Crawl, drawn: Drawn, archives: dict[str, str], extractor: E
         return Text(record.url, text, "main text")
     piece = record.body[:RAW_BYTES]
     if b"\0" in piece:
-        return Text(record.url, "", f"{record.content_type or 'no type'}, {len(record.body):,} bytes that are no text")
+        return Text(
+            record.url, "", f"{record.content_type or 'no type'}, {len(record.body):,} bytes that are no text"
+        )
     return Text(record.url, piece.decode(codec, "replace"), "as in the archive")
 
 

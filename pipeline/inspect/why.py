@@ -9,12 +9,13 @@ from typing import Any
 
 from pipeline.common.decisions import KEPT
 from pipeline.common.errors import StageError
-from pipeline.common.files import read_json
+from pipeline.common.files import inside, read_json
 from pipeline.common.lines import read_lines
 from pipeline.common.schemas import some_columns
 from pipeline.common.shown import without_steering
+from pipeline.corpus.decontaminate import contaminated_reason
 from pipeline.corpus.filters import RULES, Rule
-from pipeline.inspect.fates import Batch, Crawl, Page, Stage, lost_records, open_crawl, pages_of_url, read_rows
+from pipeline.inspect.fates import Batch, Crawl, Page, Stage, lost_records, open_crawl, pages_of_urls, read_rows
 from pipeline.inspect.paragraphs import Dropped, dropped_paragraphs, pages_of_paragraph, pages_with_text
 from pipeline.inspect.token_rows import rows_of_document
 
@@ -59,8 +60,9 @@ def why(page: str, output: str, configfile: list[str]) -> None:
 
 def find(crawl: Crawl, page: str) -> tuple[list[Page], str]:
     """The pages with this URL, or nearly this one, or with this text; and in words which of them they are."""
-    for url in variants(page):
-        if pages := pages_of_url(crawl, url):
+    urls = variants(page)
+    for url, pages in zip(urls, pages_of_urls(crawl, urls), strict=True):
+        if pages:
             return pages, "pages of this URL" if url == page else f"pages of {_short(url, URL_CHARS)}"
     if pages := pages_of_paragraph(crawl, page):
         return pages, "batches with this paragraph, of each its first page"
@@ -99,6 +101,8 @@ def describe(crawl: Crawl, page: Page, configfile: list[str]) -> Iterator[str]:
         yield f"  {stage.name:8} {_verdict(crawl, stage, stage.rows(number))}"
         for line in _more(crawl, page, stage, number, configfile):
             yield f"           {line}"
+    if page.batch not in crawl.finished:
+        yield f"  batch {page.batch} is not in {crawl.out.stats}: its run is not finished, or was earlier"
     last, number = list(batch.fates(page.number))[-1]
     if last.kept[number] and batch.missing:
         yield f"  then     not known: {batch.missing}"
@@ -108,7 +112,8 @@ def place_of(batch: Batch, page: Page) -> str:
     """Where a page comes from: the file, and the offset or the row in it."""
     extract = batch.stages["extract"]
     row = extract.rows(page.number)[0]
-    return f"{extract.word('file', row) or 'not fetched'} at {int(extract.columns['place'][row]):,}"
+    file, place = extract.word("file", row) or "not fetched", int(extract.columns["place"][row])
+    return f"{file} at {place:,}" if place >= 0 else file
 
 
 def _url_line(crawl: Crawl, page: Page) -> str:
@@ -124,10 +129,15 @@ def url_of(crawl: Crawl, page: Page) -> str:
             path = crawl.out.pages(page.batch)
         elif stage.name == "quality" and stage.kept[number]:
             row = stage.rows(number)[0]
-            path, number = f"{crawl.out.corpus}/{stage.word('file', row)}", int(stage.columns["place"][row])
+            path, number = str(shard_of(crawl, stage, row)), int(stage.columns["place"][row])
         if path and (row_found := read_rows(path, some_columns("url"), [number])):
             return str(row_found[number]["url"])
     return ""
+
+
+def shard_of(crawl: Crawl, quality: Stage, row: int) -> Path:
+    """The shard of a kept document. Raises StageError where it is not in the corpus."""
+    return inside(crawl.out.corpus, quality.word("file", row))
 
 
 def _verdict(crawl: Crawl, stage: Stage, rows: range) -> str:
@@ -156,6 +166,8 @@ def _verdict(crawl: Crawl, stage: Stage, rows: range) -> str:
 
 def explain(stage: Stage, reason: str, score: float) -> str:
     """A reason in words, with the options that decided; "" where its name says it."""
+    if reason.startswith(contaminated_reason("")):
+        return "it has an n-gram of this evaluation set"
     if rule := RULES.get(reason):
         return f"{rule.doc}, {bounds_of(rule)}"
     try:
@@ -175,8 +187,9 @@ def bounds_of(rule: Rule) -> str:
 
 
 def _threshold(crawl: Crawl, language: str) -> float | None:
-    path = crawl.out.quality_report(language)
-    return float(read_json(path)["threshold"]) if Path(path).exists() else None
+    folder = Path(crawl.out.quality_report("x")).parent
+    path = inside(folder, f"{language}.json")
+    return float(read_json(path)["threshold"]) if path.exists() else None
 
 
 def _more(crawl: Crawl, page: Page, stage: Stage, number: int, configfile: list[str]) -> Iterator[str]:

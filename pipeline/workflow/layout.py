@@ -107,6 +107,10 @@ class Layout:
     def page_file(self, name: str) -> str:
         return f"{self.root}/pages/{name}.arrow"
 
+    def page_decisions(self, name: str) -> str:
+        """What became of each page of an archive in `extract`, beside the archive's pages."""
+        return f"{self.root}/pages/{name}.decisions"
+
     def decisions(self, stage: str, batch: str) -> str:
         """What became of each page of a batch in a stage that has a ledger of this name."""
         return f"{self.root}/decisions/{stage}/{batch}.arrow"

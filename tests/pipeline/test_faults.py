@@ -19,19 +19,24 @@ def stages(folder: Path, warc: Path, language_id: str) -> dict[str, tuple[list[s
     from pipeline.crawl.origins import unique_name
 
     at = {name: str(folder / name) for name in ("pages.json", "l.json", "h.arrow", "index.arrow", "d.arrow",
-                                                "out/h.arrow", "out", "corpus", "s.json")}  # fmt: skip
+                                                "out/h.arrow", "out", "corpus", "s.json",
+                                                "e.rows", "d.rows", "s.rows")}  # fmt: skip
     pages = unique_name(warc.name, str(warc))
     ledger = ["--ledger", at["l.json"]]
     return {
-        "extract": (["--warcs", str(warc), "--language-id", language_id, "--output", at["pages.json"], *ledger],
-                    [f"warcs/{pages}.arrow", f"warcs/{pages}.ledger.json", "pages.json"]),
+        "extract": (["--warcs", str(warc), "--language-id", language_id, "--output", at["pages.json"], *ledger,
+                     "--decisions", at["e.rows"]],
+                    [*(f"warcs/{pages}.{kind}" for kind in ("decisions", "arrow", "ledger.json")), "e.rows",
+                     "pages.json"]),
         "dedup-hash": (["--pages", at["pages.json"], "--output", at["h.arrow"]], ["h.arrow"]),
         "dedup-reduce": (["--hashes", at["h.arrow"], "--output", at["out"], "--index", at["index.arrow"]],
                          ["out/h.arrow", "index.arrow"]),
         "dedup-apply": (["--pages", at["pages.json"], "--duplicates", at["out/h.arrow"], "--output",
-                         at["d.arrow"], *ledger, "--min-chars", "1"], ["d.arrow"]),
+                         at["d.arrow"], *ledger, "--decisions", at["d.rows"], "--min-chars", "1"],
+                        ["d.arrow", "d.rows"]),
         "shards": (["--documents", at["d.arrow"], "--languages", "fr", "--name", "00000", "--output",
-                    at["corpus"], "--ledger", at["s.json"]], ["corpus/fr/train-00000.arrow", "s.json"]),
+                    at["corpus"], "--ledger", at["s.json"], "--decisions", at["s.rows"]],
+                   ["corpus/fr/train-00000.arrow", "s.rows", "s.json"]),
     }  # fmt: skip
 
 
