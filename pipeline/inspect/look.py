@@ -30,15 +30,17 @@ def look(output: str, page: str, reasons: list[str], warcs: list[str], each: int
     if not drawn:
         known = sorted({kind.reason or kind.fate for kind in draw(crawl, [], 1, seed)[1]})
         raise StageError(f"{output}: no page has the reason {' or '.join(reasons)}; there are {', '.join(known)}")
-    samples = [
-        _sample(one, text, explain(crawl.batch(one.page.batch).stages[one.kind.stage], one.kind.reason, one.score))
-        | {"place": place_of(crawl.batch(one.page.batch), one.page)}
-        for one, text in texts_of(crawl, drawn[:MOST_PAGES], warcs)
-    ]
-    write_text(page, _page(output, samples, len(drawn), counts, seed))
+    shown = drawn[:MOST_PAGES]
+    by_batch = sorted(range(len(shown)), key=lambda i: shown[i].page.batch)  # of which few are in memory
+    samples = {}
+    for i, (one, text) in zip(by_batch, texts_of(crawl, [shown[i] for i in by_batch], warcs), strict=True):
+        batch = crawl.batch(one.page.batch)
+        explained = explain(batch.stages[one.kind.stage], one.kind.reason, one.score)
+        samples[i] = _sample(one, text, explained, place_of(batch, one.page))
+    write_text(page, _page(output, [samples[i] for i in sorted(samples)], len(drawn), counts, seed))
 
 
-def _sample(drawn: Drawn, text: Text, explained: str) -> dict[str, Any]:
+def _sample(drawn: Drawn, text: Text, explained: str, place: str) -> dict[str, Any]:
     kind = drawn.kind
     return {
         "stage": kind.stage,
@@ -47,6 +49,7 @@ def _sample(drawn: Drawn, text: Text, explained: str) -> dict[str, Any]:
         "language": kind.language or "language unknown",
         "score": drawn.score if drawn.score == drawn.score else None,
         "explained": explained,
+        "place": place,
         "is_part": kind.is_part,
         "url": text.url[:URL_CHARS],
         "what": text.what,

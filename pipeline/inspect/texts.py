@@ -99,7 +99,7 @@ def _archived(crawl: Crawl, drawn: Drawn, archives: dict[str, str], extractor: E
         return Text("", "", "damage, not a page" if not wanted else f"{named} is not here; name it in --warcs")
     record = record_at(path, int(extract.columns["place"][row]), wanted)
     if record is None:
-        return Text("", "", f"no such record in {path}")
+        return Text("", "", f"not found again in {path}")
     codec = charset_of(record.body, record.charset)[0]
     if is_html(record.content_type, record.body) and (text := extractor.extract(record.body, codec).text):
         return Text(record.url, text, "main text")

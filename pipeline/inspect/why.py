@@ -15,6 +15,7 @@ from pipeline.common.schemas import some_columns
 from pipeline.common.shown import without_steering
 from pipeline.corpus.decontaminate import contaminated_reason
 from pipeline.corpus.filters import RULES, Rule
+from pipeline.extract.pages import fit_text
 from pipeline.inspect.fates import Batch, Crawl, Page, Stage, lost_records, open_crawl, pages_of_urls, read_rows
 from pipeline.inspect.paragraphs import Dropped, dropped_paragraphs, pages_of_paragraph, pages_with_text
 from pipeline.inspect.token_rows import rows_of_document
@@ -46,7 +47,7 @@ def why(page: str, output: str, configfile: list[str]) -> None:
     `configfile` is the config or configs of the run, whose domains say which rows of tokens a document is in.
     Raises StageError where nothing is known of such a page, with what may be the cause.
     """
-    crawl = open_crawl(output)
+    crawl, page = open_crawl(output), fit_text(page)
     pages, how = find(crawl, page)
     if not pages:
         raise StageError(_unknown(crawl, page, output))
@@ -64,6 +65,8 @@ def find(crawl: Crawl, page: str) -> tuple[list[Page], str]:
     for url, pages in zip(urls, pages_of_urls(crawl, urls), strict=True):
         if pages:
             return pages, "pages of this URL" if url == page else f"pages of {_short(url, URL_CHARS)}"
+    if len(urls) > 1:  # others may name it in their text
+        return [], ""
     if pages := pages_of_paragraph(crawl, page):
         return pages, "batches with this paragraph, of each its first page"
     return pages_with_text(crawl, page, MOST_PAGES), f"pages with this text, {MOST_PAGES} at most"
@@ -83,10 +86,9 @@ def variants(url: str) -> list[str]:
 
 def _unknown(crawl: Crawl, page: str, output: str) -> str:
     lost = lost_records(crawl)
-    causes = [
-        "it is not in the crawl under exactly this URL",
-        "or it is text of a page that was dropped before its text was kept",
-    ]
+    causes = ["it is not in the crawl under exactly this URL"]
+    if len(variants(page)) == 1:
+        causes.append("or it is text of a page that was dropped before its text was kept")
     if lost:
         some = "; ".join(f"{count:,} {name}" for count, name in lost[:3])
         causes.append(f"or it is one of {sum(count for count, _ in lost):,} records lost to damage ({some})")
@@ -246,7 +248,8 @@ def near_lines(crawl: Crawl, batch: str, number: int) -> Iterator[str]:
 def _cluster(line: str, path: str) -> dict[str, Any]:
     try:
         cluster = json.loads(line)
-        if all("similarity" in other for other in cluster["near_duplicates"]) and "url" in cluster:
+        others = [dict(other) for other in cluster["near_duplicates"]]
+        if "url" in cluster and all("similarity" in other for other in others):
             return dict(cluster)
     except (ValueError, RecursionError, TypeError, KeyError):
         pass

@@ -29,7 +29,7 @@ HOSTILE = "<script>alert(1)</script>\x1b[2J\u202eevil"
 
 def fates():
     """The records of two archives: (URL, body, type)."""
-    own = ["Un paragraphe que nul autre n'a, sur le chat et la petite fille qui dort dans la maison de son ami."]
+    own = ["Un paragraphe que nul autre n'a, que l'on nomme https://site.example/named, sur le chat de son ami."]
     changed = [f"{line} bis" for line in prose("fr", 3, 12)]
     first = [
         (f"{SITE}/kept", page(prose("fr", 1)), HTML),
@@ -147,11 +147,15 @@ def test_a_page_is_found_by_a_paragraph_or_a_piece_of_its_text(why):
 
 
 def test_of_an_unknown_page_the_causes_are_said(why):
+    assert f": {SITE}/part\n" in why(f"que l'on nomme {SITE}/named")
+    assert "text of a page" in why("no such text", status=1)
+    for url in (f"{SITE}/named", f"{SITE}/\udcff"):
+        assert "text of a page" not in why(url, status=1)
     said = why(f"{SITE}/cut", status=1)
     assert (
         "nothing is known of" in said and "or it is one of 1 records lost to damage (1 truncated_file in" in said
     )
-    assert "no such folder" not in said and len(said.splitlines()) == 1
+    assert len(said.splitlines()) == 1
 
 
 def test_hostile_urls_and_texts_steer_nothing(why):
