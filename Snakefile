@@ -1,15 +1,18 @@
 # From web archives to an extended model and the evidence for it. `snakemake --cores all all`
+import os
 from os.path import relpath
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
+# First, since an environment with an older one may lack all else.
+min_version("9.27")
+
 from pipeline.common.errors import StageError
 from pipeline.crawl.commoncrawl import archives, texts
 from pipeline.common.config import ConfigError, bad_path, flags, read
 from pipeline.common.engine import open_to_others
-from pipeline.common.yaml_file import load_yaml
 from pipeline.extract.language import without_label
 from pipeline.common.shown import printable_lines
 from pipeline.workflow.fingerprint import fingerprint
@@ -17,15 +20,13 @@ from pipeline.workflow.layout import Layout
 from pipeline.workflow.quoting import exactly, unsafe_in_scripts
 from pipeline.workflow.records import keep, restore
 from pipeline.workflow.watch import watch
+from pipeline.workflow.start import job_environment, read_configs
 from train.config import Config, eval_domains
-
-min_version("9.27")
-
 
 # Only without one of the user's: Snakemake would merge the two.
 if not workflow.configfiles:
 
-    configfile: "configs/demo.yaml"
+    configfile: Path(workflow.basedir, "configs/demo.yaml")
 
 
 # The image of the Dockerfile, made where the workflow runs, for `--sdm apptainer`. Else nothing looks for it.
@@ -39,13 +40,15 @@ report: "train/report/captions/workflow.rst"
 CONFIG_FILES = [relpath(path) for path in workflow.configfiles]
 
 try:
-    for path in CONFIG_FILES:
-        if problem := bad_path(path):
-            raise ConfigError(problem)
-        # Snakemake has read it by then, but says nothing of a key that stands twice.
-        if Path(path).suffix != ".json":
-            load_yaml(path)
-    OPTIONS = read(Config, config, ", ".join(CONFIG_FILES))
+    os.environ.update(job_environment(workflow.basedir, os.environ))
+    if problem := bad_path(relpath(workflow.basedir)):
+        raise ConfigError(problem)
+    WORDS = workflow.config_settings.config_args or ()
+    OPTIONS = read(
+        Config,
+        read_configs(CONFIG_FILES, WORDS),
+        ", ".join([*CONFIG_FILES, *(["--config"] if WORDS else [])]),
+    )
     OUT = Layout(OPTIONS.output)
     ARCHIVES = (
         archives(OPTIONS.crawl)
@@ -80,9 +83,8 @@ onstart:
         files = (
             file for job in workflow.dag.jobs for file in (*job.input, *job.output)
         )
-        words = workflow.config_settings.config_args or ()
         if problem := unsafe_in_scripts(
-            [Path.cwd(), *CONFIG_FILES, *words, *files]
+            [Path.cwd(), workflow.basedir, *CONFIG_FILES, *WORDS, *files]
         ):
             raise WorkflowError(problem)
     watch(workflow, OUT, config)

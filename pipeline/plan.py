@@ -25,6 +25,7 @@ from pipeline.crawl.manifest import batches
 from pipeline.crawl.options import Crawl, Sample
 from pipeline.network.urls import is_url
 from pipeline.workflow.benchmark_files import core_seconds, number, read_rows
+from pipeline.workflow.fingerprint import ROOT
 from pipeline.workflow.freed import archive_bytes, read_freed, written
 from pipeline.workflow.layout import Layout
 
@@ -256,8 +257,9 @@ def run_calibration(data: dict[str, Any], entries: list[list[str]], count: int, 
     config = Path(output, "config.json")
     config.parent.mkdir(parents=True, exist_ok=True)
     write_json(config, calibration(data, entries, count, output))
-    snakemake = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--nolock", f"--configfile={config}"]
-    done = subprocess.run([*snakemake, "--", Layout(output).stats], stdout=sys.stderr, check=False)
+    snakemake = [sys.executable, "-m", "snakemake", f"--snakefile={ROOT}/Snakefile", f"--configfile={config}"]
+    words = ["--cores", str(cores), "--nolock", "--", Layout(output).stats]
+    done = subprocess.run([*snakemake, *words], stdout=sys.stderr, check=False)
     config.unlink()  # it has the signatures of signed URLs
     if done.returncode:
         raise StageError(f"the calibration in {output} failed (see above); try more WARCs, or give --measured")

@@ -26,7 +26,7 @@ SOURCE = OUT.source if SETTLE else BACKBONE
 TOKENIZER = OUT.tokenizer if PRETRAIN else SOURCE
 RUNS = OPTIONS.extend.runs
 MODELS = [*(["source"] if SETTLE else []), "backbone", *RUNS]
-GRID = "configs/paper/grid.yaml"
+GRID = relpath(Path(workflow.basedir, "configs/paper/grid.yaml"))
 PAPER = plan(OPTIONS, GRID)
 # The config's runs, and those of the paper's tables (paper.smk): trained and evaluated by the same rules.
 TRAINED = with_runs(OPTIONS, PAPER)
@@ -332,7 +332,7 @@ rule tasks_model:
         run=lambda wildcards: (
             OUT.weights(wildcards.model) if run_folder(OUT, wildcards.model) else []
         ),
-        tasks=[str(task_path(name)) for name in OPTIONS.evaluate.tasks],
+        tasks=[relpath(task_path(name)) for name in OPTIONS.evaluate.tasks],
     output:
         OUT.task_scores("{model}"),
     log:

@@ -125,8 +125,22 @@ def _build(kind: Any, data: Any, path: str, errors: list[str]) -> Any:
             data = float(data)
     if origin is None and isinstance(data, kind) and not (kind in (int, float) and isinstance(data, bool)):
         return data
-    errors.append(f"{path}: expected {type_name(kind)}, found {_shown(data)}")
+    errors.append(f"{path}: expected {wanted(kind)}, found {_shown(data)}{_cure(kind, data)}")
     return _BROKEN
+
+
+def _cure(kind: Any, data: Any) -> str:
+    """How to write what was meant, where that can be seen."""
+    kind = _plain(kind)
+    if kind is int and isinstance(data, str) and data.isdecimal():
+        return f"; write {data} without quotes"
+    if kind is bool and str(data).lower() in ("true", "false"):
+        return f"; write {str(data).lower()} without quotes"
+    if kind is str and isinstance(data, int | float):
+        return "; put it in quotes"
+    if typing.get_origin(kind) is list and _build(typing.get_args(kind)[0], data, "", []) is not _BROKEN:
+        return f"; write [{_shown(data)}]"
+    return ""
 
 
 def _build_dataclass(cls: type, data: Any, path: str, errors: list[str]) -> Any:
@@ -148,7 +162,7 @@ def _build_dataclass(cls: type, data: Any, path: str, errors: list[str]) -> Any:
             if values[name] is not _BROKEN:
                 errors.extend(bad_values(values[name], field.metadata, prefix + name))
         elif default_of(field) is dataclasses.MISSING:
-            errors.append(f"{prefix}{name}: missing; it is {field.metadata['doc'] or 'required'}")
+            errors.append(f"{prefix}{name}: missing; give {wanted(hints[name])}: {field.metadata['doc']}")
             values[name] = _BROKEN
     if _BROKEN in values.values():
         return _BROKEN
@@ -305,6 +319,23 @@ def type_name(kind: Any) -> str:
         return f"mapping of names to {type_name(arguments[1])}"
     names = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
     return names[kind] if kind in names else kind.__name__.lower()
+
+
+def wanted(kind: Any) -> str:
+    """What to write for a value of a type, as a person would say it.
+
+    >>> wanted(int | None), wanted(list[int]), wanted(dict[str, list[list[str]]])
+    ('a whole number or null', 'a list of whole numbers', 'names, each with a list of lists of text')
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(map(wanted, arguments))
+    if origin is list:
+        return "a list of " + re.sub(r"^a ([\w ]*(?:number|list))", r"\1s", wanted(arguments[0]))
+    if origin is dict:
+        return f"names, each with {wanted(arguments[1])}"
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(kind, "keys and values")
 
 
 # Command lines ------------------------------------------------------------------------------------

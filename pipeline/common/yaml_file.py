@@ -35,7 +35,13 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: bytes) -> dict[str, Any]:
-    """The mapping that a text is, by PyYAML's safe loader; of an empty text an empty one.
+    """The mapping that a text is; of an empty text an empty one. Raises ConfigError as `parse_value` does."""
+    data = parse_value(text)
+    return {} if data is None else _mapping(data)
+
+
+def parse_value(text: bytes) -> Any:
+    """What a text is, by PyYAML's safe loader; of an empty text None.
 
     Raises ConfigError where it is no such YAML, a key stands twice in one mapping, or it is beyond FILE_BYTES,
     VALUES (which count wherever an alias repeats them), DEPTH or KEY_CHARS.
@@ -46,9 +52,9 @@ def parse_yaml(text: bytes) -> dict[str, Any]:
         loader = yaml.SafeLoader(text.decode())
         root = loader.get_single_node()
         if root is None:
-            return {}
+            return None
         _measure(root, {})
-        data = loader.construct_document(root)
+        return loader.construct_document(root)
     except RecursionError:
         raise ConfigError(f"nested deeper than {DEPTH}, or in itself; write it flatter") from None
     except ConfigError:
@@ -56,7 +62,6 @@ def parse_yaml(text: bytes) -> dict[str, Any]:
     # Of a value too, such as the date 2026-13-01, or `!!bool x`, on which the loader fails in a way of its own.
     except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
         raise ConfigError(f"not valid YAML: {one_line(error)}") from None
-    return _mapping(data)
 
 
 def _mapping(data: Any) -> dict[str, Any]:

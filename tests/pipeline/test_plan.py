@@ -85,7 +85,7 @@ def test_a_plan_prints_its_assumptions_and_what_was_not_measured_and_compares(ru
     plan(str(config), str(run), 2, 10**9, 1, "")
     text = capsys.readouterr().out
     assert "- NOT in the plan, since that run had no such stage: card, dedup_apply, dedup_hash, shards" in text
-    assert "extend: missing; it is the runs" in text  # this config has no training to predict
+    assert "extend: missing; give keys and values: the runs" in text  # this config has no training to predict
     found = json.loads((tmp_path / "out/plan.json").read_text())
     assert found["bytes"] == bytes_read(str(run))
     # The same archives in the same jobs: what was measured is what is predicted.

@@ -53,7 +53,7 @@ def test_all_errors_are_listed_at_once_with_key_and_cure():
     text = str(caught.value)
     assert len(text.splitlines()) == 4, text
     assert "my.yaml: extrct: unknown key; did you mean extract?" in text
-    assert "extract.languages: expected list of text, found 'fr'" in text
+    assert "extract.languages: expected a list of text, found 'fr'; write ['fr']" in text
     assert "extract.min_chars: -3 characters is too small; the least is 1 characters" in text
     assert "extend.runs.a.method: 'magic' is not a choice; choose one of finetune, " in text
 
@@ -92,7 +92,16 @@ def test_all_errors_are_listed_at_once_with_key_and_cure():
             {"domains": DOMAINS | {"x": {"language": "fr", "urls": "("}}},
             "domains.x.urls: not a regular expression",
         ),
-        ({"output": 3}, "output: expected text, found 3"),
+        ({"output": 3}, "output: expected text, found 3; put it in quotes"),
+        (
+            {"tokens": {"row_tokens": "64"}},
+            "row_tokens: expected a whole number, found '64'; write 64 without quotes",
+        ),
+        ({"near": {"enabled": "True"}}, "near.enabled: expected true or false, found 'True'; write true without"),
+        (
+            {"extend": {"runs": {"a": {}}}},
+            "extend.runs.a.learning_rate: missing; give a number: peak learning rate",
+        ),
         ({"crawl": {"warcs": ["no/*.gz"]}}, "crawl.warcs: no file matches no/*.gz"),
         ({"crawl": {"warcs": [__file__, __file__]}}, "test_config.py is named twice"),
     ],
@@ -296,7 +305,7 @@ def test_bool_is_no_number():
     class One:
         count: int = option(1, "a count")
 
-    with pytest.raises(ConfigError, match="count: expected whole number, found True"):
+    with pytest.raises(ConfigError, match="count: expected a whole number, found True"):
         read(One, {"count": True})
 
 

@@ -136,12 +136,12 @@ COUNTS = {"shards": 1, "documents": 1, "paragraphs": 1, "bytes": 1}
         ({"fr": {"train": COUNTS | {"shards": 10**12}}}, "train-00001.arrow: missing; the statistics count 1,0"),
         ({"fr": {"train": COUNTS | {"shards": 10**30}}}, "shards: 10{30} files is too large"),
         ({"fr": {"train": COUNTS | {"shards": -1}}}, "shards: -1 files is too small"),
-        ({"fr": {"train": COUNTS | {"shards": "1"}}}, "shards: expected whole number, found '1'"),
-        ({"fr": {"train": COUNTS | {"shards": True}}}, "shards: expected whole number, found True"),
+        ({"fr": {"train": COUNTS | {"shards": "1"}}}, "shards: expected a whole number, found '1'"),
+        ({"fr": {"train": COUNTS | {"shards": True}}}, "shards: expected a whole number, found True"),
         ({"fr": {"train": []}}, "train: expected keys and values"),
-        ({"fr": None}, "fr: expected mapping"),
-        ([], "languages: expected mapping"),
-        (None, "languages: expected mapping"),
+        ({"fr": None}, "fr: expected names"),
+        ([], "languages: expected names"),
+        (None, "languages: expected names"),
     ],
 )
 def test_names_and_counts_of_the_statistics_are_checked(value, problem, recipe, again, tmp_path):

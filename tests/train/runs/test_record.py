@@ -39,8 +39,8 @@ def test_a_wrong_file_is_refused_with_its_name_the_key_and_the_cure(tmp_path: Pa
     with pytest.raises(StageError) as error:
         read_run(tmp_path)
     text = str(error.value)
-    assert f"{path}: seconds: missing; it is the time of the steps alone" in text
-    assert f"{path}: ranks: expected whole number, found 'one'" in text
+    assert f"{path}: seconds: missing; give a number: the time of the steps alone" in text
+    assert f"{path}: ranks: expected a whole number, found 'one'" in text
     assert text.endswith("train the run again with `extend`")
     path.write_text("{")
     with pytest.raises(StageError, match=r"run\.json: damaged JSON .*; train the run again"):
