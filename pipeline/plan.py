@@ -10,11 +10,11 @@ import glob
 import math
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline.common.config import read
+from pipeline.common.config import ConfigError, option, read
 from pipeline.common.engine import Engine
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_json, write_json
@@ -58,15 +58,32 @@ class Measured:
     examples: int = 0  # of quality_train
 
 
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """What of a config decides the cost of the corpus."""
+
+    output: str = option("results", "folder of all that the workflow makes", path=True)
+    engine: Engine = option(Engine(), "where the batch stages run")
+    sample: Sample = option(Sample(), "the sample crawl")
+    crawl: Crawl = option(Crawl(), "the archives to read")
+    filter: Filter = option(Filter(), "heuristic filters and decontamination")
+    near: Near = option(Near(), "near-duplicates")
+    quality: Quality = option(Quality(), "quality classifiers")
+
+
+SECTIONS = {field.name for field in fields(Corpus)}
+
+
 def plan(configfile: str, measured: str | None, calibrate: int, warc_bytes: int, cores: int, output: str) -> None:
     """Print the prediction as a table in Markdown, with what it assumes, and write it as JSON.
 
-    Raises StageError where nothing was measured.
+    Raises ConfigError where the config is wrong, StageError where nothing was measured.
     """
     data = load_yaml(configfile)
-    crawl = read(Crawl, data.get("crawl", {}), configfile)
-    out = Layout(data.get("output", "results"))
-    entries = archives(crawl) if crawl.given else [out.samples(read(Sample, data.get("sample", {})).files)]
+    training = training_cost(data, configfile)
+    config = read(Corpus, {key: data[key] for key in SECTIONS & data.keys()}, configfile)
+    crawl, out = config.crawl, Layout(config.output)
+    entries = archives(crawl) if crawl.given else [out.samples(config.sample.files)]
     left_out = [LEFT_OUT[name] for name in LEFT_OUT if getattr(crawl, name)]
     entries = [part for part in entries if not part[0].startswith(RECORDS)]
     if not entries:
@@ -79,11 +96,9 @@ def plan(configfile: str, measured: str | None, calibrate: int, warc_bytes: int,
         Path(warc).stat().st_size if Path(warc).is_file() else warc_bytes for part in entries for warc in part
     ]
     counts = [len(part) for part in batches(entries, crawl.warcs_per_job).values()]
-    workers = min(read(Engine, data.get("engine", {})).workers, cores)
-    rows = predict(
-        stages, sum(sizes) / known, counts, workers, cores, read(Quality, data.get("quality", {})).max_examples
-    )
-    unmeasured = sorted(set(expected(data)).difference(stages))
+    workers = min(config.engine.workers, cores)
+    rows = predict(stages, sum(sizes) / known, counts, workers, cores, config.quality.max_examples)
+    unmeasured = sorted(set(expected(config)).difference(stages))
     notes = [*ASSUMPTIONS, f"rates of {measured}: {known / 1e9:.3g} GB of archives", *left_out]
     if any(is_url(part[0]) for part in entries):
         notes.append("NOT in the plan: the time that transfers take")
@@ -92,9 +107,22 @@ def plan(configfile: str, measured: str | None, calibrate: int, warc_bytes: int,
     prediction = {"warcs": len(sizes), "bytes": sum(sizes), "cores": cores, "stages": rows, "assumptions": notes}
     write_json(output or out.plan, prediction)
     print("\n".join(table(prediction)))
+    print(f"\n## Training\n\n{training}")
+
+
+def training_cost(data: dict[str, Any], configfile: str) -> str:
+    """What `train cost` says of a config, or why it cannot; of one without training too.
+
+    Raises ConfigError with all that is wrong with a config that has one.
+    """
     command = [sys.executable, "-m", "train", "cost", f"--configfile={configfile}"]
     cost = subprocess.run(command, capture_output=True, text=True, check=False)
-    print(f"\n## Training\n\n{cost.stdout or cost.stderr.strip().splitlines()[-1]}")
+    if cost.returncode == 0:
+        return cost.stdout
+    _, _, problem = cost.stderr.strip().rpartition("train cost: ")  # behind what libraries log
+    if problem.startswith(f"{configfile}: ") and {"backbone", "extend"} <= data.keys():
+        raise ConfigError(problem)
+    return f"NOT in the plan: {problem or f'it ended with status {cost.returncode}'}"
 
 
 def outputs_by_stage(out: Layout) -> dict[str, list[str]]:
@@ -126,13 +154,12 @@ def outputs_by_stage(out: Layout) -> dict[str, list[str]]:
     }
 
 
-def expected(data: dict[str, Any]) -> list[str]:
+def expected(config: Corpus) -> list[str]:
     """The stages that a config has."""
     off = {
-        "filter": not read(Filter, data.get("filter", {})).active,
-        **dict.fromkeys(("near_hash", "near_reduce", "near_apply"), not read(Near, data.get("near", {})).enabled),
-        "quality_train": not data.get("quality", {}).get("positives")
-        and not data.get("quality", {}).get("models"),
+        "filter": not config.filter.active,
+        **dict.fromkeys(("near_hash", "near_reduce", "near_apply"), not config.near.enabled),
+        "quality_train": not config.quality.positives and not config.quality.models,
     }
     return [stage for stage in outputs_by_stage(Layout("")) if not off.get(stage)]
 

@@ -39,11 +39,12 @@ def print_cost(configfile: str, gpus: list[int], mfu: float | None) -> None:
     config's `pretrain`, or else from its source. Raises StageError where none of these can be read.
     """
     config = read_yaml(Config, configfile)
+    rows = cost_rows(config, configfile, gpus, mfu)  # first, so that an error stands alone
     print(f"{configfile}: predicted for H100 GPUs of {H100_FLOPS / 1e12:g} TFLOP/s (dense bf16)\n")
     hours = " | ".join(f"hours on {count}" for count in gpus)
     print(f"| training | weights | extra | GFLOPs a token | tokens | {hours} | GiB | GiB, checkpointing | MFU |")
     print("|---|---:|---:|---:|---:|" + "---:|" * (len(gpus) + 2) + "---|")
-    for row in cost_rows(config, configfile, gpus, mfu):
+    for row in rows:
         print(table_row(row))
     print("\nGiB: weights, gradients, AdamW and activations of one micro-batch on each GPU, unsharded.")
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from snakemake.common.configfile import load_configfile
 
-from pipeline.common.config import read
+from pipeline.common.config import ConfigError, read
 from pipeline.common.errors import StageError
 from pipeline.crawl.manifest import manifest
 from pipeline.crawl.options import Crawl
@@ -27,6 +27,7 @@ from pipeline.plan import (
     plan,
     predict,
     run_calibration,
+    training_cost,
 )
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
@@ -93,6 +94,25 @@ def test_a_plan_prints_its_assumptions_and_what_was_not_measured_and_compares(ru
         assert row["predicted_seconds"] == pytest.approx(row["real_seconds"])
         assert row["predicted_bytes"] == row["real_bytes"]
     assert {row["real_seconds"] for row in compare_with_real(found, str(tmp_path))} == {None}
+
+
+def test_what_is_wrong_with_a_config_is_said_before_anything_is_measured(tmp_path, monkeypatch):
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"backbone": {}, "extend": {}, "crawl": {"warcs": ["no/*.gz"]}}))
+    wrong = f"{config}: crawl.warcs: no file matches\n{config}: extend.runs: no run"
+
+    def cost(problem):
+        done = subprocess.CompletedProcess([], 1, "| training |\n", f"12:00:00 Retrying\ntrain cost: {problem}\n")
+        monkeypatch.setattr("pipeline.plan.subprocess.run", lambda *_, **__: done)
+
+    cost(wrong)
+    with pytest.raises(ConfigError) as caught:
+        plan(str(config), None, 2, 10**9, 1, "")
+    assert str(caught.value) == wrong
+    cost("the hub cannot be reached")  # which the corpus does not need
+    with pytest.raises(ConfigError, match=r"config.yaml: crawl.warcs: no file matches no/\*.gz"):
+        plan(str(config), None, 2, 10**9, 1, "")
+    assert training_cost({}, str(config)) == "NOT in the plan: the hub cannot be reached"
 
 
 def test_a_calibration_takes_warcs_from_all_of_the_crawl_one_a_job(tmp_path):
