@@ -30,6 +30,9 @@ class Paper:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from bad_runs(self.runs)
+        for name, run in self.runs.items():
+            if run.base:
+                yield f"runs.{name}.base", "the paper's runs start from the backbone; take it out"
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             yield "seeds", f"{self.seeds} has none or one twice; give different numbers"
 
@@ -73,6 +76,7 @@ class Config:
             "evaluate.learning": self.evaluate.learning,
             **{f"evaluate.others[{i}]": name for i, name in enumerate(self.evaluate.others)},
             **{f"extend.runs.{name}.new": run.new for name, run in self.extend.runs.items() if run.new},
+            **{f"paper.runs.{name}.new": run.new for name, run in self.paper.runs.items() if run.new},
         }
         if self.backbone.pretrain:  # else the tokenizer is the backbone's own
             used["tokens.domain"] = self.tokens.domain
@@ -98,9 +102,12 @@ class Config:
                     f"domains.{name}.language",
                     f"{domain.language!r} is not in extract.languages {self.extract.languages}; add it there",
                 )
-        for language in (*self.quality.positives, *self.quality.models):
-            if language not in self.extract.languages:
-                yield f"quality.positives.{language}", f"not in extract.languages {self.extract.languages}"
+        for key in ("positives", "models"):
+            for language in set(getattr(self.quality, key)).difference(self.extract.languages):
+                yield (
+                    f"quality.{key}.{language}",
+                    f"not in extract.languages {self.extract.languages}; add it there",
+                )
 
     def _bad_control(self) -> Iterator[tuple[str, str]]:
         name, runs = self.evaluate.control, self.extend.runs

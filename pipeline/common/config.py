@@ -174,7 +174,11 @@ def _build_dataclass(cls: type, data: Any, path: str, errors: list[str]) -> Any:
 
 def bad_values(value: Any, rule: Mapping[str, Any], path: str) -> Iterator[str]:
     """What is wrong with a value of its type, or with those in a list or mapping, by the metadata of an option."""
-    for item in value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from bad_values(item, rule, f"{path}.{name}")
+        return
+    for item in value if isinstance(value, list) else [value]:
         if item is None:
             continue
         if isinstance(item, int | float) and (problem := bad_number(item, rule)):
@@ -257,13 +261,13 @@ def bad_name(name: str) -> str | None:
     """Why `name` cannot be part of a path and a word on a command line, or None.
 
     >>> bad_name("neutral-1.5"), bad_name("../x")
-    (None, "a name is made of letters, digits, '_', '.' and '-', and begins with none of the last two")
+    (None, "a name is made of letters, digits, '_', '.' and '-', and begins with none of the last two; rename it")
     """
     if len(name.encode(errors="replace")) > LONGEST_NAME:
         return f"a name has at most {LONGEST_NAME} bytes, since files are called after it; shorten it"
     if re.fullmatch(NAME, name):
         return None
-    return "a name is made of letters, digits, '_', '.' and '-', and begins with none of the last two"
+    return "a name is made of letters, digits, '_', '.' and '-', and begins with none of the last two; rename it"
 
 
 def bad_language(language: str) -> str | None:

@@ -126,8 +126,8 @@ def test_each_wrong_value_names_its_key(change, message):
         *(({"extract": {"languages": ["en", "fr", name]}}, "extract.languages[2]")
           for name in ("..", "--output", "a.b", "a/b", "", "fr")),
         ({"domains": DOMAINS | {"x": {"language": "../fr", "corpus": "."}}}, "domains.x.language"),
-        ({"filter": {"decontaminate": {"sets": {"x": "{y}.txt"}}}}, "filter.decontaminate.sets"),
-        ({"quality": {"models": {"fr": "a\nb"}}}, "quality.models"),
+        ({"filter": {"decontaminate": {"sets": {"x": "{y}.txt"}}}}, "filter.decontaminate.sets.x"),
+        ({"quality": {"models": {"fr": "a\nb"}}}, "quality.models.fr"),
         ({"crawl": {"texts": [{"files": ["s3://a/b.jsonl"], "language": "-x"}]}}, "crawl.texts[0].language"),
         ({"evaluate": {"tasks": ["{x}.yaml"]}}, "evaluate.tasks[0]"),
         ({"evaluate": {"tasks": ["mmlu", "x/mmlu.yaml"]}}, "evaluate.tasks[1]: x/mmlu.yaml"),
