@@ -9,10 +9,12 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from conftest import ROOT
+from snakemake.profiles import ProfileConfigFileParser
 
 PLUGINS = {
     "slurm": "snakemake_executor_plugin_slurm",
@@ -90,6 +92,42 @@ def test_a_kubernetes_job_asks_for_its_resources_and_runs(config, tmp_path, snak
     (job,) = [yaml.safe_load(p.read_text())["spec"]["template"]["spec"] for p in folder.glob("*.yaml")]
     assert job["containers"][0]["resources"]["limits"] == {"cpu": "1", "memory": "2000Mi", "nvidia.com/gpu": "0"}
     assert job["volumes"][0]["persistentVolumeClaim"] == {"claimName": "claim"}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "my.yaml: No such file or directory; give a YAML file, and name targets before --configfile"),
+        (b"", "my.yaml: no keys and values in it"),
+        (b"- a", "my.yaml: no keys and values in it"),
+        (b"a: [", "my.yaml: not valid YAML: while parsing a flow node"),
+        (b"\x80", "my.yaml: not valid YAML: 'utf-8' codec"),
+    ],
+    ids=lambda value: repr(value)[:9],
+)
+def test_a_config_file_that_is_none_is_said_in_one_line(content, problem, tmp_path, monkeypatch):
+    path = tmp_path / "my.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    for words in (["--configfile", str(ROOT / "configs/schema.json"), str(path)], [f"--configfile={path}", "-n"]):
+        monkeypatch.setattr(sys, "argv", ["snakemake", *words])
+        with pytest.raises(SystemExit, match=f"^--configfile .*{re.escape(problem)}[^\n]*$"):
+            read_profile()
+    monkeypatch.setattr(sys, "argv", ["snakemake", "all", "--configfile", str(ROOT / "configs/demo.yaml"), "-n"])
+    assert read_profile()["rerun-incomplete"] == "True"
+
+
+def read_profile() -> dict[str, Any]:
+    with (ROOT / "configs/profiles/default/config.yaml").open() as file:
+        return ProfileConfigFileParser().parse(file)
+
+
+def test_an_old_snakemake_is_told_which_is_needed_and_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("snakemake.common.__version__", "8.30.0")
+    with pytest.raises(
+        SystemExit, match=r"^Expecting Snakemake version [\d.]+ .*8\.30\.0.* Run `pip install -e \.`"
+    ):
+        read_profile()
 
 
 @pytest.mark.parametrize("where", ["output", "--config"])

@@ -27,3 +27,16 @@ def test_hooks_use_the_pinned_versions():
     for line in {line for hook in hooks for line in hook["additional_dependencies"]}:
         name, version = line.split("==")
         assert PINNED[name] == version
+
+
+def test_the_least_versions_of_python_and_snakemake_are_said_alike_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    python = project["requires-python"].removeprefix(">=")
+    (snakemake,) = re.findall(r"snakemake>=([\d.]+),", " ".join(project["dependencies"]))
+    for path in ("CONTRIBUTING.md", "docs/guide.md"):
+        assert set(re.findall(r"Python ([\d.]+) or later", (ROOT / path).read_text())) == {python}, path
+    command_line = (ROOT / "pipeline/common/cli.py").read_text()
+    assert f"sys.version_info < ({', '.join(python.split('.'))})" in command_line
+    assert f"Python {python} or later" in command_line
+    for path in ("Snakefile", "configs/profiles/default/config.yaml"):
+        assert re.findall(r'min_version\("([\d.]+)"\)', (ROOT / path).read_text()) == [snakemake], path
