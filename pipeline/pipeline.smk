@@ -51,7 +51,6 @@ if not OPTIONS.extract.language_model:
             OUT.log("language_model"),
         benchmark:
             OUT.benchmark("language_model")
-        retries: 1
         params:
             downloads=exactly(OPTIONS.sample.downloads),
         message:

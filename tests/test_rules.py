@@ -44,3 +44,8 @@ def test_no_rule_calls_the_shell_otherwise():
     sources = "".join(path.read_text("utf-8") for path in FILES)
     assert sources.count("shell:") == len(list(commands())) > 20
     assert not re.search(r"shell\(|shell=|os\.system|^ *(run|script|notebook|wrapper):", sources, re.M)
+
+
+def test_no_rule_tries_again_what_cannot_get_better():
+    """Who fetches tries again what a network can mend (pipeline/network/client.py, pip, npm, the hub's client)."""
+    assert not any(re.search(r"^ *retries:", path.read_text("utf-8"), re.M) for path in FILES)

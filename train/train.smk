@@ -155,7 +155,6 @@ else:
             OUT.log("fetch_backbone"),
         benchmark:
             OUT.benchmark("fetch_backbone")
-        retries: 1
         resources:
             mem_mb=8000,
         params:

@@ -29,7 +29,6 @@ if not OPTIONS.crawl.given:
             OUT.log("sample_crawl"),
         benchmark:
             OUT.benchmark("sample_crawl")
-        retries: 1
         resources:
             mem_mb=2000,
         params:
@@ -50,7 +49,6 @@ rule fetch:
         OUT.log("fetch/{batch}"),
     benchmark:
         OUT.benchmark("fetch/{batch}")
-    retries: 1
     resources:
         # Not params: a change of these fetches nothing again.
         connections=OPTIONS.crawl.connections,
@@ -76,7 +74,6 @@ if OPTIONS.crawl.index:
             OUT.log("index_plan"),
         benchmark:
             OUT.benchmark("index_plan")
-        retries: 1
         resources:
             mem_mb=8000,
             connections=OPTIONS.crawl.connections,
@@ -102,7 +99,6 @@ if OPTIONS.crawl.index:
             OUT.benchmark("fetch_records/{part}")
         wildcard_constraints:
             part=r"\d+",
-        retries: 1
         resources:
             mem_mb=2000,
             connections=OPTIONS.crawl.connections,
