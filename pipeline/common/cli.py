@@ -39,8 +39,8 @@ class File:
 class Stage:
     """One stage: `run` is 'module:function', called with the files by name and, if any, `options`.
 
-    `section` is the key of a config (with dots: a key in a key) that holds the options, so that `--config` can be
-    given by hand. `example` ends the help.
+    `section` is the key of a config (with dots: a key in a key) that holds the options, so that `--configfile`
+    can be given by hand. `example` ends the help.
     """
 
     name: str
@@ -187,13 +187,13 @@ def _add_stage(commands: Any, stage: Stage) -> None:
         group = command.add_argument_group("options", "The same keys as in the config.")
         if stage.section:
             text = f"take the options from the section `{stage.section}` of a config"
-            group.add_argument("--config", metavar="YAML", help=text)
+            group.add_argument("--configfile", metavar="YAML", help=text)
         add_arguments(group, stage.options)
 
 
 def _options(stage: Stage, cls: type, given: dict[str, Any]) -> Any:
-    """The stage's options: those of --config, if given, with the flags on top."""
-    config = given.pop("config", None)
+    """The stage's options: those of --configfile, if given, with the flags on top."""
+    config = given.pop("configfile", None)
     data: Any = {}
     if config:
         from pipeline.common.yaml_file import load_yaml
@@ -201,4 +201,5 @@ def _options(stage: Stage, cls: type, given: dict[str, Any]) -> Any:
         data = load_yaml(config)
         for key in stage.section.split("."):
             data = (data.get(key) or {}) if isinstance(data, dict) else data
-    return read(cls, data | given if isinstance(data, dict) else data, config or "command line")
+    section = stage.section if config else ""
+    return read(cls, data | given if isinstance(data, dict) else data, config or "command line", section)

@@ -68,15 +68,15 @@ def option(
     return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
 
 
-def read(cls: type[T], data: Any, source: str = "config") -> T:
-    """Check `data` against the dataclass `cls` and build it.
+def read(cls: type[T], data: Any, source: str = "config", section: str = "") -> T:
+    """Check `data`, all of a file or the section of this key, against the dataclass `cls` and build it.
 
     Raises ConfigError that lists all errors, one a line, as `source: key: problem; cure`.
     """
     errors: list[str] = []
     value: Any = None
     try:
-        value = _build(cls, data, "", errors)
+        value = _build(cls, data, section, errors)
     except OSError as error:  # of a path at which the system will not even look
         errors.append(f"{error.strerror}: {str(error.filename)[:LONGEST_NAME]}; give a path that can be read")
     if errors:

@@ -32,10 +32,10 @@ def test_a_missing_file_is_named(capsys, language_id):
 
 def test_a_wrong_key_of_the_config_is_named(capsys, tmp_path, language_id):
     (tmp_path / "c.yaml").write_text("extract: {min_char: 3}")
-    config = ("--config", tmp_path / "c.yaml")
+    config = ("--configfile", tmp_path / "c.yaml")
     status, line = run(capsys, "extract", "--warcs", "a", "--language-id", language_id, *FILES, *config)
     assert status == 1
-    assert line.endswith("c.yaml: min_char: unknown key; did you mean min_chars?")
+    assert line.endswith("c.yaml: extract.min_char: unknown key; did you mean min_chars?")
 
 
 def test_options_come_from_the_config_and_flags_win(tmp_path, monkeypatch):
@@ -45,7 +45,7 @@ def test_options_come_from_the_config_and_flags_win(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "extract", lambda **values: seen.append(values["options"]))
     (tmp_path / "c.yaml").write_text("extract: {min_chars: 3, language_chars: 500}\ntokens: {}")
     main("pipeline", "", STAGES, ["extract", "--warcs", "a", "--language-id", "b", *FILES,
-                                  "--config", str(tmp_path / "c.yaml"), "--min-chars", "7"])  # fmt: skip
+                                  "--configfile", str(tmp_path / "c.yaml"), "--min-chars", "7"])  # fmt: skip
     assert (seen[0].min_chars, seen[0].language_chars) == (7, 500)
 
 

@@ -437,10 +437,12 @@ def test_the_plan_is_printed_for_a_config_before_anything_is_fetched(server, tmp
     index = {"crawl": CRAWL, "languages": ["fra"], "base_url": server.url, "gap": 5000}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"output": "x", "crawl": {"index": index}}))
     out = [f"--{name}={tmp_path / name}" for name in ("output", "report", "cache")]
-    assert main("pipeline", "", STAGES, ["index-plan", "--config", str(tmp_path / "c.yaml"), *out]) == 0
+    assert main("pipeline", "", STAGES, ["index-plan", "--configfile", str(tmp_path / "c.yaml"), *out]) == 0
     assert "32 records, " in caplog.text
     assert re.search(r"gap +5,000: .* requests, .* MB, .* min  <- crawl\.index\.gap", caplog.text)
     assert "www.site0.fr: " in caplog.text
     assert not [path for path, _ in server.requests if path.endswith(".warc.gz")]
-    assert main("pipeline", "", STAGES, ["index-plan", "--config", str(tmp_path / "c.yaml"), "--tlds", "xx", *out])
+    assert main(
+        "pipeline", "", STAGES, ["index-plan", "--configfile", str(tmp_path / "c.yaml"), "--tlds", "xx", *out]
+    )
     assert "no record of 2 index files has languages ['fra'], tlds ['xx']" in capsys.readouterr().err
