@@ -119,10 +119,17 @@ STAGES = (
     ),
     Stage(
         "text",
-        "Plain text in Parquet or JSON lines to pages, as extract makes them.",
+        "Plain text (.txt, JSON lines, Parquet, Arrow) to pages, as extract makes them.",
         "pipeline.extract.texts:read_texts",
         (
-            File("files", "files, or folders of them (fetch)", many=True),
+            File("files", "files, or folders of fetched ones (fetch)", many=True),
+            File(
+                "folders",
+                "folders that the names of files in them are shown from; other files have their own name alone",
+                many=True,
+                required=False,
+            ),
+            File("documents", "what is a document in a .txt: files or blocks", default="files", metavar="KIND"),
             File("language_id", "fastText language identification model"),
             File("text", "column (or key) of the text", default="text", metavar="NAME"),
             File("url", "column (or key) of the URL, if there is one", default="url", metavar="NAME"),

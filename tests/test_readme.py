@@ -61,12 +61,16 @@ def test_the_config_for_ones_own_crawl_is_valid(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     example, optional = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    commoncrawl, settle, _dask, gpus, task = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+    commoncrawl, own, settle, _dask, gpus, task = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
     config = read(Config, yaml.safe_load(example) | yaml.safe_load(optional))
     assert config.extend.new == "br"
     assert config.filter.active
     crawl = read(Config, yaml.safe_load(example) | yaml.safe_load(commoncrawl)).crawl
     assert crawl.commoncrawl and crawl.index and crawl.texts
+    for name in ("books/br/a.txt", "news/a.txt.gz", "dumps/a.jsonl.zst", "dumps/b.parquet", "my-dataset/a.arrow"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert len(read(Config, yaml.safe_load(example) | yaml.safe_load(own)).crawl.texts) == 4
     settled = yaml.safe_load(example)
     for section, changes in yaml.safe_load(settle).items():
         settled[section] = changes if section == "backbone" else settled.get(section, {}) | changes

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,21 +28,27 @@ MAGIC = b"ARROW1"  # of the file format, which is a stream between two of these,
 END = b"\xff\xff\xff\xff\0\0\0\0"  # of a stream
 
 
-def read_batches(path: str | Path, schema: pa.Schema | None = None) -> Iterator[pa.RecordBatch]:
+def read_batches(
+    path: str | Path, schema: pa.Schema | None = None, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
     """The record batches of an Arrow file or stream, checked, at most ROWS_AT_ONCE rows at a time.
 
     With a `schema` only its columns are read, in its order; they must have its types (any type of string counts
-    as string). Raises StageError where the file has not these columns, is not whole, or is not sound.
+    as string). With `columns` only these, each once, of whatever type they are. Raises StageError where the file
+    has not these columns, is not whole, or is not sound.
     """
     import pyarrow as pa
 
-    _check(path)
+    check_sizes(path)
     with _naming(path), pa.OSFile(str(path), "rb") as source:
         options = pa.ipc.IpcReadOptions()
         if schema is not None:
             found = _open(source).schema
             _check_columns(path, found, schema)
             options.included_fields = [found.get_field_index(name) for name in schema.names]
+        elif columns is not None:
+            found = _open(source).schema
+            options.included_fields = [found.get_all_field_indices(name)[0] for name in columns]
         for batch in _open(source, options):
             if (size := _bytes_of_views(batch)) > MOST_UNPACKED:
                 raise _too_large(path, batch.num_rows, size)
@@ -62,7 +68,7 @@ def map_table(path: str | Path, schema: pa.Schema | None = None) -> pa.Table:
     """
     import pyarrow as pa
 
-    _check(path, mapped=True)
+    check_sizes(path, mapped=True)
     with _naming(path), pa.memory_map(str(path)) as source:
         table = _open(source).read_all()
         if schema is not None:
@@ -152,14 +158,14 @@ def _bytes_of_views(batch: pa.RecordBatch) -> int:
     return sum(int(np.maximum(length, 0).sum(dtype=np.int64)) for length in lengths)
 
 
-def _check(path: str | Path, mapped: bool = False) -> None:
-    """Raises StageError where a file is cut off, or claims to hold more than fits its size or in memory.
+def check_sizes(path: str | Path, mapped: bool = False) -> int:
+    """The rows of a file. Raises StageError where it is cut off, or claims more than fits its size or in memory.
 
     The file is mapped, and only its metadata are read.
     """
     import pyarrow as pa
 
-    dictionaries = 0
+    total = dictionaries = 0
     with _naming(path), pa.memory_map(str(path)) as source:
         is_file = source.read(len(MAGIC)) == MAGIC
         source.seek(8 if is_file else 0)
@@ -175,6 +181,7 @@ def _check(path: str | Path, mapped: bool = False) -> None:
                 rows, unpacked, compressed = _claims(message)
             except (struct.error, IndexError):
                 raise StageError(f"{path}: not a sound Arrow file (metadata of a batch); fetch it again") from None
+            total += rows if message.type == "record batch" else 0
             dictionaries += unpacked if message.type == "dictionary" else 0
             if rows > 8 * unpacked or (not mapped and max(unpacked, dictionaries) > MOST_UNPACKED):
                 raise _too_large(path, rows, unpacked)
@@ -188,6 +195,7 @@ def _check(path: str | Path, mapped: bool = False) -> None:
         source.seek(max(0, source.size() - len(MAGIC)))
         if not whole or (source.read(len(MAGIC)) != MAGIC if is_file else end != source.size()):
             raise StageError(f"{path}: cut off, or something is behind its end; make or fetch it again")
+    return total
 
 
 def _claims(message: Any) -> tuple[int, int, bool]:

@@ -21,6 +21,7 @@ from pipeline.common.files import atomic
 from pipeline.common.shown import shown
 from pipeline.crawl.manifest import LIST_BYTES, LIST_LINES, list_lines, manifest
 from pipeline.crawl.options import CommonCrawl, Crawl, Texts
+from pipeline.crawl.text_files import files_per_job, root, text_files
 from pipeline.network.client import Client
 from pipeline.network.transports import FetchError
 from pipeline.network.urls import digest, is_url, url_problem
@@ -48,6 +49,26 @@ def archives(crawl: Crawl) -> list[list[str]]:
 def texts(crawl: Crawl) -> list[list[str]]:
     """Paths and URLs of the files of each entry of `texts`."""
     return [_texts(entry, crawl) for entry in crawl.texts]
+
+
+def left_out(crawl: Crawl) -> list[str]:
+    """A message for each entry of `texts` with files in its folders that are not of a known kind."""
+    others = [text_files(entry.files).left_out for entry in crawl.texts]
+    return [
+        f"crawl.texts[{number}]: {len(names)} files are of no known kind and not read, such as {names[0]}"
+        for number, names in enumerate(others)
+        if names
+    ]
+
+
+def per_job(crawl: Crawl, archives: list[list[str]], texts: list[list[str]]) -> list[int | None]:
+    """How many files of each entry a job reads, first of the archives; None: as many as make few jobs."""
+    whole = [entry.documents == "files" for entry in crawl.texts]
+    of_texts = [
+        files_per_job(files, crawl.warcs_per_job) if each else crawl.warcs_per_job
+        for files, each in zip(texts, whole, strict=True)
+    ]
+    return [crawl.warcs_per_job] * len(archives) + of_texts
 
 
 def chosen(options: CommonCrawl, cache: str, connections: int) -> list[str]:
@@ -94,6 +115,7 @@ def _client(cache: str, connections: int) -> Client:
 
 
 def _texts(entry: Texts, crawl: Crawl) -> list[str]:
+    """The files of an entry of `texts`."""
     return [file for pattern in entry.files for file in _expanded(pattern, crawl)]
 
 
@@ -101,7 +123,7 @@ def _expanded(pattern: str, crawl: Crawl) -> Iterator[str]:
     """The files of a pattern; a glob on a hub or an object store is looked up once and then kept, with the hub's
     commit of that time."""
     if not pattern.startswith(("s3://", "hf://")) or not {"*", "?", "["}.intersection(pattern):
-        yield from manifest([pattern])[0][0]
+        yield from text_files([pattern]).files
         return
     kept = Path(crawl.cache, "lists", f"{digest(pattern)}.txt")
     if not kept.is_file():
@@ -150,7 +172,12 @@ def text_flags(entry: Texts) -> list[str]:
     """Where the text is in the files of an entry of `texts`, and its language, as words of a command line.
 
     >>> text_flags(Texts(files=[], text="body", url=""))
-    ['--text=body', '--url=']
+    ['--documents=files', '--text=body', '--url=']
     """
-    known = {"text": entry.text, "url": entry.url, "language": entry.language}
+    known = {"documents": entry.documents, "text": entry.text, "url": entry.url, "language": entry.language}
     return [f"--{key}={value}" for key, value in known.items() if value is not None]
+
+
+def text_folders(entry: Texts) -> list[str]:
+    """The folders from which the local files of an entry of `texts` are named."""
+    return list(dict.fromkeys(root(pattern) for pattern in entry.files if not is_url(pattern)))

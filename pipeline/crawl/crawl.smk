@@ -1,20 +1,28 @@
 # Where the pages come from: the sample, archives of one's own, CommonCrawl, plain text. It makes folders that
 # `extract` and `text` read; a batch of local files needs none.
 from pipeline.common.cli import list_argument
-from pipeline.crawl.commoncrawl import batch_files, own_sizes, text_flags
+from pipeline.crawl.commoncrawl import (
+    batch_files,
+    own_sizes,
+    per_job,
+    text_flags,
+    text_folders,
+)
 from pipeline.crawl.manifest import batches
 
-PER_JOB = OPTIONS.crawl.warcs_per_job
+PER_JOB = per_job(OPTIONS.crawl, ARCHIVES, TEXTS)
 BATCHES = batches(ARCHIVES + TEXTS, PER_JOB)
-ARCHIVE_BATCHES = len(batches(ARCHIVES, PER_JOB))
+ARCHIVE_BATCHES = len(batches(ARCHIVES, PER_JOB[: len(ARCHIVES)]))
 # The entry of `texts` that each batch of text belongs to.
 TEXT_BATCHES = dict(
     zip(
         list(BATCHES)[ARCHIVE_BATCHES:],
         (
             entry
-            for entry, files in zip(OPTIONS.crawl.texts, TEXTS)
-            for _ in batches([files], PER_JOB)
+            for entry, files, size in zip(
+                OPTIONS.crawl.texts, TEXTS, PER_JOB[len(ARCHIVES) :]
+            )
+            for _ in batches([files], size)
         ),
     )
 )
@@ -143,10 +151,12 @@ if TEXT_BATCHES:
                 BATCHES[wildcards.batch], OPTIONS.crawl.given
             ),
             columns=lambda wildcards: text_flags(TEXT_BATCHES[wildcards.batch]),
+            folders=lambda wildcards: text_folders(TEXT_BATCHES[wildcards.batch]),
             code=fingerprint("pipeline.extract.texts:read_texts"),
         message:
             "Read the text of batch {wildcards.batch}"
         shell:
             f"python -m pipeline text {{params.options:q}} --files {list_argument('input.files')}"
+            f" --folders {list_argument('params.folders')}"
             " --language-id={input.language_id:q} {params.columns:q}"
             " --output={output.pages:q} --ledger={output.ledger:q} --decisions={output.decisions:q} > {log:q} 2>&1"

@@ -21,6 +21,7 @@ MOST_BATCHES = 256
 LEAST_WARCS = 2
 # Of a list of paths or URLs, which may come from others. A whole crawl has 90,000 files, in 13 MB.
 LIST_BYTES, LIST_LINES = 2**27, 2**20
+TEXTS = "texts, and no archives, are named in crawl.texts"
 
 
 def manifest(patterns: Sequence[str]) -> tuple[list[list[str]], list[str]]:
@@ -39,9 +40,9 @@ def manifest(patterns: Sequence[str]) -> tuple[list[list[str]], list[str]]:
             warcs = [pattern]
             problems += _wrong_urls(warcs)
         else:
-            warcs = sorted(_files(map(str, expand(pattern))))
+            warcs = sorted(existing(map(str, expand(pattern))))
             if not warcs:
-                problems.append(f"no file matches {pattern}; paths are relative to {Path.cwd()}")
+                problems.append(_nothing(pattern))
         problems += [problem for warc in warcs if not is_url(warc) and (problem := bad_path(warc))][:1]
         if twice := sorted(known.intersection(warcs)):
             problems.append(f"{twice[0]} is named twice; its pages would count twice")
@@ -50,16 +51,32 @@ def manifest(patterns: Sequence[str]) -> tuple[list[list[str]], list[str]]:
     return entries, problems
 
 
+def _nothing(pattern: str) -> str:
+    """What is wrong with an entry that names no file."""
+    with contextlib.suppress(ValueError):  # of a zero byte
+        if pattern and Path(pattern).is_dir():
+            return (
+                f"{pattern}: a folder; name the archives in it, such as {pattern.rstrip('/')}/*.warc.gz; {TEXTS}"
+            )
+    return f"no file matches {pattern}; paths are relative to {Path.cwd()}"
+
+
 def _read_list(path: str) -> tuple[list[str], list[str]]:
     """The paths that a list names, and what is wrong with it."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123
             lines = list_lines(file)
     except (OSError, ValueError) as error:
-        cure = "give a path or URL a line, and of a very long list make several"
+        cure = f"give a path or URL a line, and of a very long list make several; {TEXTS}"
         return [], [f"{path}: cannot be read as a list of WARCs: {error}; {cure}"]
     warcs = [line if is_url(line) else str(Path(line)) for line in map(str.strip, lines) if line]
     local = [warc for warc in warcs if not is_url(warc)]
+    missing = sorted(set(local).difference(existing(local)))
+    if local and len(missing) == len(set(warcs)):
+        return [], [
+            f"{path}: none of its {len(warcs)} lines is a path of a file, such as {warcs[0]!r:.200}; paths are "
+            f"relative to {Path.cwd()}; {TEXTS}"
+        ]
     problems = _wrong_urls(warc for warc in warcs if is_url(warc))
     if not warcs:
         problems.append(f"{path}: names no file; give a path or URL a line")
@@ -67,7 +84,7 @@ def _read_list(path: str) -> tuple[list[str], list[str]]:
         problems.append(f"{path}: names {len(twice)} files twice, such as {twice[0]}; take the second away")
     if 0 < len(local) < len(warcs):
         problems.append(f"{path}: names local files and URLs; make two lists of it")
-    elif missing := sorted(set(local).difference(_files(local))):
+    elif missing:
         problems.append(
             f"{path}: {len(missing)} of its {len(warcs)} files are missing, such as {missing[0]}; paths are "
             f"relative to {Path.cwd()}"
@@ -89,7 +106,7 @@ def _wrong_urls(urls: Iterable[str]) -> list[str]:
     return [f"{shown(url)}: {problem}" for url, problem in itertools.islice(wrong, 1)]
 
 
-def _files(paths: Iterator[str] | Sequence[str]) -> Iterator[str]:
+def existing(paths: Iterator[str] | Sequence[str]) -> Iterator[str]:
     """The paths that are files.
 
     It lists each folder once: to ask for each file of a whole crawl takes minutes over a network.
@@ -107,7 +124,7 @@ def _names(folder: str) -> set[str]:
     try:
         with os.scandir(folder or ".") as entries:
             return {entry.name for entry in entries if entry.is_file()}
-    except OSError:
+    except (OSError, ValueError):  # of a zero byte
         return set()
 
 
@@ -125,17 +142,19 @@ def expand(pattern: str) -> Iterator[Path]:
         yield path
 
 
-def batches(entries: list[list[str]], size: int | None) -> dict[str, list[str]]:
+def batches(entries: list[list[str]], size: int | Sequence[int | None] | None) -> dict[str, list[str]]:
     """The WARCs of each batch, by its name 00000, 00001, …; a batch is what one job reads and one shard holds.
 
     A batch has WARCs of one entry of the manifest only, so that an entry added at the end changes no earlier
-    batch, and nothing that was made of it. `size` is in WARCs; without it, it depends on the length of the entry
-    alone.
+    batch, and nothing that was made of it. `size` is in WARCs, for all entries or for each; without
+    it, it depends on the length of the entry alone.
 
     >>> batches([["a", "b", "c"], ["d"]], 2)
     {'00000': ['a', 'b'], '00001': ['c'], '00002': ['d']}
     """
-    parts = [part for warcs in entries for part in _parts(warcs, size or _batch_size(warcs))]
+    sizes = size if isinstance(size, Sequence) else [size] * len(entries)
+    each = zip(entries, sizes, strict=True)
+    parts = [part for warcs, most in each for part in _parts(warcs, most or _batch_size(warcs))]
     return {f"{number:05d}": part for number, part in enumerate(parts)}
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from pipeline.common.config import MOST_SEED, bad_language, option
 from pipeline.crawl.manifest import manifest
+from pipeline.crawl.text_files import PLAIN, TEXT_KINDS, kind_of, text_files
 from pipeline.network.urls import is_url, url_problem
 
 COMMONCRAWL = "https://data.commoncrawl.org/"
 MOST_TRANSFERS = 10
-TEXT_KINDS = (".parquet", ".jsonl", ".json", ".ndjson")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,24 +104,27 @@ def _crawl_problems(crawl: str, base_url: str) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Texts:
-    """Plain text, a document a row or line, that is to be deduplicated and filtered with the pages."""
+    """Plain text, a document a file, row or line, that is to be deduplicated and filtered with the pages."""
 
     files: list[str] = option(
-        doc=f"files ({', '.join(TEXT_KINDS)}, .gz or .zst): globs or URLs; hf://datasets/… too"
+        doc=f"files ({', '.join(TEXT_KINDS)}; .gz or .zst), folders with all such files in them, or of "
+        "datasets.save_to_disk: paths, globs or URLs; hf://datasets/… too"
+    )
+    documents: str = option(
+        "files",
+        f"what is a document in a {PLAIN}: the whole file, or each of its blocks, which empty lines part",
+        choices=("files", "blocks"),
     )
     text: str = option("text", "column (or key) of the text")
     url: str = option("url", "column (or key) of the URL; where there is none, file and row stand for it")
     language: str | None = option(None, "the language of all of it; null: identified for each document")
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        for name in self.files:
-            if not re.search(rf"({'|'.join(map(re.escape, TEXT_KINDS))})(\.gz|\.zst)?$", name):
-                yield "files", f"{name}: not a known kind of file; known are {', '.join(TEXT_KINDS)} (.gz, .zst)"
         if self.language and (problem := bad_language(self.language)):
             yield "language", problem
         if len({is_url(name) for name in self.files}) > 1:
             yield "files", "local files and URLs in one entry; make two entries of them"
-        yield from (("files", problem) for problem in manifest(self.files)[1])
+        yield from (("files", problem) for problem in text_files(self.files).problems)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,4 +154,8 @@ class Crawl:
         return bool(self.warcs or self.commoncrawl or self.index or self.texts)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        yield from (("warcs", problem) for problem in manifest(self.warcs)[1])
+        archives = [name for name in self.warcs if kind_of(name) in (None, PLAIN)]
+        for name in self.warcs:
+            if name not in archives:
+                yield "warcs", f"{name}: texts, and no archives; name them in crawl.texts"
+        yield from (("warcs", problem) for problem in manifest(archives)[1])

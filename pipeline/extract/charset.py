@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pipeline.extract.alphabets import rightness
 from pipeline.extract.prescan import declared_charset
 
+UTF32_BOMS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 BOMS = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 # A page in UTF-16 that does not declare it still begins with a tag.
 UTF16_TAGS = (
@@ -23,6 +24,7 @@ UTF16_TAGS = (
 # Charsets of seven bits, by the escape that stands before the first character beyond ASCII.
 ESCAPES = ((b"\x1b$)C", "iso2022_kr"), (b"\x1b$B", "iso2022_jp"), (b"\x1b$@", "iso2022_jp"))
 SEVEN_BITS = ("iso2022", "hz")
+WIDE = ("utf-16", "utf-32")
 HIGH = re.compile(rb"[\x80-\xff]")
 FALLBACK = "cp1252"  # of browsers, for western languages
 # On the web these labels mean a superset (Encoding standard); in Python they are codecs of their own.
@@ -50,6 +52,8 @@ OTHER_LABELS = {
 SAMPLE_BYTES = 50_000  # that tell whether a charset is right, from the first byte beyond ASCII
 MARGIN, DOUBT = 0.02, 2  # a later candidate is better by the margin, and by two characters than what is declared
 UNDECODABLE_SHARE = 0.05
+# Zero bytes in a text: so few are a slip, and so many, at every second place alone, are of UTF-16.
+STRAY_ZEROS, WIDE_ZEROS = 0.002, 0.02
 
 
 def charset_of(body: bytes, declared: str | None) -> tuple[str, str]:
@@ -132,6 +136,24 @@ def text_charset(body: bytes, declared: str | None) -> str:
     return charset_of(body, declared)[0] if declared else "utf-8"
 
 
+def file_charset(body: bytes) -> tuple[str, str] | None:
+    """The same as `charset_of` of a file of plain text, or of a piece of it; None: zero bytes say that it is none.
+
+    >>> file_charset("où".encode()), file_charset("le café noir".encode("utf-16-be")), file_charset(bytes(9))
+    (('utf-8', 'detected'), ('utf-16-be', 'detected'), None)
+    """
+    if body.startswith(UTF32_BOMS):
+        return "utf-32", "bom"
+    if b"\0" not in body or body.startswith(tuple(bom for bom, _ in BOMS)):
+        return charset_of(body, None)
+    even, odd = body[::2].count(0), body[1::2].count(0)
+    if even + odd <= STRAY_ZEROS * len(body):
+        return charset_of(body.replace(b"\0", b""), None)
+    if even + odd >= WIDE_ZEROS * len(body) and not (even and odd):
+        return ("utf-16-le" if odd else "utf-16-be"), "detected"
+    return None
+
+
 def charset_column(codec: str, decided_by: str) -> str:
     """What the column `charset` of pages and shards holds; `read_charset_column` takes it apart again.
 
@@ -183,6 +205,16 @@ def _python_codec(label: str) -> str | None:
     except (LookupError, ValueError):  # ValueError: a NUL in the label
         return None
     return SUPERSETS.get(name, name)
+
+
+def keeps_ascii(codec: str) -> bool:
+    """Whether ASCII characters are their own bytes in a codec, and these bytes nothing else, but for the halves of
+    characters: so that UTF-8 can be told from it line by line.
+
+    >>> keeps_ascii("shift_jis"), keeps_ascii("iso2022_jp"), keeps_ascii("utf-16-le")
+    (True, False, False)
+    """
+    return not codec.startswith((*SEVEN_BITS, *WIDE))
 
 
 def decode(body: bytes, codec: str) -> str:

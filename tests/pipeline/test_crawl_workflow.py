@@ -16,8 +16,9 @@ __all__ = ["checkout"]  # a fixture
 
 FETCH = "Fetch the files of batch {}"
 EXTRACT = "Extract the text of batch {} and identify its languages"
-PAGES = [f"out/pages/{batch:05d}.json" for batch in range(4)]
+PAGES = [f"out/pages/{batch:05d}.json" for batch in range(5)]
 # Names that a shell would not leave as they are.
+LETTER = "$(touch PWNED) 'a'.txt"
 TEXT_FILE, COLUMN = "x$(touch PWNED) 'it's' \"`touch PWNED`\".jsonl", "--text $(touch PWNED) {batch}"
 
 
@@ -28,12 +29,16 @@ def crawl(checkout, tmp_path_factory):
         server.files = make_crawl(tmp_path_factory.mktemp("crawl"), pages=20)
         server.files["/wiki.jsonl"] = jsonl([{"text": "\n".join(prose("fr", i))} for i in range(5)])
         (folder / TEXT_FILE).write_bytes(jsonl([{COLUMN: "\n".join(prose("fr", i))} for i in range(5, 8)]))
+        for number in range(3):  # a job reads them all, though it reads only two archives
+            (folder / "letters" / f"{number} é").mkdir(parents=True)
+            (folder / "letters" / f"{number} é" / LETTER).write_text("\n".join(prose("fr", 8 + number)))
         config["crawl"] = {
             "commoncrawl": {"crawl": CRAWL, "files": 1, "base_url": server.url},
             "index": {"crawl": CRAWL, "languages": ["fra"], "files": 1, "base_url": server.url},
             "texts": [
                 {"files": [f"{server.url}/wiki.jsonl"], "language": "fr"},
                 {"files": ["x*.jsonl"], "text": COLUMN, "language": "fr"},
+                {"files": ["letters"], "language": "fr"},
             ],
             "warcs_per_job": 2,
             "cache_gb": 0,
@@ -51,7 +56,7 @@ def test_a_crawl_on_a_server_becomes_pages_and_a_larger_one_makes_only_what_is_n
 
     rows = [[row for batch in read_arrow(folder / path) for row in batch.to_pylist()] for path in PAGES]
     warcs = {path[1:] for path in server.files if path.endswith(".warc.gz")}
-    assert [len({row["warc"] for row in part}) for part in rows] == [1, 4, 1, 1]
+    assert [len({row["warc"] for row in part}) for part in rows] == [1, 4, 1, 1, 3]
     assert {row["warc"] for part in rows[:2] for row in part} == warcs
     french = {(row["warc"], row["offset"]) for row in rows[1]}
     assert len(french) == 16
@@ -59,6 +64,7 @@ def test_a_crawl_on_a_server_becomes_pages_and_a_larger_one_makes_only_what_is_n
     assert {row["warc"] for row in rows[2]} == {f"{server.url}/wiki.jsonl"}
     assert {row["warc"] for row in rows[3]} == {TEXT_FILE}
     assert [row["text"] for row in rows[3]] == ["\n".join(prose("fr", i)) for i in range(5, 8)]
+    assert [row["url"] for row in rows[4]] == [f"{number} é/{LETTER}#0" for number in range(3)]
     assert not list(folder.rglob("PWNED"))
     assert read_json(folder / "out/records/plan.json")["records"] == 16
     assert not list((folder / "out/fetched").glob("*"))  # read, so gone; there is no cache

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.crawl import manifest as manifest_module
 from pipeline.crawl.manifest import MOST_BATCHES, batches, manifest
+from pipeline.crawl.options import Crawl
 
 ENTRIES = st.lists(st.lists(st.text("abc", min_size=1), min_size=1, max_size=7), min_size=1, max_size=4)
 
@@ -109,6 +110,19 @@ def test_a_file_may_have_a_name_that_looks_odd(tmp_path, monkeypatch):
     assert manifest(["x[1].gz", "x[[]1].gz"]) == ([["x1.gz"], ["x[1].gz"]], [])
 
 
-@pytest.mark.parametrize("pattern", ["", ".", "/", "a**.gz", "a\0.gz"])
+@pytest.mark.parametrize("pattern", ["", "a**.gz", "a\0.gz"])
 def test_what_is_no_pattern_matches_nothing(pattern):
     assert manifest([pattern])[1][0].startswith(f"no file matches {pattern};")
+
+
+@pytest.mark.parametrize("text", ["Demat d’an holl.\n\nUn destenn eo.\n" * 2, "caf\0é/x\n", "a" * 300, "x\n" * 5])
+def test_who_gives_texts_as_archives_is_told_where_they_go(tmp_path, text):
+    (tmp_path / "a.txt").write_text(text)
+    for name in (tmp_path / "a.txt", tmp_path, "/"):
+        (problem,) = manifest([str(name)])[1]
+        assert problem.endswith("texts, and no archives, are named in crawl.texts")
+    assert [key for key, _ in Crawl(warcs=["a.jsonl", "a.parquet"]).problems()] == ["warcs"] * 2
+
+
+def test_each_entry_may_have_its_own_size():
+    assert list(batches([["a", "b"], ["c", "d"]], [1, None]).values()) == [["a"], ["b"], ["c", "d"]]

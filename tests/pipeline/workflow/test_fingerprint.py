@@ -142,7 +142,7 @@ def test_the_rules_name_stages_as_the_command_lines_do():
             "pipeline.extract.webpages:extract",
             {("pipeline.extract.sandbox", "main"), ("pipeline.warc.resync", "records")},
         ),
-        ("pipeline.extract.texts:read_texts", {("pipeline.extract.parquet", "write_lines")}),
+        ("pipeline.extract.texts:read_texts", {("pipeline.extract.tables", "write_lines")}),
         ("train.sharing.export:export_run", {("models.modeling_neutral", "ExtendedForCausalLM")}),
         ("pipeline.crawl.sample:make_sample", {("pipeline.crawl.catalogue", "SOURCES")}),
     ],

@@ -1,26 +1,31 @@
-"""Two columns of a Parquet file as JSON lines, read in a process of its own.
+"""Two columns of a Parquet or Arrow file as JSON lines, read in a process of its own.
 
 3 kB of Parquet may unpack to many GiB before a row can be counted, and its native reader believes what a file says
-of its parts. So another process reads it, in bounded memory and processor time, and writes lines to a pipe: first
-an object {columns, rows}, then for each row a list of text and URL, or an object {problem, bytes}. It may end
-early; its exit status says why.
+of its parts; what an Arrow file says is checked before. So another process reads it, in bounded memory and
+processor time, and writes lines to a pipe: first an object {columns, rows}, then for each row a list of text and
+URL, or an object {problem, bytes}. It may end early; its exit status says why.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.common.arrow import check_sizes, read_batches, read_schema
 from pipeline.common.guard import bound, leave
+from pipeline.crawl.text_files import kind_of
 
-COMMAND = [sys.executable, "-m", "pipeline.extract.parquet"]
+COMMAND = [sys.executable, "-m", "pipeline.extract.tables"]
 MEMORY = 4 * 2**30  # bytes of address space
 SECONDS, BYTES_PER_SECOND = 60, 2**18  # of processor time; one more for so many bytes of the file
 ROWS, BUFFER = 64, 2**20  # rows and bytes read at a time
@@ -50,20 +55,35 @@ def write_lines(path: str, text: str, url: str, longest: int, out: IO[bytes]) ->
     def write(line: Any) -> None:
         out.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
-    # Not mapped, nor whole columns at a time: only what is used counts as memory.
-    with pq.ParquetFile(path, buffer_size=BUFFER) as file:
-        names = file.schema_arrow.names
-        write({"columns": [text] if text in names else _shown(names), "rows": file.metadata.num_rows})
+    with contextlib.ExitStack() as stack:
+        if kind_of(path) == ".arrow":
+            names, rows = read_schema(path).names, check_sizes(path)
+        else:
+            # Not mapped, nor whole columns at a time: only what is used counts as memory.
+            file = stack.enter_context(pq.ParquetFile(path, buffer_size=BUFFER))
+            names, rows = file.schema_arrow.names, file.metadata.num_rows
+        write({"columns": [text] if text in names else shown_names(names), "rows": rows})
         out.flush()  # it is there even if what follows crashes
         columns = [name for name in dict.fromkeys((text, url)) if name in names]
-        for batch in file.iter_batches(batch_size=ROWS, columns=columns, use_threads=False):
+        if kind_of(path) == ".arrow":
+            batches = _slices(read_batches(path, columns=columns))
+        else:
+            batches = file.iter_batches(batch_size=ROWS, columns=columns, use_threads=False)
+        for batch in batches:
             for row in zip(_strings(batch, text), _strings(batch, url), strict=True):
                 write(_line(*row, longest))
             out.flush()
 
 
-def _shown(names: list[str]) -> list[str]:
-    return [fit[:NAME_CHARS] for name in names[:NAMES] for fit in [name.encode("utf-8", "replace").decode()]]
+def shown_names(names: Iterable[str]) -> list[str]:
+    """The names of columns or keys as a message has them: the first NAMES of them, of NAME_CHARS at most."""
+    first = itertools.islice(names, NAMES)
+    return [name.encode("utf-8", "replace").decode()[:NAME_CHARS] for name in first]
+
+
+def _slices(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        yield from (batch.slice(first, ROWS) for first in range(0, batch.num_rows, ROWS))
 
 
 def _strings(batch: pa.RecordBatch, name: str) -> list[bytes | None]:
