@@ -10,18 +10,18 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 from pipeline.common.errors import StageError
-from pipeline.crawl.commoncrawl import archives, texts
+from pipeline.crawl.commoncrawl import archives, left_out, texts
 from pipeline.common.config import ConfigError, bad_path, flags, read
 from pipeline.common.engine import open_to_others
-from pipeline.extract.language import without_label
-from pipeline.common.shown import printable_lines
+from pipeline.extract.language import labels_of
+from pipeline.common.shown import printable, printable_lines
 from pipeline.workflow.fingerprint import fingerprint
 from pipeline.workflow.layout import Layout
 from pipeline.workflow.quoting import exactly, unsafe_in_scripts
 from pipeline.workflow.records import keep, restore
 from pipeline.workflow.watch import watch
 from pipeline.workflow.start import job_environment, read_configs
-from train.config import Config, eval_domains
+from train.config import Config, bad_languages, eval_domains
 
 # Only without one of the user's: Snakemake would merge the two.
 if not workflow.configfiles:
@@ -56,17 +56,15 @@ try:
         else [OUT.samples(OPTIONS.sample.files)]
     )
     TEXTS = texts(OPTIONS.crawl)
-    # Only a language that all its texts come with needs no label of the language model.
+    # A model of one's own may be large: in the jobs of a cluster its labels are not read again, unless they need them.
     GIVEN = {entry.language for entry in OPTIONS.crawl.texts if entry.language}
-    UNLABELLED = (
-        without_label(OPTIONS.extract.languages, OPTIONS.extract.language_model)
+    LABELS = (
+        set(labels_of(OPTIONS.extract.language_model))
         if GIVEN or workflow.is_main_process
-        else {}
+        else set(OPTIONS.extract.languages)
     )
-    if problems := [
-        UNLABELLED[language] for language in UNLABELLED if language not in GIVEN
-    ]:
-        raise ConfigError("\n".join(f"extract.languages: {x}" for x in problems))
+    if problems := dict(bad_languages(OPTIONS, LABELS)):
+        raise ConfigError("\n".join(f"{key}: {x}" for key, x in problems.items()))
 except (ConfigError, StageError) as error:
     raise WorkflowError(printable_lines(str(error))) from None
 
@@ -74,6 +72,8 @@ except (ConfigError, StageError) as error:
 # Once, and not in every job of a cluster: how each result was made stays with the results.
 if workflow.is_main_process:
     restore(OPTIONS.output)
+    for note in left_out(OPTIONS.crawl):
+        logger.warning(printable(note))
     if warning := open_to_others(OPTIONS.engine.scheduler):
         logger.warning(warning)
 

@@ -8,9 +8,7 @@ from pipeline.corpus.shards import SPLITS
 from pipeline.workflow.freed import what_goes
 
 LANGUAGES = OPTIONS.extract.languages
-ON_PAGES = replace(
-    OPTIONS.extract, languages=[x for x in LANGUAGES if x not in UNLABELLED]
-)
+ON_PAGES = replace(OPTIONS.extract, languages=[x for x in LANGUAGES if x in LABELS])
 FILTERED = sorted({*OPTIONS.quality.positives, *OPTIONS.quality.models})
 LANGUAGE_MODEL = OPTIONS.extract.language_model or OUT.language_model
 # The stages that write documents, as they are on; `documents_before` is what each of them reads.

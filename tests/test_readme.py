@@ -65,7 +65,8 @@ def test_the_config_for_ones_own_crawl_is_valid(tmp_path, monkeypatch):
     config = read(Config, yaml.safe_load(example) | yaml.safe_load(optional))
     assert config.extend.new == "br"
     assert config.filter.active
-    crawl = read(Config, yaml.safe_load(example) | yaml.safe_load(commoncrawl)).crawl
+    french = {"extract": {"languages": ["br", "en", "fr"]}}
+    crawl = read(Config, yaml.safe_load(example) | yaml.safe_load(commoncrawl) | french).crawl
     assert crawl.commoncrawl and crawl.index and crawl.texts
     for name in ("books/br/a.txt", "news/a.txt.gz", "dumps/a.jsonl.zst", "dumps/b.parquet", "my-dataset/a.arrow"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from pipeline.common.classifiers import LID_176
 from pipeline.common.config import MOST_SEED, bad_name, bad_texts, json_schema, option, to_data
 from pipeline.common.engine import Engine
 from pipeline.common.files import write_json, write_text
+from pipeline.common.language_codes import named, near_labels, unknown_label
 from pipeline.common.options_page import options_page
 from pipeline.corpus.options import Dedup, Filter, Near, Quality, Shards
 from pipeline.crawl.options import Crawl, Sample
@@ -92,22 +94,13 @@ class Config:
         yield from self._bad_control()
         for name in set(self.export.runs) - set(self.extend.runs):
             yield "export.runs", f"no run {name!r}; extend.runs has {', '.join(self.extend.runs) or 'none'}"
-        for name, domain in self.domains.items():
+        for name in self.domains:
             if problem := bad_name(name):
                 yield f"domains.{name}", problem
             elif name in WATCHED:
                 yield f"domains.{name}", "this is a file beside the folders of the domains; choose another name"
-            if domain.corpus is None and domain.language not in self.extract.languages:
-                yield (
-                    f"domains.{name}.language",
-                    f"{domain.language!r} is not in extract.languages {self.extract.languages}; add it there",
-                )
-        for key in ("positives", "models"):
-            for language in set(getattr(self.quality, key)).difference(self.extract.languages):
-                yield (
-                    f"quality.{key}.{language}",
-                    f"not in extract.languages {self.extract.languages}; add it there",
-                )
+        # Of another model the labels are read when the workflow starts.
+        yield from bad_languages(self, LID_176 if self.extract.language_model is None else None)
 
     def _bad_control(self) -> Iterator[tuple[str, str]]:
         name, runs = self.evaluate.control, self.extend.runs
@@ -122,6 +115,30 @@ class Config:
             )
         elif len(runs) == 1:
             yield "evaluate.control", f"{name} is the only run; add one that learns, or take the control out"
+
+
+def bad_languages(config: Config, labels: Collection[str] | None) -> Iterator[tuple[str, str]]:
+    """(key, problem) of each language that the language model has no label for, or that is not extracted.
+
+    labels: of the language model; None: not known here. A language that all its texts come with needs none.
+    """
+    wanted = config.extract.languages
+    texts = {f"crawl.texts[{number}].language": entry.language for number, entry in enumerate(config.crawl.texts)}
+    used = {
+        **{f"extract.languages[{number}]": language for number, language in enumerate(wanted)},
+        **{key: language for key, language in texts.items() if language},
+        **{f"domains.{name}.language": x.language for name, x in config.domains.items() if x.corpus is None},
+        **{f"quality.positives.{language}": language for language in config.quality.positives},
+        **{f"quality.models.{language}": language for language in config.quality.models},
+    }
+    for key, language in used.items():
+        is_given = language in texts.values() and not named(language)
+        if labels is not None and language not in labels and not is_given:
+            yield key, unknown_label(language, labels)
+        elif language not in wanted:
+            near = near_labels(language, wanted)
+            cure = f"did you mean {' or '.join(near)}?" if near else "add it there"
+            yield key, f"{language!r} is not in extract.languages {wanted}; {cure}"
 
 
 def eval_domains(config: Config) -> list[str]:

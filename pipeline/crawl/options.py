@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.common.config import MOST_SEED, bad_language, option
+from pipeline.common.language_codes import three_letters
 from pipeline.crawl.manifest import manifest
 from pipeline.crawl.text_files import PLAIN, TEXT_KINDS, kind_of, text_files
 from pipeline.network.urls import is_url, url_problem
@@ -87,9 +88,13 @@ class Index:
     base_url: str = option(COMMONCRAWL, "where crawl-data/ and cc-index/ lie")
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        for language in self.languages:
-            if not re.fullmatch(r"[a-z]{3}", language):
-                yield "languages", f"{language!r}; the index names languages by three letters (ISO 639-3): fra"
+        for number, language in enumerate(self.languages):
+            if (code := three_letters(language)) != language:
+                cure = f"did you mean {code}?" if code else "such as fra"
+                yield (
+                    f"languages[{number}]",
+                    f"{language!r}; the index names languages by three letters (ISO 639-3): {cure}",
+                )
         if not self.languages:
             yield "languages", "no language; crawl.commoncrawl reads whole files"
         yield from _crawl_problems(self.crawl, self.base_url)

@@ -39,14 +39,14 @@ def load_model(path: str) -> Any:
 
 def check_languages(languages: Collection[str], path: str) -> None:
     """Raises StageError for a language that the model in a file has no label for, so that it never finds it."""
-    if problems := without_label(languages, path):
-        raise StageError(f"extract.languages: {'; '.join(problems.values())} ({path})")
+    labels = set(labels_of(path))
+    if problems := [unknown_label(language, labels) for language in languages if language not in labels]:
+        raise StageError(f"extract.languages: {'; '.join(problems)} ({path})")
 
 
-def without_label(languages: Collection[str], path: str | None) -> dict[str, str]:
-    """The languages for which a model has no label, each with what is wrong; None: lid.176. Raises StageError."""
-    labels = read_labels(path) if path else LID_176
-    return {language: unknown_label(language, labels) for language in languages if language not in labels}
+def labels_of(path: str | None) -> Collection[str]:
+    """The labels of the model in a file; None: of lid.176. Raises StageError for a damaged one."""
+    return read_labels(path) if path else LID_176
 
 
 def wanted_languages(model: Any, languages: Collection[str], groups: Sequence[Sequence[str]]) -> Wanted:

@@ -86,7 +86,15 @@ def test_all_errors_are_listed_at_once_with_key_and_cure():
         ({"extract": {"language_model": "no/such.bin"}}, "extract.language_model: no such file: no/such.bin"),
         (
             {"domains": DOMAINS | {"it": {"language": "it"}}},
-            "domains.it.language: 'it' is not in extract.languages",
+            "domains.it.language: 'it' is not in extract.languages ['en', 'fr', 'de']; add it there",
+        ),
+        (
+            {"domains": DOMAINS | {"it": {"language": "Italian"}}},
+            "domains.it.language: the language model has no label 'Italian'; did you mean it?",
+        ),
+        (
+            {"quality": {"positives": {"fra": {"urls": "a"}}}},
+            "quality.positives.fra: the language model has no label 'fra'; did you mean fr?",
         ),
         (
             {"domains": DOMAINS | {"x": {"language": "fr", "urls": "("}}},
@@ -110,6 +118,23 @@ def test_each_wrong_value_names_its_key(change, message):
     with pytest.raises(ConfigError, match=r".") as caught:
         read(Config, GOOD | change)
     assert message in str(caught.value)
+
+
+def test_every_wrong_language_is_named_at_once():
+    changes = {
+        "extract": {"languages": ["french", "en", "gallo"]},
+        "domains": DOMAINS | {"fr": {"language": "french"}, "x": {"language": "de"}, "y": {"language": "gallo"}},
+        "crawl": {"texts": [{"files": [__file__], "language": name} for name in ("gallo", "german")]},
+    }
+    with pytest.raises(ConfigError) as caught:
+        read(Config, GOOD | changes)
+    lines = [line for line in str(caught.value).split("\n") if "crawl.texts: files" not in line]
+    assert [line.partition(": ")[2].partition(": ")[0] for line in lines if ".files" not in line] == [
+        "extract.languages[0]",
+        "crawl.texts[1].language",
+        "domains.fr.language",
+        "domains.x.language",
+    ]
 
 
 @pytest.mark.parametrize(
