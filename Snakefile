@@ -21,7 +21,7 @@ from pipeline.workflow.quoting import exactly, unsafe_in_scripts
 from pipeline.workflow.records import keep, restore
 from pipeline.workflow.watch import watch
 from pipeline.workflow.start import job_environment, read_configs
-from train.config import Config, bad_languages, eval_domains
+from train.config import Config, bad_languages, eval_domains, needed_languages
 
 # Only without one of the user's: Snakemake would merge the two.
 if not workflow.configfiles:

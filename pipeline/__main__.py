@@ -144,6 +144,23 @@ STAGES = (
         "extract",
     ),
     Stage(
+        "count-languages",
+        "Say how many documents there are of each language, and stop where one has none to train on.",
+        "pipeline.extract.count_languages:count_languages",
+        (
+            File("ledgers", "the ledgers of extract and text", many=True),
+            File("languages", "the wanted languages", many=True, metavar="NAME"),
+            File(
+                "needed",
+                "those that something is trained on or measured with",
+                many=True,
+                required=False,
+                metavar="NAME",
+            ),
+            File("output", "JSON of the counts"),
+        ),
+    ),
+    Stage(
         "dedup-hash",
         "Hash each paragraph of a page file.",
         "pipeline.corpus.dedup:hash_paragraphs",

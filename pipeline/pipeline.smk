@@ -91,6 +91,29 @@ rule extract:
         " --workers={threads:q} --scheduler={resources.scheduler:q} > {log:q} 2>&1"
 
 
+# What it prints is for people to see at once.
+rule count_languages:
+    input:
+        expand(OUT.ledger(OUT.pages("{batch}")), batch=BATCHES),
+    output:
+        OUT.languages,
+    log:
+        OUT.log("count_languages"),
+    benchmark:
+        OUT.benchmark("count_languages")
+    priority: 2
+    params:
+        languages=LANGUAGES,
+        needed=needed_languages(OPTIONS),
+        code=fingerprint("pipeline.extract.count_languages:count_languages"),
+    message:
+        "Count the documents of each language"
+    shell:
+        f"python -m pipeline count-languages --ledgers {list_argument('input')}"
+        f" --languages {list_argument('params.languages')} --needed {list_argument('params.needed')}"
+        " --output={output:q} 2> {log:q}"
+
+
 rule dedup_hash:
     input:
         OUT.pages("{batch}"),

@@ -63,6 +63,12 @@ STAGES = (
             File("split", "train or validation"),
             File("row_tokens", "tokens of a row that are predicted (T)", kind=int, low=8, high=MOST_ROW_TOKENS),
             WITHOUT,
+            File(
+                "other_shards",
+                "shards of the other split; where validation has no document, one of the training is taken",
+                many=True,
+                required=False,
+            ),
             File("output", "Arrow file of rows"),
             File("ledger", "JSON ledger"),
         ),

@@ -71,20 +71,7 @@ class Config:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from bad_texts(to_data(self))
-        used = {
-            "extend.old": self.extend.old,
-            "extend.new": self.extend.new,
-            "evaluate.forgetting": self.evaluate.forgetting,
-            "evaluate.learning": self.evaluate.learning,
-            **{f"evaluate.others[{i}]": name for i, name in enumerate(self.evaluate.others)},
-            **{f"extend.runs.{name}.new": run.new for name, run in self.extend.runs.items() if run.new},
-            **{f"paper.runs.{name}.new": run.new for name, run in self.paper.runs.items() if run.new},
-        }
-        if self.backbone.pretrain:  # else the tokenizer is the backbone's own
-            used["tokens.domain"] = self.tokens.domain
-            used["backbone.pretrain.domain"] = self.backbone.pretrain.domain
-        if self.backbone.settle:
-            used["backbone.settle.domain"] = self.backbone.settle.domain
+        used = used_domains(self)
         trained = ("extend.old", "extend.new", "extend.runs", "tokens", "backbone")
         for key, name in used.items():
             if name in self.domains and self.domains[name].held_out and key.startswith(trained):
@@ -115,6 +102,31 @@ class Config:
             )
         elif len(runs) == 1:
             yield "evaluate.control", f"{name} is the only run; add one that learns, or take the control out"
+
+
+def used_domains(config: Config) -> dict[str, str]:
+    """The domain that each key of the config names."""
+    used = {
+        "extend.old": config.extend.old,
+        "extend.new": config.extend.new,
+        "evaluate.forgetting": config.evaluate.forgetting,
+        "evaluate.learning": config.evaluate.learning,
+        **{f"evaluate.others[{i}]": name for i, name in enumerate(config.evaluate.others)},
+        **{f"extend.runs.{name}.new": run.new for name, run in config.extend.runs.items() if run.new},
+        **{f"paper.runs.{name}.new": run.new for name, run in config.paper.runs.items() if run.new},
+    }
+    if config.backbone.pretrain:  # else the tokenizer is the backbone's own
+        used["tokens.domain"] = config.tokens.domain
+        used["backbone.pretrain.domain"] = config.backbone.pretrain.domain
+    if config.backbone.settle:
+        used["backbone.settle.domain"] = config.backbone.settle.domain
+    return used
+
+
+def needed_languages(config: Config) -> list[str]:
+    """The languages of the crawl that something is trained on or measured with, each once."""
+    domains = [config.domains[name] for name in used_domains(config).values()]
+    return list(dict.fromkeys(domain.language for domain in domains if domain.corpus is None))
 
 
 def bad_languages(config: Config, labels: Collection[str] | None) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from train.workflow import (
     evaluate_options,
     gpus,
     held_out_urls,
+    other_shards,
     processors,
     run_folder,
     stage_options,
@@ -221,6 +222,13 @@ rule tokenize:
         shards=lambda wildcards: domain_shards(
             OPTIONS, BATCHES, wildcards.domain, wildcards.split
         ),
+        others=lambda wildcards: other_shards(
+            OPTIONS, BATCHES, wildcards.domain, wildcards.split
+        ),
+        # Nothing of it is read: it is made only where there is something of the languages.
+        languages=lambda wildcards: (
+            [] if OPTIONS.domains[wildcards.domain].corpus else ancient(OUT.languages)
+        ),
         tokenizer=TOKENIZER,
     output:
         rows=OUT.rows("{domain}", "{split}"),
@@ -240,6 +248,7 @@ rule tokenize:
         "Pack the {wildcards.split} text of {wildcards.domain} into rows of tokens"
     shell:
         f"python -m train tokenize {{params.options:q}} --shards {list_argument('input.shards')}"
+        f" --other-shards {list_argument('input.others')}"
         f" --without {list_argument('params.without')} --tokenizer={{input.tokenizer:q}}"
         " --split={wildcards.split:q} --row-tokens={params.row_tokens:q} --output={output.rows:q}"
         " --ledger={output.ledger:q} > {log:q} 2>&1"

@@ -34,6 +34,17 @@ def domain_shards(config: Config, batches: Iterable[str], domain: str, split: st
     return shards
 
 
+def other_shards(config: Config, batches: Iterable[str], domain: str, split: str) -> list[str]:
+    """The shards of a domain's language in the other split; none where all are held out, or there are no such."""
+    if config.domains[domain].held_out:
+        return []
+    (other,) = set(SPLITS) - {split}
+    try:
+        return domain_shards(config, batches, domain, other)
+    except ConfigError:
+        return []
+
+
 def held_out_urls(config: Config, domain: str) -> list[str]:
     """What a domain leaves out: the URLs of the domains of its corpus and language that are held out."""
     own = config.domains[domain]

@@ -104,6 +104,11 @@ class Layout:
         """List of the files of pages of a batch."""
         return f"{self.root}/pages/{batch}.json"
 
+    @property
+    def languages(self) -> str:
+        """How many documents there are of each language."""
+        return f"{self.root}/pages/languages.json"
+
     def page_file(self, name: str) -> str:
         return f"{self.root}/pages/{name}.arrow"
 

@@ -76,7 +76,8 @@ def write_rows(
         raise StageError(f"{output}: no room behind the {lead} tokens that begin a row; raise row_tokens")
     first = np.fromiter(row_places(owners, row_tokens, lead, fill is not None), np.int64)
     if not len(first):
-        raise StageError(f"{output}: {len(ids)} tokens do not fill one row of {row_tokens} + 1; give more text")
+        cure = "give more text, or lower tokens.row_tokens"
+        raise StageError(f"{output}: {len(ids)} tokens do not fill one row of {row_tokens} + 1; {cure}")
     about = about | {"tokens": min(len(ids), int(first[-1]) + row_tokens + 1), "rows": len(first)}
     if most and most < len(first):
         first = first[np.arange(most) * len(first) // most]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import re
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 from models.foreign import as_data
 from models.saving import saving
 from models.tokenizers import read_tokenizer, vocabulary_size
+from pipeline.common.arrow import check_sizes
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder, read_arrow, write_json
 from pipeline.common.hosts import matches
@@ -36,7 +38,7 @@ LONGEST_WORD = 1000  # in the training of a tokenizer, whose time is quadratic i
 MOST_UNKNOWN = 0.01  # of a domain's bytes: text that the tokenizer cannot write
 
 
-def documents(shards: list[str], urls: str | None, without: Iterable[str] = ()) -> Iterator[tuple[str, str]]:
+def documents(shards: Iterable[str], urls: str | None, without: Iterable[str] = ()) -> Iterator[tuple[str, str]]:
     """Text and URL ("" where there is none) of a domain's documents: those of the shards whose URL matches `urls`,
     but for those whose URL matches one of `without`.
 
@@ -102,6 +104,7 @@ def tokenize(
     output: str,
     ledger: str,
     without: Sequence[str] = (),
+    other_shards: Sequence[str] = (),
 ) -> None:
     """Write one split of a domain as rows: an uncompressed Arrow IPC file that can be mapped into memory.
 
@@ -109,7 +112,9 @@ def tokenize(
     `document` (number of the document that the row begins in). Validation rows are filled up with
     separators, so that every token counts; of training rows the unfinished last one is left out. The metadata of
     validation rows say which site each document is of. `without`: the URLs of what other domains hold out.
-    Raises StageError where the domain has no document in this split.
+    `other_shards`: of the other split; where too few documents are there to hold one out, one of the training text
+    is measured with, and not trained on (`held_out_text`). Raises StageError where the domain has no document in
+    this split.
     """
     try:
         encoder = read_tokenizer(tokenizer)
@@ -120,17 +125,23 @@ def tokenize(
     dtype = np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
     held_out = split == "validation"
     hosts: list[str] = []
-    pairs = documents(shards, options.urls, without)
+    training, measuring = (other_shards, shards) if held_out else (shards, other_shards)
+    held = held_out_text(training, measuring, without) if other_shards else None
+    pairs = documents(shards if held is None else training, options.urls, without)
+    if held is not None:
+        logging.warning(
+            "%s: the validation split has no %s document; one of the training split is measured with instead",
+            output,
+            options.language,
+        )
+        mine = (pair for pair in pairs if (pair[0] == held) == held_out)
+        pairs = itertools.islice(mine, 1) if held_out else mine
     texts = note_hosts(pairs, hosts) if held_out else (text for text, _ in pairs)
     with own_folder(f"{output}.spool") as folder:
         names = [folder / name for name in ("ids", "sizes", "owners")]
         count = _spool(texts, encoder, before, after, dtype, names)
         if not count["documents"]:
-            only = f" whose URL matches {options.urls!r}" if options.urls else ""
-            raise StageError(
-                f"domain of {output}: no {options.language} document{only} in the {split} split; "
-                "widen its urls, or raise shards.validation_share"
-            )
+            raise _no_documents(output, options, split, sum(map(check_sizes, {*shards, *other_shards})))
         if count["unknown_bytes"] > MOST_UNKNOWN * count["bytes"]:
             raise StageError(
                 f"domain of {output}: the tokenizer of {tokenizer} has no tokens for "
@@ -167,6 +178,38 @@ def tokenize(
         )
         tokens = {"tokens": len(ids), "tokens_in_rows": kept, "tokens_left_out": len(ids) - kept}
         write_json(ledger, {"stage": "tokenize", **count, **tokens})
+
+
+def held_out_text(training: Iterable[str], measuring: Iterable[str], without: Sequence[str] = ()) -> str | None:
+    """The text to measure with, of the training shards of a language, where the validation shards have none.
+
+    It is the first by a hash: the same for all domains of the language, so that none trains on what another
+    measures with. None where there is a document to measure with, or only one in all.
+    """
+    if next(documents(measuring, None, without), None) is not None:
+        return None
+    count, digest, first = 0, b"", ""
+    for text, _ in documents(training, None, without):
+        count += 1
+        own = hashlib.sha256(text.encode()).digest()
+        if count == 1 or own < digest:
+            digest, first = own, text
+    return first if count > 1 else None
+
+
+def _no_documents(output: str, options: Domain, split: str, total: int) -> StageError:
+    """The error where a domain has no document in a split, of the `total` of its language."""
+    where, language = f"domain of {output}", options.language
+    if total == 0 or (total == 1 and not options.urls):
+        return StageError(
+            f"{where}: the corpus has {total or 'no'} {language} document, and at least two are needed, one to "
+            "learn from and one to measure with; its stats.json says what was dropped in which stage"
+        )
+    only = f" whose URL matches {options.urls!r}" if options.urls else ""
+    return StageError(
+        f"{where}: no {language} document{only} in the {split} split, of {total:,} in all; widen its urls, or "
+        "raise shards.validation_share"
+    )
 
 
 def open_tokenizer(path: str) -> Any:

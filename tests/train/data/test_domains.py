@@ -8,9 +8,9 @@ from pipeline.common.config import ConfigError, read
 from pipeline.common.files import write_arrow
 from pipeline.common.schemas import SHARD_SCHEMA
 from pipeline.workflow.layout import shard_path
-from train.config import Config
-from train.data.tokens import documents
-from train.workflow import domain_shards, held_out_urls
+from train.config import Config, needed_languages
+from train.data.tokens import documents, held_out_text
+from train.workflow import domain_shards, held_out_urls, other_shards
 
 HELD = {"language": "fr", "urls": "one", "held_out": True}
 DOMAINS = {
@@ -64,6 +64,15 @@ def test_a_domain_held_out_has_both_splits(own, tmp_path):
 
     assert names("fr-one", "validation") == ["train-00000.arrow", "validation-00000.arrow"]
     assert names("fr", "validation") == ["validation-00000.arrow"]
+    others = [
+        other_shards(made, ["00000"], *which)
+        for which in (("fr", "train"), ("fr", "validation"), ("fr-one", "train"))
+    ]
+    assert [[Path(path).name for path in paths] for paths in others] == [
+        ["validation-00000.arrow"],
+        ["train-00000.arrow"],
+        [],
+    ]
     assert held_out_urls(made, "fr") == (["one", "(?i)TWO"] if own else ["(?i)TWO"])
 
 
@@ -95,3 +104,32 @@ def test_a_language_held_out_whole_is_refused():
 def test_a_corpus_that_another_config_makes_is_asked_for():
     with pytest.raises(ConfigError, match=r"fr-one\.corpus: no such folder: made/corpus; make it"):
         config(DOMAINS | {"fr-one": {"language": "fr", "corpus": "made/corpus"}})
+
+
+def write_shard(path, texts):
+    rows = [
+        dict.fromkeys(SHARD_SCHEMA.names) | {"text": text, "url": f"https://x.example/{text}"} for text in texts
+    ]
+    write_arrow(path, SHARD_SCHEMA, rows)
+    return str(path)
+
+
+def test_where_nothing_is_held_out_the_same_document_is_whatever_the_shards_and_domains(tmp_path):
+    texts = [f"text {number}" for number in range(20)]
+    empty = write_shard(tmp_path / "empty.arrow", [])
+    whole = write_shard(tmp_path / "whole.arrow", texts)
+    parts = [write_shard(tmp_path / f"{n}.arrow", texts[n::3][::-1]) for n in range(3)]
+    held = held_out_text([whole], [empty])
+    assert held in texts
+    assert held_out_text(parts, [empty, empty]) == held
+    assert held_out_text(parts, [empty, whole]) is None  # there is something to measure with
+    assert held_out_text([write_shard(tmp_path / "one.arrow", texts[:1])], [empty]) is None
+    others = held_out_text([whole], [empty], [f"{held}$"])  # what another domain holds out
+    assert others in set(texts) - {held}
+    assert held_out_text([whole], [write_shard(tmp_path / "held.arrow", [held])], [f"{held}$"]) == others
+
+
+def test_the_languages_that_something_is_made_of(tmp_path):
+    elsewhere = {"de": {"language": "de", "corpus": str(tmp_path)}, "it": {"language": "it"}}
+    made = config(DOMAINS | elsewhere, extract={"languages": ["en", "fr", "it"]})
+    assert needed_languages(made) == ["en", "fr"]

@@ -168,6 +168,33 @@ def test_urls_choose_the_documents(tokenizer):
         rows_of(["a" * 40], tokenizer, split="validation", urls="nowhere")
 
 
+def test_of_few_documents_one_is_measured_with_and_not_trained_on(tokenizer, tmp_path, caplog):
+    texts = [f"{number} " + "word " * 40 for number in range(5)]
+    (tmp_path / "empty").mkdir()
+    train, empty = shard(tmp_path, texts), shard(tmp_path / "empty", [])
+
+    def tokenized(split, shards, others, urls=None):
+        out = [str(tmp_path / f"{split}.arrow"), str(tmp_path / f"{split}.json")]
+        tokenize(Domain(language="en", urls=urls), shards, tokenizer, split, 8, *out, other_shards=others)
+        rows = open_rows(out[0])
+        return documents_of(rows.tokens(np.arange(len(rows))), open_tokenizer(tokenizer))
+
+    held = tokenized("validation", empty, train)[0]
+    assert held in texts
+    assert "one of the training split is measured with" in caplog.text
+    trained = tokenized("train", train, empty)
+    assert trained[:-1] == [text for text in texts if text != held][:-1]  # the last row is not full
+    assert not any(held[:4] in text for text in trained)
+    site = r"//a\." if texts.index(held) % 2 else r"//b\."
+    assert tokenized("validation", empty, train, site)[0] == held
+    other = {r"//a\.": r"//b\.", r"//b\.": r"//a\."}[site]  # the document is another domain's
+    with pytest.raises(StageError, match=r"no en document whose URL matches .* in the validation split, of 5 in"):
+        tokenized("validation", empty, train, other)
+    for few in (0, 1):
+        with pytest.raises(StageError, match=f"{few or 'no'} en document, and at least two are needed"):
+            tokenized("validation", empty, shard(tmp_path, texts[:few]))
+
+
 def test_a_vocabulary_that_the_text_cannot_fill_is_refused(tmp_path):
     with pytest.raises(StageError, match=r"tokens\.vocabulary: .* only \d+ entries"):
         train_tokenizer(Tokens(vocabulary=5000), shard(tmp_path, ["short"]), None, str(tmp_path / "t"))
