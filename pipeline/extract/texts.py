@@ -226,8 +226,8 @@ def _json_rows(path: str, text: str, url: str, longest: int) -> Iterator[TextRow
                     if without == WITHOUT_KEY:
                         break
                 yield TextRow(number, row.get(text), row.get(url))
-        except (OSError, EOFError):  # all that follows is lost too
-            yield Unread("truncated_file")
+        except (OSError, EOFError) as error:  # all that follows is lost too
+            yield _broken(path, error)
         except UnpacksTooFar:
             yield Unread("unpacks_too_far")
     if without and not has_text:
@@ -247,8 +247,8 @@ def _whole(path: str, longest: int) -> Iterator[TextRow | Unread]:
     with _open(path) as stream:
         try:
             body = stream.read(longest + 1)
-        except (OSError, EOFError):
-            yield Unread("truncated_file")
+        except (OSError, EOFError) as error:
+            yield _broken(path, error)
             return
     if len(body) > longest:
         logging.warning(
@@ -287,8 +287,8 @@ def _blocks(path: str, longest: int) -> Iterator[TextRow | Unread]:
                 else:
                     yield _block(number, block, codec, who)
                 number += 1
-    except (OSError, EOFError):  # all that follows is lost too
-        yield Unread("truncated_file")
+    except (OSError, EOFError) as error:  # all that follows is lost too
+        yield _broken(path, error)
     except UnpacksTooFar:
         yield Unread("unpacks_too_far")
 
@@ -344,6 +344,14 @@ def _open(path: str) -> IO[bytes]:
     kind = {".gz": "gzip", ".zst": "zstd"}.get(Path(path).suffix)
     source = pa.OSFile(path, "rb")
     return io.BufferedReader(pa.CompressedInputStream(source, kind) if kind else source)
+
+
+def _broken(path: str, error: OSError | EOFError) -> Unread:
+    """What is lost of a packed file that cannot be read on. Of one whose packer looked back far, that is all."""
+    if "too much memory" not in str(error):
+        return Unread("truncated_file")
+    logging.warning("%s: was packed by zstd with --long=28 or more, and left out; pack it again without", path)
+    return Unread("packed_too_long")
 
 
 def _lines(stream: IO[bytes], longest: int, spend: Spend) -> Iterator[bytes | int]:

@@ -266,6 +266,24 @@ def test_plain_text_that_unpacks_too_far_costs_only_itself(tmp_path, monkeypatch
     assert failed(ledger)["unpacks_too_far" if documents == "blocks" else "row_too_long"] == 2
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "txt"])
+def test_packed_files_may_have_parts_and_one_that_takes_too_much_memory_is_said(tmp_path, kind, caplog):
+    zstandard = pytest.importorskip("zstandard")
+    window = zstandard.ZstdCompressionParameters(window_log=28, enable_ldm=True)
+    far = zstandard.ZstdCompressor(compression_params=window).compressobj()
+    packers = {
+        "a.zst": zstandard.ZstdCompressor().compress,
+        "b.gz": gzip.compress,
+        "c.zst": lambda text: far.compress(text) + far.flush(),
+    }
+    text = jsonl([{"text": PLAIN[0]}]) if kind == "jsonl" else PLAIN[0].encode() + b"\n\n"
+    contents = {name.replace(".", f".{kind}."): pack(text) * 2 for name, pack in packers.items()}
+    pages, ledger = of_texts(tmp_path, contents, documents="blocks")
+    assert [page["warc"] for page in pages] == [f"a.{kind}.zst"] * 2 + [f"b.{kind}.gz"] * 2
+    assert failed(ledger) == {"packed_too_long": 1}
+    assert f"c.{kind}.zst: was packed by zstd with --long=28 or more" in caplog.text
+
+
 def test_a_dataset_on_disk_is_read_without_its_cached_rows(tmp_path):
     datasets = pytest.importorskip("datasets")
     made = datasets.Dataset.from_list(DOCUMENTS)
