@@ -122,7 +122,7 @@ STAGES = (
         "Plain text (.txt, JSON lines, Parquet, Arrow) to pages, as extract makes them.",
         "pipeline.extract.texts:read_texts",
         (
-            File("files", "files, or folders of fetched ones (fetch)", many=True),
+            File("files", "files, or folders of them, also of fetched ones (fetch)", many=True),
             File(
                 "folders",
                 "folders that the names of files in them are shown from; other files have their own name alone",

@@ -58,7 +58,7 @@ def text_files(patterns: Sequence[str]) -> TextFiles:
     found = TextFiles([], [], [])
     for pattern in patterns:
         if is_url(pattern):
-            if problem := url_problem(pattern) or _unknown(pattern):
+            if problem := url_problem(pattern) or unknown(pattern):
                 found.problems.append(f"{pattern}: {problem}")
             found.files.append(pattern)
             continue
@@ -100,7 +100,7 @@ def files_per_job(files: Sequence[str], per_job: int | None) -> int | None:
     return per_job
 
 
-def _unknown(name: str) -> str | None:
+def unknown(name: str) -> str | None:
     """Why a file cannot be read as text, by its name, or None."""
     if kind_of(name):
         return None
@@ -114,9 +114,9 @@ def _unknown(name: str) -> str | None:
 def _nothing(pattern: str, left_out: list[str]) -> str:
     """What is wrong with a pattern that gives no text."""
     if left_out == [pattern]:
-        return f"{pattern}: {_unknown(pattern)}"
+        return f"{pattern}: {unknown(pattern)}"
     if left_out:
-        return f"{pattern}: {len(left_out)} files, such as {left_out[0]}: {_unknown(left_out[0])}"
+        return f"{pattern}: {len(left_out)} files, such as {left_out[0]}: {unknown(left_out[0])}"
     if Path(pattern).is_dir():
         return f"{pattern}: an empty folder; put texts into it ({', '.join(TEXT_KINDS)})"
     return f"no file matches {pattern}; paths are relative to {Path.cwd()}"

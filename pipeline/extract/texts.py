@@ -24,8 +24,8 @@ from pipeline.common.errors import StageError
 from pipeline.common.files import stamp, write_arrow, write_list
 from pipeline.common.ledger import Ledger
 from pipeline.common.schemas import PAGE_SCHEMA
-from pipeline.crawl.origins import InputFile, failure_row, input_files
-from pipeline.crawl.text_files import PLAIN, TABLES, kind_of
+from pipeline.crawl.origins import LIST, InputFile, failure_row, input_files
+from pipeline.crawl.text_files import PLAIN, TABLES, kind_of, text_files, unknown
 from pipeline.extract.charset import charset_column, decode, file_charset, is_undecodable, keeps_ascii
 from pipeline.extract.language import check_languages, identify, load_model, wanted_languages
 from pipeline.extract.main_text import clean_text
@@ -82,7 +82,8 @@ def read_texts(
     such column or key for the text.
     """
     book = Ledger("extract", options)
-    inputs, not_fetched = input_files(files)
+    inputs, not_fetched = input_files([file for path in files for file in _files(path)])
+    folders = [*folders, *(path for path in files if Path(path).is_dir())]
     for failure in not_fetched:
         book.fail_unread(**failure_row(failure))
     name = Path(output).with_suffix(".arrow").name
@@ -103,6 +104,18 @@ def read_texts(
     write_arrow(pages, stamp(PAGE_SCHEMA, "text", options), rows)
     book.write(ledger, decisions)
     write_list(output, [str(pages)])
+
+
+def _files(path: str) -> list[str]:
+    """The texts in a folder; a file, and a folder of fetched ones, as it is. Raises StageError for others."""
+    if Path(path).is_dir() and not Path(path, LIST).exists():
+        files, problems, _ = text_files([path])
+    else:
+        files = [path]
+        problems = [] if Path(path).is_dir() or kind_of(path) else [f"{path}: {unknown(path)}"]
+    if problems:
+        raise StageError("; ".join(problems))
+    return files
 
 
 def _name(file: InputFile, folders: Sequence[str]) -> str:

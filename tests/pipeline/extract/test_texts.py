@@ -415,6 +415,20 @@ def test_a_file_of_garbage_is_no_wrong_key(tmp_path):
     assert failed(ledger) == {"bad_json": 3}
 
 
+def test_the_stage_alone_takes_a_folder_and_refuses_what_it_does_not_know(tmp_path):
+    (tmp_path / "in/b").mkdir(parents=True)
+    (tmp_path / "in/b/a.txt").write_text(PLAIN[0])
+    assert make_pages([tmp_path / "in"], "no/model", "fr")[0][0]["url"] == "b/a.txt#0"
+    (tmp_path / "a.md").write_text(PLAIN[0])
+    (tmp_path / "empty").mkdir()
+    for path, problem in (
+        (tmp_path / "a.md", "not a known kind of file"),
+        (tmp_path / "empty", "an empty folder"),
+    ):
+        with pytest.raises(StageError, match=problem):
+            make_pages([path], "no/model", "fr")
+
+
 @pytest.mark.parametrize("name", ["a\udcff.jsonl", "a\nb.jsonl"])
 def test_a_name_that_no_table_can_hold_is_an_error(tmp_path, name):
     assert make_pages([write(tmp_path / "é 漢\u3000\u00a0.jsonl")], "no/model", "fr")[0]
