@@ -83,7 +83,7 @@ def read_texts(
     """
     book = Ledger("extract", options)
     inputs, not_fetched = input_files([file for path in files for file in _files(path)])
-    folders = [*folders, *(path for path in files if Path(path).is_dir())]
+    folders = [*folders, *filter(_is_own_folder, files)]
     for failure in not_fetched:
         book.fail_unread(**failure_row(failure))
     name = Path(output).with_suffix(".arrow").name
@@ -108,7 +108,7 @@ def read_texts(
 
 def _files(path: str) -> list[str]:
     """The texts in a folder; a file, and a folder of fetched ones, as it is. Raises StageError for others."""
-    if Path(path).is_dir() and not Path(path, LIST).exists():
+    if _is_own_folder(path):
         files, problems, _ = text_files([path])
     else:
         files = [path]
@@ -116,6 +116,10 @@ def _files(path: str) -> list[str]:
     if problems:
         raise StageError("; ".join(problems))
     return files
+
+
+def _is_own_folder(path: str) -> bool:
+    return Path(path).is_dir() and not Path(path, LIST).exists()
 
 
 def _name(file: InputFile, folders: Sequence[str]) -> str:

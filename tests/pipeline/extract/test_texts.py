@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow, read_json
 from pipeline.common.schemas import PAGE_SCHEMA
+from pipeline.crawl.origins import finish_folder
 from pipeline.crawl.text_files import text_files
 from pipeline.extract import tables, texts
 from pipeline.extract.options import Extract
@@ -413,6 +414,15 @@ def test_a_file_of_garbage_is_no_wrong_key(tmp_path):
     pages, ledger = make_pages([tmp_path / "a.jsonl", write(tmp_path / "b.jsonl")], "no/model", "fr")
     assert len(pages) == len(DOCUMENTS)
     assert failed(ledger) == {"bad_json": 3}
+
+
+def test_what_was_fetched_is_named_by_where_it_comes_from(tmp_path):
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part/0f-a.txt").write_text(PLAIN[0])
+    source = "https://a.example/a.txt"
+    finish_folder(tmp_path / "part", str(tmp_path / "fetched"), [{"file": "0f-a.txt", "source": source}], [])
+    pages, _ = make_pages([tmp_path / "fetched"], "no/model", "fr")
+    assert [(page["warc"], page["url"]) for page in pages] == [(source, f"{source}#0")]
 
 
 def test_the_stage_alone_takes_a_folder_and_refuses_what_it_does_not_know(tmp_path):
