@@ -50,11 +50,8 @@ try:
         ", ".join([*CONFIG_FILES, *(["--config"] if WORDS else [])]),
     )
     OUT = Layout(OPTIONS.output)
-    ARCHIVES = (
-        archives(OPTIONS.crawl)
-        if OPTIONS.crawl.given
-        else [OUT.samples(OPTIONS.sample.files)]
-    )
+    SAMPLES = OUT.samples(OPTIONS.sample.files) if OPTIONS.crawl.has_sample else []
+    ARCHIVES = ([SAMPLES] if SAMPLES else []) + archives(OPTIONS.crawl)
     TEXTS = texts(OPTIONS.crawl)
     # A model of one's own may be large: in the jobs of a cluster its labels are not read again, unless they need them.
     GIVEN = {entry.language for entry in OPTIONS.crawl.texts if entry.language}

@@ -61,7 +61,7 @@ if not OPTIONS.extract.language_model:
 rule extract:
     input:
         warcs=lambda wildcards: batch_files(
-            OUT, wildcards.batch, BATCHES[wildcards.batch], OPTIONS.crawl.given
+            OUT, wildcards.batch, BATCHES[wildcards.batch], is_own(wildcards.batch)
         ),
         language_id=LANGUAGE_MODEL,
     output:
@@ -80,7 +80,9 @@ rule extract:
         scheduler=OPTIONS.engine.scheduler or "",
     params:
         options=exactly(flags(ON_PAGES)),
-        sizes=lambda wildcards: own_sizes(BATCHES[wildcards.batch], OPTIONS.crawl.given),
+        sizes=lambda wildcards: own_sizes(
+            BATCHES[wildcards.batch], is_own(wildcards.batch)
+        ),
         code=fingerprint("pipeline.extract.webpages:extract"),
     message:
         "Extract the text of batch {wildcards.batch} and identify its languages"

@@ -44,6 +44,7 @@ ASSUMPTIONS = (
 LEFT_OUT = {
     "index": "NOT in the plan: crawl.index; `python -m pipeline index-plan` prints its records, bytes and time",
     "texts": "NOT in the plan: crawl.texts",
+    "sample": "NOT in the plan: crawl.sample",
 }
 
 

@@ -28,11 +28,16 @@ TEXT_BATCHES = dict(
 )
 
 
-if not OPTIONS.crawl.given:
+def is_own(batch):
+    """Whether a batch is of files that are not made here, as the sample's are."""
+    return BATCHES[batch][0] not in SAMPLES
+
+
+if SAMPLES:
 
     rule sample_crawl:
         output:
-            ARCHIVES[0],
+            SAMPLES,
         log:
             OUT.log("sample_crawl"),
         benchmark:

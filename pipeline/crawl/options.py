@@ -150,6 +150,7 @@ class Crawl:
     commoncrawl: CommonCrawl | None = option(None, "whole files of CommonCrawl, after `warcs`")
     index: Index | None = option(None, "single records of CommonCrawl, after those")
     texts: list[Texts] = option([], "plain text, after those")
+    sample: bool = option(False, "the sample crawl too, before all of those")
     connections: int = option(4, "transfers at once, over all jobs of this machine", low=1, high=MOST_TRANSFERS)
     cache: str = option("downloads/crawl", "folder of fetched files and of transfers that can go on", path=True)
     cache_gb: int = option(20, "fetched files kept there for later runs; 0: none", unit="GB", low=0)
@@ -157,6 +158,10 @@ class Crawl:
     @property
     def given(self) -> bool:
         return bool(self.warcs or self.commoncrawl or self.index or self.texts)
+
+    @property
+    def has_sample(self) -> bool:
+        return self.sample or not self.given
 
     def problems(self) -> Iterator[tuple[str, str]]:
         archives = [name for name in self.warcs if kind_of(name) in (None, PLAIN)]
