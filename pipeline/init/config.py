@@ -75,8 +75,8 @@ def output_folder(path: Path) -> str:
 def value(data: Any) -> str:
     r"""A value as YAML, on one line, in quotes where it needs them.
 
-    >>> print(value("no"), value(["a 'b'/**", "é"]), value({"no": 1}))
-    'no' ['a ''b''/**', é] {'no': 1}
+    >>> print(value("no"), value(["a: b", "é"]), value({"no": 1}))
+    'no' ['a: b', é] {'no': 1}
     """
     text = yaml.safe_dump(data, default_flow_style=True, allow_unicode=True, width=10**9, sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...")
@@ -136,7 +136,7 @@ def _crawl(given: Given) -> Iterator[str]:
         yield f"  index: {value(index)}  # pages of the new language alone"
         if given.from_crawl:
             whole = {"crawl": given.commoncrawl, "files": 1}
-            yield f"  commoncrawl: {value(whole)}  # a file of all languages, some 1 GB, for its {given.old}"
+            yield f"  commoncrawl: {value(whole)}  # pages of all languages, some 1 GB, for those in {given.old}"
     if given.packages.sources:
         gpu = bool(given.machine.gpu)
         what = "plain text of the old language" if given.packages.replay else "other text, to measure forgetting"

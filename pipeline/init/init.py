@@ -137,7 +137,8 @@ def _found(given: Given, labels: Collection[str]) -> Iterator[str]:
     if tokens is not None and tokens < FEW_TOKENS:
         yield "  that is little: what is measured on it will have wide intervals"
     if given.packages.replay:
-        yield f"replay: {given.old} from packages, since none was given: {', '.join(given.packages.sources)}"
+        packages = ", ".join(given.packages.sources)
+        yield f"replay: text in {given.old} from packages, since none was given: {packages}"
     elif given.from_crawl:
         yield f"replay: the crawl's pages in {given.old}; where it has none, give --replay"
     if model.unknown:
@@ -146,7 +147,7 @@ def _found(given: Given, labels: Collection[str]) -> Iterator[str]:
         weights = f"{model.weights / 1e6:,.0f}M weights, " if model.weights else ""
         yield f"backbone: {weights}width {model.width}, {model.positions or 'unknown'} positions"
     if model.settle:
-        yield f"  {model.settle}, so that it is settled on plain {given.old} first"
+        yield f"  {model.settle}, so that it is settled on plain text in {given.old} first"
     bf16 = "with" if machine.bf16 else "without"
     yield f"machine: {machine.gpu or f'{machine.cores} cores, {bf16} AVX512-BF16; no GPU'}"
     if machine.why_no_gpu:
@@ -161,8 +162,12 @@ def _cost(given: Given, plan: Plan) -> Iterator[str]:
         yield f"{name:<22} {f'{tokens:,} tokens' if tokens else '':>20} {_duration(seconds):>10}"
     yield f"{'in all':<22} {'':>20} {_duration(sum(seconds for _, _, seconds in parts)):>10}"
     disk = disk_bytes(plan, given.model, sum(found.text_bytes for found in (*given.texts, *given.replay))) / 1e9
-    memory = "" if given.machine.gpu else f" and {memory_gb(plan, given.model):.2g} GB of memory"
-    yield f"with {disk:.2g} GB of disk{memory}"
+    memory = memory_gb(plan, given.model)
+    yield f"with {disk:,.1f} GB of disk" + ("" if given.machine.gpu else f" and {memory:,.0f} GB of memory")
+    if not given.machine.gpu and 0 < given.machine.memory < 1e9 * memory:
+        yield f"  of which this machine has {given.machine.memory / 1e9:,.0f}: take a smaller backbone"
+    if given.model.weights is None:
+        yield "  if the backbone is as large as SmolLM2-135M; a larger one takes more"
     basis = "on one H100" if given.machine.gpu else "on two cores of an AMD EPYC"
     slow = "" if given.machine.gpu or given.machine.bf16 else ", three times as long without AVX512-BF16"
     yield f"An estimate, by what SmolLM2-135M took {basis}{slow}, and in proportion to weights and cores"

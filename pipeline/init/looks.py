@@ -85,10 +85,12 @@ class Model:
 
 @dataclass(frozen=True)
 class Machine:
-    """cores: that this process may use; bf16: whether they multiply bf16 fast; gpu: its name, or none."""
+    """cores: that this process may use; bf16: whether they multiply bf16 fast; memory: bytes, 0: unknown; gpu: its
+    name, or none."""
 
     cores: int
     bf16: bool
+    memory: float = 0.0
     gpu: str = ""
     gpu_bytes: float = 0.0
     why_no_gpu: str = ""
@@ -135,15 +137,16 @@ def _found(names: list[str], files: list[Path]) -> Found:
 
 
 def first_words(file: Path) -> str:
-    """The first words of a plain text that make a line; empty, where there are none.
+    """The first words of a line of prose in the middle of a plain text; empty, where there is none.
 
     Of a script without spaces it is some characters.
     """
     if file.suffix.lower() != PLAIN:
         return ""
     with file.open("rb") as stream:
+        stream.seek(file.stat().st_size // 2)
         lines = stream.read(HEAD_BYTES).decode("utf-8", "ignore").splitlines()
-    for line in map(str.strip, lines):
+    for line in map(str.strip, lines[1:]):
         words = line.split()
         if len(line) >= LINE_CHARS and line.isprintable():
             return " ".join(words[:4]) if len(words) > 4 else line[:12]
@@ -178,7 +181,17 @@ def look_at_model(source: str) -> Model:
     try:
         return _model(source, _hub_config(source), instruct)
     except OSError as error:
-        return Model(source, settle=instruct, unknown=one_line(error))
+        return Model(source, weights=_named_weights(source), settle=instruct, unknown=one_line(error))
+
+
+def _named_weights(source: str) -> int | None:
+    """How many weights a model's name says that it has.
+
+    >>> _named_weights("HuggingFaceTB/SmolLM2-1.7B-Instruct"), _named_weights("gpt2")
+    (1700000000, None)
+    """
+    found = re.search(r"(?<![\w.])(\d+(?:\.\d+)?)([MB])(?![a-z])", source)
+    return round(float(found[1]) * {"M": 1e6, "B": 1e9}[found[2]]) if found else None
 
 
 def _hub_config(source: str) -> Any:
@@ -245,6 +258,8 @@ def read_gguf(path: Path) -> dict[str, Any]:
         nonlocal place
         if kind == GGUF_STRING:
             length = number("Q")
+            if length > len(head) - place:
+                raise struct.error
             text = head[place : place + length].decode("utf-8", "replace")
             place += length
             return text
@@ -276,19 +291,24 @@ def look_at_machine() -> Machine:
         bf16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:
         bf16 = False
+    try:
+        memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (ValueError, OSError):
+        memory = 0.0
+    machine = Machine(cores, bf16, memory)
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=True)
-        name, memory = done.stdout.splitlines()[0].rsplit(",", 1)
-        size = float(memory) * 2**20
+        name, mebibytes = done.stdout.splitlines()[0].rsplit(",", 1)
+        size = float(mebibytes) * 2**20
     except FileNotFoundError:
-        return Machine(cores, bf16)
+        return machine
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return Machine(cores, bf16, why_no_gpu="nvidia-smi finds none")
+        return dataclasses.replace(machine, why_no_gpu="nvidia-smi finds none")
     if _torch_version().endswith("+cpu"):
         why = f"{name} is there, but this torch is built for CPUs: install one for CUDA, and run init again"
-        return Machine(cores, bf16, why_no_gpu=why)
-    return Machine(cores, bf16, name.strip(), size)
+        return dataclasses.replace(machine, why_no_gpu=why)
+    return dataclasses.replace(machine, gpu=name.strip(), gpu_bytes=size)
 
 
 def _torch_version() -> str:
