@@ -237,7 +237,9 @@ def _backbone(given: Given, plan: Plan) -> Iterator[str]:
 
 def _training(given: Given, plan: Plan, indent: str) -> Iterator[str]:
     """What trainings share."""
-    yield f"{indent}batch_rows: {plan.batch_rows}   # as {_like(given)}"
+    full = plan.batch_rows == (32 if given.machine.gpu else 8)
+    why = f"as {_like(given)}" if full else "few, since there is little text"
+    yield f"{indent}batch_rows: {plan.batch_rows}   # {why}"
     yield f"{indent}micro_batch_rows: {plan.micro_batch_rows}   # fewer take less memory"
     yield f"{indent}evaluate_every: {plan.every}"
     yield f"{indent}evaluate_rows: {min(64, plan.measured)}"

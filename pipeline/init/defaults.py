@@ -31,6 +31,10 @@ CORPUS_BYTES = 2.5
 WEIGHT_BYTES = {"source": 2.0, "backbone": 2.4, "finetune": 3.8, "added": 0.8}
 PACKAGES_BYTES = 0.3e9
 LEAST_STEPS, MOST_THREADS = 25, 16
+LEAST_BATCH, SOME_STEPS = (
+    8,
+    150,
+)  # little text is read in smaller steps, so that there are as many as rates are for
 COMPARED_SECONDS = 45 * 60  # on a CPU, a second method is left out where it would take longer than that
 
 
@@ -67,6 +71,8 @@ def choose_plan(model: Model, machine: Machine, tokens: int | None) -> Plan:
     """tokens: of the new text, about; None: unknown, and taken for enough."""
     rows, batch, most = (1024, 32, 600) if machine.gpu else (256, 8, 75)
     rows = min(rows, model.positions or rows)
+    while batch > LEAST_BATCH and tokens is not None and PASSES * tokens < SOME_STEPS * batch * rows:
+        batch //= 2
     enough = most if tokens is None else max(LEAST_STEPS, PASSES * tokens // (batch * rows))
     plan = Plan(
         row_tokens=rows,

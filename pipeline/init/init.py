@@ -168,10 +168,10 @@ def _cost(given: Given, plan: Plan) -> Iterator[str]:
         yield f"  of which this machine has {given.machine.memory / 1e9:,.0f}: take a smaller backbone"
     if given.model.weights is None:
         yield "  if the backbone is as large as SmolLM2-135M; a larger one takes more"
+    slow = not given.machine.gpu and not given.machine.bf16
     basis = "on one H100" if given.machine.gpu else "on two cores of an AMD EPYC"
-    slow = "" if given.machine.gpu or given.machine.bf16 else ", three times as long without AVX512-BF16"
-    yield f"An estimate, by what SmolLM2-135M took {basis}{slow}, and in proportion to weights and cores"
-    yield "(docs/findings/results.md)."
+    yield f"An estimate, by what SmolLM2-135M took {basis} (docs/findings/results.md), in proportion to weights"
+    yield "and cores" + (", and three times as long without AVX512-BF16" if slow else "")
 
 
 def _duration(seconds: float) -> str:

