@@ -191,11 +191,12 @@ def domain_names(given: Given) -> dict[str, str]:
 def _domains(given: Given, plan: Plan) -> Iterator[str]:
     names, packages, old = domain_names(given), given.packages, {"language": given.old}
     rows = {"rows": plan.measured}
-    replay = old | {"urls": _hosts(packages.replay)}
-    settle = old | {"urls": _hosts((*packages.replay, *packages.settle))}
-    if not packages.replay:  # the user's own text
-        replay = old | ({"urls": NO_PACKAGES} if packages.held else {})
-        settle = old
+    settle, replay = old, old  # of the user's own text: all that is not of another kind, to measure with
+    if packages.replay and not given.from_crawl:
+        settle = old | {"urls": _hosts((*packages.replay, *packages.settle))}
+        replay = old | {"urls": _hosts(packages.replay)}
+    elif kept := {*packages.settle, *packages.held} - {*packages.replay}:
+        replay = old | {"urls": f"^(?!https://({_hosts(tuple(sorted(kept)))})/)"}
     yield "domains:"
     if plan.settle_steps:
         yield f"  # {names['settle']}: the backbone settles on it"

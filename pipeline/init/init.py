@@ -78,9 +78,11 @@ def init(
         )
     problems += _bad_languages(language, old, labels, bool(crawl or commoncrawl), bool(replay))
     machine = look_at_machine()
-    packages = old_text(
-        iso_code(old), bool(crawl or commoncrawl or replay), bool(models and models[0].settle), bool(machine.gpu)
-    )
+    settles = bool(models and models[0].settle)
+    code, gpu = iso_code(old), bool(machine.gpu)
+    packages = old_text(code, bool(commoncrawl or replay), settles, gpu)
+    if packages is None and crawl:
+        packages = old_text(code, True, settles, gpu)
     if packages is None:
         problems.append(
             f"--replay: no package with text of {old} can be fetched here (by apt-get and dpkg-deb, or npm); give "
@@ -136,11 +138,16 @@ def _found(given: Given, labels: Collection[str]) -> Iterator[str]:
             yield f"{name}: {files:,} files, {size / 1e6:,.1f} MB{about}"
     if tokens is not None and tokens < FEW_TOKENS:
         yield "  that is little: what is measured on it will have wide intervals"
-    if given.packages.replay:
-        packages = ", ".join(given.packages.sources)
+    packages = ", ".join(given.packages.sources)
+    if given.from_crawl:
+        more = (
+            f", and text from packages: {packages}"
+            if given.packages.replay
+            else "; where it has none, give --replay"
+        )
+        yield f"replay: the crawl's pages in {given.old}{more}"
+    elif given.packages.replay:
         yield f"replay: text in {given.old} from packages, since none was given: {packages}"
-    elif given.from_crawl:
-        yield f"replay: the crawl's pages in {given.old}; where it has none, give --replay"
     if model.unknown:
         yield f"backbone: sizes unknown, since {model.unknown}; rates are for a width of {ASSUMED_WIDTH}"
     else:

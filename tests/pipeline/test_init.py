@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, prose, write_warc
+from hub import Shell, hub
 
 from pipeline.__main__ import STAGES
 from pipeline.common.cli import main
@@ -97,7 +98,14 @@ def test_every_config_is_valid(here, monkeypatch, capsys, machine, backbone, giv
     assert [entry.language for entry in config.crawl.texts] == {
         "texts": ["fr"], "texts and replay": ["fr", "en"], "crawl and replay": ["en"],
     }.get(given, [])  # fmt: skip
-    assert config.crawl.has_sample  # Brown, of another kind than any replay
+    replay, held = (config.domains[name] for name in (config.extend.old, config.evaluate.forgetting))
+    kinds = {"prose": "https://brown.example/held/ca02", "manual": "https://docs.python.example/a.html"}
+    kinds |= {"own": "old/1.txt", "site": "https://a.example/"}
+    assert [name for name in kinds if re.search(held.urls or "", kinds[name])] == ["prose"]
+    found = {name for name in kinds if re.search(replay.urls or "", kinds[name])}
+    assert found == ({"manual"} if given == "texts" else {"manual", "own", "site"})
+    has_manuals = "python-doc" in config.sample.sources
+    assert has_manuals == (given in ("texts", "crawl")) and "brown" in config.sample.sources
     assert f"--configfile {shlex.quote(output)}" in said
     assert not machine.gpu or machine.gpu in said
 
@@ -341,3 +349,26 @@ def test_the_workflow_takes_the_config_on_a_path_with_blanks(here, snakemake_pyt
         "export_run": "1",
     }
     assert expected.items() <= rules.items()
+
+
+LOOK = "from pipeline.init.looks import look_at_model as look; m = look({!r}); print(m.width, m.settle, m.unknown)"
+
+
+@pytest.mark.slow
+def test_a_model_of_the_hub_is_looked_at_once_and_without_a_network_what_is_known_is_said(tmp_path):
+    with hub() as server:
+        shell = Shell(server.url, tmp_path, "huggingface_hub", "pipeline.init.looks")
+        try:
+            server.push("some/Model-Instruct", {"config.json": json.dumps(LLAMA).encode()})
+            server.push("some/gated", {"config.json": b"{}"})
+            server.gated.add("some/gated")
+            first = shell("-c", LOOK.format("some/Model-Instruct"))
+            assert first.out.strip() == "64 an instruct model", first
+            assert "it is gated" in shell("-c", LOOK.format("some/gated")).out
+            assert "no such model" in shell("-c", LOOK.format("some/other")).err
+            with server.away():
+                assert shell("-c", LOOK.format("some/Model-Instruct")).out == first.out
+                away = shell("-c", LOOK.format("some/new"))
+                assert "None  the hub cannot be reached" in away.out and not away.waited
+        finally:
+            shell.close()
