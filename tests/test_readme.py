@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import yaml
 from conftest import ROOT, prose
@@ -37,6 +38,27 @@ def test_the_example_reads_shards(tmp_path):
     assert "u2 None None" in done.stdout
 
 
+def test_links_lead_somewhere():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    wrong = []
+    for page in pages:
+        text = re.sub(
+            r"^```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+        )
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path) if path else page
+            if not target.exists() or (anchor and anchor not in anchors(target)):
+                wrong.append(f"{page.relative_to(ROOT)}: {link}")
+    assert not wrong
+
+
+def anchors(page: Path) -> set[str]:
+    """Names of a page's headings in links, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_the_first_command_brings_all_that_the_examples_import():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     brought = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
@@ -49,7 +71,13 @@ def test_the_first_command_brings_all_that_the_examples_import():
                 assert brought & set(map(canonicalize_name, packages_distributions()[module])), module
 
 
-def test_the_config_for_ones_own_crawl_is_valid(tmp_path, monkeypatch):
+def yaml_with(words: str) -> str:
+    """The example in the guide that has these words."""
+    (example,) = (text for text in re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL) if words in text)
+    return example
+
+
+def test_the_config_by_hand_is_valid(tmp_path, monkeypatch):
     (tmp_path / "crawl").mkdir()
     (tmp_path / "crawl" / "a.warc.gz").touch()
     monkeypatch.chdir(tmp_path)
@@ -60,8 +88,9 @@ def test_the_config_for_ones_own_crawl_is_valid(tmp_path, monkeypatch):
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    example, optional = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    commoncrawl, own, settle, _dask, gpus, task = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+    example, task = yaml_with("output: results/breton"), yaml_with("prompt:")
+    optional, commoncrawl, settle, gpus = map(yaml_with, ("\nnear:", "commoncrawl:", "settle:", "gpus: 8"))
+    own = yaml_with("my-dataset")
     config = read(Config, yaml.safe_load(example) | yaml.safe_load(optional))
     assert config.extend.new == "br"
     assert config.filter.active

@@ -60,11 +60,7 @@ def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | Non
             f"Python 3.11.5 or later is needed, and this is {sys.version.split()[0]}; make an environment of one"
         )
     start_logging()
-    parser = argparse.ArgumentParser(f"python -m {wing}", description=doc)
-    commands = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
-    for stage in stages:
-        _add_stage(commands, stage)
-    arguments = vars(parser.parse_args(argv))
+    arguments = vars(make_parser(wing, doc, stages).parse_args(argv))
     name = arguments.pop("stage")
     stage = next(s for s in stages if s.name == name)
     try:
@@ -86,6 +82,15 @@ def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | Non
         return 0
     print(f"{wing} {stage.name}: {printable_lines(problem)}", file=sys.stderr)
     return 1
+
+
+def make_parser(wing: str, doc: str, stages: Sequence[Stage]) -> argparse.ArgumentParser:
+    """The parser of a wing's command line."""
+    parser = argparse.ArgumentParser(f"python -m {wing}", description=doc)
+    commands = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    for stage in stages:
+        _add_stage(commands, stage)
+    return parser
 
 
 class Printable(logging.LogRecord):
