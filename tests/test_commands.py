@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import snakemake.cli
 import torch.distributed.run
-import yaml
 from conftest import ROOT
 
 from pipeline.__main__ import STAGES as PIPELINE
