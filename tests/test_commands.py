@@ -33,9 +33,7 @@ TARGETS = {
 def commands() -> Iterator[str]:
     """The lines of indented blocks, in the words of a shell, and the texts in `…` that begin with a program."""
     for page in PAGES:
-        text = re.sub(
-            r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
-        )
+        text = re.sub(r"(?ms)^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"))
         blocks = re.findall(r"(?:^(?: {4}| {6})\S.*\n(?:^ {8,}.*\n)*)", text, re.MULTILINE)
         programs = "|".join(map(re.escape, sorted({*CHECKS, *ELSEWHERE})))
         yield from (re.sub(r"\\\n\s*", "", block).strip() for block in blocks)
@@ -84,10 +82,8 @@ def check_python(arguments: list[str]) -> None:
     elif module.startswith("benchmarks"):
         found = importlib.util.find_spec(module)
         assert found and found.origin
-        sources = (
-            ROOT.glob(f"{module.replace('.', '/')}*/*.py") if found.submodule_search_locations else [found.origin]
-        )
-        texts = "".join(open(source).read() for source in sources)  # noqa: PTH123, SIM115
+        sources = Path(found.origin).parent.glob("*.py") if found.submodule_search_locations else [found.origin]
+        texts = "".join(Path(source).read_text() for source in sources)
         assert all(f'"{word}"' in texts for word in rest if word.startswith("--")), rest
 
 
