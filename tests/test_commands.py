@@ -30,14 +30,13 @@ TARGETS = {
 }
 
 
-def commands() -> Iterator[str]:
+def commands(page: str) -> Iterator[str]:
     """The lines of indented blocks, in the words of a shell, and the texts in `…` that begin with a program."""
-    for page in PAGES:
-        text = re.sub(r"(?ms)^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"))
-        blocks = re.findall(r"(?:^(?: {4}| {6})\S.*\n(?:^ {8,}.*\n)*)", text, re.MULTILINE)
-        programs = "|".join(map(re.escape, sorted({*CHECKS, *ELSEWHERE})))
-        yield from (re.sub(r"\\\n\s*", "", block).strip() for block in blocks)
-        yield from re.findall(rf"`((?:{programs}) [^`]*)`", re.sub(r"\s+", " ", text))
+    text = re.sub(r"(?ms)^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"))
+    blocks = re.findall(r"(?:^(?: {4}| {6})\S.*\n(?:^ {8,}.*\n)*)", text, re.MULTILINE)
+    programs = "|".join(map(re.escape, sorted({*CHECKS, *ELSEWHERE})))
+    yield from (re.sub(r"\\\n\s*", "", block).strip() for block in blocks)
+    yield from re.findall(rf"`((?:{programs}) [^`]*)`", re.sub(r"\s+", " ", text))
 
 
 def check(words: list[str]) -> None:
@@ -108,6 +107,6 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize("command", sorted(set(commands())))
+@pytest.mark.parametrize("command", sorted({command for page in PAGES for command in commands(page)}))
 def test_a_command_is_as_its_program_takes_it(command):
     check(shlex.split(command, comments=True))

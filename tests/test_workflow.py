@@ -12,6 +12,7 @@ import html
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.network]
 TEXT = 'it\'s "$(touch PWNED)" `touch PWNED`; touch PWNED & {run} {2} * ~ \\'
 NAME = TEXT.translate(str.maketrans("", "", "{}"))
 CONFIG, OUT, DOWNLOADS = f"configs/-{NAME}.yaml", f"-results {NAME}/@ {NAME}", f"downloads {NAME}"
+# What the README and the guide show that runs on the results of this config.
+RUN_HERE = ("compare", "export", "generate", "look", "publish", "rebuild", "save", "why")
 PYTHON = ".python"  # starts Snakemake at once
 # What must have the same bytes; logs, times and the report's times may differ.
 SAME = ("pages/**/*", "documents/*", "hashes/*", "duplicates/*", "filtered/*", "near/*", "quality/*",
@@ -157,6 +160,41 @@ def test_the_notebook_walks_through_the_results(checkout, tmp_path, monkeypatch)
     assert len(charts) == 5
     assert all(chart.to_dict()["datasets"] for chart in charts)
     assert values["table"].loc["neutral", "fr"] < values["table"].loc["backbone", "fr"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+def test_the_commands_of_a_page_run_on_the_results(page, checkout, tmp_path, monkeypatch):
+    from test_commands import commands
+
+    from pipeline.__main__ import STAGES as PIPELINE
+    from pipeline.common.cli import main
+    from train.__main__ import STAGES as TRAIN
+
+    links = {OUT: checkout / OUT}  # where its files say that they are
+    links |= {f"results/demo/{path.name}": path for path in (checkout / OUT).iterdir() if path.name != "runs"}
+    links |= {
+        f"results/demo/runs/{name}": checkout / OUT / "runs/neutral" for name in ("neutral", "neutral-sigmoid")
+    }
+    links |= {
+        "results/breton": checkout / OUT,
+        "crawl": checkout / OUT / "crawl",
+        "configs/breton.yaml": checkout / CONFIG,
+    }
+    for name, path in links.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    for command in commands(page):
+        words = []
+        for word in shlex.split(command, comments=True):
+            words += sorted(map(str, Path().glob(word))) if "*" in word else [word]
+        if words[:2] == ["python", "-m"] and len(words) > 4 and words[3] in RUN_HERE:
+            wing = words[2]
+            status = main(wing, "", {"pipeline": PIPELINE, "train": TRAIN}[wing], words[3:])
+            assert status == (words[3] == "why"), command  # this page was never in the crawl
+            ran.append(words[3])
+    assert {"export", "generate", "publish"} <= set(ran)
 
 
 def test_ledgers_follow_on_from_each_other(checkout):
