@@ -202,5 +202,8 @@ class Shards:
     """The corpus: Arrow shards for each language and split."""
 
     validation_share: float = option(
-        0.03, "share of documents held out, chosen by the hash of their text", low=0.0, high=0.5
+        0.03,
+        "share of documents held out, chosen by the hash of their text; one, where that is none of a language's",
+        low=0.0,
+        high=0.5,
     )

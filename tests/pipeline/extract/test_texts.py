@@ -199,7 +199,7 @@ def test_a_folder_of_plain_texts_is_a_document_a_file_named_by_its_place(tmp_pat
     assert ledger["in"]["documents"] == 4
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.sampled_from([b"\xff\xfe\xfd " * 40, b"\n", b" \t\n", "né ".encode() * 90, b"x" * 2000, b"\0"])),
     st.sampled_from(["files", "blocks"]),
