@@ -9,6 +9,7 @@ let method = null;
 function theme(isDark) {
   const { ink, soft, line } = themes[isDark ? "dark" : "light"];
   return {
+    padding: { left: 4, right: 14, top: 4, bottom: 4 }, // the last number of an axis may stand half beyond it
     background: null, font: "system-ui, sans-serif", view: { stroke: null },
     axis: { labelColor: ink, titleColor: ink, gridColor: line, domainColor: line, tickColor: line, titleFontWeight: 500,
       labelFontSize: 12, titleFontSize: 12 },
