@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import logging
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,6 +42,7 @@ from pipeline.publish.options import Publish
 from pipeline.workflow.fingerprint import ROOT, fingerprint
 from pipeline.workflow.layout import shard_parts, shard_path
 
+log = logging.getLogger(__name__)
 # xxh3 of the text, with which a rebuilt document is compared.
 RECIPE_SCHEMA = SHARD_SCHEMA.remove(0).append(pa.field("text_hash", pa.uint64()))
 STATS, SUMS, SHARD_SUMS = "stats.json", "SHA256SUMS", "corpus.sha256"
@@ -71,8 +74,8 @@ makes the same files, whose checksums are in `corpus.sha256`.
 def publish(options: Publish, corpus: str, configfile: str, output: str) -> None:
     """Write the folder, whole or not at all: shards or recipe, card, statistics, provenance and checksums.
 
-    Shards are hard links where the file system allows it, since a shard is never changed. Raises StageError where
-    the corpus is not complete, or `output` exists and is not an earlier publication.
+    Prints how to upload it. Shards are hard links where the file system allows it, since a shard is never changed.
+    Raises StageError where the corpus is not complete, or `output` exists and is not an earlier publication.
     """
     check_output(output)
     shards = [path for paths in corpus_shards(corpus).values() for path in paths]
@@ -93,6 +96,14 @@ def publish(options: Publish, corpus: str, configfile: str, output: str) -> None
             folder / "README.md", _published_card(options, Path(corpus, "README.md").read_text(encoding="utf-8"))
         )
         write_sums(folder)
+    size, what = folder_bytes(output) / 1e6, "a recipe of " if options.recipe else ""
+    log.info("%s: %s%d shards, %.1f MB; its card is README.md", output, what, len(shards), size)
+    print(shlex.join(["hf", "upload", "ACCOUNT/NAME", output, "--repo-type=dataset"]))
+
+
+def folder_bytes(folder: str) -> int:
+    """Of all files in a folder."""
+    return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
 
 
 def check_output(output: str) -> None:

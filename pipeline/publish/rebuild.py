@@ -70,6 +70,7 @@ def rebuild(recipe: str, warcs: list[str], output: str, ledger: str, workers: in
             f"could not be made again ({reasons or 'the libraries differ'}); give the missing archives and run "
             "again"
         )
+    logging.info("%s: %d shards, as the recipe has them", output, len(made.sums))
 
 
 def _check_place(recipe: str, path: str) -> None:

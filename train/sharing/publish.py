@@ -10,7 +10,7 @@ from models.adapter import is_plain_lora
 from pipeline.common.errors import StageError
 from pipeline.common.files import atomic_folder
 from pipeline.common.language_codes import iso_code
-from pipeline.publish.publish import check_output, corpus_counts, read_card, write_sums
+from pipeline.publish.publish import check_output, corpus_counts, folder_bytes, read_card, write_sums
 from train.runs.export import Extended, read_extended, write_adapter, write_model
 from train.sharing.card import Card, Corpus, model_card, read_measures
 from train.sharing.options import Publish
@@ -48,8 +48,7 @@ def publish(
         card = Card(extended, why, has_code, measures, corpora, options.repo, options.license)
         (folder / "README.md").write_text(model_card(card, folder), encoding="utf-8")
         write_sums(folder)
-    size = sum(path.stat().st_size for path in Path(output).rglob("*") if path.is_file())
-    log.info("%s: %.1f MB; its card is README.md", output, size / 1e6)
+    log.info("%s: %.1f MB; its card is README.md", output, folder_bytes(output) / 1e6)
     command = ["hf", "upload", options.repo, output, *(["--private"] if options.private else [])]
     if options.push:
         upload(output, options.repo, options.private, shlex.join(command))

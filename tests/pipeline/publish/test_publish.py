@@ -96,10 +96,11 @@ def shards_of(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.glob("*/*.arrow"))}
 
 
-def test_a_published_folder_is_whole_checked_and_loads_by_its_card(crawl, tmp_path):
+def test_a_published_folder_is_whole_checked_and_loads_by_its_card(crawl, tmp_path, capsys):
     import datasets
 
     publish(Publish(license="odc-by"), f"{crawl}/out/corpus", f"{crawl}/config.yaml", f"{tmp_path}/hub")
+    assert capsys.readouterr().out == f"hf upload ACCOUNT/NAME {tmp_path}/hub --repo-type=dataset\n"
     assert shards_of(tmp_path / "hub") == shards_of(crawl / "out/corpus")
     subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=tmp_path / "hub", check=True)
     named = {line[66:] for line in (tmp_path / "hub/SHA256SUMS").read_text().splitlines()}
