@@ -188,7 +188,7 @@ def bad_values(value: Any, rule: Mapping[str, Any], path: str) -> Iterator[str]:
         if rule.get("path") and (problem := bad_path(item)):
             yield f"{path}: {problem}"
         elif rule.get("exists") and not Path(item).exists():
-            yield f"{path}: no such file: {item}; give a path that exists, relative to where you run"
+            yield f"{path}: no such file: {item}; give a path that exists, relative to {Path.cwd()}"
 
 
 def bad_number(number: float, rule: Mapping[str, Any]) -> str | None:

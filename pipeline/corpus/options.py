@@ -79,7 +79,7 @@ class Decontaminate:
             if Path(path).suffix not in SET_KINDS:
                 yield f"sets.{name}", f"{path}: not a known kind of file; known are {', '.join(SET_KINDS)}"
             elif not Path(path).is_file():
-                yield f"sets.{name}", f"no such file: {path}; give a path that exists, relative to where you run"
+                yield f"sets.{name}", f"no such file: {path}; give a path that exists, relative to {Path.cwd()}"
 
 
 @dataclass(frozen=True, kw_only=True)
