@@ -100,7 +100,12 @@ def test_a_kubernetes_job_asks_for_its_resources_and_runs(config, tmp_path, snak
         (None, "my.yaml: No such file or directory; give a YAML file, and name targets before --configfile"),
         (b"", "my.yaml: no keys and values in it"),
         (b"- a", "my.yaml: no keys and values in it"),
+        (
+            b"x: &x {__use_yte__: true}\n<<: *x",
+            "my.yaml: for __use_yte__ Snakemake would run Python that is in it",
+        ),
         (b"a: [", "my.yaml: not valid YAML: while parsing a flow node"),
+        (b"a: 2026-13-01", "my.yaml: not valid YAML: month must be in 1..12"),
         (b"\x80", "my.yaml: not valid YAML: 'utf-8' codec"),
     ],
     ids=lambda value: repr(value)[:9],
