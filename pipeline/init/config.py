@@ -19,6 +19,7 @@ from pipeline.init.defaults import (
     NATIVE,
     OldText,
     Plan,
+    over_width,
     rate,
 )
 from pipeline.init.looks import Found, Machine, Model, first_words
@@ -256,7 +257,8 @@ def _runs(given: Given, plan: Plan) -> Iterator[str]:
     yield "  runs:"
     yield "    neutral: &run"
     yield "      method: neutral"
-    yield f"      learning_rate: {rate(model, 'neutral')}   # 2.3 / {model.width or ASSUMED_WIDTH}"
+    why = f"{over_width(model, 'neutral'):g} / {model.width or ASSUMED_WIDTH}"
+    yield f"      learning_rate: {rate(model, 'neutral')}   # {why}"
     if (model.width, model.layers) == (576, 30):
         yield "      alpha: 30             # docs/findings/results.md; left out, it is fitted to the backbone"
     if model.kind in NATIVE:

@@ -11,6 +11,7 @@ from pipeline.init.looks import Machine, Model
 
 # Rates times the backbone's width: docs/guide.md, Rates and alpha.
 RATE = {"neutral": 2.3, "lora": 1.15, "adapter": 1.15, "finetune": 0.23, "settle": 0.058}
+NARROW, NARROW_RATE = 256, 1.3  # at widths of 64 and 128 neutral residues take this: docs/findings/results.md
 ASSUMED_WIDTH = 2048  # of a backbone that is not known: a low rate learns less, a high one breaks
 NATIVE = ("llama", "mistral", "qwen2", "qwen3")  # backbones whose sigmoid blocks servers know: docs/guide.md
 PASSES = 4  # over the new text; Muennighoff et al. 2023: up to 4 are worth nearly as much as new text
@@ -25,7 +26,7 @@ CPU_START = 30  # seconds of a job that are not in these
 CPU_CORPUS = 150
 SLOW = 3  # times as long in fp32, on cores without AVX512-BF16: the demo's runs
 GPU_RATE, GPU_START, GPU_CORPUS = 290_000, 60, 900
-MEMORY = {"settle": 5.8, "finetune": 5.8, "neutral": 4.2}  # GB
+PROCESS_GB, MEMORY_GB = 0.8, {"settle": 5.0, "neutral": 3.4}  # a process, and what it has of such a backbone
 # Bytes on the disk: of text in all its stages over its own; a weight in each folder.
 CORPUS_BYTES = 2.5
 WEIGHT_BYTES = {"source": 2.0, "backbone": 2.4, "finetune": 3.8, "added": 0.8}
@@ -57,19 +58,28 @@ class Plan:
         return steps * self.batch_rows * self.row_tokens
 
 
+def over_width(model: Model, method: str) -> float:
+    """What a rate is over the backbone's width."""
+    narrow = method == "neutral" and model.width is not None and model.width <= NARROW
+    return NARROW_RATE if narrow else RATE[method]
+
+
 def rate(model: Model, method: str) -> str:
     """A learning rate in two digits, as one writes it.
 
     >>> rate(Model("m", width=576), "neutral"), rate(Model("m", width=960), "neutral")
     ('4e-3', '2.4e-3')
     """
-    digits, exponent = f"{RATE[method] / (model.width or ASSUMED_WIDTH):.1e}".split("e")
+    digits, exponent = f"{over_width(model, method) / (model.width or ASSUMED_WIDTH):.1e}".split("e")
     return f"{digits.removesuffix('.0')}e{int(exponent)}"
 
 
 def choose_plan(model: Model, machine: Machine, tokens: int | None) -> Plan:
     """tokens: of the new text, about; None: unknown, and taken for enough."""
+    size = model.weights or WEIGHTS
     rows, batch, most = (1024, 32, 600) if machine.gpu else (256, 8, 75)
+    if not machine.gpu and size < WEIGHTS:  # what is faster may read more
+        most = round(most * min(8, WEIGHTS / size))
     rows = min(rows, model.positions or rows)
     while batch > LEAST_BATCH and tokens is not None and PASSES * tokens < SOME_STEPS * batch * rows:
         batch //= 2
@@ -88,7 +98,6 @@ def choose_plan(model: Model, machine: Machine, tokens: int | None) -> Plan:
     if not machine.gpu:
         seconds = sum(seconds for _, _, seconds in times(plan, model, machine))
         return plan if seconds <= COMPARED_SECONDS else dataclasses.replace(plan, methods=("neutral",))
-    size = model.weights or WEIGHTS
     # Weights, gradients and AdamW of all weights are 16 bytes each.
     whole = ("finetune", *(("control",) if model.settle else ())) if 16 * size < 0.7 * machine.gpu_bytes else ()
     return dataclasses.replace(
@@ -135,7 +144,7 @@ def disk_bytes(plan: Plan, model: Model, text_bytes: int) -> float:
 def memory_gb(plan: Plan, model: Model) -> float:
     """The most that a job takes: a training of all weights, or one of a method."""
     all_weights = plan.settle_steps or {"finetune", "control"}.intersection(plan.methods)
-    return MEMORY["settle" if all_weights else "neutral"] * (model.weights or WEIGHTS) / WEIGHTS
+    return PROCESS_GB + MEMORY_GB["settle" if all_weights else "neutral"] * (model.weights or WEIGHTS) / WEIGHTS
 
 
 # The old language's text, where the user has none -----------------------------------------------------

@@ -173,6 +173,8 @@ def _cost(given: Given, plan: Plan) -> Iterator[str]:
     yield f"with {disk:,.1f} GB of disk" + ("" if given.machine.gpu else f" and {memory:,.0f} GB of memory")
     if not given.machine.gpu and 0 < given.machine.memory < 1e9 * memory:
         yield f"  of which this machine has {given.machine.memory / 1e9:,.0f}: take a smaller backbone"
+    if given.archives or given.commoncrawl:
+        yield "and what the crawl takes (below)"
     if given.model.weights is None:
         yield "  if the backbone is as large as SmolLM2-135M; a larger one takes more"
     slow = not given.machine.gpu and not given.machine.bf16

@@ -149,7 +149,7 @@ def first_words(file: Path) -> str:
     for line in map(str.strip, lines[1:]):
         words = line.split()
         if len(line) >= LINE_CHARS and line.isprintable() and line[0].isalpha() and not line[0].islower():
-            return " ".join(words[:4]) if len(words) > 4 else line[:12]
+            return (" ".join(words[:4]) if len(words) > 4 else line[:12])[:LINE_CHARS]
     return ""
 
 

