@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.common.errors import StageError
 from pipeline.common.language_codes import iso_code
 from pipeline.crawl.catalogue import SOURCES
 from pipeline.init.defaults import (
@@ -133,7 +134,7 @@ def _crawl(given: Given) -> Iterator[str]:
         yield f"  warcs: {value(warcs)}"
     if given.commoncrawl:
         limit = RECORDS[bool(given.machine.gpu)]
-        index = {"crawl": given.commoncrawl, "languages": [_three_letters(given.language)], "limit": limit}
+        index = {"crawl": given.commoncrawl, "languages": [three_letters(given.language)], "limit": limit}
         yield f"  index: {value(index)}  # pages of the new language alone"
         if given.from_crawl:
             whole = {"crawl": given.commoncrawl, "files": 1}
@@ -153,11 +154,15 @@ def _like(given: Given) -> str:
     return f"configs/smollm2-{'fr' if given.machine.gpu else 'quick'}.yaml"
 
 
-def _three_letters(language: str) -> str:
-    """As CommonCrawl's index names a language. Raises LookupError."""
+def three_letters(language: str) -> str:
+    """As CommonCrawl's index names a language (ISO 639-3). Raises StageError where it has no such name."""
     import langcodes
 
-    return langcodes.Language.get(iso_code(language)).to_alpha3()
+    try:
+        return langcodes.Language.get(iso_code(language)).to_alpha3()
+    except (LookupError, ValueError):
+        why = "has no code of three letters, by which CommonCrawl is asked; fetch whole files (crawl.commoncrawl)"
+        raise StageError(f"{language} {why}") from None
 
 
 def _corpus(given: Given) -> Iterator[str]:

@@ -14,7 +14,7 @@ from pipeline.common.files import write_text
 from pipeline.common.language_codes import iso_code, unknown_label
 from pipeline.common.shown import printable_lines
 from pipeline.crawl.options import CommonCrawl
-from pipeline.init.config import Given, config_text, output_folder
+from pipeline.init.config import Given, config_text, output_folder, three_letters
 from pipeline.init.defaults import (
     ASSUMED_WIDTH,
     Plan,
@@ -71,6 +71,7 @@ def init(
     old_given = [found for name in replay for found in tried("replay", find_any, name)]
     if commoncrawl:
         tried("commoncrawl", lambda name: read(CommonCrawl, {"crawl": name}, name), commoncrawl)
+        tried("language", three_letters, language)
     if not (texts or crawl or commoncrawl):
         problems.append(
             f"no text of {language}: give a folder of it (--texts DIR), archives (--crawl 'crawl/*.warc.gz') or "

