@@ -137,6 +137,8 @@ def _found(given: Given, labels: Collection[str]) -> Iterator[str]:
         about = f", some {tokens:,} tokens (at 3 bytes each, as French)" if name == "texts" and tokens else ""
         if files:
             yield f"{name}: {files:,} files, {size / 1e6:,.1f} MB{about}"
+        if others := [file for one in found for file in one.left_out]:
+            yield f"  {len(others):,} files are of no known kind and not read, such as {others[0]}"
     if tokens is not None and tokens < FEW_TOKENS:
         yield "  that is little: what is measured on it will have wide intervals"
     packages = ", ".join(given.packages.sources)

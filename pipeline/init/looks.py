@@ -55,7 +55,10 @@ WHOLE_WEIGHTS = (0, 1, 32)  # general.file_type of fp32, fp16 and bf16
 
 @dataclass(frozen=True)
 class Found:
-    """What `names` of a config stand for: files, their bytes, and the bytes of text in them, as far as known."""
+    """What `names` of a config stand for: files, their bytes, and the bytes of text in them, as far as known.
+
+    some: a few of the files; left_out: those that are of no known kind.
+    """
 
     names: list[str]
     files: int = 0
@@ -63,6 +66,7 @@ class Found:
     text_bytes: int = 0
     is_archive: bool = False
     some: tuple[Path, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,8 @@ def find_texts(given: str) -> Found:
     found = text_files([given])
     if found.problems:
         raise StageError("; ".join(found.problems))
-    return _found([given], [] if is_url(given) else list(map(Path, found.files)))
+    files = [] if is_url(given) else list(map(Path, found.files))
+    return dataclasses.replace(_found([given], files), left_out=tuple(found.left_out))
 
 
 def find_archives(given: str) -> Found:

