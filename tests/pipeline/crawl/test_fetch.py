@@ -181,9 +181,10 @@ def test_wrong_addresses_and_duplicates_are_problems_of_the_config(tmp_path):
         "commoncrawl.crawl: 'CC/../x' is no name of a crawl",
         "commoncrawl.files: 'many'; give a number or all",
         "commoncrawl.base_url: ftp scheme",
-        "index.languages: 'fr'; the index names languages by three letters",
+        "index.languages[0]: 'fr'; the index names languages by three letters (ISO 639-3): did you mean fra?",
         "texts[0].files: local files and URLs in one entry",
-        "texts[0].files: a.docx: not a known kind of file",
+        "texts[0].files: no file matches a.docx",
+        "texts[0].files: https://a.example/a.docx: not a known kind of file",
         "connections: 50 is too large; the most is 10",
     ):
         assert part in str(caught.value)
