@@ -20,7 +20,7 @@ def stages(folder: Path, warc: Path, language_id: str) -> dict[str, tuple[list[s
 
     at = {name: str(folder / name) for name in ("pages.json", "l.json", "h.arrow", "index.arrow", "d.arrow",
                                                 "out/h.arrow", "out", "corpus", "s.json",
-                                                "e.rows", "d.rows", "s.rows")}  # fmt: skip
+                                                "e.rows", "d.rows", "s.rows", "n.json")}  # fmt: skip
     pages = unique_name(warc.name, str(warc))
     ledger = ["--ledger", at["l.json"]]
     return {
@@ -28,6 +28,8 @@ def stages(folder: Path, warc: Path, language_id: str) -> dict[str, tuple[list[s
                      "--decisions", at["e.rows"]],
                     [*(f"warcs/{pages}.{kind}" for kind in ("decisions", "arrow", "ledger.json")), "e.rows",
                      "pages.json"]),
+        "count-languages": (["--ledgers", at["l.json"], "--languages", "fr", "--needed", "fr", "--output",
+                             at["n.json"]], ["n.json"]),
         "dedup-hash": (["--pages", at["pages.json"], "--output", at["h.arrow"]], ["h.arrow"]),
         "dedup-reduce": (["--hashes", at["h.arrow"], "--output", at["out"], "--index", at["index.arrow"]],
                          ["out/h.arrow", "index.arrow"]),
