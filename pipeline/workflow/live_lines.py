@@ -51,8 +51,8 @@ def _line(row: Row, title: int, width: int, blocks: bool) -> str:
         return f"{_padded(row.title, title, width // 2)}  {clock(row.seconds)}  {more or 'starting'}"
     remaining = left(row)
     time = clock(row.seconds) if remaining is None else f"{clock(remaining)} left"
-    amount = str(progress.done) if progress.total is None else f"{_share(progress):4.0%}"
-    pace = _pace(progress) if progress.total is not None else f"{progress.unit} {_pace(progress)}"
+    amount = f"{progress.done} {progress.unit}" if progress.total is None else f"{_share(progress):4.0%}"
+    pace = _pace(progress)
     bar = f"{_bar(progress, blocks)} " if progress.total else ""
     # What is least missed goes first where a terminal is narrow.
     forms = (f"{bar}{amount}  {pace:14}  {time}", f"{bar}{amount}  {time}", f"{amount}  {time}")

@@ -65,6 +65,9 @@ def test_a_bar_has_rate_and_time_left_which_goes_on_between_two_lines_of_the_log
     assert narrow == "Extend: neutral   25%  0:48 left"
     silent, _ = live_lines([Row("Evaluate", 5.0, State(None, "loading results/backbone"))], "", 60, 24)
     assert silent == "Evaluate  0:05  loading results/backbone"
+    some = State(Progress("tokenize", "documents", 2304, None, "30.1/s"))
+    endless, _ = live_lines([Row("Pack", 65.0, some)], "", 60, 24)
+    assert endless == "Pack  2304 documents  30.1 documents/s  1:05"
     first = State(Progress("extend", "steps", 0, 400), "measuring at step 0: 3 of 9 rows (33%)")
     measuring, _ = live_lines([Row("Extend", 5.0, first)], "", 60, 24)
     assert measuring == "Extend  0:05  measuring at step 0: 3 of 9 rows (33%)"
