@@ -119,22 +119,31 @@ def place_of(batch: Batch, page: Page) -> str:
 
 
 def _url_line(crawl: Crawl, page: Page) -> str:
-    url = url_of(crawl, page)
-    return f": {_short(url, URL_CHARS)}" if url else ""
+    """The URL of a page, and of a record that was fetched alone where the crawl has it; "" where this is gone."""
+    row = _row_of(crawl, page)
+    if row is None:
+        return ""
+    extract = crawl.batch(page.batch).stages["extract"]
+    file = extract.word("file", extract.rows(page.number)[0])
+    origin = (
+        "" if Path(file).name == row["warc"] or file == row["warc"] else f" ({row['warc']} at {row['offset']:,})"
+    )
+    return f"{origin}: {_short(row['url'], URL_CHARS)}"
 
 
-def url_of(crawl: Crawl, page: Page) -> str:
-    """The URL of a page, from the pages or its shard; "" where it is in neither."""
-    for stage, number in crawl.batch(page.batch).fates(page.number):
-        path = None
-        if stage.name == "dedup":
-            path = crawl.out.pages(page.batch)
-        elif stage.name == "quality" and stage.kept[number]:
-            row = stage.rows(number)[0]
-            path, number = str(shard_of(crawl, stage, row)), int(stage.columns["place"][row])
-        if path and (row_found := read_rows(path, some_columns("url"), [number])):
-            return str(row_found[number]["url"])
-    return ""
+def _row_of(crawl: Crawl, page: Page) -> dict[str, Any] | None:
+    """Where a page comes from, by the pages or else its shard; None where it is in neither."""
+    batch = crawl.batch(page.batch)
+    kept = batch.stages["extract"].kept
+    if not kept[page.number]:
+        return None
+    places = [(crawl.out.pages(page.batch), int(kept[: page.number].sum()))]
+    stage, number = list(batch.fates(page.number))[-1]
+    if stage.name == "quality" and stage.kept[number]:
+        row = stage.rows(number)[0]
+        places.append((str(shard_of(crawl, stage, row)), int(stage.columns["place"][row])))
+    schema = some_columns("url", "warc", "offset")
+    return next((found[row] for path, row in places if (found := read_rows(path, schema, [row]))), None)
 
 
 def shard_of(crawl: Crawl, quality: Stage, row: int) -> Path:

@@ -9,6 +9,7 @@ from server import serving
 from test_incremental import checkout, snakemake
 
 from pipeline.common.files import read_arrow, read_json
+from pipeline.inspect.why import why
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +47,7 @@ def crawl(checkout, tmp_path_factory):
         yield folder, config, server
 
 
-def test_a_crawl_on_a_server_becomes_pages_and_a_larger_one_makes_only_what_is_new(crawl):
+def test_a_crawl_on_a_server_becomes_pages_and_a_larger_one_makes_only_what_is_new(crawl, capsys):
     folder, config, server = crawl
     plan = snakemake(folder, config, "-n", *PAGES)
     assert {FETCH.format(f"0000{i}") for i in (0, 2)} < set(plan)
@@ -63,6 +64,11 @@ def test_a_crawl_on_a_server_becomes_pages_and_a_larger_one_makes_only_what_is_n
     assert {(row["warc"], row["offset"]) for row in rows[0] if row["language"] == "fr"} <= french
     assert {row["warc"] for row in rows[2]} == {f"{server.url}/wiki.jsonl"}
     assert {row["warc"] for row in rows[3]} == {TEXT_FILE}
+    places = {0: "{warc} at {offset:,}, batch 00000: ", 1: "({warc} at {offset:,}): ", 3: "{warc} at {offset:,}, "}
+    for part, place in places.items():
+        row = rows[part][-1]
+        why(row["url"], str(folder / "out"), [])
+        assert place.format(**row) in capsys.readouterr().out
     assert [row["text"] for row in rows[3]] == ["\n".join(prose("fr", i)) for i in range(5, 8)]
     assert [row["url"] for row in rows[4]] == [f"{number} é/{LETTER}#0" for number in range(3)]
     assert not list(folder.rglob("PWNED"))

@@ -10,6 +10,7 @@ from archives import http, record
 from conftest import page, prose, write_warc
 
 from pipeline.common.arrow import read_schema
+from pipeline.common.decisions import url_hash
 from pipeline.common.errors import StageError
 from pipeline.common.files import read_arrow
 from pipeline.extract import sandbox
@@ -134,10 +135,13 @@ def test_pages_are_used_again_unless_the_warc_the_model_or_the_options_changed(
     first, _, _ = run(tmp_path, warcs[::2], language_id)
     read = []
     monkeypatch.setattr(module, "responses", lambda path: read.append(path) or responses(path))
-    grown, ledger, _ = run(tmp_path, warcs, language_id)  # one more in their middle
+    grown, ledger, output = run(tmp_path, warcs, language_id)  # one more in their middle
     assert read == [warcs[1].__fspath__()]
     assert [r["url"] for r in grown] == [f"https://site.example/{i}" for i in range(30)]
     assert [r for r in grown if r in first] == first
+    decided = [r for b in read_arrow(f"{output}.decisions") for r in b.to_pylist()]
+    assert [r["url"] for r in decided] == [url_hash(r["url"]) for r in grown]
+    assert [(Path(r["file"]).name, r["place"]) for r in decided] == [(r["warc"], r["offset"]) for r in grown]
     assert ledger["kept"]["documents"] == 30
     run(tmp_path, warcs, language_id, min_chars=100)
     assert read[1:] == [str(w) for w in warcs]
