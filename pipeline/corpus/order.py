@@ -37,13 +37,16 @@ def ledgers(out: Layout, stages: list[str], batch: str = "{batch}") -> list[str]
     return [*map(out.ledger, written), out.shards_ledger(batch)]
 
 
-def as_they_ran(ledgers: list[dict[str, Any]], scored: bool) -> list[dict[str, Any]]:
-    """The ledgers of the stages, where that of the shards is no `quality` if no classifier ran.
+def as_they_ran(ledgers: list[dict[str, Any]], scored: bool, from_texts: bool = False) -> list[dict[str, Any]]:
+    """The ledgers by what ran: that of the shards is no `quality` without a classifier, and that of `text` is not
+    called `extract`, in whose place it stands.
 
-    scored: whether any document has a score.
+    scored: whether any document has a score. from_texts: whether all documents are of files of plain text.
     """
-    off = {} if scored else {"quality": UNFILTERED}
-    return [
-        ledger if ledger["dropped"] else ledger | {"stage": off.get(ledger["stage"], ledger["stage"])}
-        for ledger in ledgers
-    ]
+
+    def name(ledger: dict[str, Any]) -> str:
+        if ledger["stage"] == "quality" and not scored and not ledger["dropped"]:
+            return UNFILTERED
+        return "text" if ledger["stage"] == "extract" and from_texts else str(ledger["stage"])
+
+    return [ledger | {"stage": name(ledger)} for ledger in ledgers]

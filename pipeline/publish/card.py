@@ -14,7 +14,20 @@ from pipeline.common.markdown import escaped, front_matter, table_row
 from pipeline.common.schemas import some_columns
 from pipeline.corpus.decontaminate import contaminated_reason
 from pipeline.corpus.order import UNFILTERED, as_they_ran
+from pipeline.crawl.text_files import kind_of
 from pipeline.workflow.layout import shard_parts
+
+ABOUT_PAGES = """# Web corpus
+
+Main text of web pages, after these stages: {stages}. Each document says
+where it comes from: `url`, `date`, and the crawl's `warc`, `offset`, `record_id`, `digest` and kept `paragraphs`.
+The text belongs to the sites it comes from."""
+# No archives were read, and no text was extracted.
+ABOUT_TEXTS = """# Text corpus
+
+Text of files, after these stages: {stages}. Each document says where it comes from: the file (`warc`), the number
+in it (`offset`), `url` if it has one, `digest` and kept `paragraphs`.
+The text belongs to those who wrote it."""
 
 
 def write_card(shards: list[str], ledgers: list[str], decontamination: str | None, card: str, stats: str) -> None:
@@ -24,12 +37,13 @@ def write_card(shards: list[str], ledgers: list[str], decontamination: str | Non
     are not those that came into the next.
     """
     counts: dict[str, dict[str, dict[str, int]]] = defaultdict(dict)
-    scored = False
+    scored, sources = False, set()
     for path in shards:
         language, split, _ = shard_parts(path)
         total = counts[language].setdefault(split, {"shards": 0, "documents": 0, "paragraphs": 0, "bytes": 0})
         total["shards"] += 1
-        for batch in read_arrow(path, some_columns("text", "paragraphs", "quality_score")):
+        for batch in read_arrow(path, some_columns("text", "paragraphs", "quality_score", "warc")):
+            sources |= set(batch.column("warc").unique().to_pylist())
             scored = scored or batch.column("quality_score").null_count < batch.num_rows
             total["documents"] += batch.num_rows
             total["bytes"] += sum(len(text.encode()) for text in batch.column("text").to_pylist())
@@ -37,7 +51,8 @@ def write_card(shards: list[str], ledgers: list[str], decontamination: str | Non
     parts = [read_json(path) for path in ledgers]
     stages = dict.fromkeys(part["stage"] for part in parts)
     merged = [merge(stage, (p for p in parts if p["stage"] == stage)).data() for stage in stages]
-    merged = as_they_ran(merged, scored)
+    from_texts = bool(sources) and all(source and kind_of(source) for source in sources)
+    merged = as_they_ran(merged, scored, from_texts)
     for before, after in pairwise(merged):
         kept, entered = before["kept"]["documents"], after["in"]["documents"]
         if kept != entered:
@@ -51,10 +66,12 @@ def write_card(shards: list[str], ledgers: list[str], decontamination: str | Non
         drops = (ledger["dropped"].get(reason, {"documents": 0}) for ledger in merged)
         entry["documents_dropped"] = sum(counts["documents"] for counts in drops)
     write_json(stats, {"languages": counts, "ledgers": merged, "decontamination": sets})
-    write_text(card, _corpus_card(counts, merged, sets))
+    write_text(card, _corpus_card(counts, merged, sets, from_texts))
 
 
-def _corpus_card(counts: dict[str, Any], ledgers: list[dict[str, Any]], decontamination: dict[str, Any]) -> str:
+def _corpus_card(
+    counts: dict[str, Any], ledgers: list[dict[str, Any]], decontamination: dict[str, Any], from_texts: bool
+) -> str:
     header = {
         "language": sorted(set(map(iso_code, counts))),  # which the hub reads as ISO codes
         "task_categories": ["text-generation"],
@@ -91,12 +108,9 @@ Documents with {decontamination["ngram"]} words in a row of one of these were dr
 {sets}
 """
     stages = ", ".join(escaped(ledger["stage"]) for ledger in ledgers if ledger["stage"] != UNFILTERED)
+    text = ABOUT_TEXTS if from_texts else ABOUT_PAGES
     return f"""{front_matter(header)}
-# Web corpus
-
-Main text of web pages, after these stages: {stages}. Each document says
-where it comes from: `url`, `date`, and the crawl's `warc`, `offset`, `record_id`, `digest` and kept `paragraphs`.
-The text belongs to the sites it comes from.
+{text.format(stages=stages)}
 
 | language | split | documents | paragraphs | text, MB |
 |---|---|---:|---:|---:|

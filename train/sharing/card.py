@@ -237,8 +237,7 @@ def _data(card: Card) -> str:
         lines += ["", "The text was taken from:", "", "| language | split | documents | text, MB | licence |"]
         lines += ["|---|---|---:|---:|---|", *rows, ""]
         lines.append(
-            "It is main text of web pages, which belongs to the sites that it comes from; the licence is that of "
-            "the selection."
+            "The text belongs to the sites and authors that it comes from; the licence is that of the selection."
         )
     return "\n".join(lines)
 

@@ -24,9 +24,9 @@ def write_ledger(folder, stage, name, entered, drops):
     return str(folder / name)
 
 
-def card(folder, ledgers, decontamination=None, score=None):
+def card(folder, ledgers, decontamination=None, score=None, warc=None):
     shard = shard_path(folder, "fr", "train", "00000")
-    row = dict.fromkeys(SHARD_SCHEMA.names) | {"text": prose("fr", 1)[0], "quality_score": score}
+    row = dict.fromkeys(SHARD_SCHEMA.names) | {"text": prose("fr", 1)[0], "quality_score": score, "warc": warc}
     write_arrow(shard, SHARD_SCHEMA, [row])
     write_card([str(shard)], ledgers, decontamination, str(folder / "README.md"), str(folder / "stats.json"))
     return json.loads((folder / "stats.json").read_text()), (folder / "README.md").read_text()
@@ -62,6 +62,19 @@ def test_a_quality_filter_that_was_off_is_not_named(tmp_path):
     stats, text = card(tmp_path, ledgers, score=0.5)
     assert [ledger["stage"] for ledger in stats["ledgers"]] == ["dedup", "quality"]
     assert "after these stages: dedup, quality." in text
+
+
+def test_a_corpus_of_plain_text_names_no_pages_and_no_extraction(tmp_path):
+    ledgers = [
+        write_ledger(tmp_path, "extract", "a", 5, {"no_text": 1}),
+        write_ledger(tmp_path, "dedup", "b", 4, {}),
+    ]
+    stats, text = card(tmp_path, ledgers, warc="books/une.jsonl.gz")
+    assert stats["ledgers"][0]["stage"] == "text"
+    assert "Text of files, after these stages: text, dedup." in text and "| text | no_text | 1 |" in text
+    assert "page" not in text.lower() and "extract" not in text
+    stats, text = card(tmp_path, ledgers, warc="crawl/a.warc.gz")
+    assert "Main text of web pages, after these stages: extract, dedup." in text
 
 
 def test_documents_lost_between_two_stages_are_an_error(tmp_path):
