@@ -13,8 +13,8 @@ RUN if [ -n "$CLIENTS" ]; then \
         apt-get update && apt-get install --yes --no-install-recommends $CLIENTS && rm -rf /var/lib/apt/lists/*; \
     fi
 
-# Any user may run it, one without a name or a home too. A checkout that is the working folder goes before this one.
-ENV HOME=/tmp USER=neutral-residues PYTHONPATH=/opt/neutral-residues
+# A checkout that is the working folder goes before this one.
+ENV PYTHONPATH=/opt/neutral-residues
 WORKDIR /opt/neutral-residues
 # The packages without the code, so that a change of the code installs nothing again.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
@@ -27,6 +27,8 @@ RUN pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--extra-index-u
     && python -c "import torch; assert not torch.version.cuda, 'a build with CUDA; give --build-arg TORCH_INDEX'"
 COPY . .
 WORKDIR /work
+# Any user may run it, one without a name or a home too.
+ENV HOME=/tmp USER=neutral-residues
 USER 1000
 
 
@@ -36,4 +38,6 @@ RUN pip install --no-cache-dir -c constraints.txt '.[gguf]' \
     && python -c "import torch; assert torch.version.cuda, 'a build without CUDA'"
 COPY . .
 WORKDIR /work
+# Any user may run it, one without a name or a home too.
+ENV HOME=/tmp USER=neutral-residues
 USER 1000
