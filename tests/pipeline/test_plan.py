@@ -29,6 +29,7 @@ from pipeline.plan import (
     run_calibration,
     training_cost,
 )
+from pipeline.workflow.freed import clean
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
 
@@ -59,6 +60,15 @@ def test_a_run_tells_the_bytes_of_its_archives_and_what_each_stage_took_and_wrot
     stages = measured_stages(str(run))
     written = sum(path.stat().st_size for path in (run / "pages").rglob("*") if path.is_file())
     assert stages == {"extract": Measured(2, 42.0, 100.5, written), "dedup_reduce": Measured(1, 3.0, 0.0, 1000)}
+
+
+def test_what_was_freed_of_a_run_is_measured_as_if_it_were_there(run):
+    before = measured_stages(str(run)), bytes_read(str(run))
+    (run / "corpus").mkdir()
+    (run / "corpus/stats.json").touch()
+    clean(str(run), [])
+    assert not list(run.rglob("*.arrow"))
+    assert (measured_stages(str(run)), bytes_read(str(run))) == before
 
 
 def test_work_grows_with_the_archives_and_each_job_starts_once():
