@@ -88,7 +88,7 @@ def test_the_config_by_hand_is_valid(tmp_path, monkeypatch):
         (tmp_path / name).write_text(text)
     example, task = yaml_with("output: results/breton"), yaml_with("prompt:")
     optional, commoncrawl, settle, gpus = map(yaml_with, ("\nnear:", "commoncrawl:", "settle:", "gpus: 8"))
-    own = yaml_with("my-dataset")
+    own, tracked = yaml_with("my-dataset"), yaml_with("track: trackio")
     config = read(Config, yaml.safe_load(example) | yaml.safe_load(optional))
     assert config.extend.new == "br"
     assert config.filter.active
@@ -106,5 +106,7 @@ def test_the_config_by_hand_is_valid(tmp_path, monkeypatch):
     whole = yaml.safe_load(example)
     whole["extend"] |= yaml.safe_load(gpus)["extend"]
     assert [run.gpus for run in read(Config, whole).extend.runs.values()] == [8]
+    whole["extend"] |= yaml.safe_load(tracked)["extend"]
+    assert [run.track for run in read(Config, whole).extend.runs.values()] == ["trackio"]
     (tmp_path / "task.yaml").write_text(task)
     assert read_task(str(tmp_path / "task.yaml")).metric == "char"

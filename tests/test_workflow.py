@@ -382,7 +382,7 @@ def test_deleted_shards_are_made_again(copy):
 def test_what_is_freed_is_said_first_and_made_again_only_by_a_change_of_the_corpus(copy):
     python = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(copy)}
     told = snakemake(copy, "--cores", "1", "clean_intermediate", **python)
-    assert told.index("MB of pages/") < told.index("MB in all") < told.index("Freed:")
+    assert told.count("MB of pages/") == 2 and "Freed:\n" in told  # what will go, and what went
     left = {path.split("/")[0] for path in digests(copy)}
     assert {"corpus", "tokens", "backbone", "runs", "evaluate"} <= left and "duplicates" not in left
     assert not list((copy / OUT).glob("pages/*/*.arrow")) and (copy / OUT / "hashes/index.arrow").exists()
