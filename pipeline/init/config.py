@@ -24,8 +24,9 @@ from pipeline.init.defaults import (
     rate,
 )
 from pipeline.init.looks import Found, Machine, Model, first_words
+from pipeline.workflow.fingerprint import ROOT
 
-SCHEMA = Path("configs/schema.json")
+SCHEMA = ROOT / "configs/schema.json"
 NO_PACKAGES = r"^(?!https://[^/]*\.example/)"  # URLs of all but the packages' pages
 HELD_BROWN = r"brown\.example/held"  # half of the Brown corpus (pipeline/crawl/rendering.py)
 FEW_FILES = 20  # of text: fewer are books rather than documents

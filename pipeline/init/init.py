@@ -32,6 +32,7 @@ from pipeline.init.looks import (
     look_at_model,
     missing_packages,
 )
+from pipeline.workflow.fingerprint import ROOT
 
 T = TypeVar("T")
 FEW_TOKENS = 100_000
@@ -95,7 +96,8 @@ def init(
         language, old, language_model, new_texts, archives, commoncrawl, old_given, packages, models[0], machine
     )
     plan = choose_plan(given.model, machine, given.new_tokens)
-    command = f"snakemake --cores all all --configfile {shlex.quote(str(path))}"
+    elsewhere = [] if Path("Snakefile").resolve() == ROOT / "Snakefile" else ["--snakefile", f"{ROOT}/Snakefile"]
+    command = shlex.join(["snakemake", *elsewhere, "--cores", "all", "all", "--configfile", str(path)])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, config_text(given, plan, path, command))
     lines = [*_found(given, labels), *_cost(given, plan), *_next(given, path, command)]
@@ -200,6 +202,6 @@ def _next(given: Given, path: Path, command: str) -> Iterator[str]:
     if given.archives:
         yield f"  python -m pipeline plan --configfile {config}   # the cost of the crawl, by two of its archives"
     if given.commoncrawl:
-        yield f"  python -m pipeline index-plan --config {config} --output plan.arrow --report plan.json"
+        yield f"  python -m pipeline index-plan --configfile {config} --output plan.arrow --report plan.json"
     yield f"  {command}"
     yield f"Then open {output_folder(path)}/report.html. To learn more, raise `steps` and run it again."
