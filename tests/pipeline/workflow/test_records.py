@@ -49,6 +49,16 @@ def test_records_come_back_in_another_checkout_and_under_another_name(folder):
     assert not record_of("out2/b.arrow").exists()
 
 
+def test_the_record_of_a_file_that_was_freed_comes_back_too(folder):
+    make("out/a.arrow")
+    keep("out")
+    shutil.rmtree(".snakemake")
+    Path("out/a.arrow").unlink()
+    restore("out")
+    assert json.loads(record_of("out/a.arrow").read_text()) == RECORD
+    assert not Path("out/a.arrow").exists()
+
+
 def test_an_unchanged_file_gets_its_date_back_and_a_changed_one_does_not(folder):
     make("out/same")
     make("out/other")
