@@ -22,7 +22,7 @@ PAGES = ("README.md", "docs/guide.md")
 ELSEWHERE = {"apt-get", "cd", "dask", "docker", "export", "git", "hf", "jupyter", "llama-server", "lms", "mkdir",
              "mlx_lm.server", "ollama", "openssl", "podman", "apptainer", "tensorboard", "transformers", "umask",
              "vllm"}  # fmt: skip
-OWN = re.compile(r"configs/(breton|french)\.yaml")
+OWN = re.compile(r"configs/(breton|french)\.yaml|mine\.yaml")
 TARGETS = {
     name
     for path in (ROOT / "Snakefile", *ROOT.glob("*/**/*.smk"))

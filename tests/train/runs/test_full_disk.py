@@ -125,7 +125,7 @@ def test_a_full_disk_costs_a_training_what_followed_its_last_checkpoint(
     assert [path.name for path in place.parent.glob("*step*")] == ["step-000005.safetensors"]
     monkeypatch.undo()
     assert main("train", "", STAGES, words) == 0
-    assert "extend extend: 5/12" in capsys.readouterr().err
+    assert "extend extend: 5 of 12 steps" in capsys.readouterr().err
     assert weights(results / "extend") == weights(whole / "results" / "extend")
 
 
