@@ -29,7 +29,8 @@ def look(output: str, page: str, reasons: list[str], warcs: list[str], each: int
     drawn, counts = draw(crawl, reasons, each, seed)
     if not drawn:
         known = sorted({kind.reason or kind.fate for kind in draw(crawl, [], 1, seed)[1]})
-        raise StageError(f"{output}: no page has the reason {' or '.join(reasons)}; there are {', '.join(known)}")
+        wanted = f"the reason {' or '.join(reasons)}" if reasons else "been decided on"
+        raise StageError(f"{output}: no page has {wanted}; the reasons are {', '.join(known) or 'none yet'}")
     shown = drawn[:MOST_PAGES]
     by_batch = sorted(range(len(shown)), key=lambda i: shown[i].page.batch)  # of which few are in memory
     samples = {}

@@ -229,7 +229,10 @@ def test_samples_are_of_the_reasons_asked_for_and_the_same_each_time(crawl, tmp_
 
 def test_a_wrong_reason_is_said_with_those_there_are(crawl, capsys, tmp_path):
     assert main("pipeline", "", STAGES, ["look", f"--output={crawl[0]}", "--page=x", "--reasons", "typo"]) == 1
-    assert "no page has the reason typo; there are duplicate_paragraph, few_words, kept" in capsys.readouterr().err
+    assert (
+        "no page has the reason typo; the reasons are duplicate_paragraph, few_words, kept"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("name", FORMATS)
