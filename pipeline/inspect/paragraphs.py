@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 
 from pipeline.common.config import read
 from pipeline.common.errors import StageError
-from pipeline.common.files import read_arrow
+from pipeline.common.files import inside, read_arrow
 from pipeline.common.schemas import some_columns
 from pipeline.corpus.dedup import VERDICT_SCHEMA, paragraph_hashes, reasons_to_drop
 from pipeline.corpus.options import Dedup
 from pipeline.corpus.paragraphs import find_paragraphs
-from pipeline.inspect.fates import Crawl, Page, Stage, page_at, read_rows
+from pipeline.inspect.fates import Batch, Crawl, Page, Stage, page_at, read_rows
 
 
 class Dropped(NamedTuple):
@@ -95,19 +95,39 @@ def _options(dedup: Stage) -> Dedup:
 
 
 def pages_with_text(crawl: Crawl, text: str, most: int) -> list[Page]:
-    """Pages in whose main text a text is, `most` at most."""
+    """Pages in whose main text a text is, `most` at most; of a batch whose pages are gone, those in its shards."""
     found: list[Page] = []
     for batch in crawl.batches:
-        first = 0
-        try:
-            for rows in read_arrow(crawl.out.pages(batch), some_columns("text")):
-                inside = pc.match_substring(rows.column("text"), text).to_numpy(zero_copy_only=False)
-                if inside.any():
-                    kept = np.flatnonzero(crawl.batch(batch).stages["extract"].kept)
-                    found += [Page(batch, int(kept[first + i])) for i in np.flatnonzero(inside)]
-                if len(found) >= most:
-                    return found[:most]
-                first += rows.num_rows
-        except FileNotFoundError:
-            pass
+        decided = crawl.batch(batch)
+        kept = np.flatnonzero(decided.stages["extract"].kept)
+        sources: list[tuple[Path, np.ndarray]] = [(Path(crawl.out.pages(batch)), kept)]
+        if not sources[0][0].exists():
+            sources = list(_shards(crawl, decided))
+        for path, numbers in sources:
+            for row in _rows_with(path, text):
+                if row < len(numbers):
+                    found.append(Page(batch, int(numbers[row])))
+                if len(found) == most:
+                    return found
     return found
+
+
+def _rows_with(path: Path, text: str) -> Iterator[int]:
+    """The rows of a file of pages or documents with a text; none where the file is gone."""
+    first = 0
+    try:
+        for rows in read_arrow(path, some_columns("text")):
+            has = pc.match_substring(rows.column("text"), text).to_numpy(zero_copy_only=False)
+            yield from (np.flatnonzero(has) + first).tolist()
+            first += rows.num_rows
+    except FileNotFoundError:
+        pass
+
+
+def _shards(crawl: Crawl, batch: Batch) -> Iterator[tuple[Path, np.ndarray]]:
+    """The shards of a batch, and of each document in them the number of its page among those of `extract`."""
+    for stage, numbers in batch.numbers():
+        if stage.name == "quality":
+            files = stage.columns["file"][stage.first[:-1]]
+            for code, name in enumerate(stage.words["file"]):
+                yield inside(crawl.out.corpus, name), numbers[files == code]

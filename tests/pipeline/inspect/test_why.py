@@ -175,6 +175,7 @@ def test_where_files_were_cleaned_away_the_rest_is_said(crawl, why, tmp_path):
     assert f"near-duplicates of what cannot be said: {output}/near/clusters.jsonl is gone" in why(
         f"{SITE}/near", output
     )
+    assert f": {SITE}/part\n" in why("paragraphe que nul autre", output)
     shutil.rmtree(output / "decisions/quality")
     (output / "decisions/near/00001.arrow").unlink()
     assert f"not known: {output}/decisions/near/00001.arrow is not there" in why(f"{SITE}/part", output)
