@@ -54,11 +54,6 @@ class Stage:
 
 def main(wing: str, doc: str, stages: Sequence[Stage], argv: Sequence[str] | None = None) -> int:
     """Run one stage; returns its exit status. A wrong use (2) or an error of the stage (1) is one clear line."""
-    # Before, `re` did not go back inside a possessive group: every record of an archive would count as damaged.
-    if sys.version_info < (3, 11, 5):
-        sys.exit(
-            f"Python 3.11.5 or later is needed, and this is {sys.version.split()[0]}; make an environment of one"
-        )
     start_logging()
     arguments = vars(make_parser(wing, doc, stages).parse_args(argv))
     name = arguments.pop("stage")

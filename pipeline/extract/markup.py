@@ -57,8 +57,8 @@ def close_empty_elements(html: str) -> str:
 # Page turners -------------------------------------------------------------------------------------
 
 _PAGE_TURNER = re.compile(
-    r'<div class="nav(?:header|footer)"[^<>]*+>(?:[^<]++|<(?!/div>))*+'
-    r'|<table class="nav_table"[^<>]*+>(?:[^<]++|<(?!/table>))*+'
+    r'<div class="nav(?:header|footer)"[^<>]*+>(?>[^<]++|<(?!/div>))*+'
+    r'|<table class="nav_table"[^<>]*+>(?>[^<]++|<(?!/table>))*+'
 )
 
 
@@ -102,8 +102,8 @@ _HIDING = ("hidden", "invisible", "display:", "display-none")
 _OPENED = re.compile(rf"<({_INLINE})\b([^<>]*+)")
 # Inline tags one after the other, one of which has attributes or is a time, behind text, perhaps with white space.
 _AFTER_TEXT = re.compile(
-    rf"<(?:(?<=[^>\s]<)|(?<=[^>]\s<))(?:{_INLINE})(?:>\s*+<(?:{_INLINE})){{0,4}}+(?:\s|(?<=<time))[^<>]*+"
-    rf"(?:>\s*+<(?:{_INLINE})\b[^<>]*+){{0,4}}+(?=>)"
+    rf"<(?:(?<=[^>\s]<)|(?<=[^>]\s<))(?:{_INLINE})(?>>\s*+<(?:{_INLINE})){{0,4}}+(?:\s|(?<=<time))[^<>]*+"
+    rf"(?>>\s*+<(?:{_INLINE})\b[^<>]*+){{0,4}}+(?=>)"
 )
 _BEFORE_TEXT = re.compile(
     r"<(?:time\b|(?:a|span)\s(?=[^<>]*?=[\"']?(?:author|tag)\b))[^<>]*+(?=>[^<>]*+</(?:time|a|span)>\s*+(?:[^\s<]|</t[dh]\b))"
@@ -155,8 +155,8 @@ _ITEM = re.compile(r"<li\b[^<>]*+>", re.IGNORECASE)
 _LINK = re.compile(r"<(/?)a\b", re.IGNORECASE)
 # In the beginning of an item, behind tags: a word, or a link and a letter behind it (not only how much it has).
 _PROSE = re.compile(
-    r"(?:\s*+<(?!/?(?:a|li)\b)[^<>]*+>)*+"
-    r"(?:[^<\w]*+\w|\s*+<a\b[^<>]*+>(?:[^<]++|<(?!/?(?:a|li)\b)[^<>]*+>)*+</a>[^<]*?[^\W\d_])",
+    r"(?>\s*+<(?!/?(?:a|li)\b)[^<>]*+>)*+"
+    r"(?:[^<\w]*+\w|\s*+<a\b[^<>]*+>(?>[^<]++|<(?!/?(?:a|li)\b)[^<>]*+>)*+</a>[^<]*?[^\W\d_])",
     re.IGNORECASE,
 )
 _FIRST_ITEMS = 5

@@ -20,12 +20,12 @@ BINARY = (
     b"\0\1\0\0", b"Rar!\x1a\x07", b"7z\xbc\xaf", b"\xfd7zXZ", b"\x1f\x9d",
 )  # fmt: skip
 CONTROL = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
-_START = rb"(?:\xef\xbb\xbf)?+\s*+"
+_START = rb"(?>\xef\xbb\xbf)?+\s*+"
 _TAGS = rb"!doctype html|html|head|script|iframe|h1|div|font|table|a|style|title|b|body|br|p|meta"
 TAG = re.compile(rb"%b<(?:!--|(?:%b)[\s>])" % (_START, _TAGS), re.IGNORECASE)
 XML_START = re.compile(rb"%b<\?xml" % _START, re.IGNORECASE)
 XHTML = re.compile(
-    rb"%b(?:<\?(?:(?!\?>).)*+\?>\s*+|<!--(?:(?!-->).)*+-->\s*+|<!doctype[^>[]*+>\s*+)*+<(?:\w++:)?+html[\s>]"
+    rb"%b(?><\?(?>(?!\?>).)*+\?>\s*+|<!--(?>(?!-->).)*+-->\s*+|<!doctype[^>[]*+>\s*+)*+<(?>\w++:)?+html[\s>]"
     % _START,
     re.IGNORECASE | re.DOTALL,
 )

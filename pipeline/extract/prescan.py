@@ -14,7 +14,7 @@ PRESCAN_BYTES = 2**14
 TOKEN = re.compile(rb"<(?:!--|meta[\s/])", re.IGNORECASE)
 COMMENT_END = re.compile(rb"-?-->|(?<=<!--)>|(?<=<!--)->")
 ATTRIBUTE = re.compile(
-    rb"""[\s/]*+(?:(>)|([^\s/>][^\s/>=]*+)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s>"'][^\s>]*+)?+))?+)"""
+    rb"""[\s/]*+(?:(>)|([^\s/>][^\s/>=]*+)(?>\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s>"'][^\s>]*+)?))?+)"""
 )
 CONTENT = re.compile(rb"""charset\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s;"'][^\s;]*+))""", re.IGNORECASE)
 XML = re.compile(rb"""\s*+<\?xml\s[^>]{0,200}?\bencoding\s*+=\s*+["']([\w.:-]{1,40})""")

@@ -23,7 +23,7 @@ SCHEME, DATE, IP = re.compile(_SCHEME), re.compile(_DATE), re.compile(_IP)
 # it, from the last of these schemes on. Since each way begins with a letter of its own the search is fast.
 _KNOWN = rb"(?:https?|ftp|dns|filedesc):"
 _BEHIND_URL = rb" (?:[^ \n]{0,255}+ %b|%b \d{0,32}+) " % (_DATE, _IP)
-_CUT = rb":(?:(?!%b)[^ \n]){1,2000}+%b" % (_KNOWN, _BEHIND_URL)
+_CUT = rb":(?>(?!%b)[^ \n]){1,2000}+%b" % (_KNOWN, _BEHIND_URL)
 START = re.compile(
     rb"\n(?=%b[^\n]{1,65536}%b)|https?%b|ftp%b|dns%b|filedesc%b" % (_SCHEME, _BEHIND_URL, _CUT, _CUT, _CUT, _CUT)
 )

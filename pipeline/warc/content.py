@@ -19,16 +19,16 @@ HTTP_HEADER_COST = 2**5  # a byte of a header counts as so many, for the time th
 BLOCK_MAX = BODY_MAX + HTTP_HEADER_MAX
 # As lenient as browsers: any case, tabs, no version, no reason; before it, white space and interim answers (1xx).
 # A header ends at an empty line; one that lacks it, before the first tag or at the end of the block.
-_STATUS = rb"[ \t]*+(?:HTTP(?:/[0-9.]*+)?+|ICY)[ \t]++%b(?![0-9])"
+_STATUS = rb"[ \t]*+(?:HTTP(?>/[0-9.]*+)?+|ICY)[ \t]++%b(?![0-9])"
 _ANY_STATUS = _STATUS % rb"[0-9]{3}"
 HTTP_HEADER = re.compile(
-    rb"(?:\s*+%b[^\n]*+\n(?:(?!%b)[^\n]*+\n)*+(?=%b))*+" % (_STATUS % rb"1[0-9]{2}", _ANY_STATUS, _ANY_STATUS)
-    + rb"\s*+%b[^\n]*+\n?+((?:(?!\r*+[\n<])[^\n]++\n?+)*+)(?:\r*+\n|\r++(?=<))?+" % (_STATUS % rb"([0-9]{3})"),
+    rb"(?>\s*+%b[^\n]*+\n(?>(?!%b)[^\n]*+\n)*+(?=%b))*+" % (_STATUS % rb"1[0-9]{2}", _ANY_STATUS, _ANY_STATUS)
+    + rb"\s*+%b[^\n]*+\n?+((?>(?!\r*+[\n<])[^\n]++\n?+)*+)(?>\r*+\n|\r++(?=<))?+" % (_STATUS % rb"([0-9]{3})"),
     re.IGNORECASE,
 )
 HTTP_TYPES = ("application/http", "message/http")
 MAY_BE_HTTP = (*HTTP_TYPES, "text/html", "application/xhtml+xml", "")  # old archives name the type of the page
-TAG = re.compile(rb"(?:\xef\xbb\xbf)?+\s*+<")
+TAG = re.compile(rb"(?>\xef\xbb\xbf)?+\s*+<")
 OTHER_SCHEME = re.compile(r"(?!https?:)[a-z][a-z0-9+-]*+:", re.IGNORECASE)
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~\w-]++", re.ASCII)
 

@@ -12,9 +12,9 @@ import re
 
 FOLD = re.compile(rb"\r?\n[ \t]++")
 MEDIA_TYPE_MAX = 2**12  # characters of Content-Type that are looked at
-VALUE = re.compile(r"""(?:[^,"]++|"[^"]*+"?+)++""")  # of a list; a comma in quotes parts no two
+VALUE = re.compile(r"""(?>[^,"]++|"[^"]*+"?+)++""")  # of a list; a comma in quotes parts no two
 MEDIA_TYPE = re.compile(r"\s*+([!#$%&'*+.^_`|~\w-]++/[!#$%&'*+.^_`|~\w-]++)\s*+(?:;|$)", re.ASCII)
-CHARSET = re.compile(r"""(?:charset\s*+=\s*+["']?+\s*+)++([^\s"',;()=]{1,100})""", re.IGNORECASE)
+CHARSET = re.compile(r"""(?>charset\s*+=\s*+["']?+\s*+)++([^\s"',;()=]{1,100})""", re.IGNORECASE)
 
 
 class Fields:

@@ -22,9 +22,10 @@ NAMES_COST = 2**6  # a byte of a header counts as so many where its fields are l
 START = re.compile(rb"WARC/\d\.\d{1,2}[ \t]{0,8}\r?\n")
 START_MAX = 32
 # Up to the empty line, or to a line that begins another header; the group is there if the header has its end.
-HEADER = re.compile(rb"WARC/\d\.\d{1,2}[ \t]{0,8}\r?\n(?:(?!\r?\n|WARC/\d\.\d)[^\n]*+\n)*+(\r?\n)?+")
+# `(?>…)*+`, here and elsewhere, since `(?:…)*+` is wrong up to Python 3.11.4 (docs/findings/libraries.md).
+HEADER = re.compile(rb"WARC/\d\.\d{1,2}[ \t]{0,8}\r?\n(?>(?!\r?\n|WARC/\d\.\d)[^\n]*+\n)*+(\r?\n)?")
 # The value may be on the next line, as that of any field.
-LENGTH = re.compile(rb"\ncontent-length[ \t]*+:(?:[ \t]|\r?\n[ \t])*+([^\r\n]*+)", re.IGNORECASE)
+LENGTH = re.compile(rb"\ncontent-length[ \t]*+:(?>[ \t]|\r?\n[ \t])*+([^\r\n]*+)", re.IGNORECASE)
 NAME = re.compile(rb"\n([^\s:]++)[ \t]*+:")
 DIGEST = re.compile(rb"\nwarc-block-digest[ \t]*+:[ \t]*+([^\r\n]*+)", re.IGNORECASE)
 TYPE = re.compile(rb"\nwarc-type[ \t]*+:", re.IGNORECASE)

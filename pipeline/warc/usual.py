@@ -25,7 +25,7 @@ UNPACKED_MAX = 2**20  # bytes that each of them may unpack to
 TAIL = b"\r\n\r\n"
 _OTHER_LINE = rb"(?!\r\n|WARC/|[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll])[^\n]*+\n"
 HEADER = re.compile(
-    rb"WARC/1\.[01]\r\n(?:%b)*+Content-Length: (\d{1,9})\r\n(?:%b)*+\r\n" % (_OTHER_LINE, _OTHER_LINE)
+    rb"WARC/1\.[01]\r\n(?>%b)*+Content-Length: (\d{1,9})\r\n(?>%b)*+\r\n" % (_OTHER_LINE, _OTHER_LINE)
 )
 
 

@@ -12,7 +12,7 @@ from pipeline.warc.frames import FrameError
 from pipeline.warc.unpacking import Spend
 
 FRAMES_MAX = 2**20  # that are held at a time
-BLANK = re.compile(rb"(?:[\r\n\t ]|\xef\xbb\xbf)++")  # between records; also a byte order mark
+BLANK = re.compile(rb"(?>[\r\n\t ]|\xef\xbb\xbf)++")  # between records; also a byte order mark
 BLANK_COST = 2**4  # for each byte of it, so that no file is nothing else
 
 
