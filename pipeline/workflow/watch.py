@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from pipeline.common.progress import clock, line
-from pipeline.common.shown import printable
+from pipeline.common.shown import printable, printable_lines
 from pipeline.workflow.layout import Layout
 from pipeline.workflow.live_lines import MOST_ROWS, Row, columns, left, live_lines
 from pipeline.workflow.log_end import State, read_failure, read_state
@@ -170,11 +170,12 @@ class Watch(logging.Handler):
         if event == "progress":
             self.done, self.total = facts["done"], facts["total"]
         elif event == "job_info":
-            shown = self._begin(facts, now)
-            if self.live:
+            self._begin(facts, now)
+            message = printable_lines(str(facts["rule_msg"] or ""))
+            if self.live and "\n" not in message:
                 self._write("")
-            elif shown.named:
-                self._say(record, f"start{'':9}  {shown.title}")
+            elif message:
+                self._say(record, f"start{'':9}  {message}")
         elif event == "job_finished":
             self.failed.pop(facts["job_id"], None)
             if (ended := self.running.pop(facts["job_id"], None)) is None:
@@ -194,7 +195,8 @@ class Watch(logging.Handler):
         number, message = facts["jobid"], facts["rule_msg"]
         job = self.jobs.setdefault(number, Job("", facts["rule_name"], facts["threads"]))
         log = next(iter(facts["log"]), "")
-        title = printable(str(message or " ".join([facts["rule_name"], *map(str, facts["wildcards"].values())])))
+        name = " ".join([facts["rule_name"], *map(str, facts["wildcards"].values())])
+        title = printable(str(message or name).partition("\n")[0].rstrip(":"))
         shown = Shown(job, title, log, now, _mark(log), named=bool(message), told=now)
         self.running[number] = shown
         return shown

@@ -39,7 +39,7 @@ def snakemake(folder, config, *arguments):
     environment = os.environ | {"PYTHONPATH": str(folder)}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
-    return re.findall(r"^Job \d+: (.*)", done.stdout + done.stderr, re.M)
+    return re.findall(r"^(?:Job \d+:|[\d:]{8} start) +(.*)", done.stdout + done.stderr, re.M)
 
 
 def test_an_entry_added_to_the_manifest_leaves_earlier_batches_alone(checkout, make_warc):
