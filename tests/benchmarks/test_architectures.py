@@ -38,6 +38,7 @@ def test_outcomes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (failed["outcome"], failed["said"]) == ("fails later", "loss: the loss of a token: off by 0.1")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_architecture_in_a_process_of_its_own() -> None:
     """Started from another one, with which the server of processes ends."""

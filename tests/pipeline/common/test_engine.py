@@ -199,6 +199,7 @@ def test_a_worker_killed_in_the_middle_and_one_with_two_threads_give_the_same_by
     assert far == near
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_worker_without_memory_left_is_replaced_and_two_of_them_are_an_error(cluster, tmp_path):
     for _ in range(2):

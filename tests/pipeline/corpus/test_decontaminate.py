@@ -166,6 +166,7 @@ def test_strings_as_deep_as_json_goes_are_found_in_their_order(tmp_path):
     assert list(read_strings(str(tmp_path / "s.json"))) == [*map(str, range(399, -1, -1)), "x"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_sets_that_unpack_to_too_much_are_refused(tmp_path):
     """Some kilobytes of Parquet that hold three texts of 300 MB."""

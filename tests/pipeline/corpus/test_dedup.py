@@ -141,6 +141,7 @@ def test_the_first_occurrence_stays_whatever_the_files_and_buckets(
             }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(first=CRAWL, second=CRAWL, bucket=st.integers(1, 9))

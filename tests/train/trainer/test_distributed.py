@@ -202,6 +202,8 @@ def test_a_stage_with_two_processes_is_one_to_the_bit(inputs: Path, capfd: pytes
     assert "command line: batch_rows: 7 is not a multiple of gpus (2); make it one" in capfd.readouterr().err
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_a_backbone_settles_in_shards_to_the_same(inputs: Path) -> None:
     assert settle(inputs, "settled", "") == settle(inputs, "sharded", "--gpus 2 --shard") == 0
     start, expected, found = made(inputs, "backbone"), made(inputs, "settled"), made(inputs, "sharded")

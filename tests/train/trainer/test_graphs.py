@@ -38,6 +38,7 @@ def step(method: str, folder: Path) -> int:
     return graphs()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_each_method_has_its_graphs_whatever_was_compiled_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -314,6 +314,7 @@ def test_a_step_waits_for_no_number_before_its_end(world: dict[str, str], tmp_pa
     assert reads.found
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_compiled_layers_compute_the_same(
     world: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
