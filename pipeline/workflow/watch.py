@@ -30,6 +30,7 @@ from pipeline.workflow.time_left import Job, Running, known_work, seconds_left
 LIVE_SECONDS, LINE_SECONDS = 1.0, 60.0  # between looks at the logs, on a terminal and elsewhere
 COUNT_SECONDS = 5.0  # between two counts of the time that all jobs have left
 MOST_FAILURES = 3  # that the end repeats
+TELLING = ("count_languages", "clean_intermediate")  # rules that print what users should see
 # What Snakemake says between the jobs, and what the lines here say better. Unknown words are shown.
 NOISE = re.compile(
     r"Select jobs to execute|DAG of jobs will be updated|Shutting down, this might|Exiting because a job execution"
@@ -278,7 +279,8 @@ class Watch(logging.Handler):
         parts = [self._erasing()]
         if text:
             parts.append(f"{text}\n")
-        if self.live and self.running and not self.closed:
+        is_telling = any(one.job.rule in TELLING for one in self.running.values())  # nothing in between, then
+        if self.live and self.running and not self.closed and not is_telling:
             size = _size(self.stream)
             self.drawn = [self._encoded(line) for line in self._live(size)]
             parts.append("\n".join(self.drawn))

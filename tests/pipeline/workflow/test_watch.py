@@ -129,6 +129,21 @@ def test_live_lines_leave_every_line_of_snakemake_whole_and_are_gone_at_the_end(
     assert [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in lines] == [*said, ""]
 
 
+def test_what_a_job_prints_itself_stands_in_lines_of_its_own(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    watch = handler(stream)
+    begin(watch, 0)
+    watch.jobs[1] = Job("count_languages", "count_languages")
+    begin(watch, 1)
+    stream.write("br: 3 of 9 documents\n")  # as its process does
+    watch._write("")
+    tell(watch, "job_finished", job_id=1)
+    assert screen(stream.getvalue())[0] == "br: 3 of 9 documents"
+    assert len(screen(stream.getvalue())) > 2  # the first job is shown again
+    watch.close()
+
+
 def test_a_terminal_that_got_narrower_has_broken_the_lines_into_more(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     watch = handler(Terminal())
