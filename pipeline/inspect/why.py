@@ -65,7 +65,7 @@ def find(crawl: Crawl, page: str) -> tuple[list[Page], str]:
     for url, pages in zip(urls, pages_of_urls(crawl, urls), strict=True):
         if pages:
             return pages, "pages of this URL" if url == page else f"pages of {_short(url, URL_CHARS)}"
-    if len(urls) > 1:  # others may name it in their text
+    if _is_url(page):  # others may name it in their text
         return [], ""
     if pages := pages_of_paragraph(crawl, page):
         return pages, "batches with this paragraph, of each its first page"
@@ -73,21 +73,27 @@ def find(crawl: Crawl, page: str) -> tuple[list[Page], str]:
 
 
 def variants(url: str) -> list[str]:
-    """A URL as given; without its fragment; and each with a slash more or less at its end.
+    """A URL as given; without its fragment; and with a slash more or less at its end. Of a file its first text too.
 
     >>> variants("https://a.example/b#c")
     ['https://a.example/b#c', 'https://a.example/b', 'https://a.example/b/']
+    >>> variants("letters/2024.txt")
+    ['letters/2024.txt', 'letters/2024.txt#0']
     """
-    if "://" not in url or any(char.isspace() for char in url):
-        return [url]
+    if not _is_url(url):
+        return [url, f"{url}#0"]
     bare = url.partition("#")[0]
     return list(dict.fromkeys([url, bare, bare[:-1] if bare.endswith("/") else f"{bare}/"]))
+
+
+def _is_url(text: str) -> bool:
+    return "://" in text and not any(char.isspace() for char in text)
 
 
 def _unknown(crawl: Crawl, page: str, output: str) -> str:
     lost = lost_records(crawl)
     causes = ["it is not in the crawl under exactly this URL"]
-    if len(variants(page)) == 1:
+    if not _is_url(page):
         causes.append("or it is text of a page that was dropped before its text was kept")
     if lost:
         some = "; ".join(f"{count:,} {name}" for count, name in lost[:3])
