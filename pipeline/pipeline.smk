@@ -61,7 +61,7 @@ if not OPTIONS.extract.language_model:
 rule extract:
     input:
         warcs=lambda wildcards: batch_files(
-            OUT, wildcards.batch, BATCHES[wildcards.batch], is_own(wildcards.batch)
+            OUT, wildcards.batch, BATCHES[wildcards.batch], IS_OWN[wildcards.batch]
         ),
         language_id=LANGUAGE_MODEL,
     output:
@@ -81,7 +81,7 @@ rule extract:
     params:
         options=exactly(flags(ON_PAGES)),
         sizes=lambda wildcards: own_sizes(
-            BATCHES[wildcards.batch], is_own(wildcards.batch)
+            BATCHES[wildcards.batch], IS_OWN[wildcards.batch]
         ),
         code=fingerprint("pipeline.extract.webpages:extract"),
     message:

@@ -26,11 +26,8 @@ TEXT_BATCHES = dict(
         ),
     )
 )
-
-
-def is_own(batch):
-    """Whether a batch is of files that are not made here, as the sample's are."""
-    return BATCHES[batch][0] not in SAMPLES
+# Whether a batch is of files that are not made here, as the sample's are.
+IS_OWN = {batch: files[0] not in SAMPLES for batch, files in BATCHES.items()}
 
 
 if SAMPLES:

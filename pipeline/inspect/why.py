@@ -73,7 +73,7 @@ def find(crawl: Crawl, page: str) -> tuple[list[Page], str]:
 
 
 def variants(url: str) -> list[str]:
-    """A URL as given; without its fragment; and with a slash more or less at its end. Of a file its first text too.
+    """A URL as given; without its fragment; with a slash more or less at its end. Of a file also its first text.
 
     >>> variants("https://a.example/b#c")
     ['https://a.example/b#c', 'https://a.example/b', 'https://a.example/b/']
