@@ -370,7 +370,7 @@ rule shards:
         languages=LANGUAGES,
         code=fingerprint("pipeline.corpus.shards:write_shards"),
     message:
-        "Filter batch {wildcards.batch} by quality and write its shards"
+        f"{'Filter by quality and write' if FILTERED else 'Write'} the shards of batch {{wildcards.batch}}"
     shell:
         "python -m pipeline shards {params.options:q} --documents={input.documents:q}"
         f" --quality {list_argument('input.quality')} --languages {list_argument('params.languages')}"
