@@ -93,10 +93,15 @@ def find_commit(path: str, revision: str | None = None) -> str | None:
 
     Raises OSError of transformers where the hub has no such model or revision, or cannot be reached.
     """
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
     from transformers.utils.hub import cached_file, extract_commit_hash
 
     if Path(path).is_dir():
         return revision
+    try:
+        validate_repo_id(path)
+    except HFValidationError:
+        raise OSError("no such folder, and no id of the hub (owner/name); give one that is there") from None
     with network_errors():
         config = cached_file(
             path, "config.json", revision=revision or "main", _raise_exceptions_for_missing_entries=False

@@ -128,6 +128,7 @@ def test_an_adapter_of_a_hubs_model_stays_with_its_commit(place, tmp_path):
     ("source", "more", "message"),
     [
         ("owner/none", (), "owner/none is not a local folder and is not a valid model identifier"),
+        ("results/x/none", (), "no such folder, and no id of the hub (owner/name)"),
         ("{name}", ("--revision", "v9"), "v9 is not a valid git identifier"),
         ("{name}-bin", (), "pytorch_model.bin is there: weights as pickles"),
         ("{name}-gguf", (), "x.gguf is there: a GGUF file in a folder"),
