@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from train.__main__ import STAGES as TRAIN
 
 PAGES = ("README.md", "docs/guide.md")
 # What a reader runs that is not of this project, and what a reader writes.
-ELSEWHERE = {"apt-get", "cd", "dask", "docker", "export", "git", "hf", "jupyter", "llama-server", "lms", "mkdir",
+ELSEWHERE = {"apt-get", "cd", "dask", "docker", "export", "hf", "llama-server", "lms", "mkdir",
              "mlx_lm.server", "ollama", "openssl", "podman", "apptainer", "tensorboard", "transformers", "umask",
              "vllm"}  # fmt: skip
 OWN = re.compile(r"configs/(breton|french)\.yaml|mine\.yaml")
@@ -54,7 +55,7 @@ def check(words: list[str]) -> None:
 
 def check_pip(arguments: list[str]) -> None:
     extras = re.findall(r"^\.\[(.*)\]$", "\n".join(arguments), re.MULTILINE)
-    known = set(re.findall(r"^([\w-]+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+    known = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
     assert {name for extra in extras for name in extra.split(",")} <= known
     if "-c" in arguments:
         assert (ROOT / arguments[arguments.index("-c") + 1]).is_file()

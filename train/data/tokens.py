@@ -129,7 +129,7 @@ def tokenize(
     held = held_out_text(training, measuring, without) if other_shards else None
     pairs = documents(shards if held is None else training, options.urls, without)
     if held is not None:
-        logging.warning(
+        log.warning(
             "%s: the validation split has no %s document; one of the training split is measured with instead",
             output,
             options.language,

@@ -32,15 +32,15 @@ def counted(number: int) -> str:
 def took(seconds: float) -> str:
     """A time in words.
 
-    >>> took(3.21), took(74.351), took(141), took(725), took(9000)
-    ('3.2 s', '74 s', '2 min 21 s', '12 min', '2 h 30 min')
+    >>> took(3.21), took(74.351), took(141), took(599.7), took(725), took(9000)
+    ('3.2 s', '74 s', '2 min 21 s', '10 min', '12 min', '2 h 30 min')
     """
     whole, minutes = round(seconds), round(seconds / 60)
     if seconds < 10:
         return f"{seconds:.1f} s"
-    if seconds < 120:
+    if whole < 120:
         return f"{whole} s"
-    if seconds < 600:
+    if whole < 600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
@@ -53,13 +53,15 @@ def a_token(costs: Costs) -> str:
     '0.35 ms CPU a token'
     >>> a_token(Of(device="NVIDIA H100", tokens=10**6, seconds=3.448, cpu_seconds=0.35, ranks=2))
     '6.9 µs GPU a token'
+    >>> a_token(Of(device="cpu", tokens=1000, seconds=9.0, cpu_seconds=123.0, ranks=1))
+    '120 ms CPU a token'
     """
     on_cpu = costs.device == "cpu"
     spent = costs.cpu_seconds if on_cpu else costs.seconds * costs.ranks
     if spent is None or not costs.tokens:
         return ""
     micro = spent / costs.tokens * 1e6
-    each = f"{micro:.2g} µs" if micro < 100 else f"{micro / 1000:.2g} ms"
+    each = f"{float(f'{micro:.2g}'):g} µs" if micro < 99.5 else f"{float(f'{micro / 1000:.2g}'):g} ms"
     return f"{each} {'CPU' if on_cpu else 'GPU'} a token"
 
 

@@ -139,7 +139,7 @@ def resume(folder: str | Path, identity: str, model: Any, optimizer: Optimizer) 
         _restore(model, optimizer, tensors, header["step"])
         log.info("going on from %s", path)
         metrics = json.loads(tensors["metrics"].numpy().tobytes())
-        return State(header["step"], metrics, header["seconds"], header["alpha"], header["cpu_seconds"])
+        return State(header["step"], metrics, header["seconds"], header["alpha"], header.get("cpu_seconds", 0.0))
     return State()
 
 
