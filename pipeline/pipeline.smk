@@ -401,9 +401,6 @@ rule card:
         " > {log:q} 2>&1"
 
 
-SAMPLES = [] if OPTIONS.crawl.given else ARCHIVES[0]
-
-
 # Once the shards are there, only a change of the corpus needs what was made on the way to them.
 rule clean_intermediate:
     input:

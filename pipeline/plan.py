@@ -85,7 +85,7 @@ def plan(configfile: str, measured: str | None, calibrate: int, warc_bytes: int,
     config = read(Corpus, {key: data[key] for key in SECTIONS & data.keys()}, configfile)
     crawl, out = config.crawl, Layout(config.output)
     entries = archives(crawl) if crawl.given else [out.samples(config.sample.files)]
-    left_out = [LEFT_OUT[name] for name in LEFT_OUT if getattr(crawl, name)]
+    left_out = [LEFT_OUT[name] for name in LEFT_OUT if crawl.given and getattr(crawl, name)]
     entries = [part for part in entries if not part[0].startswith(RECORDS)]
     if not entries:
         raise StageError(f"{configfile}: {'; '.join(left_out)}; and it has nothing else")
@@ -146,7 +146,7 @@ def outputs_by_stage(out: Layout) -> dict[str, list[str]]:
             out.decisions("filter", "*"),
         ],
         "near_hash": [out.signatures("*")],
-        "near_apply": [out.near("*"), out.decisions("near", "*")],
+        "near_apply": [out.near("*"), out.ledger(out.near("*")), out.decisions("near", "*")],
         "shards": [out.shard("*", "*", "*"), out.shards_ledger("*"), out.decisions("quality", "*")],
         "dedup_reduce": [out.duplicates("*")],
         "near_reduce": [out.near_clusters],

@@ -74,6 +74,7 @@ def intermediate(out: Layout, crawl: Iterable[str]) -> list[Path]:
     patterns = [
         out.pages(NUMBER),
         out.page_file("*/*"),
+        out.page_decisions("*/*"),  # behind the pages, which are not used again without them
         out.hashes(NUMBER),
         out.duplicates(NUMBER),
         out.documents(NUMBER),
