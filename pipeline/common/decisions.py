@@ -43,7 +43,7 @@ class Decisions:
         if url is not None:
             row["url"] = url_hash(url)
         for name in row.keys() - KINDS.keys():
-            raise KeyError(f"{name} is not a column; units are {', '.join(UNITS)}")
+            raise KeyError(f"{name} is not a column; columns are {', '.join(KINDS)}")
         for name, column in self.columns.items():
             value = row.get(name)
             if value is None:

@@ -111,7 +111,7 @@ def find_texts(given: str) -> Found:
 
 def find_archives(given: str) -> Found:
     """The archives of a folder, a file, a glob, a list or a URL. Raises StageError where there are none."""
-    if is_url(given) or given.endswith(".txt"):
+    if is_url(given) or (given.endswith(".txt") and Path(given).is_file()):
         return Found([given], is_archive=True)
     names = [given]
     if Path(given).is_dir():
@@ -202,9 +202,13 @@ def _named_weights(source: str) -> int | None:
 def _hub_config(source: str) -> Any:
     """The config of a model of the hub, from the local cache or the hub. Raises OSError, StageError."""
     from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-    from huggingface_hub.utils import httpx
+    from huggingface_hub.errors import GatedRepoError, RemoteEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.utils import HFValidationError, httpx, validate_repo_id
 
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        raise StageError(f"{source}: no such folder, and no id of the hub (owner/name)") from None
     path = try_to_load_from_cache(source, "config.json")
     if not isinstance(path, str):
         try:
@@ -214,6 +218,8 @@ def _hub_config(source: str) -> Any:
             raise OSError(f"it is gated: ask for access there, and `hf auth login` ({one_line(error)})") from None
         except RepositoryNotFoundError:
             raise StageError(f"{source}: the hub has no such model, or a private one; check the name") from None
+        except RemoteEntryNotFoundError:
+            raise StageError(f"{source}: no config.json there; give one that transformers loads") from None
         except (httpx.HTTPError, ValueError) as error:
             raise OSError(f"the hub cannot be reached: {one_line(error)}") from None
     return read_json(path, "delete it, and run again")

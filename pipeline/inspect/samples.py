@@ -78,7 +78,7 @@ def _rows(crawl: Crawl, batch: str) -> Iterator[tuple[Stage, np.ndarray, str, np
     extract = decided.stages["extract"]
     languages = [*extract.words["language"], ""]
     for stage, pages in decided.numbers():
-        rows = np.arange(int(stage.first[0]) if len(stage) else 0, int(stage.first[-1]))
+        rows = np.arange(int(stage.first[0]), int(stage.first[-1]))
         numbers = np.searchsorted(stage.first, rows, side="right") - 1
         is_part = stage.columns["documents"][rows] == 0
         language = extract.columns["language"][extract.first[:-1]][pages[numbers]]

